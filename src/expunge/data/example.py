@@ -1,0 +1,54 @@
+"""The two values that all data becomes: an Example, and a Request of what to forget and what to keep."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+Attribute = str | int | float | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One thing to learn, forget or ask.
+
+    `prompt` is None for raw text, whose whole `response` is learned and scored. A four-choice question has `choices`
+    and the index `answer`, and its `response` is the right choice.
+    """
+
+    prompt: str | None
+    response: str
+    choices: tuple[str, ...] = ()
+    answer: int | None = None
+    paraphrases: tuple[str, ...] = ()
+    """Other wordings of the right response."""
+    perturbed: tuple[str, ...] = ()
+    """Wrong responses of the same form."""
+    attributes: Mapping[str, Attribute] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """16 hex digits from prompt, response and choices: the same example has the same id in every file and run."""
+        text = json.dumps([self.prompt, self.response, self.choices], ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to forget and what to keep."""
+
+    forget: tuple[Example, ...]
+    retain: tuple[Example, ...] = ()
+    holdout: tuple[Example, ...] = ()
+    """Never trained on, of the same kind as `forget`: for calibration and membership tests."""
+    refusals: tuple[str, ...] = ()
+    """Answers such as `I do not know that.`, for the methods that teach a refusal."""
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """sha256 over examples in order: two files with the same rows have the same fingerprint, whatever their format."""
+    digest = hashlib.sha256()
+    for e in examples:
+        row = [e.prompt, e.response, e.choices, e.answer, e.paraphrases, e.perturbed, sorted(e.attributes.items())]
+        digest.update(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,136 @@
+"""What the stages hand to each other on disk: scores, samples, provenance. JSON in, JSON out; no torch.
+
+A score is a record, never a bare float: value, interval, count, direction and, where there is no value, the reason.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from expunge.errors import ExpungeError
+
+
+class Record(BaseModel):
+    """Frozen, and strict about its fields: a file with another field is from another version or by another hand."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Score(Record):
+    """One metric on one task, with a 95 % bootstrap interval over samples."""
+
+    task: str
+    """What was asked, e.g. `forget`; scores over a whole suite have the task `suite`."""
+    metric: str
+    value: float | None
+    """The point estimate; null when it could not be computed, with the reason in `unscored`."""
+    low: float | None = None
+    """Lower end of the 95 % interval; null when there is none (a p-value, a single number)."""
+    high: float | None = None
+    n: int
+    """Number of samples that the value is taken over."""
+    higher_is_better: bool | None = None
+    """The direction of good *on this task*: knowing is good on retain and bad on forget; null when neither is a goal."""
+    unscored: str | None = None
+
+    @model_validator(mode="after")
+    def _value_or_reason(self) -> "Score":
+        if (self.value is None) == (self.unscored is None):
+            raise ValueError(f"score {self.task}/{self.metric} needs a value or a reason in `unscored`, and not both")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"score {self.task}/{self.metric} is {self.value}; a number that cannot be computed is null with a reason")
+        return self
+
+
+class Sample(Record):
+    """One row of SUITE.samples.jsonl: the value of one metric for one example. Texts are there only when asked for."""
+
+    task: str
+    metric: str
+    id: str
+    """`Example.id`: a hash of the content, so that reports can point at a sample without quoting it."""
+    value: float | None
+    unscored: str | None = None
+    text: dict[str, str] | None = None
+    """`prompt`, `expected`, `generated`; only with show_forget_text, or where the text is not secret (lab)."""
+
+
+class Evaluation(Record):
+    """SUITE.json."""
+
+    suite: str
+    artifact: str
+    seconds: float
+    scores: tuple[Score, ...]
+
+    def get(self, task: str, metric: str) -> Score | None:
+        """The score of a metric on a task, or nothing when the suite did not ask for it."""
+        return next((s for s in self.scores if s.task == task and s.metric == metric), None)
+
+
+class Provenance(Record):
+    """provenance.json: where a run came from and what it took."""
+
+    expunge: str
+    """Version of expunge."""
+    base: str
+    """Path or hub id of the model that the run started from."""
+    base_sha256: str
+    """Hash over the base model's configuration and weight files."""
+    data: dict[str, str]
+    """forget, retain, ... -> sha256 over the examples, in order."""
+    counts: dict[str, int]
+    """forget, retain, ... -> number of examples."""
+    seed: int
+    versions: dict[str, str]
+    """python, torch, transformers, ..."""
+    host: str
+    """Operating system, processor kind and count; not the machine's name."""
+    threads: int
+    processes: int
+    wall_seconds: float
+    device_seconds: float
+    """Seconds of processor or accelerator time, summed over processes."""
+    peak_memory_bytes: int
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes beside and renames, so that a reader or a crash never sees half a file."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Record | dict[str, Any] | list[Any]) -> None:
+    """One JSON document, indented, no NaN, atomically."""
+    plain = value.model_dump(mode="json") if isinstance(value, Record) else value
+    write_text(path, json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_samples(path: Path, samples: Iterable[Sample]) -> None:
+    """SUITE.samples.jsonl, atomically."""
+    write_text(path, "".join(s.model_dump_json(exclude_none=True) + "\n" for s in samples))
+
+
+def read_samples(path: Path) -> Iterator[Sample]:
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            yield Sample.model_validate({"value": None} | json.loads(line))
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    try:
+        return Evaluation.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExpungeError(f"{path} is not a scores file of expunge ({str(error).splitlines()[0]}); write it with `expunge evaluate`") from error
