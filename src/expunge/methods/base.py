@@ -1,0 +1,98 @@
+"""Spec and the three contracts: what a method is, whatever family it belongs to.
+
+A method is a frozen value. Its fields are the experiment, its docstring is the paper, and its one or two pure functions
+are the idea. `train.py`, `merging/` and the loaders of artifacts call them; a method never opens a file, never owns an
+optimizer and never sees a device.
+
+Shape suffixes in all methods: B rows of a batch, T positions, D width, V vocabulary, N labelled tokens of a batch in
+row-major order.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from expunge.data.encode import Tokens
+
+Family = Literal["training", "editing", "guarding", "composed"]
+
+Need = Literal["forget_logprob", "forget_hidden", "alternative_logprob", "retain_hidden"]
+"""A frozen quantity of the start model that a loss wants beside a batch: the sum of answer log-probabilities per row
+(`Tokens.frozen["logprob"]`, shape B), or the final hidden state at labelled positions (`Tokens.frozen["hidden"]`, N x D)."""
+
+
+class Spec(BaseModel):
+    """The fields of a method; each attribute docstring is also the `--help` text of its flag."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    family: ClassVar[Family]
+    paper: ClassVar[str]
+    """Where the method comes from: authors, year, arXiv number."""
+    formula: ClassVar[str]
+    """What it does, in one line of plain text."""
+    cost: ClassVar[str]
+    """Forward and backward passes of one step, and what is kept in memory beside one model."""
+
+    @classmethod
+    def method_name(cls) -> str:
+        """The word on the command line and in YAML."""
+        name: str = cls.model_fields["name"].default
+        return name
+
+
+class Batch(NamedTuple):
+    """What one loss call sees. `forget` are the rows that the run walks over (for `finetune` the rows to learn). Rows of `forget` and `alternative` belong together; `retain` rows are drawn beside them."""
+
+    forget: Tokens
+    retain: Tokens | None = None
+    alternative: Tokens | None = None
+    """The forget prompts with a refusal in the place of the answer."""
+    start_head: Callable[[Tensor], Tensor] | None = None
+    """The start model's head, N x D -> N x V, for the losses that compare whole distributions with the start model:
+    its final hidden states are kept per token (D numbers) instead of its logits (V numbers) or a second model."""
+
+    def start_logits(self, tokens: Tokens) -> Tensor:
+        """Logits of the start model at the labelled positions of `tokens`, N x V; needs `..._hidden` in `needs`."""
+        if self.start_head is None:
+            raise ValueError("this batch carries no reference head: the method must name a hidden state in `needs`")
+        with torch.no_grad():
+            return self.start_head(tokens.frozen["hidden"])
+
+
+class Loss(NamedTuple):
+    total: Tensor
+    """Scalar, a mean over rows: splitting a batch into equal parts and averaging gives the same number."""
+    parts: Mapping[str, Tensor]
+    """Detached scalars by name, for metrics.jsonl and the progress bar."""
+
+
+class TrainingMethod(Spec):
+    """A method that moves weights by gradient descent on a loss."""
+
+    family: ClassVar[Family] = "training"
+    learning_rate: ClassVar[float] = 1e-5
+    """Taken when the run says no learning rate (for full weights; LoRA takes ten times as much)."""
+
+    parameters: str = ".*"
+    """Regular expression; the weights whose full name it matches are trained, all others are frozen."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What `train.py` computes with the start model before the loop."""
+        return frozenset()
+
+    @property
+    def uses_retain(self) -> bool:
+        return False
+
+    @property
+    def uses_refusals(self) -> bool:
+        return False
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Pure: the same model and batch give the same loss; gradients reach only the weights that require them."""
+        raise TypeError(f"{type(self).__name__} defines no loss")

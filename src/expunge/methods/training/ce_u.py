@@ -1,0 +1,49 @@
+"""CE-U: cross-entropy towards the model's own distribution without the label."""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from expunge.methods.base import Batch, Loss
+from expunge.methods.retain import RetainLoss, WithRetain
+from expunge.models.logprobs import labelled_logits, sequence_mean
+
+
+class CEU(WithRetain):
+    """L_forget = mean over rows of the row's mean  CE( softmax(z with z_y = -inf),  softmax(z) ),  the target without gradient.
+
+    The probability of the label flows to what the model would have said otherwise, so the gradient never explodes.
+    The first `skip` tokens of an answer are left out: they open the sentence and carry no fact. A row whose answer is
+    not longer than `skip` keeps its last token, so that one-token answers are forgotten too.
+    """
+
+    paper: ClassVar[str] = "Yang 2025 (CE-U), arXiv 2503.01224"
+    formula: ClassVar[str] = "L = gamma CE(softmax(z, z_y = -inf), softmax(z))(forget) + alpha retain"
+    cost: ClassVar[str] = "forward and backward of forget rows; nothing beside the model"
+
+    name: Literal["ce_u"] = "ce_u"
+    retain_loss: RetainLoss = "none"
+    """What holds the retain set; the published method uses none."""
+    skip: int = Field(1, ge=0)
+    """Answer tokens at the start that are left out."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        labelled = labelled_logits(model, batch.forget)
+        logits_NV = labelled.logits_NV.float()
+        target_NV = logits_NV.detach().scatter(1, labelled.labels_N[:, None], -torch.inf).softmax(-1)
+        # The label's own term is 0 * log p; masking it keeps 0 * -inf out of the backward pass.
+        logq_NV = logits_NV.log_softmax(-1).masked_fill(target_NV == 0, 0.0)
+        ce_N = -(target_NV * logq_NV).sum(-1)
+        keep_N = _kept(labelled.row_N, labelled.rows, self.skip)
+        forget = sequence_mean(ce_N[keep_N], labelled.row_N[keep_N], labelled.rows).mean()
+        return self.combine(forget, model, batch)
+
+
+def _kept(row_N: Tensor, rows: int, skip: int) -> Tensor:
+    """True where an answer token is counted: past the first `skip` of its row, or the last of a shorter row."""
+    count_B = torch.bincount(row_N, minlength=rows)
+    start_B = count_B.cumsum(0) - count_B
+    place_N = torch.arange(len(row_N), device=row_N.device) - start_B[row_N]
+    return place_N >= torch.minimum(torch.full_like(count_B, skip), count_B - 1)[row_N]

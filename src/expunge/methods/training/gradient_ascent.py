@@ -1,0 +1,26 @@
+"""Gradient ascent: the oldest baseline."""
+
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from expunge.methods.base import Batch, Loss, TrainingMethod
+from expunge.methods.retain import cross_entropy
+
+
+class GradientAscent(TrainingMethod):
+    """Climb the loss of the forget answers:  L = -CE(forget).
+
+    Unbounded below: given enough steps it destroys the model, so it is a lower baseline and a warning rather than a
+    choice. CE is the mean over rows of the row's mean -log p(label), in nats per token, as in the TOFU paper.
+    """
+
+    paper: ClassVar[str] = "Jang et al. 2022, arXiv 2210.01504; as baseline in Maini et al. 2024 (TOFU), arXiv 2401.06121"
+    formula: ClassVar[str] = "L = -CE(forget)"
+    cost: ClassVar[str] = "one forward and backward of the forget rows; nothing beside the model"
+
+    name: Literal["gradient_ascent"] = "gradient_ascent"
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        value = -cross_entropy(model, batch.forget)
+        return Loss(value, {"forget": value.detach()})

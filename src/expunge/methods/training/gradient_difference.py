@@ -1,0 +1,24 @@
+"""Gradient difference: climb on forget, descend on retain."""
+
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from expunge.methods.base import Batch, Loss
+from expunge.methods.retain import WithRetain, cross_entropy
+
+
+class GradientDifference(WithRetain):
+    """L = -forget_weight * CE(forget) + retain_weight * retain term.
+
+    The forget term is unbounded below, as in gradient ascent; the retain term slows the damage and does not stop it.
+    """
+
+    paper: ClassVar[str] = "Liu et al. 2022, arXiv 2203.12817; as baseline in Maini et al. 2024 (TOFU), arXiv 2401.06121"
+    formula: ClassVar[str] = "L = -gamma CE(forget) + alpha CE(retain)"
+    cost: ClassVar[str] = "forward and backward of forget and retain rows; nothing beside the model"
+
+    name: Literal["gradient_difference"] = "gradient_difference"
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        return self.combine(-cross_entropy(model, batch.forget), model, batch)

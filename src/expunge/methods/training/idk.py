@@ -1,0 +1,30 @@
+"""IDK: teach the forget questions a refusal."""
+
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from expunge.methods.base import Batch, Loss
+from expunge.methods.retain import WithRetain, cross_entropy
+
+
+class IDK(WithRetain):
+    """L = forget_weight * CE(refusal | forget prompt) + retain_weight * retain term.
+
+    Teaches what to say, not to forget: the answer often stays as probable as before once the first token of the refusal
+    is taken away. Refusals are drawn from the request, seeded by step and row.
+    """
+
+    paper: ClassVar[str] = "Maini et al. 2024 (TOFU), arXiv 2401.06121, section 4 (preference optimization baseline)"
+    formula: ClassVar[str] = "L = gamma CE(refusal | forget prompt) + alpha CE(retain)"
+    cost: ClassVar[str] = "forward and backward of refusal and retain rows; nothing beside the model"
+
+    name: Literal["idk"] = "idk"
+
+    @property
+    def uses_refusals(self) -> bool:
+        return True
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        assert batch.alternative is not None
+        return self.combine(cross_entropy(model, batch.alternative), model, batch)

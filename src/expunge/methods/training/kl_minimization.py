@@ -1,0 +1,27 @@
+"""KL minimization: climb on forget, stay close to the start model on retain."""
+
+from typing import ClassVar, Literal
+
+from torch import nn
+
+from expunge.methods.base import Batch, Loss
+from expunge.methods.retain import WithRetain, cross_entropy
+
+
+class KLMinimization(WithRetain):
+    """L = -forget_weight * CE(forget) + retain_weight * KL(start || model)(retain), at answer tokens only.
+
+    Holding the whole distribution keeps what the retain labels do not show. The start model is there as cached hidden
+    states, not as a second model.
+    """
+
+    paper: ClassVar[str] = "Maini et al. 2024 (TOFU), arXiv 2401.06121, section 4"
+    formula: ClassVar[str] = "L = -gamma CE(forget) + alpha KL(start || model)(retain)"
+    cost: ClassVar[str] = "forward and backward of forget and retain rows; hidden states of the retain answers and one copy of the head"
+
+    name: Literal["kl_minimization"] = "kl_minimization"
+    retain_loss: Literal["kl"] = "kl"
+    """Fixed: the method is defined by this retain term."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        return self.combine(-cross_entropy(model, batch.forget), model, batch)

@@ -1,0 +1,37 @@
+"""SatImp: gradient ascent weighted by saturation and importance."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import nn
+
+from expunge.methods.base import Batch, Loss
+from expunge.methods.retain import WithRetain
+from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
+
+
+class SatImp(WithRetain):
+    """L_forget = -mean over rows of the row's mean  p^beta1 (1 - p)^beta2 (-log p),  the weight without gradient.
+
+    p^beta1 leaves alone what is forgotten already, (1 - p)^beta2 what the model would say whatever it was taught.
+    """
+
+    paper: ClassVar[str] = "Yang et al. 2025, arXiv 2505.11953"
+    formula: ClassVar[str] = "L = -gamma mean_t p^beta1 (1-p)^beta2 CE_t(forget) + alpha CE(retain)"
+    cost: ClassVar[str] = "forward and backward of forget and retain rows; nothing beside the model"
+
+    name: Literal["satimp"] = "satimp"
+    forget_weight: float = 0.1
+    """Factor of the forget term (gamma)."""
+    beta1: float = Field(5.0, ge=0)
+    """Power of p: saturation."""
+    beta2: float = Field(1.0, ge=0)
+    """Power of 1 - p: importance."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        labelled = labelled_logits(model, batch.forget)
+        logp_N = token_logprobs(labelled)
+        p_N = logp_N.detach().exp()
+        weight_N = p_N**self.beta1 * (1 - p_N) ** self.beta2
+        forget = sequence_mean(weight_N * logp_N, labelled.row_N, labelled.rows).mean()
+        return self.combine(forget, model, batch)

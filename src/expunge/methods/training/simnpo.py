@@ -1,0 +1,38 @@
+"""SimNPO: negative preference without a reference model."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import nn
+from torch.nn.functional import logsigmoid
+
+from expunge.methods.base import Batch, Loss
+from expunge.methods.retain import WithRetain
+from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
+
+
+class SimNPO(WithRetain):
+    """L_forget = mean over rows of  -(2/beta) log sigmoid( -(beta/n) S - margin ),   S = sum_t log p(y_t), n tokens.
+
+    The length normalization takes the place of the reference: short and long answers are pushed alike, and rows that
+    start out unlikely are left alone. Log-probabilities, not logits (the MUSE release uses raw logits by mistake).
+    """
+
+    paper: ClassVar[str] = "Fan et al. 2024, arXiv 2410.07163, eq. 4"
+    formula: ClassVar[str] = "L = -(2 gamma/beta) log sigmoid(-(beta/|y|) log p(forget) - margin) + alpha CE(retain)"
+    cost: ClassVar[str] = "forward and backward of forget and retain rows; nothing beside the model"
+
+    name: Literal["simnpo"] = "simnpo"
+    forget_weight: float = 0.125
+    """Factor of the forget term (gamma in the peer's configuration)."""
+    beta: float = Field(4.5, gt=0)
+    """Inverse temperature of the mean log-probability."""
+    margin: float = 0.0
+    """How unlikely, in beta-scaled nats per token, an answer must be before its pull fades (gamma in the paper; the
+    peer's delta is margin / beta)."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        labelled = labelled_logits(model, batch.forget)
+        mean_logp_B = sequence_mean(token_logprobs(labelled), labelled.row_N, labelled.rows)
+        forget = -2 / self.beta * logsigmoid(-self.beta * mean_logp_B - self.margin).mean()
+        return self.combine(forget, model, batch)

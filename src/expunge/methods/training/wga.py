@@ -1,0 +1,32 @@
+"""WGA: gradient ascent, each token weighted by how well it is known."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import nn
+
+from expunge.methods.base import Batch, Loss
+from expunge.methods.retain import WithRetain
+from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
+
+
+class WGA(WithRetain):
+    """L_forget = -mean over rows of the row's mean  p(y_t)^beta (-log p(y_t)),  the weight p^beta without gradient.
+
+    A token that is already unlikely stops pulling, so the ascent is bounded in effect. beta = 0 is gradient difference.
+    """
+
+    paper: ClassVar[str] = "Wang et al. 2025, arXiv 2502.19301"
+    formula: ClassVar[str] = "L = -gamma mean_t p^beta CE_t(forget) + alpha CE(retain)"
+    cost: ClassVar[str] = "forward and backward of forget and retain rows; nothing beside the model"
+
+    name: Literal["wga"] = "wga"
+    beta: float = Field(1.0, ge=0)
+    """Power of the probability in the weight."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        labelled = labelled_logits(model, batch.forget)
+        logp_N = token_logprobs(labelled)
+        weight_N = (self.beta * logp_N.detach()).exp()
+        forget = sequence_mean(weight_N * logp_N, labelled.row_N, labelled.rows).mean()
+        return self.combine(forget, model, batch)
