@@ -1,0 +1,297 @@
+"""Examples become tokens: which text the model sees, which of its tokens are labels, and how rows become a batch.
+
+A text is rendered once and tokenised once, as a whole; which tokens belong to the answer is read off the character offsets.
+Tokenising the prompt and the answer apart, or the prompt again to count its tokens, gives other tokens at the boundary.
+Masks are made from lengths, never by comparing ids with the pad id, so a model whose pad is its end token keeps its real ends.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jinja2 import TemplateError
+from pydantic import ValidationError, model_validator
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from expunge.data.example import Example
+from expunge.errors import ExpungeError
+from expunge.records import Record, write_json
+
+PLAIN = "Question: {prompt}\nAnswer: {response}"
+FORMAT_FILE = "expunge_format.json"
+IGNORED = -100
+"""The label of a position that is not learned and not scored (torch's own default for cross-entropy)."""
+
+_HOLE = "\ue0e0"  # a private-use character stands for the response while a chat template is rendered: no template looks at it
+_PROBE = "The"  # one token with its leading space in practically every vocabulary
+_STRFTIME = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
+
+
+class Format(Record):
+    """How a prompt and a response become one text. Frozen into run.yaml, so that next year's evaluation renders the same."""
+
+    kind: Literal["plain", "chat"] = "plain"
+    """`plain` for a text with holes, `chat` for a chat template."""
+    template: str = PLAIN
+    """plain: a text with the holes {prompt} and, at its very end, {response}; chat: the Jinja chat template itself."""
+    date: str = "1 Jan 2025"
+    """Day, month, year, as here: what a chat template that prints today's date gets instead."""
+    system: str | None = None
+    """System message of a chat; a plain template has its instructions written into it."""
+
+    @model_validator(mode="after")
+    def _renders(self) -> "Format":
+        if self.kind == "plain":
+            holes = re.findall(r"\{prompt\}|\{response\}", self.template)
+            if holes != ["{prompt}", "{response}"] or not self.template.endswith("{response}"):
+                raise ValueError(
+                    "a plain template has {prompt} once and then, at its very end, {response}; the end token is added"
+                )
+            if self.system is not None:
+                raise ValueError("a plain format has no system message: write it into the template")
+        try:
+            datetime.strptime(self.date, "%d %b %Y")
+        except ValueError:
+            raise ValueError(f"date '{self.date}' is not written like '1 Jan 2025'") from None
+        return self
+
+
+def default_format(tokenizer: PreTrainedTokenizerBase) -> Format:
+    """The format beside the tokenizer (expunge_format.json) where there is one, else its chat template, else plain."""
+    beside = Path(tokenizer.name_or_path) / FORMAT_FILE
+    if beside.is_file():
+        try:
+            return Format.model_validate_json(beside.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise ExpungeError(f"{beside} is not a format ({reason}); delete it, or write it again with save_format") from error
+    if tokenizer.chat_template is not None:
+        return Format(kind="chat", template=tokenizer.get_chat_template())
+    return Format()
+
+
+def save_format(folder: str | Path, format: Format) -> None:
+    """Writes expunge_format.json into a model folder, where default_format finds it."""
+    write_json(Path(folder) / FORMAT_FILE, format)
+
+
+class Encoded(NamedTuple):
+    """One row. `ids[answer_start:]` are the labels, `ids[:answer_start]` is the prompt that generation starts from."""
+
+    ids: tuple[int, ...]
+    answer_start: int
+    """At least 1: the first token of a text has nothing to be predicted from."""
+    has_end: bool
+    """The last label is the end token. False for raw text, which is scored as it is, and for a cut answer."""
+    truncated: bool = False
+    """The end of the answer was cut off to fit into max_length."""
+
+
+class _Rendered(NamedTuple):
+    text: str
+    start: int  # where the response begins in the text, in characters
+    stop: int  # where it ends; what follows is the template's
+
+
+class Encoder:
+    """Turns prompts and responses into rows with one tokenizer and one format.
+
+    A token is an answer's when it ends beyond the response's first character: byte-level BPE joins the space before an answer
+    to its first word, and that token is the model's first decision. The end token (of the text, or of the chat turn) is a
+    label too; what a template puts after it is cut off. A row longer than `max_length` tokens loses the end of its answer.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, format: Format, max_length: int = 1024) -> None:
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        if not isinstance(tokenizer, PreTrainedTokenizerFast):
+            raise ExpungeError(
+                f"the tokenizer {name} gives no character offsets; use its fast version (a folder with tokenizer.json)"
+            )
+        if tokenizer.eos_token_id is None:
+            raise ExpungeError(f"the tokenizer {name} has no end token; set eos_token in its tokenizer_config.json")
+        self.tokenizer, self.format, self.max_length = tokenizer, format, max_length
+        self._template = _pin_date(format) if format.kind == "chat" else format.template
+        self._special = frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
+        self._front = _front_tokens(tokenizer)
+        self.eos_id: int = tokenizer.eos_token_id
+        self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        """Fills the batch; never looked for, so it may be any token."""
+        self.end_id: int = self._encode([("a", _PROBE)], lambda row: "(trial)", limit=None)[0].ids[-1]
+        """What ends an answer: stop generating here."""
+
+    def encode(self, example: Example) -> Encoded:
+        """One example; raw text (prompt None) is labelled from its first token that has a predecessor."""
+        return self.encode_many([example])[0]
+
+    def encode_many(self, examples: Sequence[Example]) -> list[Encoded]:
+        """All examples in one call of the tokenizer."""
+        return self._encode([(e.prompt, e.response) for e in examples], lambda row: examples[row].id, self.max_length)
+
+    def encode_answer(self, prompt: str | None, response: str) -> Encoded:
+        """A prompt with any answer, such as a paraphrase or a wrong one."""
+        return self.encode_answers([(prompt, response)])[0]
+
+    def encode_answers(self, pairs: Sequence[tuple[str | None, str]]) -> list[Encoded]:
+        """All (prompt, answer) pairs in one call of the tokenizer."""
+        return self._encode(pairs, lambda row: Example(*pairs[row]).id, self.max_length)
+
+    def encode_prompt(self, prompt: str) -> tuple[int, ...]:
+        """A prompt to generate from when there is no response: the tokens before a probe word's.
+
+        So it ends where a labelled row's prompt ends: without the space that belongs to the answer's first token in BPE.
+        """
+        return self.encode_prompts([prompt])[0]
+
+    def encode_prompts(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
+        """All prompts in one call of the tokenizer."""
+        return [row.ids[: row.answer_start] for row in self.encode_answers([(prompt, _PROBE) for prompt in prompts])]
+
+    def _encode(self, pairs: Sequence[tuple[str | None, str]], name: Callable[[int], str], limit: int | None) -> list[Encoded]:
+        if not pairs:
+            return []
+        chat = self.format.kind == "chat"
+        around = {prompt: self._around(prompt) for prompt, _ in pairs if chat and prompt is not None}
+        texts = [self._render(prompt, response, around) for prompt, response in pairs]
+        batch = self.tokenizer(
+            [text.text for text in texts],
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        rows = []
+        for row, (prompt, _) in enumerate(pairs):
+            ids, offsets = batch["input_ids"][row], batch["offset_mapping"][row]
+            whole = self._raw(ids) if prompt is None else self._answer(ids, offsets, texts[row])
+            if len(whole.ids) == whole.answer_start or (whole.has_end and len(whole.ids) == whole.answer_start + 1):
+                raise ExpungeError(f"example {name(row)} has nothing to predict: its response gives no token; remove the row")
+            if limit is not None and whole.answer_start >= limit:
+                raise ExpungeError(
+                    f"the prompt of example {name(row)} has {whole.answer_start} tokens, which leaves no room for an answer "
+                    f"in max_length {limit}; raise max_length or shorten the prompt"
+                )
+            rows.append(
+                whole if limit is None or len(whole.ids) <= limit else Encoded(whole.ids[:limit], whole.answer_start, False, True)
+            )
+        return rows
+
+    def _raw(self, ids: list[int]) -> Encoded:
+        return Encoded((*self._front, *ids), max(1, len(self._front)), False)
+
+    def _answer(self, ids: list[int], offsets: list[tuple[int, int]], rendered: _Rendered) -> Encoded:
+        first = next((i for i, (_, stop) in enumerate(offsets) if stop > rendered.start), len(ids))
+        after = next((i for i in range(first, len(ids)) if offsets[i][0] >= rendered.stop), len(ids))
+        end = next((i for i in range(after, len(ids)) if ids[i] in self._special), None)
+        labelled = [*ids[:after], self.eos_id] if end is None else ids[: end + 1]
+        # A chat template writes its own first token.
+        front = self._front if self.format.kind == "plain" else ()
+        return Encoded((*front, *labelled), len(front) + first, True)
+
+    def _render(self, prompt: str | None, response: str, around: dict[str, tuple[str, str]]) -> _Rendered:
+        if prompt is None:
+            return _Rendered(response, 0, len(response))
+        if self.format.kind == "plain":
+            head = self._template.removesuffix("{response}").replace("{prompt}", prompt)
+            return _Rendered(head + response, len(head), len(head) + len(response))
+        head, tail = around[prompt]
+        text = self._chat(prompt, response)
+        if not (text.startswith(head) and text.endswith(tail) and len(text) >= len(head) + len(tail)):
+            raise ExpungeError(
+                "the chat template changes with the assistant's message, so answers cannot be found; use a plain one"
+            )
+        return _Rendered(text, len(head), len(text) - len(tail))
+
+    def _around(self, prompt: str) -> tuple[str, str]:
+        """What the chat template writes before and after the response to a prompt."""
+        pieces = self._chat(prompt, _HOLE).split(_HOLE)
+        if len(pieces) != 2:
+            count = len(pieces) - 1
+            raise ExpungeError(f"the chat template writes the assistant's message {count} times, not once; give another template")
+        return pieces[0], pieces[1]
+
+    def _chat(self, prompt: str, response: str) -> str:
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        if self.format.system is not None:
+            messages.insert(0, {"role": "system", "content": self.format.system})
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, chat_template=self._template, tokenize=False, date_string=self.format.date
+            )  # fmt: skip
+        except TemplateError as error:
+            raise ExpungeError(f"the chat template refuses a plain question and answer ({error}); give another one") from error
+        assert isinstance(text, str)
+        return text
+
+
+def _pin_date(format: Format) -> str:
+    """The chat template with each strftime_now("...") replaced by the frozen date: transformers lets no function through."""
+    date = datetime.strptime(format.date, "%d %b %Y")
+    pinned = _STRFTIME.sub(lambda call: f"'{date.strftime(call[2])}'", format.template)
+    if "strftime_now(" in pinned:
+        raise ExpungeError(
+            "the chat template asks for today's date in a computed form; write the form into its strftime_now(...) calls"
+        )
+    return pinned
+
+
+def _front_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
+    """What the tokenizer itself puts before a text: the start token, or nothing."""
+    trial = tokenizer(_PROBE, return_special_tokens_mask=True)
+    ids, added = trial["input_ids"], trial["special_tokens_mask"]
+    return tuple(ids[: added.index(0)])
+
+
+@dataclass
+class Tokens:
+    """A padded batch: B rows, T positions."""
+
+    input_ids_BT: Tensor
+    """int64, pad_id where there is nothing."""
+    attention_mask_BT: Tensor
+    """int64, 1 where there is a token."""
+    labels_BT: Tensor
+    """int64: the id at t where it is a label (predicted from position t-1), else -100."""
+    frozen: dict[str, Tensor] = field(default_factory=dict)
+    """Quantities of the reference model, computed before the loop; the first dimension is B."""
+
+    def to(self, device: torch.device | str) -> "Tokens":
+        """The same batch on another device."""
+        frozen = {name: value.to(device) for name, value in self.frozen.items()}
+        return Tokens(self.input_ids_BT.to(device), self.attention_mask_BT.to(device), self.labels_BT.to(device), frozen)
+
+
+def collate(rows: Sequence[Encoded], pad_id: int, side: Literal["right", "left"] = "right") -> Tokens:
+    """Pads rows to the longest. The masks come from the lengths, so pad_id may be a token of the texts."""
+    width = max(len(row.ids) for row in rows)
+    input_ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    attention_mask = np.zeros_like(input_ids)
+    labels = np.full_like(input_ids, IGNORED)
+    for b, row in enumerate(rows):
+        begin = 0 if side == "right" else width - len(row.ids)
+        stop = begin + len(row.ids)
+        input_ids[b, begin:stop] = row.ids
+        attention_mask[b, begin:stop] = 1
+        labels[b, begin + row.answer_start : stop] = row.ids[row.answer_start :]
+    return Tokens(torch.from_numpy(input_ids), torch.from_numpy(attention_mask), torch.from_numpy(labels))
+
+
+def length_batches(lengths: Sequence[int], max_tokens: int, max_rows: int) -> list[list[int]]:
+    """Row indices in batches of like length, the longest first, so that too little memory shows at once.
+
+    A batch has at most `max_rows` rows and, padded, at most `max_tokens` tokens; a longer row is a batch of its own.
+    Every row is in exactly one batch, and the same lengths give the same batches.
+    """
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        batch = batches[-1] if batches else []
+        if batch and len(batch) < max_rows and lengths[batch[0]] * (len(batch) + 1) <= max_tokens:
+            batch.append(row)
+        else:
+            batches.append([row])
+    return batches
