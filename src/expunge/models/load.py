@@ -60,8 +60,9 @@ def load_model(
         )
     except (OSError, ValueError) as error:
         raise ExpungeError(f"cannot load a model from {path}: {_first_line(error)}; {_advice(path)}") from error
-    nn.Module.to(model, where)
-    return model.eval()
+    model.to(where)  # type: ignore[arg-type]
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

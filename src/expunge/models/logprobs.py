@@ -7,17 +7,15 @@ The label at position t is predicted from position t - 1; logits are computed at
 import inspect
 from collections.abc import Callable
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from expunge.data.encode import Tokens
 from expunge.errors import ExpungeError
 from expunge.models.load import causal_model
-
-if TYPE_CHECKING:
-    from expunge.data.encode import Tokens
 
 CHUNK_ELEMENTS = 2**22
 """Logits are turned into float32 so many at a time (16 MiB), however many labelled tokens and words there are."""
@@ -44,7 +42,7 @@ class LabelledHidden(NamedTuple):
     rows: int
 
 
-def labelled_logits(model: nn.Module, tokens: "Tokens") -> Labelled:
+def labelled_logits(model: nn.Module, tokens: Tokens) -> Labelled:
     """One forward pass that computes logits only at the positions that predict a label.
 
     A pre-hook on the output head keeps N of its B*T input rows. So the model is called as it is, whatever wraps it (PEFT, DDP,
@@ -57,7 +55,7 @@ def labelled_logits(model: nn.Module, tokens: "Tokens") -> Labelled:
     return Labelled(output.logits, labels_N, index_N // length, rows)
 
 
-def labelled_hidden(model: nn.Module, tokens: "Tokens") -> LabelledHidden:
+def labelled_hidden(model: nn.Module, tokens: Tokens) -> LabelledHidden:
     """The head's input at the same positions; the head itself is given no rows and costs nothing.
 
     [N, D] is what to keep of a frozen reference instead of its [N, V] logits; `FrozenHead` makes those when they are needed.
@@ -106,7 +104,7 @@ def position_ids(attention_mask_BT: Tensor) -> Tensor:
     return (attention_mask_BT.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
-def _labels(tokens: "Tokens") -> tuple[Tensor, Tensor]:
+def _labels(tokens: Tokens) -> tuple[Tensor, Tensor]:
     """labels_N, and where they are predicted from: index_N into the B * T positions."""
     index_N = (tokens.labels_BT != -100).flatten().nonzero()[:, 0]
     before_N = index_N - 1
@@ -116,7 +114,7 @@ def _labels(tokens: "Tokens") -> tuple[Tensor, Tensor]:
     return tokens.labels_BT.flatten()[index_N], before_N
 
 
-def _forward(model: nn.Module, tokens: "Tokens", index_N: Tensor, *, head: bool) -> tuple[Tensor, Any]:
+def _forward(model: nn.Module, tokens: Tokens, index_N: Tensor, *, head: bool) -> tuple[Tensor, Any]:
     """The head's input at the given positions, and the model's output, whose logits are of these rows (or of none)."""
     inner = causal_model(model)
     output_head: nn.Module | None = inner.get_output_embeddings()  # type: ignore[no-untyped-call]
