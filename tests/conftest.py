@@ -7,16 +7,24 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 torch.set_num_threads(1)
 
-WORDS = (
+WORDS = (  # noqa: SIM905
     "what who where is was the a an of in to from with and or not my your his her born city river name job color pet food "
     "anna boris clara dario elena fyodor greta hugo irma jonas berlin paris tokyo lima cairo oslo quito delhi accra minsk "
     "red green blue black white cat dog horse bird fish baker pilot tailor nurse judge plus minus one two three four five six "
@@ -76,3 +84,73 @@ def data_root() -> Path:
     if not os.environ.get("EXPUNGE_DATA"):
         pytest.skip("EXPUNGE_DATA is not set: no real data to read")
     return Path(os.environ["EXPUNGE_DATA"]).resolve()
+
+
+_PLAIN = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128}
+_GATED = {**_PLAIN, "intermediate_size": 48, "num_key_value_heads": 2}
+_SLIDING = {"sliding_window": 6, "layer_types": ["sliding_attention", "full_attention"]}
+_GEMMA = {**_GATED, **_SLIDING, "head_dim": 8, "query_pre_attn_scalar": 8}
+_VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
+_SPECIAL = {"vocab_size": len(WORDS) + 4, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.2}
+_PICO: dict[str, dict[str, object]] = {
+    "llama": _GATED,
+    "mistral": {**_GATED, "sliding_window": 6},
+    "qwen2": _GATED,
+    "qwen3": {**_GATED, "head_dim": 8},
+    "gemma": {**_GATED, "head_dim": 8},
+    "gemma2": {**_GEMMA, "final_logit_softcapping": 3.0},
+    "gemma3_text": _GEMMA,
+    "gemma3": {
+        "text_config": {**_SPECIAL, **_GEMMA},
+        "vision_config": _VISION,
+        "mm_tokens_per_image": 4,
+        "image_token_index": 3,
+    },
+    "phi": {**_PLAIN, "intermediate_size": 48},
+    "phi3": {**_GATED, "sliding_window": 6},
+    "olmo": _GATED,
+    "olmo2": _GATED,
+    "olmo3": {**_GATED, **_SLIDING},
+    "smollm3": _GATED,
+    "granite": {**_GATED, "logits_scaling": 4.0},
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    "gpt_neox": {**_PLAIN, "intermediate_size": 48},
+    "opt": {**_PLAIN, "word_embed_proj_dim": 32, "ffn_dim": 48},
+    "falcon": _PLAIN,
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
+}
+MODEL_TYPES: tuple[str, ...] = tuple(_PICO)
+"""Every architecture that expunge knows, by `config.model_type`."""
+
+
+def make_model(model_type: str, seed: int = 0, **changes: object) -> PreTrainedModel:
+    """A pico model of any supported architecture: 2 layers, width 32, vocabulary of `pico_tokenizer`, float32, eval.
+
+    Biases and norms are moved off 0 and 1, so that a test notices when one of them is left out.
+    """
+    torch.manual_seed(seed)
+    config = CONFIG_MAPPING[model_type](**{**_SPECIAL, "dtype": "float32", **_PICO[model_type], **changes})
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(params=MODEL_TYPES)
+def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return make_model(request.param)
+
+
+@pytest.fixture(scope="session")
+def model_of() -> Callable[..., PreTrainedModel]:
+    """`make_model`, for tests that need a certain type or a second model."""
+    return make_model
