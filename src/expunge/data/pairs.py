@@ -1,0 +1,84 @@
+"""Which forget, retain and refusal rows a step sees: a pure function of the seed and the step.
+
+So a run resumes at any step without replaying the steps before, and neither the number of processes nor anything else that
+draws random numbers changes what is trained on. The processes share out one global batch, so no two see the same rows.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge.errors import ExpungeError
+
+_FORGET, _RETAIN, _REFUSAL = range(3)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Forget and retain walked side by side, each in its own endless sequence of shuffled epochs.
+
+    Each epoch of either set is a fresh permutation and visits every row once; the smaller set simply starts its next epoch
+    sooner. `*_rows(step)` are the rows of the whole step, for all processes together; `share` gives one process its own.
+    """
+
+    forget: int
+    """Number of forget examples."""
+    retain: int
+    """Number of retain examples; 0 when there are none."""
+    batch_size: int
+    """Rows of either set in one step."""
+    seed: int
+    refusals: int = 0
+    """Number of refusal texts; 0 when there are none."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            least = 1 if name in ("forget", "batch_size") else 0
+            if value < least:
+                raise ExpungeError(f"{name} is {value}; it has to be at least {least}")
+
+    def total_steps(self, epochs: float) -> int:
+        """Steps until every forget row has been seen `epochs` times; the last step may run into the next epoch."""
+        return math.ceil(round(epochs * self.forget / self.batch_size, 9))
+
+    def forget_rows(self, step: int) -> list[int]:
+        """`batch_size` indices into the forget set."""
+        return self._walk(_FORGET, self.forget, step)
+
+    def retain_rows(self, step: int) -> list[int]:
+        """`batch_size` indices into the retain set, independent of the forget rows; none without a retain set."""
+        return self._walk(_RETAIN, self.retain, step) if self.retain else []
+
+    def refusal_rows(self, step: int) -> list[int]:
+        """For each forget row of the step one refusal, drawn evenly and anew each step; none without refusals."""
+        if not self.refusals:
+            return []
+        return [int(draw % self.refusals) for draw in _draws(self.seed, _REFUSAL, step, self.batch_size)]
+
+    def _walk(self, stream: int, count: int, step: int) -> list[int]:
+        begin = step * self.batch_size
+        visits = (divmod(position, count) for position in range(begin, begin + self.batch_size))
+        return [int(_permutation(self.seed, stream, epoch, count)[place]) for epoch, place in visits]
+
+
+def share(rows: Sequence[int], rank: int, world: int) -> list[int]:
+    """The rows of one of `world` processes: every world-th, from its rank on."""
+    if len(rows) % world:
+        raise ExpungeError(
+            f"a batch of {len(rows)} rows cannot be shared evenly by {world} processes; make it a multiple of {world}"
+        )
+    return list(rows[rank::world])
+
+
+@lru_cache(maxsize=16)
+def _permutation(seed: int, stream: int, epoch: int, count: int) -> NDArray[np.intp]:
+    return np.argsort(_draws(seed, stream, epoch, count), kind="stable")
+
+
+def _draws(seed: int, stream: int, index: int, count: int) -> NDArray[np.uint64]:
+    # Raw draws of a counter-based generator: numpy promises them, and not its shuffles, to stay the same between versions.
+    return np.asarray(np.random.Philox(np.random.SeedSequence([seed, stream, index])).random_raw(count))

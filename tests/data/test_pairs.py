@@ -1,0 +1,117 @@
+"""What a step sees depends on the seed and the step alone."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from expunge.data.pairs import Pairs, share
+from expunge.errors import ExpungeError
+
+COUNTS = st.integers(1, 40)
+pairs = st.builds(
+    Pairs,
+    forget=COUNTS,
+    retain=COUNTS,
+    batch_size=st.integers(1, 12),
+    seed=st.integers(0, 2**31),
+    refusals=st.integers(1, 9),
+)
+
+
+def stream(rows, steps: int) -> list[int]:
+    return [row for step in range(steps) for row in rows(step)]
+
+
+@given(pairs)
+@settings(deadline=None)
+def test_every_epoch_visits_each_row_once_in_both_sets(p: Pairs):
+    for rows, count in ((p.forget_rows, p.forget), (p.retain_rows, p.retain)):
+        walked = stream(rows, -(-3 * count // p.batch_size))
+        for epoch in range(3):
+            assert sorted(walked[epoch * count : (epoch + 1) * count]) == list(range(count))
+
+
+@given(pairs, st.sampled_from([1, 2, 3, 4]), st.integers(0, 50))
+@settings(deadline=None)
+def test_processes_share_out_the_batch_and_nothing_twice(p: Pairs, world: int, step: int):
+    batch = p.forget_rows(step)
+    if p.batch_size % world:
+        with pytest.raises(ExpungeError, match=f"multiple of {world}"):
+            share(batch, 0, world)
+        return
+    shares = [share(batch, rank, world) for rank in range(world)]
+    assert {len(s) for s in shares} == {p.batch_size // world}
+    assert [row for place in zip(*shares, strict=True) for row in place] == batch
+
+
+@given(pairs, st.integers(0, 10_000))
+@settings(deadline=None)
+def test_a_step_is_the_same_whether_reached_or_jumped_to(p: Pairs, step: int):
+    fresh = Pairs(p.forget, p.retain, p.batch_size, p.seed, p.refusals)
+    early = [(p.forget_rows(s), p.retain_rows(s), p.refusal_rows(s)) for s in range(4)]
+    late = (p.forget_rows(step), p.retain_rows(step), p.refusal_rows(step))
+    assert (fresh.forget_rows(step), fresh.retain_rows(step), fresh.refusal_rows(step)) == late
+    assert [(fresh.forget_rows(s), fresh.retain_rows(s), fresh.refusal_rows(s)) for s in range(4)] == early
+
+
+def test_numpys_global_seed_and_other_draws_change_nothing():
+    p = Pairs(forget=50, retain=70, batch_size=8, seed=3)
+    np.random.seed(0)
+    first = p.retain_rows(2)
+    np.random.seed(1)
+    np.random.rand(17)
+    assert p.retain_rows(2) == first
+
+
+def test_the_order_is_pinned_for_all_versions():
+    p = Pairs(forget=6, retain=5, batch_size=4, seed=7, refusals=100)
+    assert (p.forget_rows(0), p.retain_rows(1), p.refusal_rows(2)) == ([4, 3, 2, 1], [0, 1, 3, 4], [41, 41, 20, 89])
+
+
+def test_ranks_draw_different_retain_rows():
+    p = Pairs(forget=400, retain=3600, batch_size=32, seed=0)
+    for step in range(20):
+        left, right = (set(share(p.retain_rows(step), rank, 2)) for rank in range(2))
+        assert len(left) == len(right) == 16
+        # Step 112 is the first that crosses an epoch of 3600 rows, so no row can come twice here.
+        assert not left & right
+
+
+def test_epochs_seeds_and_sets_have_orders_of_their_own():
+    p = Pairs(forget=64, retain=64, batch_size=64, seed=0)
+    orders = [p.forget_rows(0), p.forget_rows(1), p.retain_rows(0), Pairs(64, 64, 64, seed=1).forget_rows(0), list(range(64))]
+    assert len({tuple(order) for order in orders}) == 5
+
+
+def test_pairings_change_from_epoch_to_epoch():
+    p = Pairs(forget=16, retain=16, batch_size=16, seed=0)
+    paired = [set(zip(p.forget_rows(s), p.retain_rows(s), strict=True)) for s in range(2)]
+    assert paired[0] != paired[1]
+
+
+def test_refusals_are_drawn_evenly_and_anew_each_step():
+    p = Pairs(forget=10, retain=0, batch_size=10, seed=0, refusals=5)
+    drawn = stream(p.refusal_rows, 200)
+    counts = np.bincount(drawn, minlength=5)
+    assert len(counts) == 5
+    assert abs(counts - 400).max() < 80
+    assert p.refusal_rows(0) != p.refusal_rows(1)
+
+
+def test_without_retain_or_refusals_there_are_no_rows():
+    p = Pairs(forget=3, retain=0, batch_size=2, seed=0)
+    assert p.retain_rows(0) == p.refusal_rows(0) == []
+
+
+@pytest.mark.parametrize(
+    ("forget", "batch", "epochs", "steps"), [(40, 8, 5, 25), (41, 8, 1, 6), (40, 8, 0.5, 3), (3, 8, 1, 1), (10, 1, 0.3, 3)]
+)
+def test_total_steps_cover_the_epochs(forget: int, batch: int, epochs: float, steps: int):
+    assert Pairs(forget, 1, batch, 0).total_steps(epochs) == steps
+
+
+@pytest.mark.parametrize("bad", [{"forget": 0}, {"batch_size": 0}, {"seed": -1}, {"retain": -1}])
+def test_impossible_sizes_are_refused_by_name(bad: dict[str, int]):
+    with pytest.raises(ExpungeError, match=f"{next(iter(bad))} is {next(iter(bad.values()))}"):
+        Pairs(**{"forget": 1, "retain": 1, "batch_size": 1, "seed": 0} | bad)
