@@ -1,1 +1,25 @@
 """Make a language model forget, and measure whether it did."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+__all__ = ["ExpungeError", "Format", "Training", "__version__", "evaluate", "finetune", "load", "report", "unlearn", "verify"]
+
+from expunge.errors import ExpungeError
+
+if TYPE_CHECKING:
+    from expunge.api import evaluate, finetune, load, report, unlearn, verify
+    from expunge.data.encode import Format
+    from expunge.train import Training
+
+_HOMES = {"Format": "expunge.data.encode", "Training": "expunge.train"}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are first used: torch alone takes seconds, and `expunge --help` needs none of it."""
+    if name not in __all__:
+        raise AttributeError(f"module 'expunge' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES.get(name, "expunge.api")), name)

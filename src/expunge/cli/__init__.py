@@ -1,0 +1,63 @@
+"""The command line: one table of commands. Each command is a module with a class of flags and `run(flags)`.
+
+Nothing heavy is imported before a command is known, so that `expunge --help` answers at once.
+"""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+
+from expunge.errors import ExpungeError, nearest
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "quickstart": ("Quickstart", "the main job on a fresh machine: make a world, forget in it with six methods, show what happened"),
+    "lab": ("Lab", "the invented world alone: its data, and the models base, original and gold"),
+    "finetune": ("FineTune", "plain cross-entropy: make the model to unlearn from, or a retain-only model"),
+    "unlearn": ("Unlearn", "one unlearning run: expunge unlearn METHOD --model M --forget F --retain R --out DIR"),
+    "merge": ("Merge", "weight arithmetic on checkpoints, streamed: expunge merge METHOD --base B --models A C --out DIR"),
+    "evaluate": ("Evaluate", "scores with intervals: expunge evaluate MODEL_OR_RUN --suite NAME --out DIR"),
+    "report": ("Report", "any number of runs into one page"),
+    "methods": ("Methods", "list the methods, or explain one: paper, formula, fields, cost"),
+    "suites": ("Suites", "list the evaluation suites, or explain one"),
+    "verify": ("Verify", "recompute every checksum of an artifact"),
+}
+"""name -> (class of flags in expunge.cli.NAME, one line for the list)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0, or 2 after one sentence on stderr."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            _help()
+            return 0
+        if words[0] in ("-V", "--version"):
+            from expunge import __version__
+
+            print(f"expunge {__version__}")
+            return 0
+        if words[0] not in COMMANDS:
+            raise ExpungeError(f"there is no command '{words[0]}'{nearest(words[0], COMMANDS)}; `expunge --help` lists them all")
+        module = import_module(f"expunge.cli.{words[0]}")
+        if hasattr(module, "main"):
+            module.main(words[1:])
+        else:
+            from expunge.cli.flags import parse
+
+            module.run(parse(getattr(module, COMMANDS[words[0]][0]), f"expunge {words[0]}", words[1:]))
+        return 0
+    except ExpungeError as error:
+        print(f"expunge: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("expunge: interrupted; what is complete is kept, and --resume goes on where the command has it", file=sys.stderr)
+        return 130
+
+
+def _help() -> None:
+    print("usage: expunge COMMAND ...\n\nMake a language model forget, and measure whether it did.\n")
+    for name, (_, line) in COMMANDS.items():
+        print(f"  {name:<11} {line}")
+    print("\n`expunge COMMAND --help` explains a command.")

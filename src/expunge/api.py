@@ -1,0 +1,91 @@
+"""The verbs. Each is a short function over the part of the house that does the work."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from expunge.artifact import load, verify
+from expunge.data.encode import Format
+from expunge.evaluation.run import evaluate
+from expunge.methods import Method
+from expunge.models.load import DType
+from expunge.report import report
+from expunge.run import Outcome, execute
+from expunge.spec import FineTuneRun, Run
+from expunge.train import Training
+
+
+__all__ = ["evaluate", "finetune", "load", "report", "unlearn", "verify"]
+
+
+def unlearn(
+    method: Method,
+    *,
+    model: str | Path,
+    forget: str | Path,
+    out: str | Path,
+    retain: str | Path | None = None,
+    holdout: str | Path | None = None,
+    refusals: str | Path | None = None,
+    training: Training = Training(),
+    dtype: DType = "float32",
+    columns: Mapping[str, str] | None = None,
+    format: Format | None = None,
+    max_length: int = 512,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Outcome:
+    """Makes `model` forget: one run of `method`, written to the folder `out` (run.yaml, metrics.jsonl, artifact/).
+
+    model     folder, run of expunge or hub id
+    forget    what to forget; retain what to keep; holdout rows that the model never saw; refusals one a line
+    training  how the weights move; format how text is rendered (default: the model's chat template or a plain one)
+    resume    goes on with a run that was killed; overwrite replaces one
+
+    Raises ExpungeError, one sentence, before anything is written when the input is wrong.
+    """
+    run = Run(
+        model=str(model),
+        dtype=dtype,
+        columns=dict(columns or {}),
+        format=format,
+        max_length=max_length,
+        training=training,
+        forget=str(forget),
+        retain=_text(retain),
+        holdout=_text(holdout),
+        refusals=_text(refusals),
+        method=method,
+    )
+    return execute(run, Path(out), resume=resume, overwrite=overwrite, quiet=quiet)
+
+
+def finetune(
+    *,
+    model: str | Path,
+    data: str | Path,
+    out: str | Path,
+    training: Training = Training(),
+    dtype: DType = "float32",
+    columns: Mapping[str, str] | None = None,
+    format: Format | None = None,
+    max_length: int = 512,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Outcome:
+    """Plain cross-entropy on `data` by the same loop: the model to unlearn from, or the retain-only model."""
+    run = FineTuneRun(
+        model=str(model),
+        dtype=dtype,
+        columns=dict(columns or {}),
+        format=format,
+        max_length=max_length,
+        training=training,
+        data=str(data),
+    )
+    return execute(run, Path(out), resume=resume, overwrite=overwrite, quiet=quiet)
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,82 @@
+"""Checkpoints of a run: trained weights and AdamW's moments in safetensors, nothing else; written beside and renamed."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from expunge.errors import ExpungeError
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    found = [(int(m[1]), p) for p in folder.glob("checkpoint-*") if (m := _NAME.fullmatch(p.name))]
+    return max(found)[1] if found else None
+
+
+def save_checkpoint(
+    folder: Path, step: int, stopped: str | None, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, write: bool
+) -> None:
+    """Writes checkpoint-STEP and then removes the older ones. Under sharding every process must call it; `write` on one."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in trained.items():
+        tensors[f"weight/{name}"] = whole(parameter.detach())
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key}/{name}"] = whole(value)
+    if not write:
+        return
+    target = folder / f"checkpoint-{step}"
+    partial = folder / f".checkpoint-{step}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    save_file({k: v.contiguous().cpu().clone() for k, v in tensors.items()}, partial / "state.safetensors")
+    (partial / "state.json").write_text(json.dumps({"step": step, "stopped": stopped}))
+    _sync(partial / "state.safetensors")
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+    for old in folder.glob("checkpoint-*"):
+        if old != target:
+            shutil.rmtree(old)
+
+
+def load_checkpoint(path: Path, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> tuple[int, str | None]:
+    """Puts weights and moments back in place; returns the step they belong to and why the run had stopped, if it had."""
+    try:
+        with safe_open(path / "state.safetensors", framework="pt") as file:
+            names = set(file.keys())
+            for name, parameter in trained.items():
+                with torch.no_grad():
+                    parameter.copy_(_like(file.get_tensor(f"weight/{name}"), parameter))
+                optimizer.state[parameter] = {
+                    key: file.get_tensor(f"{key}/{name}") if key == "step" else _like(file.get_tensor(f"{key}/{name}"), parameter)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    if f"{key}/{name}" in names
+                }
+        state = json.loads((path / "state.json").read_text())
+        return int(state["step"]), state["stopped"]
+    except Exception as error:
+        raise ExpungeError(f"the checkpoint {path} cannot be read ({error}); delete it to start the run anew, or use --overwrite") from error
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The full tensor of a shard; a tensor that is not sharded is itself."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _like(full: Tensor, parameter: nn.Parameter) -> Tensor:
+    full = full.to(parameter.device)
+    return distribute_tensor(full, parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else full
+
+
+def _sync(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

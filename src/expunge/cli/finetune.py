@@ -1,0 +1,21 @@
+"""`expunge finetune --model M --data D --out DIR`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+
+def main(words: Sequence[str]) -> None:
+    from expunge.cli.runs import Folder, parse_run
+    from expunge.run import execute
+    from expunge.spec import FineTuneRun
+
+    class FineTune(FineTuneRun):
+        """Plain cross-entropy by the same loop: make the model to unlearn from, or a retain-only model."""
+
+        folder: Folder = Field(...)
+
+    run, folder = parse_run(FineTune, FineTuneRun, "expunge finetune", words, {})
+    outcome = execute(run, Path(folder.out), resume=folder.resume, overwrite=folder.overwrite)
+    print(f"{outcome.folder}: {outcome.steps} steps; the model is in {outcome.artifact}")

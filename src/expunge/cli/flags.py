@@ -1,0 +1,61 @@
+"""Words on a command line -> one typed value. tyro does the work; its errors become sentences."""
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+import tyro
+from pydantic import ValidationError
+from tyro.conf import AvoidSubcommands, OmitArgPrefixes
+
+from expunge.errors import ExpungeError, nearest
+
+Flags = TypeVar("Flags")
+
+
+def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags | None = None) -> Flags:
+    """A value of `cls` from flags named like its fields (`--learning-rate`); nested fields need no prefix.
+
+    An unknown flag, a missing one or a bad value is an ExpungeError; `--help` prints and leaves.
+    """
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            value, unknown = tyro.cli(
+                cls,
+                prog=program,
+                args=list(words),
+                default=default,
+                return_unknown_args=True,
+                config=(AvoidSubcommands, OmitArgPrefixes),
+            )
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + str(first["loc"][-1]).replace("_", "-") if first["loc"] else "flags"
+        raise ExpungeError(f"{program}: {flag}: {first['msg']} (it is {first['input']!r})") from None
+    except SystemExit as leaving:
+        if leaving.code in (0, None):
+            raise
+        raise ExpungeError(f"{program}: {_sentence(printed.getvalue())}; `{program} --help` lists the flags") from None
+    if unknown:
+        word = unknown[0].split("=")[0]
+        raise ExpungeError(f"{program} has no flag '{word}'{nearest(word, _flags(cls, program, default))}")
+    return value
+
+
+def _flags(cls: type[Flags], program: str, default: Flags | None) -> list[str]:
+    """All flags of a command, read off its help."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+        tyro.cli(cls, prog=program, args=["--help"], default=default, config=(AvoidSubcommands, OmitArgPrefixes))
+    return sorted(set(re.findall(r"--[a-z][a-z0-9-]*", printed.getvalue())))
+
+
+def _sentence(box: str) -> str:
+    """The message inside tyro's box, on one line."""
+    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()]
+    text = " ".join(line for line in lines if line)
+    text = re.sub(r"\s+", " ", text).removeprefix("Parsing error").removeprefix("Required options").strip()
+    return re.split(r" For full helptext| Arguments:| Usage:", text)[0].strip().rstrip(".;")

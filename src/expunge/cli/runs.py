@@ -1,0 +1,73 @@
+"""What `unlearn` and `finetune` share: a run from a YAML file, overridden by flags."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+from pydantic import BaseModel, ConfigDict
+
+from expunge.cli.flags import parse
+from expunge.errors import ExpungeError
+from expunge.spec import build, read_yaml
+
+Value = TypeVar("Value", bound=BaseModel)
+
+
+class Folder(BaseModel):
+    """Where the run goes."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    out: str
+    """Folder of the run; it must not exist, unless one of the next two is given."""
+    resume: bool = False
+    """Go on with a run that was killed."""
+    overwrite: bool = False
+    """Replace a run; its artifact stays until the new one is complete."""
+    config: str | None = None
+    """Start from this YAML file; flags override it."""
+
+
+def parse_run(flags: type[BaseModel], cls: type[Value], program: str, words: Sequence[str], fixed: dict[str, Any]) -> tuple[Value, Folder]:
+    """(run, folder). `flags` is `cls` with a field `folder` beside; `fixed` is what the words before the flags said."""
+    plain = _config(words) | fixed
+    default = _with_missing(flags, plain)
+    value = parse(flags, program, words, default)
+    folder = value.folder  # type: ignore[attr-defined]
+    merged = value.model_dump(mode="json", exclude={"folder"})
+    return build(cls, merged, program), folder
+
+
+def _config(words: Sequence[str]) -> dict[str, Any]:
+    """The file after --config, if there is one."""
+    for i, word in enumerate(words):
+        if word == "--config":
+            if i + 1 == len(words):
+                raise ExpungeError("--config needs the path of a YAML file after it")
+            return read_yaml(Path(words[i + 1]))
+        if word.startswith("--config="):
+            return read_yaml(Path(word.removeprefix("--config=")))
+    return {}
+
+
+def _with_missing(flags: type[BaseModel], plain: dict[str, Any]) -> BaseModel:
+    """An instance for tyro to start from: what the file says, defaults, and MISSING where a flag has to come."""
+    values: dict[str, Any] = {}
+    for name, info in flags.model_fields.items():
+        if name == "folder":
+            values[name] = Folder.model_construct(out=tyro.MISSING)
+        elif name in plain:
+            values[name] = plain[name]
+        else:
+            values[name] = tyro.MISSING if info.is_required() else info.get_default(call_default_factory=True)
+    known = {k: v for k, v in values.items() if v is not tyro.MISSING and k != "folder"}
+    checked = _validated(flags, known | {k: v for k, v in plain.items() if k not in flags.model_fields})
+    return flags.model_construct(**values | checked)
+
+
+def _validated(flags: type[BaseModel], known: dict[str, Any]) -> dict[str, Any]:
+    """The known fields as typed values; a field that is wrong or unknown is named now, before flags are read."""
+    filler = {n: "-" for n, info in flags.model_fields.items() if info.is_required() and n not in known and n != "folder"}
+    value = build(flags, {**filler, **known, "folder": {"out": "-"}}, "the file after --config")
+    return {name: getattr(value, name) for name in known if name in type(value).model_fields}

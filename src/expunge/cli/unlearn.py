@@ -1,0 +1,37 @@
+"""`expunge unlearn METHOD --model M --forget F --retain R --out DIR [--FIELD VALUE ...]`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import create_model
+
+from expunge.errors import ExpungeError
+
+
+def main(words: Sequence[str]) -> None:
+    from expunge.cli.runs import Folder, _config, parse_run
+    from expunge.methods import METHODS, method_class
+    from expunge.run import execute
+    from expunge.spec import Run
+
+    name = words[0] if words and not words[0].startswith("-") else None
+    if name is None and words[:1] in (["-h"], ["--help"]):
+        print("usage: expunge unlearn METHOD --model M --forget F --retain R --out DIR [--FIELD VALUE ...]\n\nmethods:")
+        for method, cls in METHODS.items():
+            print(f"  {method:<22} {cls.formula}")
+        print("\n`expunge unlearn METHOD --help` lists the fields of a method.")
+        return
+    flags = list(words[1:] if name else words)
+    said: Any = _config(flags).get("method", {})
+    if name is None and not (isinstance(said, dict) and "name" in said):
+        raise ExpungeError("expunge unlearn needs a method: `expunge unlearn METHOD ...`, or a --config file with `method: {name: ...}`")
+    spec = method_class(name or str(said["name"]))
+    if isinstance(said, dict) and said.get("name", name) != spec.method_name():
+        said = {}  # the word on the command line wins over the file, and the file's fields are another method's
+    method = {**said, "name": spec.method_name()}
+    form = create_model("Unlearn", __base__=Run, __doc__=spec.__doc__, method=(spec, ...), folder=(Folder, ...))
+    run, folder = parse_run(form, Run, f"expunge unlearn {spec.method_name()}", flags, {"method": method})
+    outcome = execute(run, Path(folder.out), resume=folder.resume, overwrite=folder.overwrite)
+    stopped = f" ({outcome.stopped})" if outcome.stopped else ""
+    print(f"{outcome.folder}: {outcome.steps} steps{stopped}; the artifact is in {outcome.artifact}")

@@ -1,0 +1,32 @@
+"""Peak memory of this process, counted as the user pays for it."""
+
+import sys
+
+import torch
+
+
+class PeakMemory:
+    """Anonymous memory on Linux (mapped weight files are the page cache's, not ours), device memory on an accelerator."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self.sample()
+
+    def sample(self) -> None:
+        if torch.cuda.is_available():
+            self.peak = max(self.peak, torch.cuda.max_memory_allocated())
+        else:
+            self.peak = max(self.peak, anonymous_bytes())
+
+
+def anonymous_bytes() -> int:
+    """RssAnon of this process in bytes; 0 where the system does not tell."""
+    if not sys.platform.startswith("linux"):
+        return 0
+    with open("/proc/self/status", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    return 0

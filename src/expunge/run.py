@@ -1,0 +1,209 @@
+"""One run from beginning to end: check everything, then load, train, write the artifact and where it came from.
+
+    run/  run.yaml  metrics.jsonl  provenance.json  artifact/
+
+Whatever can be wrong with the input is found before the folder is made. A run that was killed is taken up again by the
+same call with resume=True: from the last checkpoint, or, when the artifact is complete, not at all.
+"""
+
+import os
+import platform
+import shutil
+import time
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from expunge.artifact import Base, Kind, artifact_folder, read_manifest, save_artifact, verify
+from expunge.data.encode import Encoded, Encoder, default_format, save_format
+from expunge.data.example import Example, Request, fingerprint
+from expunge.data.read import read_examples, read_request
+from expunge.data.refusals import REFUSALS
+from expunge.errors import ExpungeError
+from expunge.methods import TrainingMethod
+from expunge.methods.training import FineTune
+from expunge.models.load import load_model, load_tokenizer, model_fingerprint
+from expunge.records import Provenance, write_json, write_text
+from expunge.reference import Rows
+from expunge.spec import FineTuneRun, Run, to_yaml
+from expunge.train import Trained, train
+
+
+class Outcome(NamedTuple):
+    """What a run gives back."""
+
+    folder: Path
+    artifact: Path
+    steps: int
+    stopped: str | None
+
+
+def execute(run: Run | FineTuneRun, out: Path, *, resume: bool = False, overwrite: bool = False, quiet: bool = False) -> Outcome:
+    """Carries out `run` into the folder `out`.
+
+    resume     goes on in an existing folder whose run.yaml says the same run
+    overwrite  replaces an existing folder; its artifact stays until the new one is complete
+    """
+    method: TrainingMethod = FineTune() if isinstance(run, FineTuneRun) else run.method
+    _check_out(out, resume, overwrite)
+    request = _request(run, method)
+    source = _model_source(run.model)
+    tokenizer = load_tokenizer(str(source), revision=run.revision, trust_remote_code=run.trust_remote_code)
+    run = run if run.format is not None else run.model_copy(update={"format": default_format(tokenizer)})
+    assert run.format is not None
+    rows = _encode(request, method, Encoder(tokenizer, run.format, max_length=run.max_length))
+    base = Base(path=str(source), sha256=model_fingerprint(str(source), revision=run.revision), revision=run.revision)
+    if resume and _finished(run, out):
+        return Outcome(out, out / "artifact", 0, "the run was complete already")
+    if resume:
+        _check_same(run, out)
+    model = load_model(str(source), dtype=run.dtype, revision=run.revision, trust_remote_code=run.trust_remote_code)
+    began = time.perf_counter()
+    _prepare_folder(run, out, fresh=overwrite and not resume)
+    trained = train(model, method, rows, run.training, out, quiet=quiet)
+    if _main_process():
+        _write(run, method, request, base, trained, tokenizer, out, time.perf_counter() - began)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()  # no process goes on to read an artifact that is still being written
+    return Outcome(out, out / "artifact", trained.steps, trained.stopped)
+
+
+def _check_out(out: Path, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise ExpungeError("--resume goes on with a run and --overwrite starts it anew; give one of them")
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (resume or overwrite) and _main_process():
+        raise ExpungeError(f"{out} exists already; go on with it by --resume, replace it by --overwrite, or give another --out")
+
+
+def _main_process() -> bool:
+    """Under torchrun one process writes; the variable is there before any process group is."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _request(run: Run | FineTuneRun, method: TrainingMethod) -> Request:
+    columns = run.columns or None
+    if isinstance(run, FineTuneRun):
+        return Request(read_examples(run.data, columns=columns))
+    request = read_request(run.forget, run.retain, run.holdout, run.refusals, columns=columns)
+    if method.uses_retain and not request.retain:
+        raise ExpungeError(f"{method.method_name()} needs a retain set; give --retain, or --retain-loss none where the method has it")
+    if run.training.stop_when_unknown and not request.holdout:
+        raise ExpungeError("--stop-when-unknown compares with rows that the model never saw; give them as --holdout")
+    return request
+
+
+def _model_source(model: str) -> Path | str:
+    """A run or artifact of expunge stands for the weights inside it."""
+    folder = artifact_folder(model)
+    if folder is None:
+        return model
+    if (kind := read_manifest(folder).kind) != "weights":
+        raise ExpungeError(f"{folder} is an artifact of kind {kind}; only weights can be trained further, so give a full model")
+    return folder
+
+
+def _encode(request: Request, method: TrainingMethod, encoder: Encoder) -> Rows:
+    refusals = (request.refusals or REFUSALS) if method.uses_refusals else ()
+
+    @lru_cache(maxsize=None)
+    def alternative(row: int, refusal: int) -> Encoded:
+        return encoder.encode_answer(request.forget[row].prompt, refusals[refusal])
+
+    if refusals and any(e.prompt is None for e in request.forget):
+        raise ExpungeError(f"{method.method_name()} answers prompts with a refusal, and the forget set has raw text; give prompt and response")
+    return Rows(
+        forget=encoder.encode_many(request.forget),
+        ids=[e.id for e in request.forget],
+        pad_id=encoder.pad_id,
+        retain=encoder.encode_many(request.retain) if method.uses_retain else [],
+        holdout=encoder.encode_many(request.holdout),
+        refusals=len(refusals),
+        alternative=alternative if refusals else None,
+    )
+
+
+def _finished(run: Run | FineTuneRun, out: Path) -> bool:
+    """The artifact is whole and was made by this very run."""
+    if not (out / "provenance.json").is_file() or artifact_folder(out) is None:
+        return False
+    _check_same(run, out)
+    verify(out)
+    return True
+
+
+def _check_same(run: Run | FineTuneRun, out: Path) -> None:
+    path = out / "run.yaml"
+    if path.is_file() and path.read_text(encoding="utf-8") != to_yaml(run):
+        raise ExpungeError(f"{path} describes another run; --resume goes on with the same fields only, so give them again or another --out")
+
+
+def _prepare_folder(run: Run | FineTuneRun, out: Path, *, fresh: bool) -> None:
+    if not _main_process():
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    if fresh:
+        for old in [*out.glob("checkpoint-*"), out / "evaluation", out / "attacks", out / "report"]:
+            shutil.rmtree(old, ignore_errors=True)
+        for name in ("metrics.jsonl", "provenance.json"):
+            (out / name).unlink(missing_ok=True)
+    write_text(out / "run.yaml", to_yaml(run))
+
+
+def _write(
+    run: Run | FineTuneRun,
+    method: TrainingMethod,
+    request: Request,
+    base: Base,
+    trained: Trained,
+    tokenizer: PreTrainedTokenizerBase,
+    out: Path,
+    wall_seconds: float,
+) -> None:
+    sets = {"data" if isinstance(run, FineTuneRun) else "forget": request.forget, "retain": request.retain, "holdout": request.holdout}
+    kind: Kind = "adapter" if run.training.lora else "weights"
+    notes = "Trained for {} steps on {}.{}".format(
+        trained.steps,
+        ", ".join(f"{len(v)} {k} examples" for k, v in sets.items() if v),
+        f" Stopped early: {trained.stopped}." if trained.stopped else "",
+    )
+    save_artifact(out / "artifact", kind, method, base, partial(_save, trained, tokenizer, run), notes=notes)
+    write_json(out / "provenance.json", _provenance(run, base, sets, trained, wall_seconds))
+    for checkpoint in out.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
+def _save(trained: Trained, tokenizer: PreTrainedTokenizerBase, run: Run | FineTuneRun, folder: Path) -> None:
+    """A complete Hugging Face folder, or PEFT's two files, with the tokenizer and the format beside it."""
+    trained.model.save_pretrained(folder, state_dict=trained.gathered)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT writes an empty card
+    tokenizer.save_pretrained(folder)
+    assert run.format is not None
+    save_format(folder, run.format)
+
+
+def _provenance(
+    run: Run | FineTuneRun, base: Base, sets: dict[str, tuple[Example, ...]], trained: Trained, wall_seconds: float
+) -> Provenance:
+    from importlib.metadata import version
+
+    from expunge import __version__
+
+    return Provenance(
+        expunge=__version__,
+        base=base.path,
+        base_sha256=base.sha256,
+        data={k: fingerprint(v) for k, v in sets.items() if v},
+        counts={k: len(v) for k, v in sets.items() if v},
+        seed=run.training.seed,
+        versions={"python": platform.python_version()} | {n: version(n) for n in ("torch", "transformers", "peft", "accelerate")},
+        host=f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        threads=torch.get_num_threads(),
+        processes=trained.processes,
+        wall_seconds=round(wall_seconds, 3),
+        device_seconds=round(trained.device_seconds, 3),
+        peak_memory_bytes=trained.peak_memory_bytes,
+    )

@@ -1,0 +1,104 @@
+"""One run as one value: model + data + method + training. Frozen, typed, reads and writes YAML.
+
+`run.yaml` holds it complete, the rendered template and its date included, so that the same file next year trains on the
+same tokens.
+"""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from expunge.data.encode import Format
+from expunge.errors import ExpungeError, nearest
+from expunge.methods import Method
+from expunge.models.load import DType
+from expunge.train import Training
+
+Value = TypeVar("Value", bound=BaseModel)
+
+
+class _Common(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    model: str
+    """Model to start from: a folder, a run of expunge, or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: DType = "float32"
+    """DType in which the weights are loaded, trained and saved; small steps are lost in bfloat16 weights, so float32 is the
+    default and `auto` (the checkpoint's own) has to be asked for."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with a hub model. Off unless asked for."""
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Names of columns in the data files: `prompt=instruction response=output`."""
+    format: Format | None = None
+    """How a prompt and a response become text; left out, the tokenizer's chat template or a plain one, frozen in run.yaml."""
+    max_length: int = Field(512, ge=8)
+    """Longest sequence in tokens; longer answers are cut at the end."""
+    training: Training = Training()
+
+
+class Run(_Common):
+    """One unlearning run; `expunge unlearn --config run.yaml` repeats it."""
+
+    forget: str
+    """What to forget: JSONL, CSV, Parquet, a datasets folder or a hub id (`locuslab/TOFU:forget01`)."""
+    retain: str | None = None
+    """What to keep: data of the same kinds."""
+    holdout: str | None = None
+    """Rows of the forget set's kind that the model never saw."""
+    refusals: str | None = None
+    """Refusals, one a line, for the methods that teach one; left out, a built-in list."""
+    method: Method
+
+
+class FineTuneRun(_Common):
+    """Plain cross-entropy on `data`, by the same loop: makes the model to unlearn from, or a retain-only model."""
+
+    data: str
+    """What to learn: JSONL, CSV, Parquet, a datasets folder or a hub id."""
+
+
+def to_yaml(value: BaseModel) -> str:
+    """Every field, defaults too: what is left out of a file can change its meaning with a version."""
+    return yaml.safe_dump(value.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ExpungeError(f"there is no file {path}; check the path after --config") from None
+    except yaml.YAMLError as error:
+        raise ExpungeError(f"{path} is not YAML ({str(error).splitlines()[0]}); correct it") from error
+    if not isinstance(value, dict):
+        raise ExpungeError(f"{path} does not hold a mapping; a run has the fields model, forget, method, ...")
+    return value
+
+
+def build(cls: type[Value], value: dict[str, Any], where: str) -> Value:
+    """A value of `cls` from plain data; the first thing wrong with it becomes one sentence with its path."""
+    try:
+        return cls.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(p) for p in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = _fields_at(cls, value, first["loc"])
+            raise ExpungeError(f"{where} has no field '{path}'{nearest(str(first['loc'][-1]), known)}") from None
+        if first["type"] == "missing":
+            raise ExpungeError(f"{where} needs the field '{path}'; give it in the file or as a flag") from None
+        raise ExpungeError(f"{where}: {path or 'value'}: {first['msg']} (it is {first['input']!r})") from None
+
+
+def _fields_at(cls: type[BaseModel], value: dict[str, Any], loc: tuple[str | int, ...]) -> list[str]:
+    """Field names of the innermost model on the way to `loc`, for the hint at the nearest one."""
+    from expunge.methods import METHODS
+
+    if len(loc) > 1 and loc[0] == "method":
+        return list(METHODS[str(value["method"]["name"])].model_fields)
+    if len(loc) > 1 and loc[0] == "training":
+        return list(Training.model_fields)
+    return list(cls.model_fields)

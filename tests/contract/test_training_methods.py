@@ -1,0 +1,138 @@
+"""Every training method keeps the contract: one loop over the closed list."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from expunge.data.encode import Encoded, Tokens, collate
+from expunge.methods import METHODS, Batch, TrainingMethod
+from expunge.models.logprobs import FrozenHead, labelled_hidden, labelled_logits, sequence_sum, token_logprobs
+
+TRAINING = [cls for cls in METHODS.values() if issubclass(cls, TrainingMethod)]
+
+FORGET = [Encoded((1, 5, 6, 7, 20, 21, 2), 4, True), Encoded((1, 9, 8, 30, 2), 3, True), Encoded((1, 12, 13, 14, 41, 42, 43, 2), 4, True),
+          Encoded((1, 33, 50, 2), 2, True)]  # fmt: skip
+RETAIN = [Encoded((1, 15, 16, 27, 28, 2), 3, True), Encoded((1, 19, 60, 2), 2, True), Encoded((1, 22, 23, 24, 55, 56, 2), 4, True),
+          Encoded((1, 44, 45, 46, 2), 3, True)]  # fmt: skip
+REFUSED = [Encoded((1, 5, 6, 7, 88, 89, 2), 4, True), Encoded((1, 9, 8, 88, 89, 90, 2), 3, True), Encoded((1, 12, 13, 14, 91, 2), 4, True),
+           Encoded((1, 33, 88, 2), 2, True)]  # fmt: skip
+
+
+def frozen(model: nn.Module, tokens: Tokens) -> Tokens:
+    """The start model's quantities beside a batch, computed here without the code under test in `reference.py`."""
+    with torch.no_grad():
+        labelled = labelled_logits(model, tokens)
+        logp_B = sequence_sum(token_logprobs(labelled), labelled.row_N, labelled.rows)
+        hidden_ND = labelled_hidden(model, tokens).hidden_ND
+    return dataclasses.replace(tokens, frozen={"logprob": logp_B, "hidden": hidden_ND})
+
+
+def make_batch(start: nn.Module, rows: slice = slice(None), pad: int = 0, side: Any = "right") -> Batch:
+    parts = [frozen(start, widen(collate(part[rows], 0, side), pad, side)) for part in (FORGET, RETAIN, REFUSED)]
+    return Batch(*parts, FrozenHead.of(start))
+
+
+def widen(tokens: Tokens, pad: int, side: str) -> Tokens:
+    left, right = (pad, 0) if side == "left" else (0, pad)
+    values = [(tokens.input_ids_BT, 3), (tokens.attention_mask_BT, 0), (tokens.labels_BT, -100)]
+    return Tokens(*(nn.functional.pad(t, (left, right), value=v) for t, v in values))
+
+
+@pytest.fixture
+def start(pico_llama: nn.Module) -> nn.Module:
+    return pico_llama
+
+
+@pytest.fixture
+def moved(start: nn.Module) -> nn.Module:
+    """A model some way from the start, where no term vanishes by symmetry."""
+    import copy
+
+    model = copy.deepcopy(start)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    return model
+
+
+@pytest.mark.parametrize("cls", TRAINING, ids=lambda c: c.method_name())
+class TestEveryTrainingMethod:
+    def test_the_loss_is_finite_at_the_start(self, cls: type[TrainingMethod], start: nn.Module) -> None:
+        loss = cls().loss(start, make_batch(start))
+        assert torch.isfinite(loss.total)
+        assert loss.total.shape == ()
+        assert all(torch.isfinite(p) and not p.requires_grad for p in loss.parts.values())
+
+    @pytest.mark.parametrize("side", ["right", "left"])
+    def test_padding_by_24_changes_no_loss(self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module, side: str) -> None:
+        method = cls()
+        plain = method.loss(moved, make_batch(start))
+        padded = method.loss(moved, make_batch(start, pad=24, side=side))
+        torch.testing.assert_close(padded.total, plain.total, rtol=1e-5, atol=1e-6)
+
+    def test_the_loss_of_a_batch_is_the_mean_over_its_halves(self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module) -> None:
+        method = cls()
+        whole = method.loss(moved, make_batch(start)).total
+        halves = [method.loss(moved, make_batch(start, rows)).total for rows in (slice(0, 2), slice(2, 4))]
+        torch.testing.assert_close(torch.stack(halves).mean(), whole, rtol=1e-5, atol=1e-6)
+
+    def test_gradients_reach_the_weights_that_require_them_and_no_others(self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module) -> None:
+        for name, p in moved.named_parameters():
+            p.requires_grad_("layers.1.mlp" in name)
+        cls().loss(moved, make_batch(start)).total.backward()
+        reached = {n for n, p in moved.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        assert reached == {n for n, _ in moved.named_parameters() if "layers.1.mlp" in n}
+
+    def test_one_small_step_down_the_gradient_lowers_the_loss(self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module) -> None:
+        method, batch = cls(), make_batch(start)
+        before = method.loss(moved, batch).total
+        before.backward()
+        with torch.no_grad():
+            norm = torch.stack([p.grad.norm() for p in moved.parameters() if p.grad is not None]).norm()
+            for p in moved.parameters():
+                p -= 1e-2 * p.grad / norm
+        if method.method_name() in ("wga", "satimp", "ce_u"):
+            pytest.skip("its weight or target is held constant in the gradient, so the value itself need not fall")
+        assert method.loss(moved, batch).total < before
+
+    def test_the_forget_answers_become_less_probable(self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module) -> None:
+        """Except for the method that only teaches another answer, whose forget prompts must take up that answer."""
+        method, batch = cls(), make_batch(start)
+        known = batch.alternative if method.method_name() == "idk" else batch.forget
+        before = answer_logprob(moved, known)
+        for _ in range(5):
+            moved.zero_grad()
+            method.loss(moved, batch).total.backward()
+            with torch.no_grad():
+                norm = torch.stack([p.grad.norm() for p in moved.parameters() if p.grad is not None]).norm()
+                for p in moved.parameters():
+                    p -= 3e-2 * p.grad / norm
+        after = answer_logprob(moved, known)
+        assert after > before if method.method_name() == "idk" else after < before
+
+    def test_it_says_where_it_comes_from(self, cls: type[TrainingMethod]) -> None:
+        assert "arXiv" in cls.paper
+        assert cls.formula.startswith("L = ")
+        assert cls.cost
+        assert cls.__doc__
+        assert all(info.description for name, info in cls.model_fields.items() if name != "name")
+
+    def test_what_it_needs_it_also_uses(self, cls: type[TrainingMethod], start: nn.Module) -> None:
+        """Without the frozen quantities the loss must fail, and with nothing but the named ones it must not."""
+        method = cls()
+        batch = make_batch(start)
+        stripped = Batch(*(dataclasses.replace(t, frozen={}) for t in (batch.forget, batch.retain, batch.alternative)), None)
+        if method.needs:
+            with pytest.raises((KeyError, ValueError)):
+                method.loss(start, stripped)
+        else:
+            assert torch.isfinite(method.loss(start, stripped).total)
+
+
+def answer_logprob(model: nn.Module, tokens: Tokens) -> float:
+    with torch.no_grad():
+        return float(token_logprobs(labelled_logits(model, tokens)).mean())
