@@ -6,19 +6,20 @@ The label at position t is predicted from position t - 1; logits are computed at
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.distributed.tensor import DTensor
+from torch.nn import functional
+from transformers import PreTrainedConfig
 
 from expunge.data.encode import Tokens
 from expunge.errors import ExpungeError
 from expunge.models.load import causal_model
-
-CHUNK_ELEMENTS = 2**22
-"""Logits are turned into float32 so many at a time (16 MiB), however many labelled tokens and words there are."""
+from expunge.models.vocabulary import Divergence, LabelLogprob
 
 
 class Labelled(NamedTuple):
@@ -72,7 +73,7 @@ def token_logprobs(labelled: Labelled) -> Tensor:
 
     Neither direction holds a float32 copy of the logits, nor their log-softmax: rows go through in chunks.
     """
-    logp_N: Tensor = _TokenLogprobs.apply(labelled.logits_NV, labelled.labels_N)  # type: ignore[no-untyped-call]
+    logp_N: Tensor = LabelLogprob.apply(labelled.logits_NV, labelled.labels_N)  # type: ignore[no-untyped-call]
     return logp_N
 
 
@@ -85,7 +86,7 @@ def kl_divergence(reference_logits_NV: Tensor, logits_NV: Tensor) -> Tensor:
         raise ValueError(
             f"reference logits {tuple(reference_logits_NV.shape)} and logits {tuple(logits_NV.shape)} differ in shape"
         )
-    kl_N: Tensor = _Divergence.apply(reference_logits_NV, logits_NV)  # type: ignore[no-untyped-call]
+    kl_N: Tensor = Divergence.apply(reference_logits_NV, logits_NV)  # type: ignore[no-untyped-call]
     return kl_N
 
 
@@ -104,6 +105,81 @@ def position_ids(attention_mask_BT: Tensor) -> Tensor:
     return (attention_mask_BT.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
+@dataclass(frozen=True)
+class FrozenHead:
+    """The output head as it was: logits of a frozen reference from its kept hidden states, while the model itself moves on.
+
+    logits = scale * cap * tanh((hidden W^T + b) / cap), with scale 1 and no cap for most architectures.
+    W is a copy, also where the model ties it to the embeddings.
+    """
+
+    weight_VD: Tensor
+    bias_V: Tensor | None
+    softcap: float | None
+    scale: float
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "FrozenHead":
+        """Copies the head (gathered, when it is sharded) and checks on one token that it gives the model's own logits."""
+        inner, head = causal_model(model), output_head(model)
+        if not isinstance(head, nn.Linear):
+            raise ExpungeError(
+                f"the output head is a {type(head).__name__}, not a plain linear layer, so a copy of it would not be the reference; "
+                "leave the head out of the adapter"
+            )
+        bias_V = None if head.bias is None else _copy(head.bias)
+        frozen = cls(_copy(head.weight), bias_V, *_after_head(inner.config))
+        frozen._check(model)
+        return frozen
+
+    def __call__(self, hidden_ND: Tensor) -> Tensor:
+        """[N, D] as `labelled_hidden` gives it -> [N, V] as `labelled_logits` would have given it."""
+        logits_NV = functional.linear(hidden_ND.to(self.weight_VD.dtype), self.weight_VD, self.bias_V)
+        if self.softcap is not None:
+            logits_NV = torch.tanh(logits_NV / self.softcap) * self.softcap
+        return logits_NV * self.scale if self.scale != 1.0 else logits_NV
+
+    def _check(self, model: nn.Module) -> None:
+        """An architecture with an own last step, unknown here, must not pass as one without."""
+        inner = causal_model(model)
+        device = self.weight_VD.device
+        ids_BT = torch.tensor([[0, 1]], device=device)
+        two = Tokens(ids_BT, torch.ones_like(ids_BT), torch.tensor([[-100, 1]], device=device))
+        with torch.no_grad():
+            hidden_ND, output = _forward(model, two, torch.tensor([0], device=device), head=True)
+            error = (self(hidden_ND).float() - output.logits.float()).abs().max()
+        if not error <= 0.02 * output.logits.float().abs().max():
+            raise ExpungeError(
+                f"{type(inner).__name__} does something to its logits after the head that expunge does not know (model type "
+                f"{inner.config.model_type}); use a retain term that needs no reference logits"
+            )
+
+
+def output_head(model: nn.Module) -> nn.Module:
+    """The module that makes logits of hidden states, in whatever wraps the model."""
+    inner = causal_model(model)
+    head: nn.Module | None = inner.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if head is None:
+        raise ExpungeError(f"{type(inner).__name__} has no output head; expunge needs a causal language model")
+    return head
+
+
+def _after_head(config: PreTrainedConfig) -> tuple[float | None, float]:
+    """Softcap and scale. By model type, since the same field name multiplies in one architecture and divides in another."""
+    match config.model_type:
+        case "gemma2" | "gemma3_text":
+            return config.final_logit_softcapping, 1.0
+        case "granite":
+            return None, 1.0 / config.logits_scaling
+        case _:
+            return None, 1.0
+
+
+def _copy(parameter: Tensor) -> Tensor:
+    whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+    return whole.detach().clone()
+
+
 def _labels(tokens: Tokens) -> tuple[Tensor, Tensor]:
     """labels_N, and where they are predicted from: index_N into the B * T positions."""
     index_N = (tokens.labels_BT != -100).flatten().nonzero()[:, 0]
@@ -117,9 +193,6 @@ def _labels(tokens: Tokens) -> tuple[Tensor, Tensor]:
 def _forward(model: nn.Module, tokens: Tokens, index_N: Tensor, *, head: bool) -> tuple[Tensor, Any]:
     """The head's input at the given positions, and the model's output, whose logits are of these rows (or of none)."""
     inner = causal_model(model)
-    output_head: nn.Module | None = inner.get_output_embeddings()  # type: ignore[no-untyped-call]
-    if output_head is None:
-        raise ExpungeError(f"{type(inner).__name__} has no output head; expunge needs a causal language model")
     shape = tokens.input_ids_BT.shape
     seen: list[Tensor] = []
 
@@ -133,7 +206,7 @@ def _forward(model: nn.Module, tokens: Tokens, index_N: Tensor, *, head: bool) -
         return (hidden_ND if head else hidden_ND[:0], *inputs[1:])
 
     positions = {"position_ids": position_ids(tokens.attention_mask_BT)} if _takes_positions(type(inner).forward) else {}
-    handle = output_head.register_forward_pre_hook(select)
+    handle = output_head(model).register_forward_pre_hook(select)
     try:
         output = model(input_ids=tokens.input_ids_BT, attention_mask=tokens.attention_mask_BT, use_cache=False, **positions)
     finally:
@@ -147,63 +220,3 @@ def _forward(model: nn.Module, tokens: Tokens, index_N: Tensor, *, head: bool) -
 def _takes_positions(forward: Callable[..., Any]) -> bool:
     """BLOOM has none: it derives ALiBi distances from the attention mask."""
     return "position_ids" in inspect.signature(forward).parameters
-
-
-def _row_chunks(logits_NV: Tensor) -> list[slice]:
-    rows = max(1, CHUNK_ELEMENTS // logits_NV.shape[1])
-    return [slice(start, start + rows) for start in range(0, logits_NV.shape[0], rows)]
-
-
-class _TokenLogprobs(torch.autograd.Function):
-    """Saves the logits and one number per row; the gradient, onehot - softmax, is made chunk by chunk in the logits' dtype."""
-
-    @staticmethod
-    def forward(ctx: Any, logits_NV: Tensor, labels_N: Tensor) -> Tensor:
-        lse_N = torch.empty(logits_NV.shape[0], dtype=torch.float32, device=logits_NV.device)
-        for rows in _row_chunks(logits_NV):
-            lse_N[rows] = logits_NV[rows].float().logsumexp(dim=1)
-        ctx.save_for_backward(logits_NV, labels_N, lse_N)
-        return logits_NV.gather(1, labels_N[:, None])[:, 0].float() - lse_N
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, None]:
-        logits_NV, labels_N, lse_N = ctx.saved_tensors
-        grad_NV = torch.empty_like(logits_NV)
-        for rows in _row_chunks(logits_NV):
-            chunk_nV = (logits_NV[rows].float() - lse_N[rows, None]).exp_().mul_(-grad_N[rows, None])
-            chunk_nV.scatter_add_(1, labels_N[rows, None], grad_N[rows, None])
-            grad_NV[rows] = chunk_nV
-        return grad_NV, None
-
-
-class _Divergence(torch.autograd.Function):
-    """Gradients: to the model's logits p - p_ref; to the reference's p_ref (log p_ref - log p - KL)."""
-
-    @staticmethod
-    def forward(ctx: Any, reference_NV: Tensor, logits_NV: Tensor) -> Tensor:
-        kl_N = torch.empty(logits_NV.shape[0], dtype=torch.float32, device=logits_NV.device)
-        for rows in _row_chunks(logits_NV):
-            logr_nV, logp_nV = reference_NV[rows].float().log_softmax(dim=1), logits_NV[rows].float().log_softmax(dim=1)
-            kl_N[rows] = _weighted(logr_nV.exp(), logr_nV - logp_nV).sum(dim=1)
-        ctx.save_for_backward(reference_NV, logits_NV, kl_N)
-        return kl_N
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        reference_NV, logits_NV, kl_N = ctx.saved_tensors
-        grad_reference_NV = torch.empty_like(reference_NV) if ctx.needs_input_grad[0] else None
-        grad_NV = torch.empty_like(logits_NV) if ctx.needs_input_grad[1] else None
-        for rows in _row_chunks(logits_NV):
-            logr_nV, logp_nV = reference_NV[rows].float().log_softmax(dim=1), logits_NV[rows].float().log_softmax(dim=1)
-            if grad_NV is not None:
-                grad_NV[rows] = (logp_nV.exp() - logr_nV.exp()).mul_(grad_N[rows, None])
-            if grad_reference_NV is not None:
-                grad_reference_NV[rows] = _weighted(logr_nV.exp(), logr_nV - logp_nV - kl_N[rows, None]).mul_(grad_N[rows, None])
-        return grad_reference_NV, grad_NV
-
-
-def _weighted(p_nV: Tensor, values_nV: Tensor) -> Tensor:
-    """p * value, where a word of probability 0 counts 0 whatever its value (0 * inf is not a number)."""
-    return torch.where(p_nV > 0, p_nV * values_nV, 0.0)

@@ -1,0 +1,73 @@
+"""Sums over the vocabulary, a chunk of rows at a time: no float32 copy of the logits, and no log-softmax of them, ever exists whole.
+
+Shape suffixes: N labelled tokens, V vocabulary, n rows of one chunk.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+CHUNK_ELEMENTS = 2**22
+"""Logits are turned into float32 so many at a time (16 MiB), however many labelled tokens and words there are."""
+
+
+def _row_chunks(logits_NV: Tensor) -> list[slice]:
+    rows = max(1, CHUNK_ELEMENTS // logits_NV.shape[1])
+    return [slice(start, start + rows) for start in range(0, logits_NV.shape[0], rows)]
+
+
+class LabelLogprob(torch.autograd.Function):
+    """Saves the logits and one number per row; the gradient, onehot - softmax, is made chunk by chunk in the logits' dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: Tensor, labels_N: Tensor) -> Tensor:
+        lse_N = torch.empty(logits_NV.shape[0], dtype=torch.float32, device=logits_NV.device)
+        for rows in _row_chunks(logits_NV):
+            lse_N[rows] = logits_NV[rows].float().logsumexp(dim=1)
+        ctx.save_for_backward(logits_NV, labels_N, lse_N)
+        return logits_NV.gather(1, labels_N[:, None])[:, 0].float() - lse_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor, None]:
+        logits_NV, labels_N, lse_N = ctx.saved_tensors
+        grad_NV = torch.empty_like(logits_NV)
+        for rows in _row_chunks(logits_NV):
+            chunk_nV = (logits_NV[rows].float() - lse_N[rows, None]).exp_().mul_(-grad_N[rows, None])
+            chunk_nV.scatter_add_(1, labels_N[rows, None], grad_N[rows, None])
+            grad_NV[rows] = chunk_nV
+        return grad_NV, None
+
+
+class Divergence(torch.autograd.Function):
+    """Gradients: to the model's logits p - p_ref; to the reference's p_ref (log p_ref - log p - KL)."""
+
+    @staticmethod
+    def forward(ctx: Any, reference_NV: Tensor, logits_NV: Tensor) -> Tensor:
+        kl_N = torch.empty(logits_NV.shape[0], dtype=torch.float32, device=logits_NV.device)
+        for rows in _row_chunks(logits_NV):
+            logr_nV, logp_nV = reference_NV[rows].float().log_softmax(dim=1), logits_NV[rows].float().log_softmax(dim=1)
+            kl_N[rows] = _weighted(logr_nV.exp(), logr_nV - logp_nV).sum(dim=1)
+        ctx.save_for_backward(reference_NV, logits_NV, kl_N)
+        return kl_N
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        reference_NV, logits_NV, kl_N = ctx.saved_tensors
+        grad_reference_NV = torch.empty_like(reference_NV) if ctx.needs_input_grad[0] else None
+        grad_NV = torch.empty_like(logits_NV) if ctx.needs_input_grad[1] else None
+        for rows in _row_chunks(logits_NV):
+            logr_nV, logp_nV = reference_NV[rows].float().log_softmax(dim=1), logits_NV[rows].float().log_softmax(dim=1)
+            if grad_NV is not None:
+                grad_NV[rows] = (logp_nV.exp() - logr_nV.exp()).mul_(grad_N[rows, None])
+            if grad_reference_NV is not None:
+                grad_reference_NV[rows] = _weighted(logr_nV.exp(), logr_nV - logp_nV - kl_N[rows, None]).mul_(grad_N[rows, None])
+        return grad_reference_NV, grad_NV
+
+
+def _weighted(p_nV: Tensor, values_nV: Tensor) -> Tensor:
+    """p * value, where a word of probability 0 counts 0 whatever its value (0 * inf is not a number)."""
+    return torch.where(p_nV > 0, p_nV * values_nV, 0.0)
