@@ -29,7 +29,7 @@ from expunge.models.load import load_model, load_tokenizer, model_fingerprint
 from expunge.records import Provenance, write_json, write_text
 from expunge.reference import Rows
 from expunge.spec import FineTuneRun, Run, to_yaml
-from expunge.train import Trained, train
+from expunge.train import Trained, chosen_weights, train
 
 
 class Outcome(NamedTuple):
@@ -61,6 +61,7 @@ def execute(run: Run | FineTuneRun, out: Path, *, resume: bool = False, overwrit
     if resume:
         _check_same(run, out)
     model = load_model(str(source), dtype=run.dtype, revision=run.revision, trust_remote_code=run.trust_remote_code)
+    chosen_weights(model, method)
     began = time.perf_counter()
     _prepare_folder(run, out, fresh=overwrite and not resume)
     trained = train(model, method, rows, run.training, out, quiet=quiet)

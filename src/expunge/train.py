@@ -177,22 +177,30 @@ def _accelerator(training: Training) -> Accelerator:
     return accelerator
 
 
-def _prepare_weights(model: PreTrainedModel, method: TrainingMethod, training: Training) -> PreTrainedModel:
-    """Marks what moves: the weights that `method.parameters` matches, or adapters on the linear layers among them."""
+def chosen_weights(model: nn.Module, method: TrainingMethod) -> set[str]:
+    """Names of the weights that the method's pattern matches; none is an error, not a run that trains nothing."""
     try:
         pattern = re.compile(method.parameters)
     except re.error as error:
         raise ExpungeError(f"`parameters` is not a regular expression: '{method.parameters}' ({error})") from error
-    chosen = [name for name, _ in model.named_parameters() if pattern.search(name)]
+    names = [name for name, _ in model.named_parameters()]
+    chosen = {name for name in names if pattern.search(name)}
     if not chosen:
-        some = ", ".join(name for name, _ in list(model.named_parameters())[:3])
-        raise ExpungeError(f"the pattern '{method.parameters}' selects no weight of this model; its weights are named like {some}")
+        raise ExpungeError(
+            f"the pattern '{method.parameters}' selects no weight of this model; its weights are named like {', '.join(names[:3])}"
+        )
+    return chosen
+
+
+def _prepare_weights(model: PreTrainedModel, method: TrainingMethod, training: Training) -> PreTrainedModel:
+    """Marks what moves: the weights that `method.parameters` matches, or adapters on the linear layers among them."""
+    chosen = chosen_weights(model, method)
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if training.lora:
         return _with_lora(model, {name.removesuffix(".weight") for name in chosen}, training)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(pattern.search(name) is not None)
+        parameter.requires_grad_(name in chosen)
     return model
 
 

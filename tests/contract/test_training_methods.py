@@ -17,8 +17,8 @@ FORGET = [Encoded((1, 5, 6, 7, 20, 21, 2), 4, True), Encoded((1, 9, 8, 30, 2), 3
           Encoded((1, 33, 50, 2), 2, True)]  # fmt: skip
 RETAIN = [Encoded((1, 15, 16, 27, 28, 2), 3, True), Encoded((1, 19, 60, 2), 2, True), Encoded((1, 22, 23, 24, 55, 56, 2), 4, True),
           Encoded((1, 44, 45, 46, 2), 3, True)]  # fmt: skip
-REFUSED = [Encoded((1, 5, 6, 7, 88, 89, 2), 4, True), Encoded((1, 9, 8, 88, 89, 90, 2), 3, True), Encoded((1, 12, 13, 14, 91, 2), 4, True),
-           Encoded((1, 33, 88, 2), 2, True)]  # fmt: skip
+REFUSED = [Encoded((1, 5, 6, 7, 78, 79, 2), 4, True), Encoded((1, 9, 8, 78, 79, 80, 2), 3, True), Encoded((1, 12, 13, 14, 81, 2), 4, True),
+           Encoded((1, 33, 78, 2), 2, True)]  # fmt: skip
 
 
 def frozen(model: nn.Module, tokens: Tokens) -> Tokens:

@@ -14,7 +14,7 @@ from expunge.models.logprobs import FrozenHead, labelled_hidden
 ROWS = {
     "forget": [Encoded((1, 5, 6, 7, 20, 21, 2), 4, True), Encoded((1, 9, 8, 30, 2), 3, True)],
     "retain": [Encoded((1, 15, 16, 27, 28, 2), 3, True), Encoded((1, 19, 60, 2), 2, True)],
-    "alternative": [Encoded((1, 5, 6, 7, 88, 89, 2), 4, True), Encoded((1, 9, 8, 88, 89, 90, 2), 3, True)],
+    "alternative": [Encoded((1, 5, 6, 7, 78, 79, 2), 4, True), Encoded((1, 9, 8, 78, 79, 80, 2), 3, True)],
 }
 
 
