@@ -1,0 +1,48 @@
+"""Accuracy: is the answer right, as a whole?"""
+
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from expunge.evaluation.metrics.base import NO_TOKENS, Good, Metric, Need, Row, Unscored
+
+
+class Accuracy(Metric):
+    """One or zero. With `choices`: is the right one the most probable continuation? Without: is the greedy answer the response?
+
+    The greedy answer is not generated. When every token of the response, its end token included, is the model's most probable
+    one given the true tokens before it, then greedy decoding writes exactly these tokens and stops, and the other way round
+    (by induction over tokens). So one teacher-forced pass decides it. Where the response was cut or has no end token, the
+    response must be the beginning of the greedy answer.
+
+    Choices are compared by the sum of the log-probabilities of their tokens, the end token left out and lengths not
+    normalized: lm-eval's `acc`. The first of equally probable choices wins.
+    """
+
+    formula: ClassVar[str] = (
+        "choices: [argmax over c of sum over t of log p(c_t | q, c<t) = answer]; "
+        "else: [every token of the response is a greedy hit]"
+    )
+    source: ClassVar[str] = "exact match: common; choices: lm-eval `acc` (Gao et al. 2024)"
+    span: ClassVar[str] = "0 or 1 for a sample; chance is 1/number of choices, or about 0 without choices"
+    not_this: ClassVar[str] = (
+        "Not equality of meaning: another wording or another tokenization of the same text is wrong. "
+        "On choices, not free recall: a model can rank the right choice first and never say it."
+    )
+    good: ClassVar[Good] = "knowledge"
+
+    name: Literal["accuracy"] = "accuracy"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"answer", "choices"})
+
+    def score(self, row: Row) -> float | Unscored:
+        if not row.example.choices:
+            return float(row.answer.hit.all()) if len(row.answer.hit) else NO_TOKENS
+        if row.example.answer is None:
+            return Unscored("the example has choices but no index `answer`")
+        sums = [choice.without_end().logp.sum(dtype=np.float64) for choice in row.choices]
+        if not np.isfinite(sums).all():
+            return Unscored("the model's log-probabilities are not finite")
+        return float(int(np.argmax(sums)) == row.example.answer)

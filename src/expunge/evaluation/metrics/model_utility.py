@@ -1,0 +1,37 @@
+"""Model utility: what is left of the abilities that should stay, in one number that no single loss can hide in.
+
+    harmonic mean over the components; each component is the mean of one metric on one task that should be kept
+
+Source: TOFU (Maini et al. 2024, arXiv 2401.06121): nine components, {retain, real authors, world facts} x
+{probability, ROUGE-L recall, max(0, 1 - truth ratio)}. Range: 0 (at least one component is 0) .. 1; higher is better.
+Not this: not comparable between suites, or between readings of the truth ratio (0.623 and 0.586 for the same model).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from expunge.evaluation.metrics.base import Floats
+from expunge.evaluation.statistics import Interval, harmonic_mean, percentiles, resampled
+
+FORMULA = "harmonic mean of the means of the kept tasks' metrics"
+
+
+def model_utility(groups: Sequence[Sequence[Floats]]) -> tuple[float, Interval | None]:
+    """Value and 95 % bootstrap interval.
+
+    groups: one per task, each with the per-sample values in 0 .. 1 of its metrics; equally long arrays of one task are
+    values of the same samples, and are resampled together.
+    """
+    means = np.array([values.mean() for group in groups for values in group])
+    value = float(harmonic_mean(means))
+    paired = [same for group in groups for same in _equally_long(group)]
+    if min(len(same[0]) for same in paired) < 2:
+        return value, None
+    draws = np.stack([draw for group in resampled(paired) for draw in group], axis=-1)
+    return value, percentiles(harmonic_mean(draws))
+
+
+def _equally_long(group: Sequence[Floats]) -> list[list[Floats]]:
+    lengths = dict.fromkeys(len(values) for values in group)
+    return [[values for values in group if len(values) == length] for length in lengths]

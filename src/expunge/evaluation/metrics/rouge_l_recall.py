@@ -1,0 +1,45 @@
+"""ROUGE-L recall: how much of the answer's wording comes out when the model is asked?"""
+
+import re
+from functools import cache
+from typing import ClassVar, Literal
+
+from rouge_score.rouge_scorer import RougeScorer
+
+from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored
+
+
+@cache
+def _scorer() -> RougeScorer:
+    return RougeScorer(["rougeL"], use_stemmer=True)
+
+
+def rouge_l_recall(expected: str, generated: str) -> float:
+    """Length of the longest common subsequence of words, over the number of expected words (Porter stemmer)."""
+    if expected == generated:
+        return 1.0
+    return float(_scorer().score(expected, generated)["rougeL"].recall)
+
+
+class RougeLRecall(Metric):
+    """ROUGE-L recall of the greedy answer against the response."""
+
+    formula: ClassVar[str] = "|longest common subsequence(response, generated)| / |response|, in stemmed words"
+    source: ClassVar[str] = "Lin 2004, through rouge-score; with stemmer and greedy decoding as in TOFU (arXiv 2401.06121)"
+    span: ClassVar[str] = "0 (no common word in order) .. 1 (all words of the response, in order)"
+    not_this: ClassVar[str] = (
+        "Not a sign of a right answer: the right template around a wrong name scores high, and long rambling raises recall. "
+        "rouge-score reads only a-z and 0-9: a response in another script is unscored."
+    )
+    good: ClassVar[Good] = "knowledge"
+
+    name: Literal["rouge_l_recall"] = "rouge_l_recall"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"generated"})
+
+    def score(self, row: Row) -> float | Unscored:
+        if not re.search("[a-z0-9]", row.example.response.lower()):
+            return Unscored("the response has no word in a-z or 0-9, the only ones that rouge-score reads")
+        return rouge_l_recall(row.example.response, row.generated)
