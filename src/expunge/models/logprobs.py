@@ -120,11 +120,11 @@ class FrozenHead:
 
     @classmethod
     def of(cls, model: nn.Module) -> "FrozenHead":
-        """Copies the head (gathered, when it is sharded) and checks on one token that it gives the model's own logits."""
+        """Copies the head (gathered, when it is sharded) and checks on eight tokens that it gives the model's own logits."""
         inner, head = causal_model(model), output_head(model)
         if not isinstance(head, nn.Linear):
             raise ExpungeError(
-                f"the output head is a {type(head).__name__}, not a plain linear layer, so a copy of it would not be the reference; "
+                f"the output head is a {type(head).__name__}, not a plain linear layer, so it cannot be copied as a reference; "
                 "leave the head out of the adapter"
             )
         bias_V = None if head.bias is None else _copy(head.bias)
@@ -142,11 +142,11 @@ class FrozenHead:
     def _check(self, model: nn.Module) -> None:
         """An architecture with an own last step, unknown here, must not pass as one without."""
         inner = causal_model(model)
-        device = self.weight_VD.device
-        ids_BT = torch.tensor([[0, 1]], device=device)
-        two = Tokens(ids_BT, torch.ones_like(ids_BT), torch.tensor([[-100, 1]], device=device))
+        words = self.weight_VD.shape[0]
+        ids_BT = (torch.arange(1, 9, device=self.weight_VD.device) * words // 10)[None]
+        tokens = Tokens(ids_BT, torch.ones_like(ids_BT), torch.full_like(ids_BT, -100))
         with torch.no_grad():
-            hidden_ND, output = _forward(model, two, torch.tensor([0], device=device), head=True)
+            hidden_ND, output = _forward(model, tokens, torch.arange(8, device=ids_BT.device), head=True)
             error = (self(hidden_ND).float() - output.logits.float()).abs().max()
         if not error <= 0.02 * output.logits.float().abs().max():
             raise ExpungeError(

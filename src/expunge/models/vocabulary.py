@@ -1,4 +1,4 @@
-"""Sums over the vocabulary, a chunk of rows at a time: no float32 copy of the logits, and no log-softmax of them, ever exists whole.
+"""Sums over the vocabulary, a chunk of rows at a time: neither a float32 copy of the logits nor their log-softmax exists whole.
 
 Shape suffixes: N labelled tokens, V vocabulary, n rows of one chunk.
 """
