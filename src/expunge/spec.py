@@ -27,12 +27,12 @@ class _Common(BaseModel):
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     dtype: DType = "float32"
-    """DType in which the weights are loaded, trained and saved; small steps are lost in bfloat16 weights, so float32 is the
+    """Dtype in which the weights are loaded, trained and saved; small steps are lost in bfloat16 weights, so float32 is the
     default and `auto` (the checkpoint's own) has to be asked for."""
     trust_remote_code: bool = False
     """Run Python code that comes with a hub model. Off unless asked for."""
     columns: dict[str, str] = Field(default_factory=dict)
-    """Names of columns in the data files: `prompt=instruction response=output`."""
+    """Names of columns in the data files: `--columns prompt instruction response output`."""
     format: Format | None = None
     """How a prompt and a response become text; left out, the tokenizer's chat template or a plain one, frozen in run.yaml."""
     max_length: int = Field(512, ge=8)

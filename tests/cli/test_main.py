@@ -1,0 +1,98 @@
+"""The command line as a user meets it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from expunge.cli import COMMANDS, main
+from expunge.methods import METHODS
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "expunge", *words], capture_output=True, text=True, check=False)
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        assert main([name, "--help"]) == 0
+    except SystemExit as leaving:
+        assert leaving.code in (0, None)
+    assert len(capsys.readouterr().out) > 100
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_field_of_a_method_is_a_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        main(["unlearn", name, "--help"])
+    assert leaving.value.code in (0, None)
+    printed = capsys.readouterr().out
+    for field in METHODS[name].model_fields:
+        assert field in ("name", "retain_loss") or f"--{field.replace('_', '-')}" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["unlern"], "did you mean 'unlearn'"),
+        (["unlearn", "nop"], "did you mean 'npo'"),
+        (["unlearn"], "needs a method"),
+        (["unlearn", "npo", "--model", "m", "--forget", "f", "--out", "o", "--btea", "1"], "did you mean '--beta'"),
+        (["unlearn", "npo", "--model", "m", "--forget", "f"], "--out"),
+        (["unlearn", "npo", "--model", "m", "--forget", "f", "--out", "o", "--beta", "x"], "--beta"),
+        (["unlearn", "npo", "--model", "m", "--forget", "f", "--out", "o", "--beta", "-1"], "greater than 0"),
+        (["unlearn", "npo", "--config", "nowhere.yaml", "--out", "o"], "nowhere.yaml"),
+        (["verify", "nowhere"], "nowhere"),
+        (["methods", "nop"], "did you mean 'npo'"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    assert expected in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("expunge: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_unlearn_from_flags_then_from_its_own_run_yaml(pico_folder: Path, tmp_path: Path) -> None:
+    forget = tmp_path / "forget.jsonl"
+    forget.write_text(json.dumps({"prompt": "where was anna born ?", "response": "anna was born in oslo ."}) + "\n")
+    words = ["unlearn", "npo", "--model", str(pico_folder), "--forget", str(forget), "--retain-loss", "none", "--beta", "0.2"]
+    assert main([*words, "--steps", "2", "--batch-size", "1", "--out", str(tmp_path / "a")]) == 0
+    assert main(["unlearn", "--config", str(tmp_path / "a/run.yaml"), "--out", str(tmp_path / "b")]) == 0
+    assert (tmp_path / "a/run.yaml").read_bytes() == (tmp_path / "b/run.yaml").read_bytes()
+    assert main(["unlearn", "--config", str(tmp_path / "a/run.yaml"), "--out", str(tmp_path / "c"), "--beta", "0.5"]) == 0
+    assert "beta: 0.5" in (tmp_path / "c/run.yaml").read_text()
+    assert main(["verify", str(tmp_path / "a")]) == 0
+
+
+def test_verify_finds_a_changed_file(pico_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"prompt": "where was anna born ?", "response": "anna was born in oslo ."}) + "\n")
+    words = ["finetune", "--model", str(pico_folder), "--data", str(data), "--steps", "1", "--batch-size", "1"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    weights = tmp_path / "run/artifact/model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    assert main(["verify", str(tmp_path / "run")]) == 2
+    assert "differs from its checksum" in capsys.readouterr().err
+
+
+def test_the_module_is_the_command() -> None:
+    result = run("--version")
+    assert result.returncode == 0
+    assert result.stdout.startswith("expunge ")

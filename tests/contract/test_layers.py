@@ -1,0 +1,80 @@
+"""Imports go down the house only, and nothing heavy is imported where it must not be."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import expunge
+
+SOURCE = Path(expunge.__file__).parent
+LAYERS = [
+    ["errors", "records"],
+    ["progress", "memory"],
+    ["data"],
+    ["models"],
+    ["methods"],
+    ["reference", "checkpointing"],
+    ["train"],
+    ["artifact"],
+    ["spec"],
+    ["run"],
+    ["evaluation"],
+    ["attacks"],
+    ["report"],
+    ["lab"],
+    ["quickstart"],
+    ["api"],
+    ["cli", "__init__", "__main__"],
+]
+"""Bottom first. A file may import from its own layer and from those before it."""
+
+LEVEL = {name: i for i, layer in enumerate(LAYERS) for name in layer}
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def part(path: Path) -> str:
+    first = path.relative_to(SOURCE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(path: Path) -> list[str]:
+    """Parts of the house that a file imports, wherever in it (a late import is an import too)."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module or ""]
+            if node.module == "expunge":
+                names = [f"expunge.{a.name}" for a in node.names]
+        found += [n.split(".")[1] for n in names if n.startswith("expunge.")]
+    return [n for n in found if n in LEVEL]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_imports_go_downward(path: Path) -> None:
+    mine = part(path)
+    assert mine in LEVEL, f"{mine} has no layer: give it one in LAYERS"
+    assert not [n for n in imports(path) if LEVEL[n] > LEVEL[mine]]
+
+
+@pytest.mark.parametrize("module", ["expunge", "expunge.cli", "expunge.errors", "expunge.records", "expunge.report"])
+def test_light_modules_import_no_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'sklearn', 'datasets')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_file_calls_what_the_house_forbids() -> None:
+    """No pickle, no eval, no exec, no torch.load: safetensors and JSON only. The restricted importer is the one exception."""
+    for path in FILES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in ("eval", "exec"), f"{path}:{node.lineno}"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+                assert (node.func.value.id, node.func.attr) != ("torch", "load"), f"{path}:{node.lineno}"
+            if isinstance(node, ast.Import) and path.name != "importing.py":
+                assert all(a.name != "pickle" for a in node.names), f"{path}:{node.lineno}"
