@@ -1,0 +1,152 @@
+"""One row of a data file -> one Example, or one sentence that says what is wrong with it and where."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from expunge.data.example import Attribute, Example
+from expunge.errors import ExpungeError, nearest
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "prompt": ("prompt", "question"),
+    "response": ("response", "answer"),
+    "text": ("text",),
+    "choices": ("choices",),
+    "answer": ("answer",),
+    "paraphrases": ("paraphrases", "paraphrased_answer"),
+    "perturbed": ("perturbed", "perturbed_answer"),
+    "attributes": ("attributes",),
+}
+"""Field -> the column names it is read from, the first present one; the second names are TOFU's. With `choices`, `answer` is
+the index of the right one; without, it is the response. Other columns are ignored unless `columns` maps them."""
+
+Row = Mapping[str, Any]
+
+
+def check_columns(columns: Mapping[str, str], present: Mapping[str, None], source: str) -> None:
+    """Mapped names are names of fields, or `attributes.NAME`, and their columns are there."""
+    for name, column in columns.items():
+        if name not in COLUMNS and not name.startswith("attributes."):
+            known = ", ".join([*COLUMNS, "attributes.NAME"])
+            raise ExpungeError(f"--columns cannot map '{name}'{nearest(name, COLUMNS)}; it maps {known}")
+        if column not in present:
+            found = ", ".join(present)
+            raise ExpungeError(f"{source} has no column '{column}' for {name}{nearest(column, present)}; it has {found}")
+
+
+def to_example(row: Row, columns: Mapping[str, str], where: str) -> Example:
+    """`columns` maps fields to columns; `where` is the file and line for the error."""
+    return _Reader(row, columns, where).example()
+
+
+class _Reader:
+    """Null and missing cells are the same: Parquet and `datasets` fill every column of every row."""
+
+    def __init__(self, row: Row, columns: Mapping[str, str], where: str) -> None:
+        self.row, self.columns, self.where = row, columns, where
+
+    def example(self) -> Example:
+        if self.value("choices") is not None:
+            return self.question()
+        prompt, response, text = self.value("prompt"), self.value("response"), self.value("text")
+        if text is not None and ("text" in self.columns or (prompt is None and response is None)):
+            return self.build(None, self.text("text", text))
+        if prompt is None and response is None:
+            self.refuse(
+                f"has no prompt, response or text (it has {', '.join(self.row) or 'nothing'}); name its columns with --columns"
+            )
+        if response is None:
+            self.refuse("has a prompt and no response; add the response, or name its column with --columns response=COLUMN")
+        if prompt is None:
+            self.refuse("has a response and no prompt; add the prompt, or put raw text under 'text'")
+        if isinstance(response, int) and not isinstance(response, bool) and "response" not in self.row:
+            self.refuse(f"has the number {response} as its answer and no choices; add the choices, or write the answer as text")
+        return self.build(self.text("prompt", prompt), self.text("response", response))
+
+    def question(self) -> Example:
+        choices = self.texts("choices")
+        answer, response = self.value("answer"), self.value("response", only_first=True)
+        if len(choices) < 2:
+            self.refuse(f"has {len(choices)} choices; a question needs at least two")
+        if isinstance(answer, str) and answer.strip().isdecimal():
+            answer = int(answer)
+        if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
+            self.refuse(
+                f"has choices, and its answer is {answer!r}; it has to be the index of the right one, 0 to {len(choices) - 1}"
+            )
+        if response not in (None, choices[answer]):
+            self.refuse(f"has a response that is not its choice number {answer}; leave the response out")
+        if (prompt := self.value("prompt")) is None:
+            self.refuse("has choices and no prompt; add the prompt")
+        return self.build(self.text("prompt", prompt), choices[answer], choices, answer)
+
+    def build(self, prompt: str | None, response: str, choices: tuple[str, ...] = (), answer: int | None = None) -> Example:
+        return Example(prompt, response, choices, answer, self.texts("paraphrases"), self.texts("perturbed"), self.attributes())
+
+    def value(self, name: str, only_first: bool = False) -> Any:
+        """What the row holds for a field; a mapped column replaces the default names."""
+        names = (self.columns[name],) if name in self.columns else COLUMNS[name][: 1 if only_first else None]
+        return next((self.row[n] for n in names if self.row.get(n) is not None), None)
+
+    def text(self, name: str, value: Any) -> str:
+        if not isinstance(value, str):
+            self.refuse(f"has a {name} that is {_kind(value)}; it has to be text")
+        if not value.strip():
+            self.refuse(f"has an empty {name}; fill it in or remove the row")
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            self.refuse(f"has half a character (a lone surrogate) in its {name}; write the file again as UTF-8")
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts, or a single one; a CSV cell may hold a JSON list."""
+        value = self.value(name)
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            value = self.parsed(name, value, fallback=[value])
+        if value is None:
+            return ()
+        if not isinstance(value, list | tuple | str):
+            self.refuse(f"has {name} that are {_kind(value)}; they have to be a list of texts")
+        return tuple(self.text(f"{name} item", item) for item in ([value] if isinstance(value, str) else value))
+
+    def attributes(self) -> dict[str, Attribute]:
+        value = self.value("attributes")
+        value = self.parsed("attributes", value, fallback=None) if isinstance(value, str) else value
+        if not isinstance(value, dict | None):
+            self.refuse(f"has attributes that are {_kind(value)}; they have to be a flat map of names to values")
+        mapped = {n.removeprefix("attributes."): self.row.get(c) for n, c in self.columns.items() if n.startswith("attributes.")}
+        found = {name: v for name, v in ((value or {}) | mapped).items() if not _missing(v)}
+        for name, v in found.items():
+            if not isinstance(v, Attribute) or (isinstance(v, float) and math.isinf(v)):
+                self.refuse(f"has an attribute '{name}' that is {_kind(v)}; attributes are texts, numbers or true and false")
+        return found
+
+    def parsed(self, name: str, value: str, fallback: Any) -> Any:
+        try:
+            return json.loads(value)
+        except ValueError:
+            if fallback is None:
+                self.refuse(f'has {name} that are not JSON; write them like {{"topic": "rivers"}}')
+            return fallback
+
+    def refuse(self, what: str) -> NoReturn:
+        raise ExpungeError(f"{self.where} {what}")
+
+
+def _missing(value: Any) -> bool:
+    """Null, or the NaN that pandas writes for it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _kind(value: Any) -> str:
+    names: dict[type, str] = {
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        dict: "a map",
+        list: "a list",
+        str: "text",
+    }
+    return names.get(type(value), f"a {type(value).__name__}")
