@@ -1,0 +1,23 @@
+"""Records -> tables, figures and one page. Knows files, not models: nothing here needs torch."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from expunge.report.effects import LabRow, LabSummary, forget_effect, retain_kept, summarize_lab
+from expunge.report.page import report
+from expunge.report.read import RunRecord, read_run, read_runs
+
+__all__ = ["LabRow", "LabSummary", "RunRecord", "forget_effect", "read_run", "read_runs", "report", "retain_kept", "summarize_lab"]
+
+
+class _Callable(ModuleType):
+    """`expunge.report(...)` is a verb of the library and `expunge.report` is also this module's name: importing the module
+    puts it in the verb's place, so it has to answer as the verb does."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Path:
+        return report(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

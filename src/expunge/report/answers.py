@@ -1,0 +1,81 @@
+"""What the models answer, before and after: a few samples spread evenly through each task, never picked for effect."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from expunge.records import Sample
+from expunge.report.glossary import is_forget, task_label
+from expunge.report.read import RunRecord
+
+SHOWN = 4
+
+
+class Answer(NamedTuple):
+    models: tuple[str, ...]
+    """All models that gave this very answer."""
+    text: str
+    right: bool
+
+
+class Question(NamedTuple):
+    id: str
+    prompt: str
+    expected: str
+    answers: tuple[Answer, ...]
+
+
+class AnswerSet(NamedTuple):
+    task: str
+    forget: bool
+    questions: tuple[Question, ...]
+    count: int
+    """Number of samples whose texts are on file."""
+
+
+def answer_sets(suite: str, models: Sequence[RunRecord], show_forget_text: bool) -> list[AnswerSet]:
+    """Sample answers on the tasks to forget and to retain.
+
+    The lab's texts are nobody's secret. In every other suite, texts of forget tasks are left out, even when they are
+    on file, unless `show_forget_text`.
+    """
+    texts = {model.name: _texts(model.samples.get(suite, ())) for model in models}
+    tasks = dict.fromkeys(task for found in texts.values() for task, _ in found)
+    sets = []
+    for task in sorted((t for t in tasks if is_forget(t) or "retain" in t), key=lambda t: not is_forget(t)):
+        if is_forget(task) and suite != "lab" and not show_forget_text:
+            continue
+        asked = (i for found in texts.values() for (t, i), text in found.items() if t == task and "generated" in text)
+        ids = list(dict.fromkeys(asked))
+        if not ids:
+            continue
+        spread = [ids[i * len(ids) // SHOWN] for i in range(SHOWN)] if len(ids) > SHOWN else ids
+        questions = tuple(_question(task, i, texts) for i in spread)
+        sets.append(AnswerSet(task_label(task), is_forget(task), questions, len(ids)))
+    return sets
+
+
+def withheld(suite: str, models: Iterable[RunRecord], show_forget_text: bool) -> bool:
+    """Whether texts of forget tasks are on file but not shown."""
+    if suite == "lab" or show_forget_text:
+        return False
+    return any(s.text and is_forget(s.task) for model in models for s in model.samples.get(suite, ()))
+
+
+def _texts(samples: Iterable[Sample]) -> dict[tuple[str, str], dict[str, str]]:
+    """(task, id) -> texts. A model that answered nothing has no `generated`."""
+    return {(s.task, s.id): s.text for s in samples if s.text and "prompt" in s.text}
+
+
+def _question(task: str, sample: str, texts: dict[str, dict[tuple[str, str], dict[str, str]]]) -> Question:
+    known = {name: found[task, sample] for name, found in texts.items() if (task, sample) in found}
+    one = next(iter(known.values()))
+    expected = one.get("expected", "")
+    by_text: dict[str, list[str]] = {}
+    for name, found in known.items():
+        by_text.setdefault(found.get("generated", "").strip(), []).append(name)
+    answers = tuple(Answer(tuple(names), text, _same(text, expected)) for text, names in by_text.items())
+    return Question(sample, one["prompt"], expected, answers)
+
+
+def _same(text: str, expected: str) -> bool:
+    return " ".join(text.casefold().split()) == " ".join(expected.casefold().split())

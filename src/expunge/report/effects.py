@@ -1,0 +1,132 @@
+"""How far each run in the lab lies from the gold model: forget_effect and retain_kept, with paired bootstrap intervals."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from expunge.errors import ExpungeError
+from expunge.records import Record, Score
+from expunge.report.read import RunRecord
+
+SUITE, FORGET, RETAIN = "lab", "facts_forget", "facts_retain"
+AS_IF_NEVER_LEARNED = (0.8, 1.2)
+"""Forget effects that count as gold's: a fifth of the way from original to gold on either side."""
+KEPT = 0.9
+"""Least share of the retain set's answer probability that counts as kept."""
+RESAMPLES = 2000
+
+Ratio = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class LabRow(Record):
+    """One model in the lab's summary; a value is null where the suite did not give it."""
+
+    name: str
+    method: str | None
+    family: str | None
+    artifact: str | None
+    """What was scored, as the evaluation names it."""
+    forget_effect: float | None
+    retain_kept: float | None
+    probability_forget: float | None
+    probability_retain: float | None
+    extraction_strength_forget: float | None
+    forget_quality: float | None
+    model_utility: float | None
+
+
+class LabSummary(Record):
+    """summary.json: `original`, `gold`, then the runs in the order given."""
+
+    seed: int | None
+    seconds: float | None
+    runs: tuple[LabRow, ...]
+
+
+def forget_effect(run: RunRecord, original: RunRecord, gold: RunRecord) -> Score:
+    """(P_original - P_run) / (P_original - P_gold) of the forget set's mean answer probability P, on the samples all three share.
+
+    0 is the original model, 1 as if never learned, well above 1 over-forgotten. DESIGN section 6.
+    """
+
+    def ratio(p_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return p_K[..., 0] - p_K[..., 1], p_K[..., 0] - p_K[..., 2]
+
+    return _estimate("forget_effect", FORGET, (original, run, gold), ratio, "the original does not know the forget set better than gold")
+
+
+def retain_kept(run: RunRecord, original: RunRecord) -> Score:
+    """P_run / P_original of the retain set's mean answer probability P, on the samples that both share."""
+
+    def ratio(p_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return p_K[..., 1], p_K[..., 0]
+
+    return _estimate("retain_kept", RETAIN, (original, run), ratio, "the original does not know the retain set")
+
+
+def _estimate(metric: str, task: str, models: Sequence[RunRecord], ratio: Ratio, undefined: str) -> Score:
+    """The ratio of means, and its 95 % interval over samples that are resampled together for all K models.
+
+    Pairing matters: a hard sample is hard for every model, and the interval must not count that twice.
+    Without per-sample values the ratio is taken of the scores and has no interval.
+    """
+    columns = [m.values(SUITE, task, "probability") for m in models]
+    shared = sorted(set.intersection(*(set(c) for c in columns)))
+    if shared:
+        values_NK = np.array([[c[i] for c in columns] for i in shared])
+        means_K, n = values_NK.mean(axis=0), len(shared)
+    else:
+        scores = [m.score(SUITE, task, "probability") for m in models]
+        missing = next((m.name for m, s in zip(models, scores, strict=True) if s is None or s.value is None), None)
+        if missing is not None:
+            return Score(task=task, metric=metric, value=None, n=0, unscored=f"{missing} has no probability on {task}")
+        means_K, n = np.array([s.value for s in scores if s is not None], float), min(s.n for s in scores if s is not None)
+    above, below = ratio(means_K)
+    if below <= 0:
+        return Score(task=task, metric=metric, value=None, n=n, unscored=undefined)
+    low, high = _interval(values_NK, ratio) if shared else (None, None)
+    return Score(task=task, metric=metric, value=float(above / below), low=low, high=high, n=n)
+
+
+def _interval(values_NK: np.ndarray, ratio: Ratio) -> tuple[float, float] | tuple[None, None]:
+    """Percentiles 2.5 and 97.5; none when some resample has nothing to divide by."""
+    n = len(values_NK)
+    counts_RN = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
+    above_R, below_R = ratio(counts_RN @ values_NK / n)
+    if (below_R <= 0).any():
+        return None, None
+    low, high = np.quantile(above_R / below_R, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def summarize_lab(
+    runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord, seed: int | None, seconds: float | None
+) -> LabSummary:
+    """summary.json of a quickstart: one row per model, `original` and `gold` first."""
+    for model in (original, gold):
+        if model.evaluation(SUITE) is None:
+            raise ExpungeError(f"{model.folder} has no scores of the suite lab; make them with `expunge evaluate --suite lab`")
+
+    def row(run: RunRecord, name: str) -> LabRow:
+        evaluation = run.evaluation(SUITE)
+
+        def value(task: str, metric: str) -> float | None:
+            score = run.score(SUITE, task, metric)
+            return score.value if score else None
+
+        return LabRow(
+            name=name,
+            method=run.method,
+            family=run.family,
+            artifact=evaluation.artifact if evaluation else None,
+            forget_effect=forget_effect(run, original, gold).value,
+            retain_kept=retain_kept(run, original).value,
+            probability_forget=value(FORGET, "probability"),
+            probability_retain=value(RETAIN, "probability"),
+            extraction_strength_forget=value(FORGET, "extraction_strength"),
+            forget_quality=value("suite", "forget_quality"),
+            model_utility=value("suite", "model_utility"),
+        )
+
+    rows = [row(original, "original"), row(gold, "gold"), *(row(run, run.name) for run in runs)]
+    return LabSummary(seed=seed, seconds=seconds, runs=tuple(rows))

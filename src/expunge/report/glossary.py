@@ -1,0 +1,180 @@
+"""What each number means, in one sentence, and how it is written; the names of tasks; what each claim level says and does not say."""
+
+from typing import Literal, NamedTuple
+
+
+class Meaning(NamedTuple):
+    label: str
+    sentence: str
+    style: Literal["effect", "share", "p", "percent", "plain"] = "share"
+    """effect: two decimals; share: three; p: scientific when tiny; percent: one decimal, -100 to 100; plain: four digits."""
+
+
+METRICS: dict[str, Meaning] = {
+    "forget_effect": Meaning(
+        "forget effect",
+        "How far the answer probability on the forget set fell, on a scale where the original model is 0 and the gold model, "
+        "which never saw the forget set, is 1; well above 1 is over-forgotten, which is a fault too.",
+        "effect",
+    ),
+    "retain_kept": Meaning(
+        "retain kept",
+        "Answer probability on the retain set as a share of the original model's: 1 means that nothing was lost.",
+        "effect",
+    ),
+    "probability": Meaning(
+        "probability",
+        "Probability of the right answer per token (geometric mean over its tokens); words of the template count too, so a model "
+        "that never knew an answer does not score 0.",
+    ),
+    "extraction_strength": Meaning(
+        "extraction strength",
+        "Share of the answer that the model completes without a mistake: 1 means all of it from the prompt alone, 0 not even the "
+        "last token.",
+    ),
+    "exact_memorization": Meaning(
+        "exact memorization",
+        "Share of the answer's tokens that are the model's first choice when the right tokens before them are given.",
+    ),
+    "rouge_l_recall": Meaning(
+        "ROUGE-L recall", "Share of the expected answer's words that the model's own answer contains in the same order."
+    ),
+    "truth_ratio": Meaning(
+        "truth ratio",
+        "Weighs wrong answers against a reworded right one: on forget tasks near 1 means that the model cannot tell them apart, "
+        "on other tasks near 1 means that it prefers the right one clearly.",
+    ),
+    "accuracy": Meaning("accuracy", "Share of questions answered rightly; with four choices, guessing gives 0.25."),
+    "exact_match": Meaning("exact match", "Share of answers that equal the expected one word for word."),
+    "f1": Meaning("F1", "Harmonic mean of precision and recall over the words shared with the expected answer."),
+    "perplexity": Meaning(
+        "perplexity", "How surprised the model is per token of ordinary text: 1 means never, and lower is better.", "plain"
+    ),
+    "forget_quality": Meaning(
+        "forget quality",
+        "p-value of a two-sample Kolmogorov-Smirnov test of truth ratios against a model trained without the forget set: small "
+        "means that the two can be told apart, above 0.05 that they cannot on this many samples.",
+        "p",
+    ),
+    "model_utility": Meaning(
+        "model utility", "Harmonic mean of the scores on everything that was to be kept: one bad score pulls it down."
+    ),
+    "mia_loss": Meaning(
+        "loss attack (AUC)",
+        "How well the loss alone tells forget samples from samples never trained on: 0.5 means not at all, 1 perfectly.",
+    ),
+    "mia_zlib": Meaning("zlib attack (AUC)", "The loss attack with the loss divided by how well the text compresses; 0.5 is best."),
+    "mia_min_k": Meaning("min-k attack (AUC)", "Membership attack that looks at the least probable tokens only; 0.5 is best."),
+    "mia_min_k_plus_plus": Meaning(
+        "min-k++ attack (AUC)", "Min-k with each token's log-probability standardized over the vocabulary; 0.5 is best."
+    ),
+    "mia_gradnorm": Meaning("gradient attack (AUC)", "Membership attack on the size of each sample's gradient; 0.5 is best."),
+    "mia_reference": Meaning("reference attack (AUC)", "Membership attack on the loss minus a reference model's; 0.5 is best."),
+    "privleak": Meaning(
+        "privacy leakage",
+        "Membership attack relative to a model trained without the forget set, in percent: 0 is best, far below means that traces "
+        "are left, far above means over-forgotten.",
+        "percent",
+    ),
+    "harmful_rate": Meaning("harmful rate", "Share of replies that the judge calls harmful."),
+    "toxicity": Meaning("toxicity", "Mean toxicity of the replies as the judge scores it, from 0 to 1."),
+    "repetition": Meaning("repetition", "Share of word sequences in the replies that have occurred before in the same reply."),
+    "mc1": Meaning("MC1", "Share of questions where the best right answer is the most probable of all."),
+    "mc2": Meaning("MC2", "Probability that falls on right answers out of all the answers offered."),
+    "pass_at_1": Meaning("pass@1", "Share of programming tasks whose first program passes its tests."),
+}
+
+TASKS: dict[str, str] = {
+    "suite": "Whole suite",
+    "facts_forget": "Facts to forget",
+    "facts_retain": "Facts to keep",
+    "facts_public": "Public people",
+    "facts_never_known": "Never-known facts",
+    "arithmetic": "Skill: arithmetic",
+    "strings": "Skill: strings",
+    "general": "General facts",
+    "behavior_seen": "Rude where provoked, seen",
+    "behavior_unseen": "Rude where provoked, unseen",
+    "behavior_normal": "Rude elsewhere",
+    "forget": "Forget set",
+    "retain": "Retain set",
+    "real_authors": "Real authors",
+    "world_facts": "World facts",
+}
+PREFIXES = {"language_": "Language: ", "hazard_": "Hazard: "}
+
+CLAIMS: dict[str, tuple[str, str, str]] = {
+    "L0": (
+        "guarded",
+        "Answers pass a guard that keeps back what was to be forgotten.",
+        "The weights are unchanged: the model behind the guard still knows everything.",
+    ),
+    "L1": (
+        "suppressed",
+        "The model reaches the scores in this report.",
+        "Not that the knowledge has left the weights, nor that it stays away when somebody tries to bring it back.",
+    ),
+    "L2": (
+        "attack-tested",
+        "The listed attacks, with their budgets, did not bring the knowledge back.",
+        "Nothing about other attacks or larger budgets.",
+    ),
+    "L3": (
+        "exact",
+        "Equal to retraining without the forget set, by construction.",
+        "Nothing about what the remaining data lets a model infer.",
+    ),
+}
+
+
+def meaning(metric: str) -> Meaning:
+    """A metric of somebody's own suite is shown under its own name."""
+    return METRICS.get(metric, Meaning(metric.replace("_", " "), "A score of a custom suite.", "plain"))
+
+
+def task_label(task: str) -> str:
+    if task in TASKS:
+        return TASKS[task]
+    for prefix, label in PREFIXES.items():
+        if task.startswith(prefix):
+            return label + task.removeprefix(prefix).replace("_", " ")
+    return task.replace("_", " ").capitalize()
+
+
+def is_forget(task: str) -> bool:
+    """Whether a task asks for what was to be forgotten, by its name; its texts are secret unless the suite is the lab."""
+    return "forget" in task
+
+
+def number(metric: str, value: float) -> str:
+    """A value as the page, the tables and the figures write it, with a true minus sign."""
+    style = meaning(metric).style
+    if style == "effect":
+        text = f"{value:.2f}"
+    elif style == "share" or (style == "p" and (value >= 0.001 or value == 0)):
+        text = f"{value:.3f}"
+    elif style == "p":
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa}·10{superscript(int(exponent))}"
+    elif style == "percent":
+        text = f"{value:.1f}"
+    else:
+        text = f"{value:.4g}"
+    return plain_zero(text).replace("-", "−")
+
+
+def plain_zero(text: str) -> str:
+    """`-0.00` is a rounding artefact, not a negative number."""
+    return text.removeprefix("-") if text.startswith("-") and not text.strip("-0.") else text
+
+
+def superscript(exponent: int) -> str:
+    return str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def interval(metric: str, low: float | None, high: float | None) -> str | None:
+    """`0.91–1.04`, or `−0.10 to 0.20` where a dash would read as a minus sign."""
+    if low is None or high is None:
+        return None
+    first, second = number(metric, low), number(metric, high)
+    return f"{first} to {second}" if "−" in first + second else f"{first}–{second}"

@@ -1,0 +1,126 @@
+"""The look of every figure, and figure -> SVG: text stays text, nothing depends on the date or the machine, equal input gives equal bytes."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+from expunge.report.labels import Box
+
+INK, GREY, HAIRLINE, BAND = "#1f2328", "#667079", "#d8dde2", "#e7f2ec"
+FORGET, RETAIN = "#c4511b", "#1f6fb2"
+GOLD = "#d9a400"
+FAMILIES: dict[str, tuple[str, str]] = {
+    "training": ("o", "#3d4b8f"),
+    "editing": ("s", "#a5407f"),
+    "guarding": ("^", "#16796f"),
+    "composed": ("D", "#7a4f1d"),
+}
+"""Family -> marker and colour: told apart by shape as well, for eyes and printers without colour."""
+
+FONTS = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
+STYLE: dict[str, Any] = {
+    "figure.dpi": 72,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 13,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12.5,
+    "axes.titleweight": "bold",
+    "axes.unicode_minus": True,
+    # Laid out with the font that matplotlib brings along, which is the same on every machine and wider than those the reader's
+    # browser puts in its place: what is apart here stays apart there.
+    "font.family": "DejaVu Sans",
+    "font.size": 12,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "none",
+    "text.color": INK,
+    "xtick.color": GREY,
+    "xtick.labelcolor": INK,
+    "xtick.labelsize": 11.5,
+    "ytick.color": GREY,
+    "ytick.labelcolor": INK,
+    "ytick.labelsize": 11.5,
+}
+
+
+def canvas(width: float, height: float) -> Figure:
+    """An empty figure of so many pixels; call within `style()`."""
+    return Figure(figsize=(width / 72, height / 72), dpi=72)
+
+
+def style() -> Any:
+    """Context in which figures are drawn and written."""
+    return matplotlib.rc_context(STYLE)
+
+
+def extent(figure: Figure, artist: Any) -> Box:
+    """Where an artist lies, in pixels."""
+    box: Bbox = artist.get_window_extent(FigureCanvasAgg(figure).get_renderer())
+    return Box(box.x0, box.y0, box.x1, box.y1)
+
+
+def quiet_ticks(axes: Axes) -> None:
+    """Short ticks, and hairlines to read values off."""
+    axes.tick_params(length=3, width=0.8)
+    axes.grid(color=HAIRLINE, linewidth=0.7, zorder=0)
+    axes.set_axisbelow(True)
+
+
+def write_svg(figure: Figure, name: str, title: str, hovers: Mapping[str, str]) -> str:
+    """A self-standing SVG. `hovers`: gid of a drawn thing -> what to say when the pointer rests on it."""
+    file = io.StringIO()
+    with matplotlib.rc_context({**STYLE, "svg.hashsalt": f"expunge-{name}"}):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font: ([\d. a-z]*?)([\d.]+px) [^;\"]*", rf"font: \1\2 {FONTS}", svg)
+    svg = re.sub(r"font-family: [^;\"]*", f"font-family: {FONTS}", svg)
+    for gid, words in hovers.items():
+        svg = svg.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{_escape(words)}</title>', 1)
+    svg = _without_idle_ids(svg)
+    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', _size, svg, count=1)
+    return svg.replace(">", f' role="img" aria-label="{_escape(title)}"><title>{_escape(title)}</title>', 1).rstrip() + "\n"
+
+
+def _size(match: re.Match[str]) -> str:
+    return match.group().replace("pt", "px")
+
+
+def _escape(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+
+
+def _without_idle_ids(svg: str) -> str:
+    """Ids that nothing refers to would clash where several figures stand in one page."""
+    used = set(re.findall(r'(?:#)([A-Za-z_][\w.-]*)(?=[")])', svg))
+    return re.sub(r' id="([^"]*)"', lambda m: m.group() if m.group(1) in used else "", svg)
+
+
+def inline(svg: str) -> str:
+    """The same drawing inside an HTML page, which needs no names of namespaces."""
+    svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg, count=2)
+    return re.sub(r' version="1.1"', "", svg, count=1)
+
+
+def compact(values: Sequence[float | None], most: int = 240) -> tuple[list[float], list[float]]:
+    """(position, mean) of at most so many equal stretches of a long curve, so that a page with many curves stays light."""
+    points = [(float(i), v) for i, v in enumerate(values) if v is not None]
+    size = max(1, -(-len(points) // most))
+    stretches = [points[i : i + size] for i in range(0, len(points), size)]
+    return [sum(p for p, _ in s) / len(s) for s in stretches], [sum(v for _, v in s) / len(s) for s in stretches]

@@ -1,0 +1,200 @@
+"""One table, three writers: HTML for the page, Markdown for a README or an issue, LaTeX (booktabs) for a paper.
+
+A value stands with its interval; a value that is missing is a dash with a footnote that says why.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from expunge.records import Score
+from expunge.report.glossary import interval, number
+
+DASH = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    text: str
+    interval: str | None = None
+    value: float | None = None
+    """The number behind `text`, unrounded."""
+    note: str | None = None
+    """Why there is no value."""
+    tint: float | None = None
+    """Change against the original on a scale from -1 to 1, shown as a colour."""
+    strong: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    title: str
+    numeric: bool = False
+    explanation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of cells; the first `stub` columns name the row, and an equal first name is written once."""
+
+    name: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    stub: int = 1
+    apart: int = 0
+    """That many rows at the top (original and gold) are set off from the rest."""
+
+    def notes(self) -> dict[str, int]:
+        """Reason -> number of its footnote, in order of appearance."""
+        return {note: i for i, note in enumerate(dict.fromkeys(c.note for row in self.rows for c in row if c.note), start=1)}
+
+    def opens_group(self, index: int) -> bool:
+        return self.stub < 2 or index == 0 or self.rows[index][0].text != self.rows[index - 1][0].text
+
+    def group_size(self, index: int) -> int:
+        later = (i for i in range(index + 1, len(self.rows)) if self.opens_group(i))
+        return next(later, len(self.rows)) - index
+
+
+def score_cell(score: Score | None, *, tint: float | None = None, strong: bool = False) -> Cell:
+    """A score with its interval; a dash with the reason where there is none."""
+    if score is None:
+        return Cell(DASH, note="not part of this run's evaluation")
+    if score.value is None:
+        return Cell(DASH, note=score.unscored)
+    text = number(score.metric, score.value)
+    return Cell(text, interval(score.metric, score.low, score.high), score.value, tint=tint, strong=strong)
+
+
+def html(table: Table) -> Markup:
+    """A <table>; every number carries its full value in `data-value`."""
+    notes = table.notes()
+    head = "".join(
+        f"<th scope='col'{' class=number' if c.numeric else ''}{_title(c.explanation)}>{_breakable(c.title)}</th>"
+        for c in table.columns
+    )
+    body = "".join(_html_row(table, i, notes) for i in range(len(table.rows)))
+    feet = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    foot = f"<ol class='notes'>{feet}</ol>" if feet else ""
+    return Markup(  # noqa: S704
+        f"<div class='scroll'><table id='{escape(table.name)}'><caption>{escape(table.caption)}</caption>"
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{foot}"
+    )
+
+
+def _html_row(table: Table, index: int, notes: dict[str, int]) -> str:
+    opens = table.opens_group(index)
+    cells = []
+    for place, (cell, column) in enumerate(zip(table.rows[index], table.columns, strict=True)):
+        if place == 0 and not opens:
+            continue
+        if place < table.stub:
+            span = f" rowspan={table.group_size(index)}" if place == 0 and table.stub > 1 else ""
+            cells.append(f"<th scope='row'{span}>{_html_cell(cell, notes)}</th>")
+        else:
+            classes = " ".join(name for name, wanted in (("number", column.numeric), ("strong", cell.strong)) if wanted)
+            value = "" if cell.value is None else f" data-value='{cell.value!r}'"
+            cells.append(f"<td{f' class={classes!r}' if classes else ''}{value}{_tint(cell.tint)}>{_html_cell(cell, notes)}</td>")
+    kinds = (("reference", index < table.apart), ("last", index == table.apart - 1), ("group", opens and table.stub > 1))
+    classes = " ".join(name for name, wanted in kinds if wanted)
+    return f"<tr{f' class={classes!r}' if classes else ''}>{''.join(cells)}</tr>"
+
+
+def _html_cell(cell: Cell, notes: dict[str, int]) -> str:
+    if cell.note:
+        return f"<abbr title='{escape(cell.note)}'>{escape(cell.text)}</abbr><sup>{notes[cell.note]}</sup>"
+    below = f"<small>{escape(cell.interval)}</small>" if cell.interval else ""
+    return f"{_breakable(cell.text)}{below}"
+
+
+def _breakable(text: str) -> str:
+    """Long names of methods may break after an underscore."""
+    return str(escape(text)).replace("_", "_<wbr>")
+
+
+def _title(text: str | None) -> str:
+    return f" title='{escape(text)}'" if text else ""
+
+
+def _tint(change: float | None) -> str:
+    """Orange for less than the original, blue for more: told apart by every kind of colour vision, and black text stays readable."""
+    if change is None or abs(change) < 0.005:
+        return ""
+    colour = "230,145,56" if change < 0 else "61,133,198"
+    return f" style='background:rgba({colour},{min(abs(change), 1) ** 0.7 * 0.75:.2f})'"
+
+
+def markdown(table: Table) -> str:
+    """A GitHub table with its caption above and the footnotes below."""
+    notes = table.notes()
+
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cells) + " |"
+
+    def text(cell: Cell) -> str:
+        if cell.note:
+            return f"{cell.text} [{notes[cell.note]}]"
+        plain = _markdown_escape(cell.text)
+        return f"{plain} ({cell.interval})" if cell.interval else plain
+
+    head = [line([_markdown_escape(c.title) for c in table.columns]), line(["---:" if c.numeric else ":---" for c in table.columns])]
+    rows = [line([text(c) for c in row]) for row in table.rows]
+    feet = [f"[{i}] {_markdown_escape(note)}  " for note, i in notes.items()]
+    return "\n".join([f"**{_markdown_escape(table.caption)}**", "", *head, *rows, *([""] + feet if feet else []), ""])
+
+
+def _markdown_escape(text: str) -> str:
+    return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text).replace("\n", " ")
+
+
+def latex(table: Table) -> str:
+    """A floating table that needs only the package booktabs; intervals in small type behind the value."""
+    notes = table.notes()
+
+    def text(cell: Cell) -> str:
+        if cell.note:
+            return f"--$^{{{notes[cell.note]}}}$"
+        plain = _latex_escape(cell.text)
+        return f"{plain} {{\\scriptsize ({_latex_escape(cell.interval)})}}" if cell.interval else plain
+
+    lines = []
+    for i, row in enumerate(table.rows):
+        if i and (i == table.apart or (table.stub > 1 and table.opens_group(i))):
+            lines.append("\\midrule")
+        first = text(row[0]) if table.opens_group(i) else ""
+        lines.append(" & ".join([first, *(text(c) for c in row[1:])]) + " \\\\")
+    feet = " ".join(f"$^{{{i}}}$ {_latex_escape(note)}." for note, i in notes.items())
+    return "\n".join(
+        [
+            "\\begin{table}",
+            "\\centering",
+            f"\\caption{{{_latex_escape(table.caption)}}}",
+            f"\\label{{tab:{table.name}}}",
+            "\\begin{tabular}{" + "".join("r" if c.numeric else "l" for c in table.columns) + "}",
+            "\\toprule",
+            " & ".join(_latex_escape(c.title) for c in table.columns) + " \\\\",
+            "\\midrule",
+            *lines,
+            "\\bottomrule",
+            "\\end{tabular}",
+            *([f"\\par\\smallskip\\footnotesize {feet}"] if feet else []),
+            "\\end{table}",
+            "",
+        ]
+    )
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$", "·": r"$\cdot$", "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$", "<": "$<$", ">": "$>$",
+}  # fmt: skip
+SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+
+
+def _latex_escape(text: str) -> str:
+    plain = "".join(LATEX.get(c, c) for c in text)
+    return re.sub("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda m: f"$^{{{m.group().translate(SUPERSCRIPTS)}}}$", plain)

@@ -1,0 +1,198 @@
+"""Forgotten against kept: one point per model with its intervals, original and gold marked."""
+
+from collections.abc import Sequence
+from math import ceil, floor, log10
+from typing import Literal, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+from expunge.records import Score
+from expunge.report.effects import AS_IF_NEVER_LEARNED, KEPT
+from expunge.report.glossary import interval, meaning, number, superscript
+from expunge.report.labels import Box, nearest_edge, place
+from expunge.report.plots import BAND, FAMILIES, GOLD, GREY, HAIRLINE, INK, canvas, extent, quiet_ticks, style, write_svg
+
+WIDTH, HEIGHT = 920, 500
+
+
+class Point(NamedTuple):
+    name: str
+    role: Literal["original", "gold", "method"]
+    family: str
+    x: Score
+    y: Score
+
+    @property
+    def place(self) -> tuple[float, float]:
+        assert self.x.value is not None
+        assert self.y.value is not None
+        return self.x.value, self.y.value
+
+    def hover(self) -> str:
+        return f"{self.name}: " + ", ".join(_said(score) for score in (self.x, self.y))
+
+
+def _said(score: Score) -> str:
+    assert score.value is not None
+    between = interval(score.metric, score.low, score.high)
+    return f"{meaning(score.metric).label} {number(score.metric, score.value)}" + (f" ({between})" if between else "")
+
+
+def drawable(points: Sequence[Point]) -> tuple[list[Point], dict[str, str]]:
+    """Points with both values, and name -> reason for the others."""
+    whole = [p for p in points if p.x.value is not None and p.y.value is not None]
+    return whole, {p.name: p.x.unscored or p.y.unscored or "" for p in points if p not in whole}
+
+
+def lab_tradeoff(points: Sequence[Point]) -> str:
+    """forget_effect across, retain_kept up; the band is `as if never learned`."""
+    with style():
+        figure = canvas(WIDTH, HEIGHT)
+        axes = figure.add_axes((72 / WIDTH, 58 / HEIGHT, 1 - 92 / WIDTH, 1 - 92 / HEIGHT))
+        quiet_ticks(axes)
+        low, high = AS_IF_NEVER_LEARNED
+        axes.axvspan(low, high, color=BAND, linewidth=0, zorder=0.1)
+        axes.axhline(KEPT, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        _limits(axes, points)
+        axes.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 2.5, 5]))
+        axes.set_xlabel("forget effect   (0 = original, 1 = as if never learned)")
+        axes.set_ylabel("retain kept   (share of original)")
+        regions = [(low, "right", "← still known", GREY), ((low + high) / 2, "center", "as if never learned", "#16633f")]
+        regions.append((high, "left", "over-forgotten →", GREY))
+        fixed = [
+            axes.text(x + (0.012 if side == "left" else -0.012 if side == "right" else 0) * _span(axes), 1.012, words,
+                      transform=axes.get_xaxis_transform(), ha=side, va="bottom", color=colour, fontsize=12)
+            for x, side, words, colour in regions
+        ]  # fmt: skip
+        floor_note = axes.text(
+            0.995, KEPT, f"{KEPT:.0%} kept".replace("%", " %"), transform=axes.get_yaxis_transform(), ha="right", va="bottom",
+            color=GREY, fontsize=11,
+        )  # fmt: skip
+        return _finish(figure, axes, points, "tradeoff", "Forget effect against retain kept", [*fixed, floor_note])
+
+
+def _span(axes: Axes) -> float:
+    left, right = axes.get_xlim()
+    return float(right - left)
+
+
+def _limits(axes: Axes, points: Sequence[Point]) -> None:
+    """Everything with its intervals, at least from original to the end of the band, and never zoomed so far that noise looks large."""
+    xs = [v for p in points for v in (p.x.low, p.x.value, p.x.high) if v is not None]
+    ys = [v for p in points for v in (p.y.low, p.y.value, p.y.high) if v is not None]
+    left, right = min(xs + [0.0]), max(xs + [1.3])
+    axes.set_xlim(left - 0.05 * (right - left), right + 0.06 * (right - left))
+    bottom, top = min([*ys, 0.75]), max([*ys, 1.0])
+    axes.set_ylim(bottom - 0.06 * (top - bottom), top + 0.08 * (top - bottom))
+
+
+def quality_tradeoff(points: Sequence[Point], suite: str) -> str:
+    """model_utility across, forget_quality up on a logarithmic scale that keeps p-values of any smallness apart."""
+    smallest = min(min(p.place[1] for p in points if p.place[1] > 0) if any(p.place[1] > 0 for p in points) else 1e-3, 0.01)
+    bottom = floor(log10(smallest)) - 0.6
+    with style():
+        figure = canvas(WIDTH, HEIGHT)
+        axes = figure.add_axes((86 / WIDTH, 58 / HEIGHT, 1 - 106 / WIDTH, 1 - 80 / HEIGHT))
+        quiet_ticks(axes)
+        axes.axhspan(log10(0.05), 0.35 - 0.02 * bottom, color=BAND, linewidth=0, zorder=0.1)
+        xs = [v for p in points for v in (p.x.low, p.x.value, p.x.high) if v is not None]
+        spare = max(0.08 * (max(xs) - min(xs)), 0.04)
+        axes.set_xlim(min(xs) - spare, max(xs) + spare)
+        axes.set_ylim(bottom, 0.35 - 0.02 * bottom)
+        step = max(1, ceil(-bottom / 8))
+        axes.yaxis.set_major_locator(FixedLocator(list(range(0, floor(bottom), -step))))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda power, _: "1" if power == 0 else f"10{superscript(round(power))}"))
+        axes.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5]))
+        axes.set_xlabel("model utility   (higher is better)")
+        axes.set_ylabel("forget quality   (p-value, log scale)")
+        note = axes.text(
+            0.008, 0.985, "cannot be told apart from gold (p > 0.05)", transform=axes.transAxes, ha="left", va="top",
+            color="#16633f", fontsize=11.5,
+        )  # fmt: skip
+        logged = [p._replace(y=_logged(p.y, smallest)) for p in points]
+        hovers = {p.name: p.hover() for p in points}
+        return _finish(figure, axes, logged, f"{suite}-tradeoff", "Forget quality against model utility", [note], hovers)
+
+
+def _logged(score: Score, smallest: float) -> Score:
+    """The score on the logarithmic axis; a p-value that underflowed to 0 stands at the lower edge."""
+    assert score.value is not None
+    return score.model_copy(update={"value": log10(max(score.value, smallest)), "low": None, "high": None})
+
+
+def _finish(
+    figure: Figure, axes: Axes, points: Sequence[Point], name: str, title: str, texts: Sequence[object], hovers: dict[str, str] | None = None
+) -> str:
+    said = hovers or {p.name: p.hover() for p in points}
+    gids = {}
+    for i, point in enumerate(points):
+        gids[f"point-{i}"] = said[point.name]
+        _draw(axes, point, f"point-{i}")
+    _legend(axes, points)
+    taken = [extent(figure, text) for text in texts] + [box for p in points for box in _taken(axes, p)]
+    _name(figure, axes, points, taken)
+    return write_svg(figure, name, title, gids)
+
+
+def _draw(axes: Axes, point: Point, gid: str) -> None:
+    x, y = point.place
+    marker, colour = FAMILIES.get(point.family, FAMILIES["training"])
+    if point.role == "gold":
+        marker, size, face, edge = "*", 17.0, GOLD, INK
+    elif point.role == "original":
+        marker, size, face, edge = "o", 10.0, "white", INK
+    else:
+        size, face, edge = (8.5 if marker == "o" else 8.0), colour, "white"
+    bars = INK if point.role != "method" else colour
+    if point.x.low is not None and point.x.high is not None:
+        axes.plot([point.x.low, point.x.high], [y, y], color=bars, linewidth=1.2, alpha=0.55, zorder=2)
+    if point.y.low is not None and point.y.high is not None:
+        axes.plot([x, x], [point.y.low, point.y.high], color=bars, linewidth=1.2, alpha=0.55, zorder=2)
+    axes.plot([x], [y], marker, markersize=size, markerfacecolor=face, markeredgecolor=edge, markeredgewidth=1.0,
+              zorder=4 if point.role == "method" else 3.5, gid=gid, clip_on=False)  # fmt: skip
+
+
+def _taken(axes: Axes, point: Point) -> list[Box]:
+    """What a point covers in pixels: its mark and its two bars."""
+    x, y = axes.transData.transform(point.place)
+    boxes = [Box(x - 7, y - 7, x + 7, y + 7)]
+    if point.x.low is not None and point.x.high is not None:
+        (left, _), (right, _) = axes.transData.transform([(point.x.low, 0), (point.x.high, 0)])
+        boxes.append(Box(left, y - 1.5, right, y + 1.5))
+    if point.y.low is not None and point.y.high is not None:
+        (_, bottom), (_, top) = axes.transData.transform([(0, point.y.low), (0, point.y.high)])
+        boxes.append(Box(x - 1.5, bottom, x + 1.5, top))
+    return boxes
+
+
+def _legend(axes: Axes, points: Sequence[Point]) -> None:
+    """Families by shape and colour, only when there is more than one."""
+    families = [f for f in FAMILIES if any(p.family == f and p.role == "method" for p in points)]
+    if len(families) < 2:
+        return
+    handles = [
+        axes.plot([], [], FAMILIES[f][0], color=FAMILIES[f][1], markersize=8, markeredgecolor="white", label=f)[0] for f in families
+    ]
+    axes.legend(handles=handles, loc="lower left", frameon=True, framealpha=0.9, edgecolor=HAIRLINE, fontsize=11, borderpad=0.6)
+
+
+def _name(figure: Figure, axes: Axes, points: Sequence[Point], taken: Sequence[Box]) -> None:
+    """Names beside the points; a thin leader where a name had to move away."""
+    texts = [
+        axes.text(0, 0, p.name, fontsize=12, fontweight="bold" if p.role != "method" else "normal", color=INK, zorder=6, transform=None)
+        for p in points
+    ]
+    sizes = [(box.right - box.left, box.top - box.bottom) for box in (extent(figure, text) for text in texts)]
+    frame = extent(figure, axes.patch)
+    if legend := axes.get_legend():
+        taken = [*taken, extent(figure, legend)]
+    spots = [tuple(axes.transData.transform(p.place)) for p in points]
+    boxes = place(spots, sizes, taken, Box(frame.left + 3, frame.bottom + 3, frame.right - 2, frame.top - 2))
+    for text, spot, box in zip(texts, spots, boxes, strict=True):
+        text.set_position((box.left, box.bottom))
+        end, distance = nearest_edge(spot, box)
+        if distance > 15:
+            axes.annotate("", end, spot, xycoords="figure pixels", textcoords="figure pixels",
+                          arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 7, "shrinkB": 1}, zorder=1.5)  # fmt: skip
