@@ -128,7 +128,9 @@ def test_run_yaml_repeats_the_run(pico_folder: Path, forget: Path, retain: Path,
     from expunge.run import execute
     from expunge.spec import Run, build, read_yaml
 
-    first = expunge.unlearn(NPO(beta=0.3), model=pico_folder, forget=forget, retain=retain, out=tmp_path / "a", training=TRAINING, quiet=True)
+    first = expunge.unlearn(
+        NPO(beta=0.3), model=pico_folder, forget=forget, retain=retain, out=tmp_path / "a", training=TRAINING, quiet=True
+    )
     run = build(Run, read_yaml(first.folder / "run.yaml"), "run.yaml")
     execute(run, tmp_path / "b", quiet=True)
     assert (tmp_path / "a" / "run.yaml").read_bytes() == (tmp_path / "b" / "run.yaml").read_bytes()

@@ -49,7 +49,7 @@ def test_every_default_is_written_out() -> None:
         ({"training": {"learning_rat": 1}}, r"did you mean 'learning_rate'\?"),
         ({"method": {"name": "npo", "beta": -1}}, "greater than 0"),
         ({"training": {"steps": "many"}}, "training.steps"),
-        ({"forget": None}, "forget"),
+        ({"forget": 3}, "forget"),
     ],
 )
 def test_a_wrong_field_is_one_sentence_with_its_path(change: dict[str, Any], match: str) -> None:

@@ -63,12 +63,14 @@ def test_a_run_leaves_the_files_of_the_design(pico_folder: Path, data: dict[str,
     assert expunge.verify(out).kind == "weights"
 
 
-def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(pico_folder: Path, data: dict[str, Path], tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
+    pico_folder: Path, data: dict[str, Path], tmp_path: Path
+) -> None:
     digests = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         training = QUICK.model_copy(update={"seed": seed, "batch_size": 2})
-        expunge.unlearn(GradientDifference(), model=pico_folder, forget=data["forget"], retain=data["retain"], out=tmp_path / name,
-                        training=training, quiet=True)  # fmt: skip
+        sets = {"forget": data["forget"], "retain": data["retain"]}
+        expunge.unlearn(GradientDifference(), model=pico_folder, out=tmp_path / name, training=training, quiet=True, **sets)
         digests.append(digest(tmp_path / name))
     assert digests[0] == digests[1] != digests[2]
 
@@ -92,9 +94,19 @@ def test_only_the_selected_weights_move(pico_folder: Path, data: dict[str, Path]
     assert moved == {k for k in before if "layers.1.mlp" in k}
 
 
-def test_lora_writes_an_adapter_that_loads_to_the_trained_logits(pico_folder: Path, data: dict[str, Path], tmp_path: Path) -> None:
+def test_lora_writes_an_adapter_that_loads_to_the_trained_logits(
+    pico_folder: Path, data: dict[str, Path], tmp_path: Path
+) -> None:
     training = QUICK.model_copy(update={"lora": True, "learning_rate": 1e-2})
-    expunge.unlearn(NPO(), model=pico_folder, forget=data["forget"], retain=data["retain"], out=tmp_path / "run", training=training, quiet=True)
+    expunge.unlearn(
+        NPO(),
+        model=pico_folder,
+        forget=data["forget"],
+        retain=data["retain"],
+        out=tmp_path / "run",
+        training=training,
+        quiet=True,
+    )
     names = {p.name for p in (tmp_path / "run" / "artifact").iterdir()}
     assert {"adapter_config.json", "adapter_model.safetensors", "expunge.json", "README.md"} <= names
     model, tokenizer = expunge.load(tmp_path / "run")
@@ -106,7 +118,9 @@ def test_lora_writes_an_adapter_that_loads_to_the_trained_logits(pico_folder: Pa
         torch.testing.assert_close(model(ids).logits, base(ids).logits)
 
 
-def test_stop_when_unknown_stops_at_the_level_of_the_holdout_rows(pico_folder: Path, data: dict[str, Path], tmp_path: Path) -> None:
+def test_stop_when_unknown_stops_at_the_level_of_the_holdout_rows(
+    pico_folder: Path, data: dict[str, Path], tmp_path: Path
+) -> None:
     taught = expunge.finetune(model=pico_folder, data=data["forget"], out=tmp_path / "taught",
                               training=Training(steps=40, batch_size=4, learning_rate=3e-3), quiet=True)  # fmt: skip
     training = Training(steps=200, batch_size=4, learning_rate=1e-3, stop_when_unknown=True, stop_every=1, schedule="constant")
@@ -173,7 +187,9 @@ def test_a_non_finite_loss_stops_the_run_names_the_rows_and_keeps_the_last_good_
 
     monkeypatch.setattr(GradientAscent, "loss", bad)
     with pytest.raises(ExpungeError, match=r"non-finite at step 5 .*forget rows [0-9a-f]{16}"):
-        expunge.unlearn(GradientAscent(), model=pico_folder, forget=data["forget"], out=tmp_path / "run", training=QUICK, quiet=True)
+        expunge.unlearn(
+            GradientAscent(), model=pico_folder, forget=data["forget"], out=tmp_path / "run", training=QUICK, quiet=True
+        )
     checkpoint = latest_checkpoint(tmp_path / "run")
     assert checkpoint is not None
     assert checkpoint.name == "checkpoint-4"
@@ -181,11 +197,14 @@ def test_a_non_finite_loss_stops_the_run_names_the_rows_and_keeps_the_last_good_
     assert not (tmp_path / "run" / "artifact").exists()
 
 
-def test_a_method_that_teaches_refusals_draws_them_from_the_request(pico_folder: Path, data: dict[str, Path], tmp_path: Path) -> None:
+def test_a_method_that_teaches_refusals_draws_them_from_the_request(
+    pico_folder: Path, data: dict[str, Path], tmp_path: Path
+) -> None:
     refusals = tmp_path / "refusals.txt"
     refusals.write_text("i do not know .\n")
-    expunge.unlearn(IDK(), model=pico_folder, forget=data["forget"], retain=data["retain"], refusals=refusals, out=tmp_path / "run",
-                    training=Training(steps=60, batch_size=4, learning_rate=3e-3), quiet=True)  # fmt: skip
+    sets = {"forget": data["forget"], "retain": data["retain"], "refusals": refusals}
+    training = Training(steps=60, batch_size=4, learning_rate=3e-3)
+    expunge.unlearn(IDK(), model=pico_folder, out=tmp_path / "run", training=training, quiet=True, **sets)
     model, tokenizer = expunge.load(tmp_path / "run")
     ids = tokenizer("Question: where was anna born ?\nAnswer:", return_tensors="pt").input_ids
     said = tokenizer.decode(model.generate(ids, max_new_tokens=5, do_sample=False)[0, ids.shape[1] :], skip_special_tokens=True)

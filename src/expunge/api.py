@@ -1,6 +1,6 @@
 """The verbs. Each is a short function over the part of the house that does the work."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from expunge.artifact import load, verify
@@ -13,20 +13,26 @@ from expunge.run import Outcome, execute
 from expunge.spec import FineTuneRun, Run
 from expunge.train import Training
 
-
 __all__ = ["evaluate", "finetune", "load", "report", "unlearn", "verify"]
+
+
+Data = str | Path | Sequence[str | Path]
+"""One source of examples or several: files, folders, hub ids."""
+
+
+DEFAULT = Training()
 
 
 def unlearn(
     method: Method,
     *,
     model: str | Path,
-    forget: str | Path,
+    forget: Data,
     out: str | Path,
-    retain: str | Path | None = None,
-    holdout: str | Path | None = None,
+    retain: Data = (),
+    holdout: Data = (),
     refusals: str | Path | None = None,
-    training: Training = Training(),
+    training: Training = DEFAULT,
     dtype: DType = "float32",
     columns: Mapping[str, str] | None = None,
     format: Format | None = None,
@@ -51,10 +57,10 @@ def unlearn(
         format=format,
         max_length=max_length,
         training=training,
-        forget=str(forget),
-        retain=_text(retain),
-        holdout=_text(holdout),
-        refusals=_text(refusals),
+        forget=_sources(forget),
+        retain=_sources(retain),
+        holdout=_sources(holdout),
+        refusals=None if refusals is None else str(refusals),
         method=method,
     )
     return execute(run, Path(out), resume=resume, overwrite=overwrite, quiet=quiet)
@@ -63,9 +69,9 @@ def unlearn(
 def finetune(
     *,
     model: str | Path,
-    data: str | Path,
+    data: Data,
     out: str | Path,
-    training: Training = Training(),
+    training: Training = DEFAULT,
     dtype: DType = "float32",
     columns: Mapping[str, str] | None = None,
     format: Format | None = None,
@@ -82,10 +88,10 @@ def finetune(
         format=format,
         max_length=max_length,
         training=training,
-        data=str(data),
+        data=_sources(data),
     )
     return execute(run, Path(out), resume=resume, overwrite=overwrite, quiet=quiet)
 
 
-def _text(path: str | Path | None) -> str | None:
-    return None if path is None else str(path)
+def _sources(data: Data) -> tuple[str, ...]:
+    return (str(data),) if isinstance(data, str | Path) else tuple(map(str, data))

@@ -82,7 +82,13 @@ def save_artifact(
         write_text(partial / "README.md", _card(kind, spec, base, claim, notes))
         files = {str(p.relative_to(partial)): sha256(p) for p in sorted(partial.rglob("*")) if p.is_file()}
         manifest = Manifest(
-            expunge=__version__, kind=kind, family=spec.family, method=spec.model_dump(mode="json"), claim=claim, base=base, files=files
+            expunge=__version__,
+            kind=kind,
+            family=spec.family,
+            method=spec.model_dump(mode="json"),
+            claim=claim,
+            base=base,
+            files=files,
         )
         write_json(partial / "expunge.json", manifest)
         _replace(partial, folder)
@@ -98,7 +104,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValidationError, ValueError) as error:
-        raise ExpungeError(f"{path} is not a manifest of this version of expunge ({_first_line(error)}); run `expunge unlearn` again") from error
+        raise ExpungeError(
+            f"{path} is not a manifest of this version of expunge ({_first_line(error)}); run `expunge unlearn` again"
+        ) from error
 
 
 def artifact_folder(path: str | Path) -> Path | None:

@@ -24,7 +24,12 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def save_checkpoint(
-    folder: Path, step: int, stopped: str | None, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, write: bool
+    folder: Path,
+    step: int,
+    stopped: str | None,
+    trained: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    write: bool,
 ) -> None:
     """Writes checkpoint-STEP and then removes the older ones. Under sharding every process must call it; `write` on one."""
     tensors: dict[str, Tensor] = {}
@@ -64,7 +69,9 @@ def load_checkpoint(path: Path, trained: Mapping[str, nn.Parameter], optimizer: 
         state = json.loads((path / "state.json").read_text())
         return int(state["step"]), state["stopped"]
     except Exception as error:
-        raise ExpungeError(f"the checkpoint {path} cannot be read ({error}); delete it to start the run anew, or use --overwrite") from error
+        raise ExpungeError(
+            f"the checkpoint {path} cannot be read ({error}); delete it to start the run anew, or use --overwrite"
+        ) from error
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -21,7 +21,13 @@ class Progress:
         self._began = self._printed = time.monotonic()
         self._bar: Bar | None = None
         if not quiet and sys.stderr.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
             self._bar = Bar(*columns, console=Console(stderr=True), transient=False)
             self._task = self._bar.add_task(title, total=total, completed=start, note="")
 
@@ -44,4 +50,8 @@ class Progress:
             if first or self.done >= self.total or now - self._printed >= self.every:
                 self._printed = now
                 left = (now - self._began) / max(self.done - self.start, 1) * max(self.total - self.done, 0)
-                print(f"{self.title}: {self.done}/{self.total}, {left:.0f} s left{', ' + note if note else ''}", file=sys.stderr, flush=True)
+                print(
+                    f"{self.title}: {self.done}/{self.total}, {left:.0f} s left{', ' + note if note else ''}",
+                    file=sys.stderr,
+                    flush=True,
+                )

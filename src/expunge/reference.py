@@ -13,8 +13,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from expunge.data.encode import Encoded, Tokens, collate, length_batches
 from expunge.data import pairs
+from expunge.data.encode import Encoded, Tokens, collate, length_batches
 from expunge.data.pairs import Pairs
 from expunge.methods.base import Batch, Need, TrainingMethod
 from expunge.models.logprobs import FrozenHead, labelled_hidden, labelled_logits, sequence_mean, sequence_sum, token_logprobs
@@ -118,7 +118,9 @@ class Reference:
         return Batch(forget.to(device), retain, alternative, self.head)
 
 
-def mean_answer_probability(model: nn.Module, rows: Sequence[Encoded], pad_id: int, device: torch.device, most: int = 96) -> float:
+def mean_answer_probability(
+    model: nn.Module, rows: Sequence[Encoded], pad_id: int, device: torch.device, most: int = 96
+) -> float:
     """Mean over rows of exp(mean log p of the answer's tokens); over `most` evenly spaced rows when there are more."""
     stride = max(1, -(-len(rows) // most))
     chosen = list(rows)[::stride]
@@ -162,4 +164,4 @@ def _logprobs(model: nn.Module, tokens: Tokens) -> Iterable[Tensor]:
 
 def _hidden(model: nn.Module, tokens: Tokens) -> Iterable[Tensor]:
     hidden = labelled_hidden(model, tokens)
-    return hidden.hidden_ND.split(torch.bincount(hidden.row_N, minlength=hidden.rows).tolist())
+    return torch.split(hidden.hidden_ND, torch.bincount(hidden.row_N, minlength=hidden.rows).tolist())

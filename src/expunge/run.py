@@ -10,7 +10,8 @@ import os
 import platform
 import shutil
 import time
-from functools import lru_cache, partial
+import warnings
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,12 +56,12 @@ def execute(run: Run | FineTuneRun, out: Path, *, resume: bool = False, overwrit
     run = run if run.format is not None else run.model_copy(update={"format": default_format(tokenizer)})
     assert run.format is not None
     rows = _encode(request, method, Encoder(tokenizer, run.format, max_length=run.max_length))
-    base = Base(path=str(source), sha256=model_fingerprint(str(source), revision=run.revision), revision=run.revision)
     if resume and _finished(run, out):
         return Outcome(out, out / "artifact", 0, "the run was complete already")
     if resume:
         _check_same(run, out)
     model = load_model(str(source), dtype=run.dtype, revision=run.revision, trust_remote_code=run.trust_remote_code)
+    base = Base(path=str(source), sha256=model_fingerprint(str(source), revision=run.revision), revision=run.revision)
     chosen_weights(model, method)
     began = time.perf_counter()
     _prepare_folder(run, out, fresh=overwrite and not resume)
@@ -87,10 +88,14 @@ def _main_process() -> bool:
 def _request(run: Run | FineTuneRun, method: TrainingMethod) -> Request:
     columns = run.columns or None
     if isinstance(run, FineTuneRun):
-        return Request(read_examples(run.data, columns=columns))
+        return Request(tuple(e for source in run.data for e in read_examples(source, columns=columns)))
     request = read_request(run.forget, run.retain, run.holdout, run.refusals, columns=columns)
+    if request.retain and not method.uses_retain:
+        warnings.warn(f"{method.method_name()} makes no use of the retain set", UserWarning, stacklevel=2)
     if method.uses_retain and not request.retain:
-        raise ExpungeError(f"{method.method_name()} needs a retain set; give --retain, or --retain-loss none where the method has it")
+        raise ExpungeError(
+            f"{method.method_name()} needs a retain set; give --retain, or --retain-loss none where the method has it"
+        )
     if run.training.stop_when_unknown and not request.holdout:
         raise ExpungeError("--stop-when-unknown compares with rows that the model never saw; give them as --holdout")
     return request
@@ -109,12 +114,14 @@ def _model_source(model: str) -> Path | str:
 def _encode(request: Request, method: TrainingMethod, encoder: Encoder) -> Rows:
     refusals = (request.refusals or REFUSALS) if method.uses_refusals else ()
 
-    @lru_cache(maxsize=None)
+    @cache
     def alternative(row: int, refusal: int) -> Encoded:
         return encoder.encode_answer(request.forget[row].prompt, refusals[refusal])
 
     if refusals and any(e.prompt is None for e in request.forget):
-        raise ExpungeError(f"{method.method_name()} answers prompts with a refusal, and the forget set has raw text; give prompt and response")
+        raise ExpungeError(
+            f"{method.method_name()} answers prompts with a refusal, and the forget set has raw text; give prompt and response"
+        )
     return Rows(
         forget=encoder.encode_many(request.forget),
         ids=[e.id for e in request.forget],
@@ -138,7 +145,9 @@ def _finished(run: Run | FineTuneRun, out: Path) -> bool:
 def _check_same(run: Run | FineTuneRun, out: Path) -> None:
     path = out / "run.yaml"
     if path.is_file() and path.read_text(encoding="utf-8") != to_yaml(run):
-        raise ExpungeError(f"{path} describes another run; --resume goes on with the same fields only, so give them again or another --out")
+        raise ExpungeError(
+            f"{path} describes another run; --resume goes on with the same fields only, so give them again or another --out"
+        )
 
 
 def _prepare_folder(run: Run | FineTuneRun, out: Path, *, fresh: bool) -> None:
@@ -163,7 +172,11 @@ def _write(
     out: Path,
     wall_seconds: float,
 ) -> None:
-    sets = {"data" if isinstance(run, FineTuneRun) else "forget": request.forget, "retain": request.retain, "holdout": request.holdout}
+    sets = {
+        "data" if isinstance(run, FineTuneRun) else "forget": request.forget,
+        "retain": request.retain,
+        "holdout": request.holdout,
+    }
     kind: Kind = "adapter" if run.training.lora else "weights"
     notes = "Trained for {} steps on {}.{}".format(
         trained.steps,

@@ -5,10 +5,10 @@ same tokens.
 """
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from expunge.data.encode import Format
 from expunge.errors import ExpungeError, nearest
@@ -17,6 +17,14 @@ from expunge.models.load import DType
 from expunge.train import Training
 
 Value = TypeVar("Value", bound=BaseModel)
+
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Sources = Annotated[tuple[str, ...], BeforeValidator(_several)]
+"""Files, folders or hub ids; a single one may stand without a list."""
 
 
 class _Common(BaseModel):
@@ -43,11 +51,11 @@ class _Common(BaseModel):
 class Run(_Common):
     """One unlearning run; `expunge unlearn --config run.yaml` repeats it."""
 
-    forget: str
-    """What to forget: JSONL, CSV, Parquet, a datasets folder or a hub id (`locuslab/TOFU:forget01`)."""
-    retain: str | None = None
+    forget: Sources
+    """What to forget: JSONL, CSV, Parquet, a datasets folder or a hub id (`locuslab/TOFU:forget01`); one source or several."""
+    retain: Sources = ()
     """What to keep: data of the same kinds."""
-    holdout: str | None = None
+    holdout: Sources = ()
     """Rows of the forget set's kind that the model never saw."""
     refusals: str | None = None
     """Refusals, one a line, for the methods that teach one; left out, a built-in list."""
@@ -57,8 +65,8 @@ class Run(_Common):
 class FineTuneRun(_Common):
     """Plain cross-entropy on `data`, by the same loop: makes the model to unlearn from, or a retain-only model."""
 
-    data: str
-    """What to learn: JSONL, CSV, Parquet, a datasets folder or a hub id."""
+    data: Sources
+    """What to learn: JSONL, CSV, Parquet, a datasets folder or a hub id; one source or several."""
 
 
 def to_yaml(value: BaseModel) -> str:

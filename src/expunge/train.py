@@ -12,7 +12,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 import torch
 from accelerate import Accelerator
@@ -94,6 +94,21 @@ class Trained(NamedTuple):
     peak_memory_bytes: int
 
 
+class StepLine(TypedDict):
+    """One line of metrics.jsonl."""
+
+    step: int
+    """Steps done, this one included."""
+    loss: float
+    parts: dict[str, float]
+    """The terms of the loss before their weights: `forget`, `retain`, ..."""
+    learning_rate: float
+    grad_norm: float
+    """Before clipping."""
+    tokens_per_second: float
+    seconds: float
+
+
 @dataclass
 class _State:
     """What the loop carries from step to step."""
@@ -143,7 +158,7 @@ def train(
         _cut_log(log, state.step)
     peak = training.learning_rate or method.learning_rate * (10 if training.lora else 1)
     model.train()
-    with Progress(method.name, steps, start=state.step, quiet=quiet or not accelerator.is_main_process) as progress:
+    with Progress(method.method_name(), steps, start=state.step, quiet=quiet or not accelerator.is_main_process) as progress:
         while state.step < steps and state.stopped is None:
             line = _step(state, method, training, rows, plan, reference, accelerator, peak * _warp(state.step, steps, training))
             memory.sample()
@@ -159,7 +174,9 @@ def train(
     model.eval()
     seconds = time.process_time() - began
     gathered = _gather(model, accelerator.is_main_process) if training.shard == "fsdp2" else None
-    return Trained(model, gathered, state.step, state.stopped, accelerator.num_processes, seconds * accelerator.num_processes, memory.peak)
+    return Trained(
+        model, gathered, state.step, state.stopped, accelerator.num_processes, seconds * accelerator.num_processes, memory.peak
+    )
 
 
 def _accelerator(training: Training) -> Accelerator:
@@ -173,7 +190,9 @@ def _accelerator(training: Training) -> Accelerator:
     if training.track != "none":
         accelerator.init_trackers("expunge", config=training.model_dump())
     if training.shard == "fsdp2" and not torch.distributed.is_initialized():
-        raise ExpungeError("sharding with fsdp2 needs several processes: start the command with `torchrun --nproc_per_node N -m expunge ...`")
+        raise ExpungeError(
+            "sharding with fsdp2 needs several processes: start the command with `torchrun --nproc_per_node N -m expunge ...`"
+        )
     return accelerator
 
 
@@ -187,7 +206,8 @@ def chosen_weights(model: nn.Module, method: TrainingMethod) -> set[str]:
     chosen = {name for name in names if pattern.search(name)}
     if not chosen:
         raise ExpungeError(
-            f"the pattern '{method.parameters}' selects no weight of this model; its weights are named like {', '.join(names[:3])}"
+            f"the pattern '{method.parameters}' selects no weight of this model; its weights have names like "
+            f"{', '.join(names[:3])}"
         )
     return chosen
 
@@ -226,7 +246,9 @@ def _with_lora(model: PreTrainedModel, chosen: set[str], training: Training) -> 
     return get_peft_model(model, config)  # type: ignore[no-any-return]
 
 
-def _distribute(model: PreTrainedModel, training: Training, accelerator: Accelerator) -> tuple[nn.Module, dict[str, nn.Parameter]]:
+def _distribute(
+    model: PreTrainedModel, training: Training, accelerator: Accelerator
+) -> tuple[nn.Module, dict[str, nn.Parameter]]:
     """The model as the loss calls it, and the trained weights by name; sharded where asked, which is then checked."""
     if training.shard == "fsdp2":
         from torch.distributed.device_mesh import init_device_mesh
@@ -254,7 +276,7 @@ def _step(
     reference: Reference,
     accelerator: Accelerator,
     learning_rate: float,
-) -> dict[str, object]:
+) -> StepLine:
     """One optimizer step over this process's share of the global batch; returns the line for metrics.jsonl."""
     began, step = time.perf_counter(), state.step
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -349,9 +371,8 @@ def _no_sync(model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
     return model.no_sync()
 
 
-def _note(line: dict[str, object]) -> str:
+def _note(line: StepLine) -> str:
     parts = line["parts"]
-    assert isinstance(parts, dict)
     return " ".join(f"{name} {value:.3g}" for name, value in parts.items()) + f", {line['tokens_per_second']:.0f} tokens/s"
 
 

@@ -13,12 +13,15 @@ from expunge.models.logprobs import FrozenHead, labelled_hidden, labelled_logits
 
 TRAINING = [cls for cls in METHODS.values() if issubclass(cls, TrainingMethod)]
 
-FORGET = [Encoded((1, 5, 6, 7, 20, 21, 2), 4, True), Encoded((1, 9, 8, 30, 2), 3, True), Encoded((1, 12, 13, 14, 41, 42, 43, 2), 4, True),
-          Encoded((1, 33, 50, 2), 2, True)]  # fmt: skip
-RETAIN = [Encoded((1, 15, 16, 27, 28, 2), 3, True), Encoded((1, 19, 60, 2), 2, True), Encoded((1, 22, 23, 24, 55, 56, 2), 4, True),
-          Encoded((1, 44, 45, 46, 2), 3, True)]  # fmt: skip
-REFUSED = [Encoded((1, 5, 6, 7, 78, 79, 2), 4, True), Encoded((1, 9, 8, 78, 79, 80, 2), 3, True), Encoded((1, 12, 13, 14, 81, 2), 4, True),
-           Encoded((1, 33, 78, 2), 2, True)]  # fmt: skip
+
+def rows(*pairs: tuple[tuple[int, ...], int]) -> list[Encoded]:
+    """(prompt and answer, where the answer begins), each with a start and an end token around it."""
+    return [Encoded((1, *ids, 2), start, True) for ids, start in pairs]
+
+
+FORGET = rows(((5, 6, 7, 20, 21), 4), ((9, 8, 30), 3), ((12, 13, 14, 41, 42, 43), 4), ((33, 50), 2))
+RETAIN = rows(((15, 16, 27, 28), 3), ((19, 60), 2), ((22, 23, 24, 55, 56), 4), ((44, 45, 46), 3))
+REFUSED = rows(((5, 6, 7, 78, 79), 4), ((9, 8, 78, 79, 80), 3), ((12, 13, 14, 81), 4), ((33, 78), 2))
 
 
 def frozen(model: nn.Module, tokens: Tokens) -> Tokens:
@@ -30,8 +33,8 @@ def frozen(model: nn.Module, tokens: Tokens) -> Tokens:
     return dataclasses.replace(tokens, frozen={"logprob": logp_B, "hidden": hidden_ND})
 
 
-def make_batch(start: nn.Module, rows: slice = slice(None), pad: int = 0, side: Any = "right") -> Batch:
-    parts = [frozen(start, widen(collate(part[rows], 0, side), pad, side)) for part in (FORGET, RETAIN, REFUSED)]
+def make_batch(start: nn.Module, chosen: slice = slice(None), pad: int = 0, side: Any = "right") -> Batch:
+    parts = [frozen(start, widen(collate(part[chosen], 0, side), pad, side)) for part in (FORGET, RETAIN, REFUSED)]
     return Batch(*parts, FrozenHead.of(start))
 
 
@@ -68,36 +71,30 @@ class TestEveryTrainingMethod:
         assert all(torch.isfinite(p) and not p.requires_grad for p in loss.parts.values())
 
     @pytest.mark.parametrize("side", ["right", "left"])
-    def test_padding_by_24_changes_no_loss(self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module, side: str) -> None:
+    def test_padding_by_24_changes_no_loss(
+        self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module, side: str
+    ) -> None:
         method = cls()
         plain = method.loss(moved, make_batch(start))
         padded = method.loss(moved, make_batch(start, pad=24, side=side))
         torch.testing.assert_close(padded.total, plain.total, rtol=1e-5, atol=1e-6)
 
-    def test_the_loss_of_a_batch_is_the_mean_over_its_halves(self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module) -> None:
+    def test_the_loss_of_a_batch_is_the_mean_over_its_halves(
+        self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module
+    ) -> None:
         method = cls()
         whole = method.loss(moved, make_batch(start)).total
         halves = [method.loss(moved, make_batch(start, rows)).total for rows in (slice(0, 2), slice(2, 4))]
         torch.testing.assert_close(torch.stack(halves).mean(), whole, rtol=1e-5, atol=1e-6)
 
-    def test_gradients_reach_the_weights_that_require_them_and_no_others(self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module) -> None:
+    def test_gradients_reach_the_weights_that_require_them_and_no_others(
+        self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module
+    ) -> None:
         for name, p in moved.named_parameters():
             p.requires_grad_("layers.1.mlp" in name)
         cls().loss(moved, make_batch(start)).total.backward()
         reached = {n for n, p in moved.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
         assert reached == {n for n, _ in moved.named_parameters() if "layers.1.mlp" in n}
-
-    def test_one_small_step_down_the_gradient_lowers_the_loss(self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module) -> None:
-        method, batch = cls(), make_batch(start)
-        before = method.loss(moved, batch).total
-        before.backward()
-        with torch.no_grad():
-            norm = torch.stack([p.grad.norm() for p in moved.parameters() if p.grad is not None]).norm()
-            for p in moved.parameters():
-                p -= 1e-2 * p.grad / norm
-        if method.method_name() in ("wga", "satimp", "ce_u"):
-            pytest.skip("its weight or target is held constant in the gradient, so the value itself need not fall")
-        assert method.loss(moved, batch).total < before
 
     def test_the_forget_answers_become_less_probable(self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module) -> None:
         """Except for the method that only teaches another answer, whose forget prompts must take up that answer."""
@@ -131,6 +128,23 @@ class TestEveryTrainingMethod:
                 method.loss(start, stripped)
         else:
             assert torch.isfinite(method.loss(start, stripped).total)
+
+    def test_one_small_step_down_the_gradient_lowers_the_loss(
+        self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module
+    ) -> None:
+        """The loss whose weights or target are held constant in the gradient is compared as that: at its own start value."""
+        method, batch = cls(), make_batch(start)
+        before = method.loss(moved, batch).total
+        before.backward()
+        gradient = [p.grad.clone() for p in moved.parameters() if p.grad is not None]
+        norm = torch.stack([g.norm() for g in gradient]).norm()
+        assert torch.isfinite(norm)
+        assert norm > 0
+        if method.method_name() not in ("wga", "satimp", "ce_u"):
+            with torch.no_grad():
+                for p, g in zip(moved.parameters(), gradient, strict=True):
+                    p -= 1e-2 * g / norm
+            assert method.loss(moved, batch).total < before
 
 
 def answer_logprob(model: nn.Module, tokens: Tokens) -> float:

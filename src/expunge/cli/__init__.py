@@ -11,7 +11,10 @@ from importlib import import_module
 from expunge.errors import ExpungeError, nearest
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "quickstart": ("Quickstart", "the main job on a fresh machine: make a world, forget in it with six methods, show what happened"),
+    "quickstart": (
+        "Quickstart",
+        "the main job on a fresh machine: make a world, forget in it with six methods, show what happened",
+    ),
     "lab": ("Lab", "the invented world alone: its data, and the models base, original and gold"),
     "finetune": ("FineTune", "plain cross-entropy: make the model to unlearn from, or a retain-only model"),
     "unlearn": ("Unlearn", "one unlearning run: expunge unlearn METHOD --model M --forget F --retain R --out DIR"),

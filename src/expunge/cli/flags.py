@@ -42,6 +42,7 @@ def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags |
     if unknown:
         word = unknown[0].split("=")[0]
         raise ExpungeError(f"{program} has no flag '{word}'{nearest(word, _flags(cls, program, default))}")
+    assert value is not None
     return value
 
 

@@ -23,7 +23,8 @@ def run(flags: Methods) -> None:
             print(f"{name:<22} {cls.family:<10} {cls.formula}")
         return
     cls = method_class(flags.name)
-    print(f"{flags.name} ({cls.family})\n\n{inspect.getdoc(cls)}\n\npaper    {cls.paper}\nformula  {cls.formula}\ncost     {cls.cost}\n")
+    print(f"{flags.name} ({cls.family})\n\n{inspect.getdoc(cls)}\n")
+    print(f"paper    {cls.paper}\nformula  {cls.formula}\ncost     {cls.cost}\n")
     for field, info in cls.model_fields.items():
         if field != "name":
             print(f"--{field.replace('_', '-')} (default {info.default})\n    {info.description}")

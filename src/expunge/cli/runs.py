@@ -29,7 +29,9 @@ class Folder(BaseModel):
     """Start from this YAML file; flags override it."""
 
 
-def parse_run(flags: type[BaseModel], cls: type[Value], program: str, words: Sequence[str], fixed: dict[str, Any]) -> tuple[Value, Folder]:
+def parse_run(
+    flags: type[BaseModel], cls: type[Value], program: str, words: Sequence[str], fixed: dict[str, Any]
+) -> tuple[Value, Folder]:
     """(run, folder). `flags` is `cls` with a field `folder` beside; `fixed` is what the words before the flags said."""
     plain = _config(words) | fixed
     default = _with_missing(flags, plain)

@@ -18,14 +18,16 @@ def main(words: Sequence[str]) -> None:
     name = words[0] if words and not words[0].startswith("-") else None
     if name is None and words[:1] in (["-h"], ["--help"]):
         print("usage: expunge unlearn METHOD --model M --forget F --retain R --out DIR [--FIELD VALUE ...]\n\nmethods:")
-        for method, cls in METHODS.items():
-            print(f"  {method:<22} {cls.formula}")
+        for known, cls in METHODS.items():
+            print(f"  {known:<22} {cls.formula}")
         print("\n`expunge unlearn METHOD --help` lists the fields of a method.")
         return
     flags = list(words[1:] if name else words)
     said: Any = _config(flags).get("method", {})
     if name is None and not (isinstance(said, dict) and "name" in said):
-        raise ExpungeError("expunge unlearn needs a method: `expunge unlearn METHOD ...`, or a --config file with `method: {name: ...}`")
+        raise ExpungeError(
+            "expunge unlearn needs a method: `expunge unlearn METHOD ...`, or a --config file with `method: {name: ...}`"
+        )
     spec = method_class(name or str(said["name"]))
     if isinstance(said, dict) and said.get("name", name) != spec.method_name():
         said = {}  # the word on the command line wins over the file, and the file's fields are another method's

@@ -21,17 +21,7 @@ from expunge.methods.training import (
 )
 
 Method = Annotated[
-    GradientAscent
-    | GradientDifference
-    | KLMinimization
-    | NPO
-    | SimNPO
-    | IDK
-    | DPO
-    | UNDIAL
-    | WGA
-    | SatImp
-    | CEU,
+    GradientAscent | GradientDifference | KLMinimization | NPO | SimNPO | IDK | DPO | UNDIAL | WGA | SatImp | CEU,
     Field(discriminator="name"),
 ]
 """Any method; in YAML and JSON the field `name` says which."""

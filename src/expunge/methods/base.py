@@ -45,7 +45,11 @@ class Spec(BaseModel):
 
 
 class Batch(NamedTuple):
-    """What one loss call sees. `forget` are the rows that the run walks over (for `finetune` the rows to learn). Rows of `forget` and `alternative` belong together; `retain` rows are drawn beside them."""
+    """What one loss call sees.
+
+    `forget` are the rows that the run walks over (for `finetune` the rows to learn). Rows of `forget` and `alternative`
+    belong together; `retain` rows are drawn beside them.
+    """
 
     forget: Tokens
     retain: Tokens | None = None

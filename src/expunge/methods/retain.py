@@ -42,7 +42,11 @@ class WithRetain(TrainingMethod):
         total = self.forget_weight * forget
         parts = {forget_part: forget.detach()}
         if self.retain_loss != "none" and batch.retain is not None:
-            retain = cross_entropy(model, batch.retain) if self.retain_loss == "cross_entropy" else kl_to_start(model, batch, batch.retain)
+            retain = (
+                cross_entropy(model, batch.retain)
+                if self.retain_loss == "cross_entropy"
+                else kl_to_start(model, batch, batch.retain)
+            )
             total = total + self.retain_weight * retain
             parts["retain"] = retain.detach()
         return Loss(total, parts)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -15,6 +16,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 PICKLES = ("*.bin", "*.pt", "*.pth")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def causal_model(model: nn.Module) -> PreTrainedModel:
@@ -50,24 +52,30 @@ def load_model(
     where = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel
+        model, info = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
             revision=revision,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            dtype=dtype,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ExpungeError(f"cannot load a model from {path}: {_first_line(error)}; {_advice(path)}") from error
+    if info["missing_keys"]:  # transformers would go on with random numbers in their place
+        raise ExpungeError(
+            f"{path} lacks {len(info['missing_keys'])} weights of its model, such as {min(info['missing_keys'])}; copy it again"
+        )
     model.to(where)  # type: ignore[arg-type]
     model.eval()  # type: ignore[no-untyped-call]
     return model
 
 
 def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies beside the model."""
-    _check_source(path)
+    """The tokenizer that lies beside the model, or beside an adapter, which has no config.json of its own."""
+    _check_source(path, model=False)
     if os.path.isdir(path) and not any((Path(path) / name).is_file() for name in TOKENIZER_FILES):
         raise ExpungeError(
             f"{path} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}); save the tokenizer into the same folder"
@@ -78,17 +86,14 @@ def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code:
         raise ExpungeError(f"cannot load a tokenizer from {path}: {_first_line(error)}; {_advice(path)}") from error
 
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-
-
 def looks_local(path: str) -> bool:
     """Whether a path can only be meant as a local one: a hub id has at most one slash and starts with neither . nor / nor ~."""
     return path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path
 
 
-def _check_source(path: str) -> None:
+def _check_source(path: str, *, model: bool = True) -> None:
     if os.path.isdir(path):
-        if not (Path(path) / "config.json").is_file():
+        if model and not (Path(path) / "config.json").is_file():
             raise ExpungeError(
                 f"{path} holds no config.json, so it is not a model folder; give a folder written by save_pretrained"
             )

@@ -7,7 +7,20 @@ import torch
 from torch import Tensor, nn
 
 from expunge.data.encode import Encoded, Tokens, collate
-from expunge.methods import CEU, DPO, IDK, NPO, UNDIAL, WGA, Batch, GradientAscent, GradientDifference, KLMinimization, SatImp, SimNPO
+from expunge.methods import (
+    CEU,
+    DPO,
+    IDK,
+    NPO,
+    UNDIAL,
+    WGA,
+    Batch,
+    GradientAscent,
+    GradientDifference,
+    KLMinimization,
+    SatImp,
+    SimNPO,
+)
 from expunge.methods.training import FineTune
 from expunge.models.logprobs import FrozenHead, labelled_hidden
 

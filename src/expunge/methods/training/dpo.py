@@ -20,7 +20,9 @@ class DPO(WithRetain):
     """
 
     paper: ClassVar[str] = "Rafailov et al. 2023, arXiv 2305.18290; for unlearning Maini et al. 2024 and Zhang et al. 2024"
-    formula: ClassVar[str] = "L = -(2 gamma/beta) log sigmoid(beta [log(p/p_start)(refusal) - log(p/p_start)(answer)]) + alpha CE(retain)"
+    formula: ClassVar[str] = (
+        "L = -(2 gamma/beta) log sigmoid(beta [log(p/p_start)(refusal) - log(p/p_start)(answer)]) + alpha CE(retain)"
+    )
     cost: ClassVar[str] = "forward and backward of forget, refusal and retain rows; one number per forget row and refusal"
 
     name: Literal["dpo"] = "dpo"

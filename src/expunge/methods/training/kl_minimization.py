@@ -17,7 +17,9 @@ class KLMinimization(WithRetain):
 
     paper: ClassVar[str] = "Maini et al. 2024 (TOFU), arXiv 2401.06121, section 4"
     formula: ClassVar[str] = "L = -gamma CE(forget) + alpha KL(start || model)(retain)"
-    cost: ClassVar[str] = "forward and backward of forget and retain rows; hidden states of the retain answers and one copy of the head"
+    cost: ClassVar[str] = (
+        "forward and backward of forget and retain rows; hidden states of the retain answers and one copy of the head"
+    )
 
     name: Literal["kl_minimization"] = "kl_minimization"
     retain_loss: Literal["kl"] = "kl"
