@@ -69,8 +69,8 @@ class _Reader:
         answer, response = self.value("answer"), self.value("response", only_first=True)
         if len(choices) < 2:
             self.refuse(f"has {len(choices)} choices; a question needs at least two")
-        if isinstance(answer, str) and answer.strip().isdecimal():
-            answer = int(answer)
+        if (isinstance(answer, str) and answer.strip().isdecimal()) or (isinstance(answer, float) and answer.is_integer()):
+            answer = int(answer)  # CSV writes texts, pandas writes floats
         if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(choices):
             self.refuse(
                 f"has choices, and its answer is {answer!r}; it has to be the index of the right one, 0 to {len(choices) - 1}"

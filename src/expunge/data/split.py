@@ -12,8 +12,9 @@ def by_attribute(examples: Sequence[Example], key: str) -> dict[Attribute, tuple
     if missing:
         known = list(dict.fromkeys(name for example in examples for name in example.attributes))
         there = f"they have {', '.join(known)}" if known else "they have none"
+        hint = "" if key in known else nearest(key, known)
         raise ExpungeError(
-            f"{len(missing)} of {len(examples)} examples have no attribute '{key}'{nearest(key, known)}, the first of them "
+            f"{len(missing)} of {len(examples)} examples have no attribute '{key}'{hint}, the first of them "
             f"example {missing[0]}; {there}, and --columns attributes.{key}=COLUMN names its column"
         )
     parts: dict[Attribute, list[Example]] = {}

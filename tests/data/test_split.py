@@ -1,0 +1,29 @@
+"""A set falls into one part per value of an attribute."""
+
+import pytest
+
+from expunge.data.example import Example
+from expunge.data.split import by_attribute
+from expunge.errors import ExpungeError
+
+A, B, C = (Example(None, text, attributes={"group": group}) for text, group in (("a", "x"), ("b", "y"), ("c", "x")))
+
+
+def test_each_value_gets_its_examples_in_order():
+    parts = by_attribute([B, A, C], "group")
+    assert parts == {"y": (B,), "x": (A, C)}
+    assert list(parts) == ["y", "x"]
+
+
+def test_missing_attributes_are_counted_and_the_first_row_named():
+    bare = Example(None, "d")
+    message = (
+        r"2 of 4 examples have no attribute 'group', the first of them example 2; they have group.*--columns attributes\.group="
+    )
+    with pytest.raises(ExpungeError, match=message):
+        by_attribute([A, bare, C, bare], "group")
+
+
+def test_a_misspelt_attribute_is_recognized():
+    with pytest.raises(ExpungeError, match=r"3 of 3 .* 'gruop' \(did you mean 'group'\?\)"):
+        by_attribute([A, B, C], "gruop")
