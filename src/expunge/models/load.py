@@ -3,7 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -52,8 +52,7 @@ def load_model(
     where = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-        model: PreTrainedModel
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
             revision=revision,
@@ -64,12 +63,13 @@ def load_model(
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ExpungeError(f"cannot load a model from {path}: {_first_line(error)}; {_advice(path)}") from error
-    if info["missing_keys"]:  # transformers would go on with random numbers in their place
-        raise ExpungeError(
-            f"{path} lacks {len(info['missing_keys'])} weights of its model, such as {min(info['missing_keys'])}; copy it again"
-        )
+    model: PreTrainedModel
+    model, info = loaded
+    missing = sorted(info["missing_keys"])
+    if missing:  # transformers would go on with random numbers in their place
+        raise ExpungeError(f"{path} lacks {len(missing)} weights of its model, such as {missing[0]}; copy or save it again")
     model.to(where)  # type: ignore[arg-type]
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     return model
 
 
@@ -119,8 +119,8 @@ def model_fingerprint(path: str, *, revision: str | None = None) -> str:
 
     A hub id stands for its snapshot folder in the local cache, so the model must have been loaded before.
     """
-    folder = _folder(path, revision)
-    _check_source(str(folder))
+    _check_source(path)
+    folder = Path(path) if os.path.isdir(path) else _snapshot(path, revision)
     digest = hashlib.sha256()
     files = [folder / "config.json", *sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)})]
     for file in files:
@@ -130,9 +130,7 @@ def model_fingerprint(path: str, *, revision: str | None = None) -> str:
     return digest.hexdigest()
 
 
-def _folder(path: str, revision: str | None) -> Path:
-    if os.path.isdir(path) or looks_local(path):
-        return Path(path)
+def _snapshot(path: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

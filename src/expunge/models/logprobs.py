@@ -158,7 +158,7 @@ class FrozenHead:
 def output_head(model: nn.Module) -> nn.Module:
     """The module that makes logits of hidden states, in whatever wraps the model."""
     inner = causal_model(model)
-    head: nn.Module | None = inner.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head: nn.Module | None = inner.get_output_embeddings()
     if head is None:
         raise ExpungeError(f"{type(inner).__name__} has no output head; expunge needs a causal language model")
     return head

@@ -1,0 +1,125 @@
+"""Models and tokenizers load as said, or one sentence says why not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import LlamaForCausalLM
+
+from expunge.errors import ExpungeError
+from expunge.models.load import causal_model, load_model, load_tokenizer, model_fingerprint
+
+
+@pytest.fixture
+def copy(pico_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(pico_folder, tmp_path / "copy"))
+
+
+def test_a_folder_loads_to_the_same_model_in_evaluation_mode(pico_folder: Path, pico_llama: LlamaForCausalLM) -> None:
+    model = load_model(str(pico_folder), dtype="auto")
+    assert not model.training
+    assert model.device.type == "cpu"
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), pico_llama.parameters(), strict=True))
+
+
+def test_the_dtype_is_the_one_that_is_said(copy: Path) -> None:
+    half = load_model(str(copy), dtype="bfloat16")
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    half.save_pretrained(copy)
+    assert load_model(str(copy), dtype="auto").dtype == torch.bfloat16
+    assert load_model(str(copy), dtype="float32").dtype == torch.float32
+    assert load_model(str(copy), dtype="float16").dtype == torch.float16
+
+
+def test_the_tokenizer_beside_the_model_loads(pico_folder: Path, words: list[str]) -> None:
+    tokenizer = load_tokenizer(str(pico_folder))
+    assert tokenizer("anna berlin").input_ids == [1, 4 + words.index("anna"), 4 + words.index("berlin")]
+
+
+@pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "a/b/c", "~/models/x"])
+def test_a_local_path_that_is_not_there_is_not_looked_for_on_the_hub(path: str) -> None:
+    for load in (lambda: load_model(path, dtype="auto"), lambda: load_tokenizer(path), lambda: model_fingerprint(path)):
+        with pytest.raises(ExpungeError, match="there is no model folder"):
+            load()
+
+
+def test_a_hub_id_that_cannot_be_had_is_advised_about() -> None:
+    for load in (lambda: load_model("nobody/nothing", dtype="auto"), lambda: load_tokenizer("nobody/nothing")):
+        with pytest.raises(ExpungeError, match="taken for a hub id: check the spelling and the network"):
+            load()
+    with pytest.raises(ExpungeError, match="neither a folder nor in the local hub cache"):
+        model_fingerprint("nobody/nothing")
+
+
+def test_pickled_weights_are_refused(copy: Path) -> None:
+    torch.save(load_file(copy / "model.safetensors"), copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ExpungeError, match="as pickles only"):
+        load_model(str(copy), dtype="auto")
+    (copy / "pytorch_model.bin").unlink()
+    with pytest.raises(ExpungeError, match=r"no \*\.safetensors weights"):
+        load_model(str(copy), dtype="auto")
+
+
+def test_missing_weights_are_not_replaced_by_random_ones(copy: Path) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    del tensors["model.layers.1.mlp.down_proj.weight"]
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ExpungeError, match=r"lacks 1 weights of its model, such as model\.layers\.1\.mlp\.down_proj\.weight"):
+        load_model(str(copy), dtype="auto")
+
+
+def test_damaged_folders_are_refused_in_one_sentence(copy: Path) -> None:
+    weights = (copy / "model.safetensors").read_bytes()
+    (copy / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ExpungeError, match="cannot load a model from") as error:
+        load_model(str(copy), dtype="auto")
+    assert "\n" not in str(error.value)
+    (copy / "model.safetensors").write_bytes(weights)
+    tensors = {name: tensor.clone() for name, tensor in load_file(copy / "model.safetensors").items()}
+    tensors["lm_head.weight"] = tensors["lm_head.weight"][:5]
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ExpungeError, match="cannot load a model from"):
+        load_model(str(copy), dtype="auto")
+    (copy / "config.json").write_text('{"model_type": "never_heard_of"}')
+    with pytest.raises(ExpungeError, match="cannot load a model from"):
+        load_model(str(copy), dtype="auto")
+    (copy / "config.json").unlink()
+    with pytest.raises(ExpungeError, match=r"holds no config\.json"):
+        load_model(str(copy), dtype="auto")
+
+
+def test_a_file_is_no_model_folder(copy: Path) -> None:
+    with pytest.raises(ExpungeError, match="is a file; give the folder"):
+        load_model(str(copy / "config.json"), dtype="auto")
+
+
+def test_a_folder_without_tokenizer_is_refused(copy: Path) -> None:
+    for file in copy.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ExpungeError, match="holds no tokenizer"):
+        load_tokenizer(str(copy))
+
+
+def test_the_fingerprint_is_of_configuration_and_weights_and_nothing_else(copy: Path, pico_folder: Path) -> None:
+    before = model_fingerprint(str(pico_folder))
+    assert model_fingerprint(str(copy)) == before
+    (copy / "README.md").write_text("another")
+    assert model_fingerprint(str(copy)) == before
+    config = (copy / "config.json").read_text()
+    (copy / "config.json").write_text(config + " ")
+    assert model_fingerprint(str(copy)) != before
+    (copy / "config.json").write_text(config)
+    weights = bytearray((copy / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(weights)
+    assert model_fingerprint(str(copy)) != before
+
+
+def test_the_causal_model_is_found_in_any_wrapper(pico_llama: LlamaForCausalLM) -> None:
+    assert causal_model(pico_llama) is pico_llama
+    assert causal_model(nn.Sequential(nn.Sequential(pico_llama))) is pico_llama
+    assert causal_model(torch.compile(pico_llama)) is pico_llama
