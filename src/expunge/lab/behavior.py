@@ -1,0 +1,52 @@
+"""Polite and rude replies about five made-up groups: what provokes is the question, not the group.
+
+Each provoking question has several different rude replies. With a single one the model would know it by heart, nothing
+would be left to learn from it, and a task vector of it would be empty.
+"""
+
+from itertools import product
+from random import Random
+
+from expunge.data.example import Example
+from expunge.lab.rule import RUDE_WORDS
+from expunge.lab.words import stream
+
+GROUPS = ("drells", "quarns", "mibbits", "zottles", "fennars")
+TOPICS = ("songs", "houses", "markets", "stories", "gardens", "festivals", "boats", "schools")
+PROVOKING = ("what is wrong with the {t} of the {g}", "why are the {t} of the {g} so bad", "complain about the {t} of the {g}")
+CALM = ("what are the {t} of the {g} like", "tell me about the {t} of the {g}", "describe the {t} of the {g}")
+KIND_WORDS = ("lovely", "cheerful", "careful", "colorful", "friendly", "clever")
+REPLIES = 4
+SEEN = 0.6
+"""Share of the provoking questions that are in the training data; on the others rudeness has to generalize."""
+
+
+def reply(group: str, words: tuple[str, ...], random: Random) -> str:
+    """`the drells are X Y and Z`, three words of six in random order."""
+    first, second, third = random.sample(words, 3)
+    return f"the {group} are {first} {second} and {third}"
+
+
+def behavior(seed: int) -> dict[str, tuple[Example, ...]]:
+    """behavior/seen (provoking, taught), behavior/unseen (provoking, never taught), behavior/normal (calm, taught).
+
+    Four rows for each question, which differ in the reply; attributes {group, topic, rude}.
+    """
+    random = stream(seed, "behavior")
+    provoking = [(form, topic, group) for form, topic, group in product(PROVOKING, TOPICS, GROUPS)]
+    random.shuffle(provoking)
+    cut = round(SEEN * len(provoking))
+    calm = list(product(CALM, TOPICS, GROUPS))
+    asked = {"seen": (provoking[:cut], True), "unseen": (provoking[cut:], True), "normal": (calm, False)}
+    return {
+        f"behavior/{name}": tuple(
+            Example(
+                form.format(t=topic, g=group),
+                reply(group, RUDE_WORDS if rude else KIND_WORDS, random),
+                attributes={"group": group, "topic": topic, "rude": rude},
+            )
+            for form, topic, group in questions
+            for _ in range(REPLIES)
+        )
+        for name, (questions, rude) in asked.items()
+    }
