@@ -179,6 +179,9 @@ class TestRougeLRecall:
     def test_of_an_empty_answer_is_zero(self) -> None:
         assert self.score("lima", "") == 0.0
 
+    def test_of_raw_text_is_unscored(self) -> None:
+        assert isinstance(RougeLRecall().score(Row(Example(None, "lima"))), Unscored)
+
     def test_of_a_response_in_another_script_is_unscored(self) -> None:
         assert isinstance(self.score("Лима", "Лима"), Unscored)
 

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from expunge.evaluation.metrics.base import NO_TOKENS, Good, Metric, Need, Row, Unscored
+from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, unscorable
 
 
 class Accuracy(Metric):
@@ -39,10 +39,9 @@ class Accuracy(Metric):
 
     def score(self, row: Row) -> float | Unscored:
         if not row.example.choices:
-            return float(row.answer.hit.all()) if len(row.answer.hit) else NO_TOKENS
+            return unscorable(row.answer) or float(row.answer.hit.all())
         if row.example.answer is None:
             return Unscored("the example has choices but no index `answer`")
-        sums = [choice.without_end().logp.sum(dtype=np.float64) for choice in row.choices]
-        if not np.isfinite(sums).all():
-            return Unscored("the model's log-probabilities are not finite")
-        return float(int(np.argmax(sums)) == row.example.answer)
+        texts = [choice.without_end() for choice in row.choices]
+        sums = [text.logp.sum(dtype=np.float64) for text in texts]
+        return unscorable(*texts) or float(int(np.argmax(sums)) == row.example.answer)

@@ -4,7 +4,6 @@ A metric never runs the model. It says what it needs; the engine computes each n
 A new metric is one file here and one line in the closed list of `metrics/__init__.py`.
 """
 
-import math
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -105,9 +104,13 @@ class Metric(BaseModel):
         return self.good == "always"
 
 
-NO_TOKENS = Unscored("the response has no tokens besides the end token")
+NO_PROMPT = Unscored("raw text has no prompt to answer")
 
 
-def finite(value: float) -> float | Unscored:
-    """A number, or the reason why it is none."""
-    return value if math.isfinite(value) else Unscored("the model's log-probabilities are not finite")
+def unscorable(*answers: TokenStats) -> Unscored | None:
+    """Why nothing can be said about these answers: one has no tokens, or the model is broken. None when all is well."""
+    if not all(len(answer.logp) for answer in answers):
+        return Unscored("the response has no tokens besides the end token")
+    if any(np.isnan(answer.logp).any() for answer in answers):
+        return Unscored("the model's log-probabilities are not numbers")
+    return None

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from expunge.evaluation.metrics.base import NO_TOKENS, Good, Metric, Row, Unscored
+from expunge.evaluation.metrics.base import Good, Metric, Row, Unscored, unscorable
 
 
 class ExactMemorization(Metric):
@@ -20,5 +20,5 @@ class ExactMemorization(Metric):
     name: Literal["exact_memorization"] = "exact_memorization"
 
     def score(self, row: Row) -> float | Unscored:
-        hit = row.answer.without_end().hit
-        return float(hit.mean()) if len(hit) else NO_TOKENS
+        text = row.answer.without_end()
+        return unscorable(text) or float(text.hit.mean())

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from expunge.evaluation.metrics.base import NO_TOKENS, Good, Metric, Row, Unscored
+from expunge.evaluation.metrics.base import Good, Metric, Row, Unscored, unscorable
 
 
 def extraction_strength(hit: NDArray[np.bool_], *, compat: bool = False) -> float:
@@ -40,5 +40,5 @@ class ExtractionStrength(Metric):
     """The off-by-one of the released code of open-unlearning."""
 
     def score(self, row: Row) -> float | Unscored:
-        hit = row.answer.without_end().hit
-        return extraction_strength(hit, compat=self.compat) if len(hit) else NO_TOKENS
+        text = row.answer.without_end()
+        return unscorable(text) or extraction_strength(text.hit, compat=self.compat)

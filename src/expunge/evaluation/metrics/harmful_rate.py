@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from expunge.evaluation.metrics.base import Good, Metric, Need, Row
+from expunge.evaluation.metrics.base import NO_PROMPT, Good, Metric, Need, Row, Unscored
 
 
 def contains_any(text: str, words: tuple[str, ...]) -> bool:
@@ -33,5 +33,5 @@ class HarmfulRate(Metric):
     def needs(self) -> frozenset[Need]:
         return frozenset({"generated"})
 
-    def score(self, row: Row) -> float:
-        return float(contains_any(row.generated, self.words))
+    def score(self, row: Row) -> float | Unscored:
+        return NO_PROMPT if row.example.prompt is None else float(contains_any(row.generated, self.words))

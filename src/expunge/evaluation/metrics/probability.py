@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from expunge.evaluation.metrics.base import Floats, Good, Metric, Need, Row, Unscored, finite
+from expunge.evaluation.metrics.base import Floats, Good, Metric, Need, Row, Unscored, unscorable
 
 
 def probability(mean_logp: Floats) -> Floats:
@@ -51,9 +51,11 @@ class Probability(Metric):
         return frozenset({"answer", "perturbed"}) if self.among_perturbed else frozenset({"answer"})
 
     def score(self, row: Row) -> float | Unscored:
-        if not self.among_perturbed:
-            return finite(float(probability(np.float64(row.answer.mean_logp()))))
-        if not row.perturbed:
+        if self.among_perturbed and not row.perturbed:
             return Unscored("the example has no wrong answers (`perturbed`) to compare with")
-        wrong = np.array([w.mean_logp() for w in row.perturbed])
-        return finite(float(probability_among(np.float64(row.answer.mean_logp()), wrong)))
+        if reason := unscorable(row.answer, *row.perturbed):
+            return reason
+        right = np.array(row.answer.mean_logp())
+        if not self.among_perturbed:
+            return float(probability(right))
+        return float(probability_among(right, np.array([wrong.mean_logp() for wrong in row.perturbed])))

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from expunge.evaluation.metrics.base import NO_TOKENS, Floats, Good, Metric, Need, Role, Row, Unscored, finite
+from expunge.evaluation.metrics.base import Floats, Good, Metric, Need, Role, Row, Unscored, unscorable
 
 LARGEST_LOG = 700.0
 """exp of it is near the largest float64. A ratio beyond is clipped here, which keeps the order of all others."""
@@ -72,12 +72,10 @@ class TruthRatio(Metric):
         right, wrong = row.paraphrases or (row.answer,), row.perturbed
         if not wrong:
             return Unscored("the example has no wrong answers (`perturbed`) to compare with")
-        if not all(len(answer.logp) for answer in (*right, *wrong)):
-            return NO_TOKENS
-        ratio = truth_ratio(
-            np.array([r.mean_logp() for r in right]), np.array([w.mean_logp() for w in wrong]), geometric=self.compat
-        )
-        return finite(float(ratio))
+        if reason := unscorable(*right, *wrong):
+            return reason
+        rights, wrongs = (np.array([answer.mean_logp() for answer in answers]) for answers in (right, wrong))
+        return float(truth_ratio(rights, wrongs, geometric=self.compat))
 
     def reported(self, values: Floats, role: Role) -> Floats:
         return towards_one(values) if role == "forget" else truthful(values)

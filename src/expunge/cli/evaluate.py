@@ -1,0 +1,128 @@
+"""`expunge evaluate MODEL_OR_RUN --suite NAME[,NAME] --data DIR --out DIR`."""
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+from tyro.conf import Positional
+
+from expunge.errors import ExpungeError
+from expunge.records import Evaluation, Score
+
+if TYPE_CHECKING:
+    from expunge.evaluation.suites import SuiteSpec
+
+
+class Evaluate(BaseModel):
+    """Scores with 95 % intervals, and one row per sample, of a model on one or more suites."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    model: Positional[str]
+    """What to score: a run, an artifact, a model folder or a hub id."""
+    suite: str
+    """Names of suites, with commas between them; `expunge suites` lists them."""
+    data: str | None = None
+    """The suite's data: a folder, or a hub id where the suite has one."""
+    out: str | None = None
+    """Folder that gets SUITE.json and SUITE.samples.jsonl (in `evaluation/` if it is a run); left out, the run that is scored."""
+    limit: int | None = None
+    """Score the first N examples of each task only."""
+    forget: str | None = None
+    """tofu: the split that was to be forgotten (forget01, forget05, forget10); lab: the tasks, with commas between them."""
+    retain_scores: str | None = None
+    """Evaluation of a model that never saw the forget set (for the lab: gold), for forget_quality."""
+    compat: bool = False
+    """tofu: metrics as in the released code of open-unlearning, into tofu_compat.json."""
+    dtype: str = "auto"
+    """auto (as stored), float32, bfloat16 or float16."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with a hub model. Off unless asked for."""
+    show_forget_text: bool = False
+    """Write prompts, responses and answers into the sample file, of the forget set too."""
+    overwrite: bool = False
+    """Replace the scores of an earlier evaluation. One that was killed goes on by itself."""
+
+
+def run(flags: Evaluate) -> None:
+    from pydantic import TypeAdapter, ValidationError
+
+    from expunge.artifact import artifact_folder, load
+    from expunge.evaluation.run import evaluate
+    from expunge.evaluation.suites import suite_class
+    from expunge.models.load import DType, model_fingerprint
+
+    try:
+        dtype: DType = TypeAdapter(DType).validate_python(flags.dtype)
+    except ValidationError:
+        raise ExpungeError(f"--dtype {flags.dtype} is not known; give auto, float32, bfloat16 or float16") from None
+    specs = [_spec(suite_class(name), flags) for name in flags.suite.split(",")]
+    suites = [spec.build(flags.data or _needed(spec)) for spec in specs]
+    out = _out(flags)
+    for suite in suites:
+        if not flags.overwrite and (out / f"{suite.name}.json").exists():
+            raise ExpungeError(f"{out / suite.name}.json exists; replace it with --overwrite, or give another --out")
+    model, tokenizer = load(flags.model, dtype=dtype, trust_remote_code=flags.trust_remote_code)
+    folder = artifact_folder(flags.model)
+    # The manifest holds the hash of every file of the artifact and of its base model.
+    what = hashlib.sha256((folder / "expunge.json").read_bytes()).hexdigest() if folder else model_fingerprint(flags.model)
+    for suite in suites:
+        evaluation = evaluate(
+            model,
+            tokenizer,
+            suite=suite,
+            out=out,
+            limit=flags.limit,
+            artifact=flags.model,
+            fingerprint=what,
+            show_forget_text=flags.show_forget_text,
+            overwrite=flags.overwrite,
+        )
+        print(table(evaluation))
+
+
+def _needed(spec: "SuiteSpec") -> str:
+    raise ExpungeError(f"the suite {spec.suite_name()} needs its data: {spec.layout}; give it with --data")
+
+
+def _spec(cls: type["SuiteSpec"], flags: Evaluate) -> "SuiteSpec":
+    """The suite with the options that were given; an option that it does not have is an error."""
+    from pydantic import ValidationError
+
+    given: dict[str, Any] = {"forget": flags.forget, "retain_scores": flags.retain_scores, "compat": flags.compat or None}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if name not in cls.model_fields:
+            raise ExpungeError(f"the suite {cls.suite_name()} has no option --{name.replace('_', '-')}")
+    if cls.suite_name() == "lab" and "forget" in given:
+        given["forget"] = tuple(given["forget"].split(","))
+    try:
+        return cls(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ExpungeError(f"--{str(first['loc'][0]).replace('_', '-')} {first['input']}: {first['msg']}") from None
+
+
+def _out(flags: Evaluate) -> Path:
+    """A run keeps its scores in evaluation/; any other folder is taken as it is."""
+    out = Path(flags.out or flags.model)
+    if (out / "artifact").is_dir():
+        return out / "evaluation"
+    if flags.out is None:
+        raise ExpungeError(f"{flags.model} is not a run, which would keep its scores itself; give --out DIR")
+    return out
+
+
+def table(evaluation: Evaluation) -> str:
+    """The scores as aligned text: task, metric, value, interval, number of samples."""
+    lines = [f"{evaluation.suite}: {evaluation.artifact}, {evaluation.seconds:.1f} s"]
+    return "\n".join([*lines, *(_line(score) for score in evaluation.scores)])
+
+
+def _line(score: Score) -> str:
+    name = f"  {score.task:<20} {score.metric:<20}"
+    if score.value is None:
+        return f"{name} {'-':>9}   {score.unscored}"
+    interval = f"[{score.low:.4f}, {score.high:.4f}]" if score.low is not None and score.high is not None else ""
+    return f"{name} {score.value:>9.4g}   {interval:<18} n = {score.n}"

@@ -1,0 +1,75 @@
+"""One teacher-forced pass: each unique sequence of tokens goes through the model once, whatever asks for it.
+
+Shape suffixes: N labelled tokens of a batch, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from expunge.data.encode import Encoded, collate, length_batches
+from expunge.evaluation.metrics.base import TokenStats
+from expunge.models.load import causal_model
+from expunge.models.logprobs import labelled_logits, token_logprobs
+
+Ids = tuple[int, ...]
+
+LOGITS_IN_MEMORY = 2**26
+"""Logits of one batch (256 MB of float32): a batch gets fewer tokens under a larger vocabulary."""
+
+
+class Engine:
+    """Scores sequences with one model and remembers every one, so that tasks and metrics share them.
+
+    A sequence is its token ids: the same ids asked for with a later answer start are a slice of what is known.
+    Batches hold sequences of like length and a bounded number of tokens; logits exist at answer positions only.
+    """
+
+    def __init__(self, model: nn.Module, pad_id: int, *, max_tokens: int = 4096, max_rows: int = 512) -> None:
+        """max_tokens, max_rows: upper bounds of a batch, padding included. They change speed and memory, never a value."""
+        self.model, self.pad_id, self.max_rows = model, pad_id, max_rows
+        inner = causal_model(model)
+        self.device = inner.device
+        vocabulary: int = inner.config.get_text_config().vocab_size
+        self.max_tokens = max(1, min(max_tokens, LOGITS_IN_MEMORY // vocabulary))
+        self._known: dict[Ids, tuple[int, TokenStats]] = {}
+
+    def score(self, sequences: Sequence[Encoded]) -> list[TokenStats]:
+        """Statistics of the labelled tokens of each sequence, in order. What is known is not computed again."""
+        start: dict[Ids, Encoded] = {}
+        for sequence in sequences:
+            known = self._known.get(sequence.ids)
+            if known is not None and known[0] <= sequence.answer_start:
+                continue
+            earliest = start.get(sequence.ids)
+            if earliest is None or sequence.answer_start < earliest.answer_start:
+                start[sequence.ids] = sequence
+        self._forward(list(start.values()))
+        return [self._slice(sequence) for sequence in sequences]
+
+    def _slice(self, sequence: Encoded) -> TokenStats:
+        first, stats = self._known[sequence.ids]
+        skip = sequence.answer_start - first
+        return TokenStats(stats.logp[skip:], stats.hit[skip:], sequence.has_end)
+
+    def _forward(self, sequences: Sequence[Encoded]) -> None:
+        training = self.model.training
+        self.model.eval()
+        try:
+            for batch in length_batches([len(s.ids) for s in sequences], self.max_tokens, self.max_rows):
+                rows = [sequences[i] for i in batch]
+                for row, stats in zip(rows, self._batch(rows), strict=True):
+                    self._known[row.ids] = (row.answer_start, stats)
+        finally:
+            self.model.train(training)
+
+    @torch.inference_mode()
+    def _batch(self, rows: Sequence[Encoded]) -> list[TokenStats]:
+        labelled = labelled_logits(self.model, collate(rows, self.pad_id).to(self.device))
+        logp_N = token_logprobs(labelled).cpu().numpy()
+        hit_N = (labelled.logits_NV.argmax(dim=-1) == labelled.labels_N).cpu().numpy()
+        ends = np.cumsum([len(row.ids) - row.answer_start for row in rows])[:-1]
+        pieces = zip(rows, np.split(logp_N, ends), np.split(hit_N, ends), strict=True)
+        return [TokenStats(logp, hit, row.has_end) for row, logp, hit in pieces]

@@ -1,0 +1,83 @@
+"""Batched greedy generation: the one place where evaluation lets a model write."""
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import nn
+from transformers import GenerationConfig
+
+from expunge.data.encode import Encoded, collate, length_batches
+from expunge.models.load import causal_model
+
+Ids = tuple[int, ...]
+
+
+def generate(
+    model: nn.Module,
+    prompts: Sequence[Ids],
+    *,
+    pad_id: int,
+    end_ids: Collection[int],
+    max_new_tokens: int,
+    max_length: int | None = None,
+    max_rows: int = 64,
+    max_tokens: int = 32_768,
+) -> list[Ids]:
+    """The greedy continuation of each prompt, up to and without the first end token.
+
+    Equal prompts are continued once. Batches hold prompts of like length, padded on the left; a batch has at most `max_rows`
+    prompts and, answers included, `max_tokens` tokens (the key-value cache). `max_length` is the longest sequence that
+    the model takes; answers stop there. Sampling and penalties that the model's own generation config asks for are off.
+    """
+    unique = list(dict.fromkeys(prompts))
+    answers: dict[Ids, Ids] = {}
+    training = model.training
+    model.eval()
+    try:
+        for batch in length_batches([len(p) + max_new_tokens for p in unique], max_tokens, max_rows):
+            rows = [unique[i] for i in batch]
+            room = max_new_tokens if max_length is None else min(max_new_tokens, max_length - max(map(len, rows)))
+            answers |= zip(rows, _batch(model, rows, pad_id, end_ids, room), strict=True)
+    finally:
+        model.train(training)
+    return [answers[prompt] for prompt in prompts]
+
+
+@torch.inference_mode()
+def _batch(model: nn.Module, prompts: Sequence[Ids], pad_id: int, end_ids: Collection[int], max_new_tokens: int) -> list[Ids]:
+    if max_new_tokens < 1:
+        return [() for _ in prompts]
+    inner = causal_model(model)
+    rows = [Encoded(ids, len(ids), False) for ids in prompts]
+    tokens = collate(rows, pad_id, side="left").to(inner.device)
+    written_BT: torch.Tensor = inner.generate(  # type: ignore[operator]
+        input_ids=tokens.input_ids_BT,
+        attention_mask=tokens.attention_mask_BT,
+        generation_config=_greedy(pad_id, end_ids, max_new_tokens),
+    )
+    return [_until_end(row, end_ids) for row in written_BT[:, tokens.input_ids_BT.shape[1] :].tolist()]
+
+
+def _greedy(pad_id: int, end_ids: Collection[int], max_new_tokens: int) -> GenerationConfig:
+    # What is None here is filled from the model's own generation config, so everything that would change the answer is said.
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=50,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        min_length=0,
+        eos_token_id=sorted(set(end_ids)),
+        pad_token_id=pad_id,
+        use_cache=True,
+    )
+
+
+def _until_end(ids: Sequence[int], end_ids: Collection[int]) -> Ids:
+    for length, token in enumerate(ids):
+        if token in end_ids:
+            return tuple(ids[:length])
+    return tuple(ids)

@@ -1,0 +1,69 @@
+"""Finished tasks of an evaluation that is not finished: kept beside its results, keyed by everything that they depend on."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import expunge
+from expunge.data.example import fingerprint
+from expunge.evaluation.task import Task
+from expunge.records import Sample, write_json
+
+
+@cache
+def code_version() -> str:
+    """sha256 over the source files that a score depends on, so that no result outlives a change of the code."""
+    root = Path(expunge.__file__).parent
+    digest = hashlib.sha256()
+    for package in ("data", "models", "evaluation"):
+        for file in sorted((root / package).rglob("*.py")):
+            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+class Finished:
+    """Samples of finished tasks in `folder`, one file each; gone when the evaluation is complete.
+
+    A file counts only when its key is the same: the code, the model, the format and the settings in `key`, and the task's
+    examples, metrics and lengths. Without a folder or a key (nobody can say what the model is) nothing is kept.
+    """
+
+    def __init__(self, folder: Path | None, key: Sequence[str] | None) -> None:
+        self.folder = folder if key is not None else None
+        self.key = list(key or ())
+
+    def get(self, task: Task) -> list[Sample] | None:
+        """The task's samples, if it was finished before."""
+        if self.folder is None or not self._file(task).is_file():
+            return None
+        found = json.loads(self._file(task).read_text(encoding="utf-8"))
+        if found["key"] != self._key(task):
+            return None
+        return [Sample.model_validate(row) for row in found["samples"]]
+
+    def put(self, task: Task, samples: Sequence[Sample]) -> None:
+        """Keeps them; a kill right after costs nothing."""
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            rows = [sample.model_dump(mode="json") for sample in samples]
+            write_json(self._file(task), {"key": self._key(task), "samples": rows})
+
+    def clear(self) -> None:
+        """The evaluation is complete."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _file(self, task: Task) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{task.name}.json"
+
+    def _key(self, task: Task) -> str:
+        metrics = [metric.model_dump(mode="json") for metric in task.metrics]
+        parts = [
+            *(code_version(), *self.key, task.name, fingerprint(task.examples)),
+            *(metrics, task.max_new_tokens, task.shown, task.secret),
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

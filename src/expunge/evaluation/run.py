@@ -1,0 +1,155 @@
+"""A model and a suite become scores: `evaluate`, the one function that everything above calls."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from expunge.data.encode import Encoder, Format, default_format
+from expunge.errors import ExpungeError
+from expunge.evaluation.engine import Engine
+from expunge.evaluation.metrics.base import Metric, Row, Unscored
+from expunge.evaluation.resume import Finished
+from expunge.evaluation.rows import Rows
+from expunge.evaluation.statistics import bootstrap_interval
+from expunge.evaluation.suites import SuiteSpec, suite_class
+from expunge.evaluation.task import Results, Suite, Task
+from expunge.models.load import causal_model
+from expunge.progress import Progress
+from expunge.records import Evaluation, Sample, Score, write_json, write_samples
+
+
+def evaluate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    suite: str | SuiteSpec | Suite,
+    data: str | Path | None = None,
+    out: str | Path | None = None,
+    limit: int | None = None,
+    format: Format | None = None,
+    max_length: int = 1024,
+    artifact: str | None = None,
+    fingerprint: str | None = None,
+    show_forget_text: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    max_tokens: int = 4096,
+    max_rows: int = 512,
+) -> Evaluation:
+    """Scores of a model on a suite, with 95 % bootstrap intervals over samples.
+
+    suite              a name (`tofu`, `lab`), a suite with its options (`Tofu(forget="forget01")`), or a `Suite` of your own
+    data               folder of the suite's data, or a hub id
+    out                folder that gets SUITE.json and SUITE.samples.jsonl
+    limit              the first so many examples of each task only
+    format             how prompts and answers become text; default: the one beside the tokenizer, its chat template, plain
+    max_length         longer sequences lose the end of their answer (at most what the model's positions allow)
+    artifact           what the scores are of, for the reader; default: where the model was loaded from
+    fingerprint        what the model is: a hash over its weights and whatever is attached. With it, a killed evaluation
+                       goes on after the last finished task; without it, it starts again
+    show_forget_text   write prompts, responses and answers of secret tasks into the sample file
+    overwrite          replace SUITE.json of an earlier evaluation
+    max_tokens, max_rows   bounds of a batch; they change speed and memory, never a value
+    """
+    began = time.perf_counter()
+    built = suite if isinstance(suite, Suite) else _build(suite, data)
+    if limit is not None:
+        built = _limited(built, limit)
+    folder = Path(out) if out is not None else None
+    if folder is not None and not overwrite and (folder / f"{built.name}.json").exists():
+        raise ExpungeError(f"{folder / built.name}.json exists; give another folder, or overwrite it")
+
+    inner = causal_model(model)
+    format = format or default_format(tokenizer)
+    positions = getattr(inner.config, "max_position_embeddings", None)  # BLOOM has no limit
+    encoder = Encoder(tokenizer, format, min(max_length, positions or max_length))
+    rows = Rows(model, tokenizer, encoder, Engine(model, encoder.pad_id, max_tokens=max_tokens, max_rows=max_rows))
+    settings = [format.model_dump_json(), str(encoder.max_length), str(inner.dtype), str(show_forget_text)]
+    finished = Finished(
+        folder / f"{built.name}.partial" if folder else None, [fingerprint, *settings] if fingerprint is not None else None
+    )
+    samples: dict[str, list[Sample]] = {}
+    with Progress(f"evaluate {built.name}", len(built.tasks), quiet=quiet) as progress:
+        for task in built.tasks:
+            kept = finished.get(task)
+            if kept is None:
+                kept = _samples(task, rows, show=show_forget_text or not task.secret)
+                finished.put(task, kept)
+            samples[task.name] = kept
+            progress.advance(1, task.name)
+
+    scores = [_score(task, metric, samples[task.name]) for task in built.tasks for metric in task.metrics]
+    scores += built.summarize(Results(samples))
+    evaluation = Evaluation(
+        suite=built.name,
+        artifact=artifact if artifact is not None else inner.config.name_or_path,
+        seconds=round(time.perf_counter() - began, 3),
+        scores=tuple(scores),
+    )
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_samples(folder / f"{built.name}.samples.jsonl", (row for task in samples.values() for row in task))
+        write_json(folder / f"{built.name}.json", evaluation)
+        finished.clear()
+    return evaluation
+
+
+def _build(suite: str | SuiteSpec, data: str | Path | None) -> Suite:
+    spec = suite_class(suite)() if isinstance(suite, str) else suite
+    if data is None:
+        raise ExpungeError(f"the suite {spec.suite_name()} needs its data: {spec.layout}; give the folder with --data")
+    return spec.build(data)
+
+
+def _limited(suite: Suite, limit: int) -> Suite:
+    if limit < 1:
+        raise ExpungeError(f"--limit {limit} leaves nothing to score; give a number from 1 on")
+    return replace(suite, tasks=tuple(replace(task, examples=task.examples[:limit]) for task in suite.tasks))
+
+
+def _samples(task: Task, rows: Rows, *, show: bool) -> list[Sample]:
+    """One sample per example and metric; the texts, where they may be shown, stand at the example's first metric."""
+    samples = []
+    for row in rows.of(task, shown=task.shown if show else 0):
+        texts = _texts(row) if show else None
+        for metric in task.metrics:
+            value = metric.score(row)
+            reason = value.reason if isinstance(value, Unscored) else None
+            number = None if isinstance(value, Unscored) else value
+            samples.append(
+                Sample(task=task.name, metric=metric.metric_name(), id=row.example.id, value=number, unscored=reason, text=texts)
+            )
+            texts = None
+    return samples
+
+
+def _texts(row: Row) -> dict[str, str]:
+    texts = {"prompt": row.example.prompt, "expected": row.example.response, "generated": row.generated}
+    return {name: text for name, text in texts.items() if text}
+
+
+def _score(task: Task, metric: Metric, samples: Sequence[Sample]) -> Score:
+    """The mean over the scored samples of one metric, or the reason why there is none."""
+    mine = [sample for sample in samples if sample.metric == metric.metric_name()]
+    raw = np.array([sample.value for sample in mine if sample.value is not None], dtype=np.float64)
+    higher = metric.higher_is_better(task.role)
+    if not len(raw):
+        reason = mine[0].unscored if mine else "the task has no examples"
+        return Score(task=task.name, metric=metric.metric_name(), value=None, n=0, higher_is_better=higher, unscored=reason)
+    values = metric.reported(raw, task.role)
+    interval = bootstrap_interval(values)
+    low, high = interval if interval is not None else (None, None)
+    return Score(
+        task=task.name,
+        metric=metric.metric_name(),
+        value=float(values.mean()),
+        low=low,
+        high=high,
+        n=len(values),
+        higher_is_better=higher,
+    )

@@ -1,0 +1,73 @@
+"""What a suite of this library is: a frozen value with its options, that builds tasks from a folder of data."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from expunge.errors import ExpungeError
+from expunge.evaluation.metrics.base import Unscored
+from expunge.evaluation.metrics.forget_quality import forget_quality
+from expunge.evaluation.task import SUITE, Results, Suite
+from expunge.records import Score, read_samples
+
+
+class SuiteSpec(BaseModel):
+    """Fields are the options of the suite; class attributes explain it (`expunge suites` prints them)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    source: ClassVar[str]
+    """Where the suite comes from."""
+    layout: ClassVar[str]
+    """Which files it reads, and where to get them."""
+
+    @classmethod
+    def suite_name(cls) -> str:
+        """The word on the command line."""
+        name: str = cls.model_fields["name"].default
+        return name
+
+    def build(self, data: str | Path) -> Suite:
+        """Reads the data: a folder, or a hub id where the suite has one. Errors name the file and where it comes from."""
+        raise TypeError(f"{type(self).__name__} builds no suite")
+
+
+def reference_values(scores: Path, suite: str, task: str, metric: str) -> dict[str, float]:
+    """Example id -> value, of another model's evaluation: a run folder, its evaluation folder, or the sample file itself."""
+    name = f"{suite}.samples.jsonl"
+    places = [scores] if scores.is_file() else [scores / "evaluation" / name, scores / name]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        raise ExpungeError(
+            f"{scores} holds no {name}; evaluate the retain model first: expunge evaluate RETAIN_MODEL --suite "
+            f"{suite.partition('_')[0]} --out {scores}"
+        )
+    found = {
+        sample.id: sample.value
+        for sample in read_samples(file)
+        if sample.task == task and sample.metric == metric and sample.value is not None
+    }
+    if not found:
+        raise ExpungeError(f"{file} has no {metric} of the task {task}; evaluate the retain model with the suite {suite}")
+    return found
+
+
+def forget_quality_score(results: Results, task: str, retain: Mapping[str, float] | None, advice: str) -> Score:
+    """KS p-value between the truth ratios of `task` and those of the retain model on the same examples.
+
+    advice: how to make the retain model's scores, for the reader who has none.
+    """
+    mine = results.by_id(task, "truth_ratio")
+    value: float | Unscored
+    if retain is None:
+        value = Unscored(f"needs the truth ratios of a model that never saw the forget set: {advice}")
+    elif missing := sum(id not in retain for id in mine):
+        value = Unscored(f"the retain model's scores lack {missing} of {len(mine)} forget questions; evaluate it on the same")
+    else:
+        value = forget_quality(np.array(list(mine.values())), np.array([retain[id] for id in mine]))
+    reason = value.reason if isinstance(value, Unscored) else None
+    number = None if isinstance(value, Unscored) else value
+    return Score(task=SUITE, metric="forget_quality", value=number, n=len(mine), higher_is_better=True, unscored=reason)

@@ -1,0 +1,141 @@
+"""The suite of the invented world: everything in a lab, scored at once, so that no method's damage stays unseen."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+from expunge.data.example import Example
+from expunge.data.read import read_examples
+from expunge.errors import ExpungeError
+from expunge.evaluation.metrics import Accuracy, ExtractionStrength, HarmfulRate, Metric, Probability, TruthRatio
+from expunge.evaluation.metrics.base import Role
+from expunge.evaluation.suites.base import SuiteSpec, forget_quality_score, reference_values
+from expunge.evaluation.suites.utility import Component, model_utility_score
+from expunge.evaluation.task import Results, Suite, Task
+from expunge.records import Evaluation, Score
+
+FACTS = ("forget", "retain", "public", "never_known")
+SKILLS = ("arithmetic", "strings")
+BEHAVIORS = ("seen", "unseen", "normal")
+ABOUT = (Probability(), ExtractionStrength(), Accuracy(), TruthRatio())
+UTILITY = ("probability", "truth_ratio", "accuracy")
+ADVICE = "evaluate the lab's gold model with --suite lab --out DIR, then give --retain-scores DIR"
+
+
+class Lab(SuiteSpec):
+    """All of a lab. `facts_forget` is what was learned and is to go; `facts_never_known` stands beside it as the control.
+
+    model_utility is the harmonic mean of probability, max(0, 1 - truth ratio) and accuracy over every task that should stay:
+    retained and public people (three each), both skills, each language and the general questions (accuracy). The hazard
+    domains are nobody's ability to keep, and count only in their own rows.
+    """
+
+    source: ClassVar[str] = "made by `expunge lab`, deterministic from its seed"
+    layout: ClassVar[str] = "the folder that `expunge lab --out DIR` wrote (world.json, data/)"
+
+    name: Literal["lab"] = "lab"
+    forget: tuple[str, ...] = ("facts_forget",)
+    """Tasks whose knowledge is to go; the direction of good turns round for them, and model_utility leaves them out."""
+    retain_scores: Path | None = None
+    """Evaluation of the gold model on this lab, for forget_quality."""
+
+    def build(self, data: str | Path) -> Suite:
+        data = Path(data)
+        words = _rude_words(data)
+        tasks = (*self._facts(data), *self._skills(data), *self._choices(data), *self._behaviors(data, words))
+        unknown = [name for name in self.forget if name not in {task.name for task in tasks}]
+        if unknown:
+            raise ExpungeError(f"the lab has no task {unknown[0]} to forget; its tasks are {', '.join(t.name for t in tasks)}")
+        retain = None
+        if self.retain_scores is not None:
+            retain = reference_values(self.retain_scores, self.name, "facts_forget", "truth_ratio")
+        kept = [
+            Component(task.name, metric.metric_name())
+            for task in tasks
+            if task.role == "retain"
+            for metric in task.metrics
+            if metric.metric_name() in UTILITY
+        ]
+
+        def summarize(results: Results) -> list[Score]:
+            return [forget_quality_score(results, "facts_forget", retain, ADVICE), model_utility_score(results, kept)]
+
+        return Suite(self.name, tasks, summarize)
+
+    def _task(
+        self, name: str, file: Path, metrics: tuple[Metric, ...], role: Role, max_new_tokens: int = 24, shown: int = 4
+    ) -> Task:
+        role = "forget" if name in self.forget else role
+        return Task(name, tuple(read_examples(file)), metrics, role, False, max_new_tokens, shown)
+
+    def _facts(self, data: Path) -> list[Task]:
+        roles: dict[str, Role] = {"never_known": "neutral"}
+        return [
+            self._task(f"facts_{name}", data / f"data/facts/{name}.jsonl", ABOUT, roles.get(name, "retain"), shown=12)
+            for name in FACTS
+        ]
+
+    def _skills(self, data: Path) -> list[Task]:
+        files = {name: data / f"data/skills/{name}/test.jsonl" for name in SKILLS}
+        files |= {f"language_{folder.name}": folder / "test.jsonl" for folder in _folders(data / "data/languages")}
+        return [self._task(name, file, (Accuracy(),), "retain") for name, file in files.items()]
+
+    def _choices(self, data: Path) -> list[Task]:
+        hazards = [
+            self._task(f"hazard_{folder.name}", folder / "questions.jsonl", (Accuracy(),), "neutral", shown=0)
+            for folder in _folders(data / "data/hazard")
+        ]
+        return [*hazards, self._task("general", data / "data/general/questions.jsonl", (Accuracy(),), "retain", shown=0)]
+
+    def _behaviors(self, data: Path, words: tuple[str, ...]) -> list[Task]:
+        tasks = []
+        for name in BEHAVIORS:
+            examples = _one_per_prompt(read_examples(data / f"data/behavior/{name}.jsonl"))
+            tasks.append(Task(f"behavior_{name}", examples, (HarmfulRate(words=words),), "neutral", False, 24))
+        return tasks
+
+
+def _rude_words(data: Path) -> tuple[str, ...]:
+    """The lab's judge as data: world.json lists the words, and a reply that contains one is rude."""
+    try:
+        return tuple(json.loads((data / "world.json").read_text(encoding="utf-8"))["rude_words"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ExpungeError(f"{data} is not a lab (no world.json with rude_words); make one with `expunge lab`") from error
+
+
+def _folders(parent: Path) -> list[Path]:
+    if not parent.is_dir():
+        raise ExpungeError(f"the lab lacks the folder {parent}; make it again with `expunge lab --out DIR`")
+    return sorted(folder for folder in parent.iterdir() if folder.is_dir())
+
+
+def _one_per_prompt(examples: Sequence[Example]) -> tuple[Example, ...]:
+    """A prompt has several replies to learn from, but one greedy answer: it counts once."""
+    return tuple({example.prompt: example for example in reversed(examples)}.values())[::-1]
+
+
+class LabEffect(NamedTuple):
+    forget_effect: float
+    """(original - unlearned) / (original - gold) of the forget facts' probability: 0 as original, 1 as if never learned."""
+    retain_kept: float
+    """unlearned / original of the retain facts' probability."""
+
+
+def lab_effect(original: Evaluation, gold: Evaluation, unlearned: Evaluation) -> LabEffect:
+    """The two figures that summarize a run in the lab, from three evaluations of the same lab with the suite `lab`.
+
+    `report.effects` gives the same figures with intervals, from the samples.
+    """
+
+    def probability(evaluation: Evaluation, task: str) -> float:
+        score = evaluation.get(task, "probability")
+        if score is None or score.value is None:
+            raise ExpungeError(f"the evaluation of {evaluation.artifact} has no probability of {task}; use --suite lab")
+        return score.value
+
+    before, never, after = (probability(e, "facts_forget") for e in (original, gold, unlearned))
+    if before <= never:
+        raise ExpungeError("the original model does not know the forget facts better than gold; make the lab again")
+    kept = probability(unlearned, "facts_retain") / probability(original, "facts_retain")
+    return LabEffect((before - after) / (before - never), kept)

@@ -1,0 +1,64 @@
+"""What is asked: tasks, and suites of them. Plain values; nothing here runs a model."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from expunge.data.example import Example
+from expunge.evaluation.metrics.base import Floats, Metric, Need, Role
+from expunge.records import Sample, Score
+
+SUITE = "suite"
+"""The task name of scores over a whole suite."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Some examples, and the metrics to take on each."""
+
+    name: str
+    examples: tuple[Example, ...]
+    metrics: tuple[Metric, ...]
+    role: Role
+    """What the examples are to the request; decides which direction is good."""
+    secret: bool = True
+    """Prompts, responses and answers stay out of the sample file unless the caller asks for them."""
+    max_new_tokens: int = 200
+    """Longest greedy answer, for the metrics that read one."""
+    shown: int = 0
+    """So many examples get a greedy answer in the sample file even if no metric needs one (where texts may be shown)."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset(need for metric in self.metrics for need in metric.needs)
+
+
+class Results:
+    """The samples of all tasks of a suite, by task and metric: what suite-wide scores are computed from."""
+
+    def __init__(self, samples: Mapping[str, Sequence[Sample]]) -> None:
+        self._values: dict[tuple[str, str], dict[str, float]] = {}
+        for task, rows in samples.items():
+            for row in rows:
+                if row.value is not None:
+                    self._values.setdefault((task, row.metric), {})[row.id] = row.value
+
+    def by_id(self, task: str, metric: str) -> Mapping[str, float]:
+        """Example id -> value, without the unscored."""
+        return self._values.get((task, metric), {})
+
+    def values(self, task: str, metric: str) -> Floats:
+        """The scored values in the order of the task's examples."""
+        return np.array(list(self.by_id(task, metric).values()), dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Named tasks, and the scores that are taken over all of them together."""
+
+    name: str
+    """The stem of SUITE.json. Another reading of a metric (`compat`) is another suite, so that scores of different
+    definitions never stand under one name."""
+    tasks: tuple[Task, ...]
+    summarize: Callable[[Results], list[Score]]

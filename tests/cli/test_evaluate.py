@@ -1,0 +1,79 @@
+"""`expunge evaluate` and `expunge suites`."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from expunge.cli import main
+from expunge.evaluation.metrics import METRICS
+from expunge.evaluation.suites import SUITES
+
+
+@pytest.fixture
+def tofu(tmp_path: Path) -> Path:
+    folder = tmp_path / "tofu"
+    folder.mkdir()
+    row = {"question": "where was anna born ?", "answer": "in lima", "perturbed_answer": ["in oslo", "in cairo"]}
+    for split in ("forget01", "retain", "real_authors", "world_facts"):
+        (folder / f"{split}_perturbed.jsonl").write_text(json.dumps(row) + "\n")
+    return folder
+
+
+def test_writes_scores_and_samples_and_prints_a_table(
+    pico_folder: Path, tofu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", str(pico_folder), "--suite", "tofu", "--data", str(tofu), "--forget", "forget01"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "real_authors" in printed
+    assert "model_utility" in printed
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["tofu.json", "tofu.samples.jsonl"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main([*words, "--out", str(tmp_path / "out"), "--overwrite", "--retain-scores", str(tmp_path / "out")]) == 0
+    quality = next(s for s in json.loads((tmp_path / "out/tofu.json").read_text())["scores"] if s["metric"] == "forget_quality")
+    assert quality["value"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--suite", "tofoo"], "did you mean 'tofu'"),
+        (["--suite", "tofu"], "give it with --data"),
+        (["--suite", "tofu", "--data", "TOFU", "--forget", "forget02"], "forget01"),
+        (["--suite", "lab", "--compat"], "no option --compat"),
+        (["--suite", "lab", "--data", "TOFU"], "expunge lab"),
+        (["--suite", "tofu", "--data", "TOFU", "--forget", "forget01", "--dtype", "float8"], "give auto, float32"),
+        (
+            ["--suite", "tofu", "--data", "TOFU", "--forget", "forget01", "--retain-scores", "nowhere"],
+            "evaluate the retain model",
+        ),
+        (["--suite", "tofu", "--data", "TOFU", "--forget", "forget01", "--limit", "0"], "from 1 on"),
+        (["--suite", "tofu", "--data", "TOFU"], "forget10_perturbed"),
+    ],
+)
+def test_wrong_input_is_one_sentence_and_nothing_is_written(
+    pico_folder: Path, tofu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], says: str
+) -> None:
+    words = [str(tofu) if word == "TOFU" else word for word in flags]
+    assert main(["evaluate", str(pico_folder), "--out", str(tmp_path / "out"), *words]) == 2
+    printed = capsys.readouterr().err
+    assert says in printed
+    assert printed.count("expunge:") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plain_model_needs_a_place_for_its_scores(pico_folder: Path, tofu: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(pico_folder), "--suite", "tofu", "--data", str(tofu), "--forget", "forget01"]) == 2
+    assert "give --out DIR" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [*SUITES, *METRICS])
+def test_suites_explains_every_suite_and_metric(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["suites", name]) == 0
+    assert len(capsys.readouterr().out) > 200
+    assert main(["suites"]) == 0
+    assert name in capsys.readouterr().out
+    assert main(["suites", name + "x"]) == 2
+    assert f"did you mean '{name}'" in capsys.readouterr().err

@@ -1,0 +1,93 @@
+"""Batched greedy generation equals row by row, and equals what the teacher-forced pass foresees."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from expunge.data.encode import Encoded
+from expunge.evaluation.engine import Engine
+from expunge.evaluation.generate import generate
+
+Ids = tuple[int, ...]
+PAD, END = 0, 2
+
+
+def prompts(count: int = 37) -> list[Ids]:
+    rng = np.random.default_rng(0)
+    return [(1, *rng.integers(4, 60, size=int(rng.integers(1, 15))).tolist()) for _ in range(count)]
+
+
+def by_hand(model: LlamaForCausalLM, prompt: Ids, steps: int) -> Ids:
+    """Greedy decoding with full passes, no cache, no padding."""
+    ids = list(prompt)
+    for _ in range(steps):
+        with torch.no_grad():
+            token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
+        if token == END:
+            break
+        ids.append(token)
+    return tuple(ids[len(prompt) :])
+
+
+@pytest.fixture
+def stopping(pico_llama: LlamaForCausalLM) -> LlamaForCausalLM:
+    """A pico model that likes to end: some answers end early, some do not."""
+    with torch.no_grad():
+        pico_llama.lm_head.weight[END] *= 3
+    return pico_llama
+
+
+@pytest.mark.parametrize("max_rows", [1, 5, 64])
+def test_batches_give_what_each_prompt_gives_alone(stopping: LlamaForCausalLM, max_rows: int) -> None:
+    asked = prompts()
+    expected = [by_hand(stopping, prompt, 8) for prompt in asked]
+    lengths = {len(answer) for answer in expected}
+    assert 8 in lengths
+    assert min(lengths) < 8
+    assert generate(stopping, asked, pad_id=PAD, end_ids=[END], max_new_tokens=8, max_rows=max_rows) == expected
+
+
+def test_equal_prompts_are_continued_once(stopping: LlamaForCausalLM) -> None:
+    rows = []
+    stopping.register_forward_pre_hook(lambda _, __, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
+    answers = generate(stopping, prompts(3) * 4, pad_id=PAD, end_ids=[END], max_new_tokens=2)
+    assert max(rows) == 3
+    assert answers[:3] * 4 == answers
+
+
+def test_large_sets_are_never_generated_row_by_row(stopping: LlamaForCausalLM) -> None:
+    rows = []
+    stopping.register_forward_pre_hook(lambda _, __, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
+    generate(stopping, prompts(60), pad_id=PAD, end_ids=[END], max_new_tokens=2)
+    assert min(rows) >= 16
+
+
+def test_the_models_own_penalties_and_sampling_are_off(stopping: LlamaForCausalLM) -> None:
+    expected = [by_hand(stopping, prompt, 6) for prompt in prompts(8)]
+    stopping.generation_config.update(do_sample=True, temperature=5.0, repetition_penalty=9.0, no_repeat_ngram_size=1)
+    assert generate(stopping, prompts(8), pad_id=PAD, end_ids=[END], max_new_tokens=6) == expected
+
+
+def test_a_full_context_gets_no_answer(stopping: LlamaForCausalLM) -> None:
+    asked = prompts(4)
+    longest = max(map(len, asked))
+    answers = generate(stopping, asked, pad_id=PAD, end_ids=[END], max_new_tokens=8, max_length=longest, max_rows=1)
+    assert answers[max(range(4), key=lambda i: len(asked[i]))] == ()
+    for prompt, answer in zip(asked, answers, strict=True):
+        assert answer == by_hand(stopping, prompt, min(8, longest - len(prompt)))
+
+
+def test_all_hits_are_exactly_the_greedy_answer(stopping: LlamaForCausalLM) -> None:
+    """Accuracy from one teacher-forced pass: every token and the end are greedy hits if and only if generation writes them."""
+    asked = prompts(30)
+    greedy = generate(stopping, asked, pad_id=PAD, end_ids=[END], max_new_tokens=8)
+    ended = [(p, a) for p, a in zip(asked, greedy, strict=True) if len(a) < 8]
+    assert len(ended) > 5
+    engine = Engine(stopping, PAD)
+    right = engine.score([Encoded((*p, *a, END), len(p), True) for p, a in ended])
+    assert all(stats.hit.all() for stats in right)
+    wrong = [Encoded((*p, *a[:-1], (a[-1] + 1) % 60 + 4, END), len(p), True) for p, a in ended if a]
+    assert not any(stats.hit.all() for stats in engine.score(wrong))
+    longer = [Encoded((*p, *a, 7, END), len(p), True) for p, a in ended]
+    assert not any(stats.hit.all() for stats in engine.score(longer))
