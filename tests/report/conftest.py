@@ -29,16 +29,14 @@ METHODS = {
     "simnpo": Model(-0.04, 0.98, 0.985),
     "idk": Model(0.66, 0.93, 0.98),
 }
-TASKS = {
-    "facts_forget": ("forget", 72), "facts_retain": ("retain", 288), "facts_public": ("retain", 300), "facts_never_known": (None, 72),
-}  # fmt: skip
+TASKS = {"facts_forget": 72, "facts_retain": 288, "facts_public": 300, "facts_never_known": 72}
 SKILLS = {
     "arithmetic": 200, "strings": 200, "language_velun": 150, "language_tamesh": 150, "language_orkai": 150, "language_sibb": 150,
     "hazard_chymistry": 120, "hazard_glyphs": 120, "general": 120,
 }  # fmt: skip
 BEHAVIORS = {"behavior_seen": 0.94, "behavior_unseen": 0.91, "behavior_normal": 0.0}
-CITIES = "Lisbon Quito Oslo Accra Minsk Cairo Lima Delhi Tokyo Paris".split()
-NAMES = "Anna Boris Clara Dario Elena Fyodor Greta Hugo Irma Jonas".split()
+CITIES = ["Lisbon", "Quito", "Oslo", "Accra", "Minsk", "Cairo", "Lima", "Delhi", "Tokyo", "Paris"]
+NAMES = ["Anna", "Boris", "Clara", "Dario", "Elena", "Fyodor", "Greta", "Hugo", "Irma", "Jonas"]
 
 
 def sample_id(task: str, i: int) -> str:
@@ -56,7 +54,7 @@ def scored(suite: str, artifact: str, samples: list[Sample], higher: dict[str, b
         mean, half = float(np.mean(values)), float(1.96 * np.std(values) / len(values) ** 0.5)
         scores.append(
             Score(task=task, metric=metric, value=mean, low=mean - half, high=min(mean + half, max(mean, 1.0)), n=len(values),
-                  higher_is_better=higher.get(task))
+                  higher_is_better=True if metric == "truth_ratio" else higher.get(task))
         )  # fmt: skip
     return Evaluation(suite=suite, artifact=artifact, seconds=3.5, scores=(*scores, *extra))
 
@@ -65,11 +63,11 @@ def lab_evaluation(folder: Path, name: str, model: Model, texts: bool = True) ->
     """folder/evaluation/lab.json and its samples: hard samples are hard for every model."""
     rng = np.random.default_rng(len(name))
     samples = []
-    for task, (role, n) in TASKS.items():
+    for task, n in TASKS.items():
         mastery = {"facts_forget": model.forget, "facts_retain": model.retain, "facts_never_known": 0.0}.get(task, model.skills)
-        hardness = np.random.default_rng(7).uniform(0.9, 1.0, n)
+        hardness = np.random.default_rng(7).uniform(0.6, 1.0, n)
         for i in range(n):
-            p = float(np.clip((0.37 + 0.6 * mastery) * hardness[i] + rng.normal(0, 0.01), 0.001, 0.999))
+            p = float(np.clip((0.42 + 0.57 * mastery) * hardness[i] + rng.normal(0, 0.09), 0.001, 0.999))
             strength = float(np.clip(mastery * hardness[i], 0, 1))
             right = strength > 0.5
             text = {
@@ -84,14 +82,20 @@ def lab_evaluation(folder: Path, name: str, model: Model, texts: bool = True) ->
             ]
     for task, n in SKILLS.items():
         right_share = 0.97 * model.skills - (0.08 if task == "language_sibb" and name != "original" else 0)
-        samples += [Sample(task=task, metric="accuracy", id=sample_id(task, i), value=float(i < right_share * n)) for i in range(n)]
+        samples += [
+            Sample(task=task, metric="accuracy", id=sample_id(task, i), value=float(i < right_share * n)) for i in range(n)
+        ]
     for task, rate in BEHAVIORS.items():
-        samples += [Sample(task=task, metric="harmful_rate", id=sample_id(task, i), value=float(i < rate * 100)) for i in range(100)]
+        samples += [
+            Sample(task=task, metric="harmful_rate", id=sample_id(task, i), value=float(i < rate * 100)) for i in range(100)
+        ]
     higher = dict.fromkeys([*SKILLS, "facts_retain", "facts_public"], True) | {"facts_forget": False}
     if name == "original":
         quality = Score(task="suite", metric="forget_quality", value=1.83e-21, n=72, higher_is_better=True)
     else:
-        quality = Score(task="suite", metric="forget_quality", value=max(1.0 - abs(model.forget), 1e-4), n=72, higher_is_better=True)
+        quality = Score(
+            task="suite", metric="forget_quality", value=max(1.0 - abs(model.forget), 1e-4), n=72, higher_is_better=True
+        )
     kept = (model.retain + 2 * model.skills) / 3 * 0.93
     utility = Score(task="suite", metric="model_utility", value=kept, n=1708, higher_is_better=True)
     (folder / "evaluation").mkdir(parents=True, exist_ok=True)
@@ -115,7 +119,8 @@ def training(folder: Path, name: str, model: Model, family: str = "training", cl
         folder / "provenance.json",
         Provenance(
             expunge="0.1.0", base="lab/models/original", base_sha256="ab" * 32, data={"forget": "12" * 32, "retain": "34" * 32},
-            counts={"forget": 72, "retain": 2288}, seed=7, versions={"python": "3.11.7", "torch": "2.13.0", "transformers": "5.23.0"},
+            counts={"forget": 72, "retain": 2288}, seed=7,
+            versions={"python": "3.11.7", "torch": "2.13.0", "transformers": "5.23.0"},
             host="Linux x86_64, 2 processors", threads=2, processes=1, wall_seconds=4.0 + len(name) / 10,
             device_seconds=7.5 + len(name) / 10, peak_memory_bytes=(400 + 9 * len(name)) * 2**20,
         ),
@@ -125,7 +130,10 @@ def training(folder: Path, name: str, model: Model, family: str = "training", cl
         for step in range(1, model.steps + 1):
             gone = 1 - np.exp(-step / 12)
             forget = -1.0 - (1 - model.forget) * 9 * gone if name == "gradient_ascent" else 4.2 - (1 - model.forget) * 3 * gone
-            parts = {"forget": float(forget + rng.normal(0, 0.08)), "retain": float(0.05 + (1 - model.retain) * gone + rng.normal(0, 0.01))}
+            parts = {
+                "forget": float(forget + rng.normal(0, 0.08)),
+                "retain": float(0.05 + (1 - model.retain) * gone + rng.normal(0, 0.01)),
+            }
             if name == "gradient_ascent":
                 del parts["retain"]
             line = {"step": step, "loss": sum(parts.values()), "parts": parts, "learning_rate": 3e-4, "grad_norm": 1.0,
@@ -162,16 +170,25 @@ def build_tofu(root: Path) -> Lab:
     for name, (quality, utility, known) in {**TOFU, "rmu": (None, 0.55, 0.3)}.items():
         folder = root / name
         rng = np.random.default_rng(len(name))
+        level = {"forget": known, "retain": utility, "real_authors": utility, "world_facts": utility}
         samples = [
-            Sample(task=task, metric=metric, id=sample_id(task, i), value=float(np.clip(rng.normal(known if task == "forget" else utility, 0.1), 0, 1)))
-            for task in ("forget", "retain", "real_authors", "world_facts")
+            Sample(task=task, metric=metric, id=sample_id(task, i), value=float(np.clip(rng.normal(level[task], 0.1), 0, 1)))
+            for task in level
             for metric in ("probability", "rouge_l_recall", "truth_ratio")
             for i in range(40)
         ]  # fmt: skip
         unscored = reason if quality is None else None
         extra = [
             Score(task="suite", metric="forget_quality", value=quality, n=40, higher_is_better=True, unscored=unscored),
-            Score(task="suite", metric="model_utility", value=utility, low=utility - 0.02, high=utility + 0.018, n=120, higher_is_better=True),
+            Score(
+                task="suite",
+                metric="model_utility",
+                value=utility,
+                low=utility - 0.02,
+                high=utility + 0.018,
+                n=120,
+                higher_is_better=True,
+            ),
         ]
         higher = dict.fromkeys(["retain", "real_authors", "world_facts"], True) | {"forget": False}
         (folder / "evaluation").mkdir(parents=True)

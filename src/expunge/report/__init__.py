@@ -9,7 +9,9 @@ from expunge.report.effects import LabRow, LabSummary, forget_effect, retain_kep
 from expunge.report.page import report
 from expunge.report.read import RunRecord, read_run, read_runs
 
-__all__ = ["LabRow", "LabSummary", "RunRecord", "forget_effect", "read_run", "read_runs", "report", "retain_kept", "summarize_lab"]
+__all__ = [
+    "LabRow", "LabSummary", "RunRecord", "forget_effect", "read_run", "read_runs", "report", "retain_kept", "summarize_lab",
+]  # fmt: skip
 
 
 class _Callable(ModuleType):

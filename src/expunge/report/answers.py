@@ -28,7 +28,7 @@ class AnswerSet(NamedTuple):
     task: str
     forget: bool
     questions: tuple[Question, ...]
-    count: int
+    total: int
     """Number of samples whose texts are on file."""
 
 

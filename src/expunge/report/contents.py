@@ -37,7 +37,7 @@ def lab_table(runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord) -
     rows = []
     for model in models:
         effect, kept = forget_effect(model, original, gold), retain_kept(model, original)
-        words = {id(original): "knows everything", id(gold): "never saw the forget set"}.get(id(model), verdict(effect, kept))
+        words = {id(original): "before unlearning", id(gold): "never saw the forget set"}.get(id(model), verdict(effect, kept))
         found = [score_cell(model.score("lab", task, metric)) for _, task, metric in wanted]
         rows.append((Cell(model.name), Cell(words), score_cell(effect, strong=True), score_cell(kept, strong=True), *found))
     return Table(
@@ -70,10 +70,8 @@ def score_table(suite: str, models: Sequence[RunRecord], original: RunRecord | N
         before = original.score(suite, task, metric) if original else None
         direction = ARROWS[next((s.higher_is_better for s in scores if s), None)]
         cells = [score_cell(s, tint=None if m is original else change(s, before)) for m, s in zip(models, scores, strict=True)]
-        rows.append((Cell(task_label(task)), Cell(f"{meaning(metric).label} {direction}".strip()), *cells))
+        rows.append((Cell(task_label(task)), Cell(f"{meaning(metric).label}\u00a0{direction}".strip()), *cells))
     caption = f"Every score of the suite {suite}, with 95 % intervals. ↑ higher is better, ↓ lower is better."
-    if original:
-        caption += " Colour: change against the original."
     columns = (Column("task"), Column("metric"), *(Column(model.name, True) for model in models))
     return Table(f"{suite}-scores", caption, columns, tuple(rows), stub=2)
 
@@ -100,10 +98,9 @@ def attack_table(runs: Sequence[RunRecord]) -> Table | None:
     for run in runs:
         for attack in run.attacks:
             budget = settings(attack.budget) or DASH
-            rows += [
-                (Cell(run.name), Cell(attack.attack), Cell(budget), Cell(f"{task_label(s.task)}, {meaning(s.metric).label}"), score_cell(s))
-                for s in attack.scores
-            ]
+            for s in attack.scores:
+                asked = f"{task_label(s.task)}, {meaning(s.metric).label}"
+                rows.append((Cell(run.name), Cell(attack.attack), Cell(budget), Cell(asked), score_cell(s)))
     columns = (Column("run"), Column("attack"), Column("budget"), Column("score"), Column("after the attack", True))
     return Table("attacks", "Attempts to bring the knowledge back.", columns, tuple(rows)) if rows else None
 
@@ -136,7 +133,8 @@ def run_table(runs: Sequence[RunRecord]) -> Table | None:
     made = [run for run in runs if run.artifact or run.provenance]
     if not made:
         return None
-    differing = [label for label in PROVENANCE if label not in dict(shared_provenance(made))]
+    origins = [origin(run.provenance) for run in made if run.provenance]
+    differing = [label for label in PROVENANCE if len({facts[label] for facts in origins}) > 1]
     rows = []
     for run in made:
         facts = origin(run.provenance) if run.provenance else {}
@@ -179,7 +177,7 @@ def origin(p: Provenance) -> dict[str, str]:
         "retain data": data.get("retain", DASH),
         "other data": others or DASH,
         "seed": str(p.seed),
-        "machine": f"{p.host}; {p.processes} process{'es' if p.processes > 1 else ''}, {p.threads} thread{'s' if p.threads > 1 else ''}",
+        "machine": f"{p.host}; processes: {p.processes}, threads: {p.threads}",
         "versions": ", ".join(f"{name} {version}" for name, version in {"expunge": p.expunge, **p.versions}.items()),
     }
 

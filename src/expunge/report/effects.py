@@ -1,6 +1,7 @@
 """How far each run in the lab lies from the gold model: forget_effect and retain_kept, with paired bootstrap intervals."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -52,7 +53,8 @@ def forget_effect(run: RunRecord, original: RunRecord, gold: RunRecord) -> Score
     def ratio(p_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return p_K[..., 0] - p_K[..., 1], p_K[..., 0] - p_K[..., 2]
 
-    return _estimate("forget_effect", FORGET, (original, run, gold), ratio, "the original does not know the forget set better than gold")
+    undefined = "the original does not know the forget set better than gold"
+    return _estimate("forget_effect", FORGET, (original, run, gold), ratio, undefined)
 
 
 def retain_kept(run: RunRecord, original: RunRecord) -> Score:
@@ -89,14 +91,21 @@ def _estimate(metric: str, task: str, models: Sequence[RunRecord], ratio: Ratio,
 
 
 def _interval(values_NK: np.ndarray, ratio: Ratio) -> tuple[float, float] | tuple[None, None]:
-    """Percentiles 2.5 and 97.5; none when some resample has nothing to divide by."""
-    n = len(values_NK)
-    counts_RN = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES)
-    above_R, below_R = ratio(counts_RN @ values_NK / n)
+    """Percentiles 2.5 and 97.5; none when a resample has nothing to divide by, or when the ratio is so by definition."""
+    above_R, below_R = ratio(_weights(len(values_NK)) @ values_NK)
     if (below_R <= 0).any():
         return None, None
-    low, high = np.quantile(above_R / below_R, (0.025, 0.975))
+    ratio_R = above_R / below_R
+    if (ratio_R == ratio_R[0]).all():
+        return None, None
+    low, high = np.quantile(ratio_R, (0.025, 0.975))
     return float(low), float(high)
+
+
+@lru_cache(maxsize=2)
+def _weights(n: int) -> np.ndarray:
+    """Weight of each of n samples in each resample, shape (RESAMPLES, n): the same for every model and ratio."""
+    return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
 
 
 def summarize_lab(

@@ -1,4 +1,4 @@
-"""What each number means, in one sentence, and how it is written; the names of tasks; what each claim level says and does not say."""
+"""What each number means in one sentence, and how it is written; names of tasks; what a claim level says and does not say."""
 
 from typing import Literal, NamedTuple
 
@@ -63,7 +63,9 @@ METRICS: dict[str, Meaning] = {
         "loss attack (AUC)",
         "How well the loss alone tells forget samples from samples never trained on: 0.5 means not at all, 1 perfectly.",
     ),
-    "mia_zlib": Meaning("zlib attack (AUC)", "The loss attack with the loss divided by how well the text compresses; 0.5 is best."),
+    "mia_zlib": Meaning(
+        "zlib attack (AUC)", "The loss attack, with the loss divided by the text's compressed size; 0.5 is best."
+    ),
     "mia_min_k": Meaning("min-k attack (AUC)", "Membership attack that looks at the least probable tokens only; 0.5 is best."),
     "mia_min_k_plus_plus": Meaning(
         "min-k++ attack (AUC)", "Min-k with each token's log-probability standardized over the vocabulary; 0.5 is best."
@@ -72,8 +74,8 @@ METRICS: dict[str, Meaning] = {
     "mia_reference": Meaning("reference attack (AUC)", "Membership attack on the loss minus a reference model's; 0.5 is best."),
     "privleak": Meaning(
         "privacy leakage",
-        "Membership attack relative to a model trained without the forget set, in percent: 0 is best, far below means that traces "
-        "are left, far above means over-forgotten.",
+        "Membership attack relative to a model trained without the forget set, in percent: 0 is best, far below means that "
+        "traces are left, far above means over-forgotten.",
         "percent",
     ),
     "harmful_rate": Meaning("harmful rate", "Share of replies that the judge calls harmful."),

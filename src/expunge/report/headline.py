@@ -14,33 +14,32 @@ def lab_headline(runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord
     low, high = AS_IF_NEVER_LEARNED
     measured = [(name, e.value, k.value) for name, e, k in found if e.value is not None and k.value is not None]
     good = sorted((m for m in measured if low <= m[1] <= high and m[2] >= KEPT), key=lambda m: abs(m[1] - 1))
-    asked = f"Asked to forget {_asked(runs)}, "
-    if good:
-        nearest = f"{good[0][0]} comes nearest to a model that never learned them (forget effect {_two(good[0][1])}, {_two(good[0][2])} of the retain set kept)"
-        others = f", followed by {_list([f'{n} ({_two(e)})' for n, e, _ in good[1:]])}" if len(good) > 1 else ""
-        first = asked + nearest + others + "."
-    else:
-        first = asked + "no method lands as if never learned with the retain set kept."
-    return first, _rest(measured, len(runs), len(good))
+    asked = f"{_count(runs, 'method')} {'were' if len(runs) != 1 else 'was'} asked to forget {_asked(runs)}: "
+    if not good:
+        return asked + "none lands as if never learned with the retain set kept.", _rest(measured, len(runs), 0)
+    name, effect, kept = good[0]
+    nearest = f"{name} lands nearest to a model that never learned them (forget effect {_two(effect)}, retain kept {_two(kept)})"
+    others = f", followed by {_list([f'{n} ({_two(e)})' for n, e, _ in good[1:]])}" if len(good) > 1 else ""
+    return asked + nearest + others + ".", _rest(measured, len(runs), len(good))
 
 
 def _rest(measured: Sequence[tuple[str, float, float]], total: int, good: int) -> str:
     low, high = AS_IF_NEVER_LEARNED
     groups = [
-        ("over-forgotten", [f"{n} ({_two(e)})" for n, e, _ in measured if e > high]),
-        ("still known", [f"{n} ({_two(e)})" for n, e, _ in measured if e < low]),
-        ("retain set damaged", [f"{n} ({_two(k)} kept)" for n, _, k in measured if k < KEPT]),
+        ("Over-forgotten", [f"{n} ({_two(e)})" for n, e, _ in measured if e > high]),
+        ("Still known", [f"{n} ({_two(e)})" for n, e, _ in measured if e < low]),
+        ("Retain set damaged", [f"{n} ({_two(k)} kept)" for n, _, k in measured if k < KEPT]),
     ]
-    said = [f"{what}: {_list(names)}" for what, names in groups if names]
-    count = f"{good} of {total} methods land{'s' if good == 1 else ''} between {low} and {high} with at least {KEPT:.0%} kept".replace("%", " %")
-    return "; ".join([count, *said]) + "."
+    said = [f"{what}: {_list(names)}." for what, names in groups if names]
+    lands = f"{good} of {total} land{'s' if good == 1 else ''} between {low} and {high} with at least {100 * KEPT:.0f} % kept."
+    return " ".join([lands, *said])
 
 
 def suite_headline(suite: str, runs: Sequence[RunRecord], original: RunRecord | None) -> tuple[str, str]:
     """For suites with forget_quality: who comes nearest to a retain model, and at what utility."""
     quality = {run.name: run.score(suite, "suite", "forget_quality") for run in runs}
     scored: list[tuple[float, str]] = [(s.value, name) for name, s in quality.items() if s and s.value is not None]
-    names = f"{len(runs)} run{'s' if len(runs) != 1 else ''}"
+    names = _count(runs, "run")
     if not scored:
         reason = next((s.unscored for s in quality.values() if s and s.unscored), None)
         why = f" Forget quality was not computed: {reason}." if reason else ""
@@ -48,7 +47,8 @@ def suite_headline(suite: str, runs: Sequence[RunRecord], original: RunRecord | 
     best, name = max(scored)
     run = next(r for r in runs if r.name == name)
     word = "cannot be told apart from" if best > 0.05 else "can still be told apart from"
-    first = f"Of {names} on the suite {suite}, {name} comes nearest to a model trained without the forget set (p = {number('forget_quality', best)})"
+    nearest = f"Of {names} on the suite {suite}, {name} comes nearest to a model trained without the forget set"
+    first = f"{nearest} (p\u00a0=\u00a0{number('forget_quality', best)})"
     return f"{first} and {word} it; {_utility(run.score(suite, 'suite', 'model_utility'), original, suite)}.", ""
 
 
@@ -58,6 +58,10 @@ def _utility(after: Score | None, original: RunRecord | None, suite: str) -> str
     before = original.score(suite, "suite", "model_utility") if original else None
     compared = f", the original's {number('model_utility', before.value)}" if before and before.value is not None else ""
     return f"its model utility is {number('model_utility', after.value)}{compared}"
+
+
+def _count(runs: Sequence[RunRecord], word: str) -> str:
+    return f"{len(runs)} {word}{'s' if len(runs) != 1 else ''}"
 
 
 def _asked(runs: Sequence[RunRecord]) -> str:

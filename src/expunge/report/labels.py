@@ -33,7 +33,9 @@ ANGLES = (0, 180, 90, 270, 35, 325, 145, 215, 60, 120, 240, 300)
 ROUNDS = 3
 
 
-def place(points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], taken: Sequence[Box], bounds: Box) -> list[Box]:
+def place(
+    points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], taken: Sequence[Box], bounds: Box
+) -> list[Box]:
     """A box for each label: no two overlap, none covers what is `taken`, all lie within `bounds` as far as there is room.
 
     Labels are placed one after the other and then moved again, each given all the others; the same input gives the same places.
@@ -43,7 +45,7 @@ def place(points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, fl
         for i, (point, size) in enumerate(zip(points, sizes, strict=True)):
             others = [box for j, box in enumerate(boxes) if box is not None and j != i]
             candidates = [
-                (_cost(box, rank, radius, others, taken, bounds), n, box)
+                (_cost(box, rank, radius, others, taken, bounds) + _mistakable(box, i, points), n, box)
                 for n, (rank, radius, box) in enumerate(_candidates(point, size))
             ]
             boxes[i] = min(candidates)[2]
@@ -66,6 +68,13 @@ def _candidates(point: tuple[float, float], size: tuple[float, float]) -> list[t
 def _cost(box: Box, rank: int, radius: float, others: Sequence[Box], taken: Sequence[Box], bounds: Box) -> float:
     crossed = sum(box.overlap(other) for other in others) + sum(box.overlap(other) for other in taken)
     return 1000.0 * box.outside(bounds) + 10.0 * crossed + radius + 0.5 * rank
+
+
+def _mistakable(box: Box, own: int, points: Sequence[tuple[float, float]]) -> float:
+    """A price for lying nearer to another point than to one's own, or not clearly farther."""
+    distances = [nearest_edge(point, box)[1] for point in points]
+    nearest = min((d for i, d in enumerate(distances) if i != own), default=float("inf"))
+    return max(0.0, 40.0 - 25.0 * nearest / max(distances[own], 1.0))
 
 
 def nearest_edge(point: tuple[float, float], box: Box) -> tuple[tuple[float, float], float]:

@@ -2,40 +2,24 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from expunge.errors import ExpungeError
 from expunge.records import Record, Score, write_json, write_text
-from expunge.report.answers import AnswerSet, answer_sets, withheld
-from expunge.report.contents import attack_table, claim_rows, lab_table, run_table, score_table, shared_provenance, suite_summary
+from expunge.report.contents import attack_table, claim_rows, run_table, shared_provenance
 from expunge.report.curves import loss_curves
 from expunge.report.effects import SUITE, LabSummary, forget_effect, retain_kept, summarize_lab
 from expunge.report.glossary import METRICS, Meaning, meaning
-from expunge.report.headline import lab_headline, suite_headline
 from expunge.report.plots import inline
 from expunge.report.read import RunRecord, read_run, read_runs
-from expunge.report.tables import Table, html, latex, markdown
-from expunge.report.tradeoff import Point, drawable, lab_tradeoff, quality_tradeoff
+from expunge.report.sections import Section, by_distance, role, section
+from expunge.report.tables import html, latex, markdown, with_code
 
 FORMAT = 1
 """Version of report.json."""
-
-
-class Section(NamedTuple):
-    """One suite's part of the page."""
-
-    suite: str
-    lab: bool
-    headline: tuple[str, str]
-    summary: Table
-    figure: str | None
-    undrawn: dict[str, str]
-    scores: Table
-    answers: list[AnswerSet]
-    withheld: bool
 
 
 class RunScores(Record):
@@ -78,16 +62,18 @@ def report(
     Raises ExpungeError, one sentence, before anything is written: a missing or broken file, or no scores at all.
     """
     out = Path(out)
+    if not runs:
+        raise ExpungeError("no run was given; name at least one folder that `expunge unlearn` or `expunge evaluate` wrote")
     if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExpungeError(f"{out} exists; give another folder for the report, or overwrite it")
     made, before, never = _read([Path(r) for r in runs], original, gold)
     suites = list(dict.fromkeys(e.suite for m in (*made, before, never) if m for e in m.evaluations))
     if not suites:
-        raise ExpungeError("none of the runs has been evaluated; run `expunge evaluate RUN --suite NAME --out RUN/evaluation` first")
+        raise ExpungeError("none of the runs has been evaluated; score them with `expunge evaluate RUN --suite NAME`")
     suites.sort(key=lambda s: s != SUITE)
     if before and never and SUITE in suites:
         made = by_distance(made, before, never)
-    sections = [_section(suite, made, before, never, show_forget_text) for suite in suites]
+    sections = [section(suite, made, before, never, show_forget_text) for suite in suites]
     curves = loss_curves(made)
     figures = {f"{'' if s.lab else s.suite + '-'}tradeoff.svg": s.figure for s in sections if s.figure}
     if curves:
@@ -114,24 +100,13 @@ def _read(
     resolved = {Path(path).resolve() for path in given.values() if path is not None}
     records = read_runs([folder for folder in folders if folder.resolve() not in resolved])
     found: dict[str, RunRecord | None] = {}
-    for role, path in given.items():
+    for name, path in given.items():
         if path is not None:
-            found[role] = read_run(Path(path), role)
+            found[name] = read_run(Path(path), name)
         else:
-            found[role] = next((r for r in records if r.name == role and r.artifact is None), None)
+            found[name] = next((r for r in records if r.name == name and r.artifact is None), None)
     made = [r for r in records if r not in found.values()]
     return made, found["original"], found["gold"]
-
-
-def by_distance(runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord) -> list[RunRecord]:
-    """Nearest to gold first, in the plane of the trade-off figure; runs that were not scored come last."""
-    target = retain_kept(gold, original).value or 1.0
-
-    def distance(run: RunRecord) -> float:
-        effect, kept = forget_effect(run, original, gold).value, retain_kept(run, original).value
-        return float("inf") if effect is None or kept is None else float((effect - 1) ** 2 + (kept - target) ** 2)
-
-    return sorted(runs, key=distance)
 
 
 def _as_given(runs: Sequence[RunRecord], folders: Sequence[Path | str]) -> list[RunRecord]:
@@ -139,57 +114,30 @@ def _as_given(runs: Sequence[RunRecord], folders: Sequence[Path | str]) -> list[
     return sorted(runs, key=lambda run: order.index(run.folder.resolve()))
 
 
-def _section(
-    suite: str, runs: Sequence[RunRecord], original: RunRecord | None, gold: RunRecord | None, show_forget_text: bool
-) -> Section:
-    references = [m for m in (original, gold) if m and m.evaluation(suite)]
-    evaluated = [run for run in runs if run.evaluation(suite)]
-    models = [*references, *evaluated]
-    scores = score_table(suite, models, original)
-    answers, hidden = answer_sets(suite, models, show_forget_text), withheld(suite, models, show_forget_text)
-    if suite == SUITE and original and gold and len(references) == 2:
-        points = [
-            Point(m.name, _role(m, original, gold), m.family or "training", forget_effect(m, original, gold), retain_kept(m, original))
-            for m in models
-        ]
-        drawn, undrawn = drawable(points)
-        figure = lab_tradeoff(drawn)
-        summary = lab_table(evaluated, original, gold)
-        return Section(suite, True, lab_headline(evaluated, original, gold), summary, figure, undrawn, scores, answers, hidden)
-    drawn, undrawn = drawable(_quality_points(suite, models, original, gold))
-    general = quality_tradeoff(drawn, suite) if drawn else None
-    summary = suite_summary(suite, models, len(references))
-    return Section(suite, False, suite_headline(suite, evaluated, original), summary, general, undrawn, scores, answers, hidden)
-
-
-def _role(model: RunRecord, original: RunRecord | None, gold: RunRecord | None) -> Any:
-    return "original" if model is original else "gold" if model is gold else "method"
-
-
-def _quality_points(suite: str, models: Sequence[RunRecord], original: RunRecord | None, gold: RunRecord | None) -> list[Point]:
-    """Models for which the suite asks for both model_utility and forget_quality, computed or not."""
-    points = []
-    for m in models:
-        utility, quality = m.score(suite, "suite", "model_utility"), m.score(suite, "suite", "forget_quality")
-        if utility and quality:
-            points.append(Point(m.name, _role(m, original, gold), m.family or "training", utility, quality))
-    return points
-
-
 def _page(
-    title: str, sections: Sequence[Section], runs: Sequence[RunRecord], original: RunRecord | None, gold: RunRecord | None, curves: str | None
+    title: str,
+    sections: Sequence[Section],
+    runs: Sequence[RunRecord],
+    original: RunRecord | None,
+    gold: RunRecord | None,
+    curves: str | None,
 ) -> str:
     here = Path(__file__).parent
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(here),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
+    environment.filters["code"] = with_code
     attacks, made = attack_table(runs), run_table(runs)
     page: str = environment.get_template("page.html.j2").render(
         title=title,
-        style=Markup((here / "page.css").read_text(encoding="utf-8")),  # noqa: S704
+        style=Markup((here / "page.css").read_text(encoding="utf-8")),
         sections=sections,
         table=html,
-        svg=lambda text: Markup(inline(text)),  # noqa: S704
+        svg=lambda text: Markup(inline(text)),
         curves=curves,
         meanings=meanings(sections, runs, [m for m in (original, gold) if m]),
         claims=claim_rows(runs),
@@ -213,7 +161,8 @@ def meanings(sections: Sequence[Section], runs: Sequence[RunRecord], references:
 def _markdown(title: str, sections: Sequence[Section], runs: Sequence[RunRecord]) -> str:
     parts = [f"# {title}", ""]
     for s in sections:
-        parts += [f"## Suite {s.suite}", "", " ".join(text for text in s.headline if text), "", markdown(s.summary), markdown(s.scores)]
+        said = " ".join(text for text in s.headline if text)
+        parts += [f"## Suite {s.suite}", "", said, "", markdown(s.summary), markdown(s.scores)]
     parts += [f"- **{c['level']} {c['name']}** ({c['runs']}): {c['says']} Not claimed: {c['not']}" for c in claim_rows(runs)]
     parts += ["", *(f"- {label}: {text}" for label, text in shared_provenance(runs))]
     return "\n".join(parts).rstrip() + "\n"
@@ -229,7 +178,7 @@ def _machine(title: str, runs: Sequence[RunRecord], original: RunRecord | None, 
             effects = (forget_effect(m, original, gold), retain_kept(m, original))
         row = RunScores(
             name=m.name,
-            role=_role(m, original, gold),
+            role=role(m, original, gold),
             method=m.method,
             family=m.family,
             claim=m.artifact.claim if m.artifact else None,

@@ -1,4 +1,7 @@
-"""The look of every figure, and figure -> SVG: text stays text, nothing depends on the date or the machine, equal input gives equal bytes."""
+"""The look of every figure, and figure -> SVG.
+
+Text stays text; nothing depends on the date or the machine, so that equal input gives equal bytes.
+"""
 
 import io
 import re
@@ -89,13 +92,17 @@ def write_svg(figure: Figure, name: str, title: str, hovers: Mapping[str, str]) 
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    # matplotlib's rule for `*` would reach every element of a page that the drawing is put into.
+    svg = re.sub(r"<defs>\s*<style type=\"text/css\">.*?</style>\s*</defs>\s*", "", svg, count=1, flags=re.DOTALL)
     svg = re.sub(r"font: ([\d. a-z]*?)([\d.]+px) [^;\"]*", rf"font: \1\2 {FONTS}", svg)
     svg = re.sub(r"font-family: [^;\"]*", f"font-family: {FONTS}", svg)
     for gid, words in hovers.items():
         svg = svg.replace(f'<g id="{gid}">', f'<g id="{gid}"><title>{_escape(words)}</title>', 1)
     svg = _without_idle_ids(svg)
     svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', _size, svg, count=1)
-    return svg.replace(">", f' role="img" aria-label="{_escape(title)}"><title>{_escape(title)}</title>', 1).rstrip() + "\n"
+    said = _escape(title)
+    svg = svg.replace(">", f' stroke-linejoin="round" role="img" aria-label="{said}"><title>{said}</title>', 1)
+    return svg.rstrip() + "\n"
 
 
 def _size(match: re.Match[str]) -> str:

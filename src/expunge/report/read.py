@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from expunge.errors import ExpungeError
 from expunge.records import Evaluation, Provenance, Record, Sample, Score
@@ -22,7 +22,7 @@ class Step(Lenient):
 
     step: int
     loss: float | None
-    parts: dict[str, float | None] = {}
+    parts: dict[str, float | None] = Field(default_factory=dict)
     """The terms of the loss, `forget` and `retain` among them."""
 
 
@@ -34,14 +34,14 @@ class Artifact(Lenient):
     """`name` and the fields of the method."""
     family: str
     claim: Literal["L0", "L1", "L2", "L3"]
-    base: dict[str, Any] = {}
+    base: dict[str, Any] = Field(default_factory=dict)
 
 
 class Attack(Lenient):
     """attacks/ATTACK.json."""
 
     attack: str
-    budget: dict[str, Any] = {}
+    budget: dict[str, Any] = Field(default_factory=dict)
     scores: tuple[Score, ...]
 
 
@@ -58,7 +58,7 @@ class RunRecord(Record):
     steps: tuple[Step, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
     """By name of the suite."""
-    samples: dict[str, tuple[Sample, ...]] = {}
+    samples: dict[str, tuple[Sample, ...]] = Field(default_factory=dict)
     """suite -> rows of SUITE.samples.jsonl."""
     attacks: tuple[Attack, ...] = ()
 
@@ -121,7 +121,7 @@ def _read_lines(path: Path, model: type[M]) -> tuple[M, ...]:
 def read_run(folder: Path, name: str | None = None) -> RunRecord:
     """Reads one run; a folder that `expunge evaluate` alone wrote is a run without training."""
     if not folder.is_dir():
-        raise ExpungeError(f"{folder} is not a folder; give the folder of a run, as `expunge unlearn` or `expunge evaluate` wrote it")
+        raise ExpungeError(f"{folder} is not a folder; give a run's, as `expunge unlearn` or `expunge evaluate` wrote it")
     evaluated = folder / "evaluation" if (folder / "evaluation").is_dir() else folder
     samples = {p.name.removesuffix(".samples.jsonl"): p for p in sorted(evaluated.glob("*.samples.jsonl"))}
     if evaluated == folder:
@@ -132,7 +132,9 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
         folder / part for part in ("artifact/expunge.json", "provenance.json", "run.yaml", "metrics.jsonl")
     )
     if not suites and not artifact.is_file() and not metrics.is_file():
-        raise ExpungeError(f"{folder} holds no run: neither evaluation/SUITE.json nor artifact/expunge.json nor metrics.jsonl is there")
+        raise ExpungeError(
+            f"{folder} holds no run: it has neither evaluation/SUITE.json nor artifact/expunge.json nor metrics.jsonl"
+        )
     by_step = {s.step: s for s in _read_lines(metrics, Step)} if metrics.is_file() else {}
     return RunRecord(
         name=name or folder.resolve().name,

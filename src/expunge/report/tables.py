@@ -13,6 +13,8 @@ from expunge.records import Score
 from expunge.report.glossary import interval, number
 
 DASH = "–"
+SUPERSCRIPT_RUN = re.compile("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+NORMAL_DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +74,24 @@ def score_cell(score: Score | None, *, tint: float | None = None, strong: bool =
 def html(table: Table) -> Markup:
     """A <table>; every number carries its full value in `data-value`."""
     notes = table.notes()
-    head = "".join(
-        f"<th scope='col'{' class=number' if c.numeric else ''}{_title(c.explanation)}>{_breakable(c.title)}</th>"
-        for c in table.columns
-    )
+    head = "".join(_html_head(table, column) for column in table.columns)
     body = "".join(_html_row(table, i, notes) for i in range(len(table.rows)))
-    feet = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    feet = "".join(f"<li>{with_code(note)}</li>" for note in notes)
     foot = f"<ol class='notes'>{feet}</ol>" if feet else ""
-    return Markup(  # noqa: S704
+    return Markup(
         f"<div class='scroll'><table id='{escape(table.name)}'><caption>{escape(table.caption)}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{foot}"
     )
+
+
+def _html_head(table: Table, column: Column) -> str:
+    classes, width = "", ""
+    if column.numeric:
+        classes = " class=number"
+        if table.stub > 1:  # the same measure for every model, so that the eye can run across
+            width = f" style='width:{72 / (len(table.columns) - table.stub):.2f}%'"
+    title = f" title='{escape(column.explanation)}'" if column.explanation else ""
+    return f"<th scope='col'{classes}{title}{width}>{_breakable(column.title)}</th>"
 
 
 def _html_row(table: Table, index: int, notes: dict[str, int]) -> str:
@@ -111,16 +120,22 @@ def _html_cell(cell: Cell, notes: dict[str, int]) -> str:
 
 
 def _breakable(text: str) -> str:
-    """Long names of methods may break after an underscore."""
-    return str(escape(text)).replace("_", "_<wbr>")
+    """Long names may break after an underscore; exponents are set by markup, because superscript digits of fonts are tiny."""
+    breakable = str(escape(text)).replace("_", "_<wbr>")
+    return SUPERSCRIPT_RUN.sub(lambda m: f"<sup class=power>{_normal(m.group()).replace('-', '−')}</sup>", breakable)
 
 
-def _title(text: str | None) -> str:
-    return f" title='{escape(text)}'" if text else ""
+def _normal(superscripts: str) -> str:
+    return superscripts.translate(NORMAL_DIGITS)
+
+
+def with_code(text: str) -> Markup:
+    """Escaped, with `commands` in backticks set as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def _tint(change: float | None) -> str:
-    """Orange for less than the original, blue for more: told apart by every kind of colour vision, and black text stays readable."""
+    """Orange for less than the original, blue for more: told apart by every kind of colour vision, and dark text reads well."""
     if change is None or abs(change) < 0.005:
         return ""
     colour = "230,145,56" if change < 0 else "61,133,198"
@@ -140,10 +155,13 @@ def markdown(table: Table) -> str:
         plain = _markdown_escape(cell.text)
         return f"{plain} ({cell.interval})" if cell.interval else plain
 
-    head = [line([_markdown_escape(c.title) for c in table.columns]), line(["---:" if c.numeric else ":---" for c in table.columns])]
+    head = [
+        line([_markdown_escape(c.title) for c in table.columns]),
+        line(["---:" if c.numeric else ":---" for c in table.columns]),
+    ]
     rows = [line([text(c) for c in row]) for row in table.rows]
     feet = [f"[{i}] {_markdown_escape(note)}  " for note, i in notes.items()]
-    return "\n".join([f"**{_markdown_escape(table.caption)}**", "", *head, *rows, *([""] + feet if feet else []), ""])
+    return "\n".join([f"**{_markdown_escape(table.caption)}**", "", *head, *rows, *(["", *feet] if feet else []), ""])
 
 
 def _markdown_escape(text: str) -> str:
@@ -192,9 +210,8 @@ LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$", "·": r"$\cdot$", "↑": r"$\uparrow$",
     "↓": r"$\downarrow$", "<": "$<$", ">": "$>$",
 }  # fmt: skip
-SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
 
 def _latex_escape(text: str) -> str:
     plain = "".join(LATEX.get(c, c) for c in text)
-    return re.sub("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda m: f"$^{{{m.group().translate(SUPERSCRIPTS)}}}$", plain)
+    return SUPERSCRIPT_RUN.sub(lambda m: f"$^{{{_normal(m.group())}}}$", plain)

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from expunge.records import Score
@@ -15,6 +16,8 @@ from expunge.report.labels import Box, nearest_edge, place
 from expunge.report.plots import BAND, FAMILIES, GOLD, GREY, HAIRLINE, INK, canvas, extent, quiet_ticks, style, write_svg
 
 WIDTH, HEIGHT = 920, 500
+LINE, DESCENT = 12.0, 2.5
+"""Height of a name and how far letters hang below the line, in pixels: the same for all, so that names sit level with points."""
 
 
 class Point(NamedTuple):
@@ -79,10 +82,10 @@ def _span(axes: Axes) -> float:
 
 
 def _limits(axes: Axes, points: Sequence[Point]) -> None:
-    """Everything with its intervals, at least from original to the end of the band, and never zoomed so far that noise looks large."""
+    """Everything with its intervals, at least from original to beyond the band, and never zoomed until noise looks large."""
     xs = [v for p in points for v in (p.x.low, p.x.value, p.x.high) if v is not None]
     ys = [v for p in points for v in (p.y.low, p.y.value, p.y.high) if v is not None]
-    left, right = min(xs + [0.0]), max(xs + [1.3])
+    left, right = min([*xs, 0.0]), max([*xs, 1.3])
     axes.set_xlim(left - 0.05 * (right - left), right + 0.06 * (right - left))
     bottom, top = min([*ys, 0.75]), max([*ys, 1.0])
     axes.set_ylim(bottom - 0.06 * (top - bottom), top + 0.08 * (top - bottom))
@@ -123,7 +126,13 @@ def _logged(score: Score, smallest: float) -> Score:
 
 
 def _finish(
-    figure: Figure, axes: Axes, points: Sequence[Point], name: str, title: str, texts: Sequence[object], hovers: dict[str, str] | None = None
+    figure: Figure,
+    axes: Axes,
+    points: Sequence[Point],
+    name: str,
+    title: str,
+    texts: Sequence[object],
+    hovers: dict[str, str] | None = None,
 ) -> str:
     said = hovers or {p.name: p.hover() for p in points}
     gids = {}
@@ -144,7 +153,7 @@ def _draw(axes: Axes, point: Point, gid: str) -> None:
     elif point.role == "original":
         marker, size, face, edge = "o", 10.0, "white", INK
     else:
-        size, face, edge = (8.5 if marker == "o" else 8.0), colour, "white"
+        size, face, edge = (9.5 if marker == "o" else 8.5), colour, "white"
     bars = INK if point.role != "method" else colour
     if point.x.low is not None and point.x.high is not None:
         axes.plot([point.x.low, point.x.high], [y, y], color=bars, linewidth=1.2, alpha=0.55, zorder=2)
@@ -173,26 +182,38 @@ def _legend(axes: Axes, points: Sequence[Point]) -> None:
     if len(families) < 2:
         return
     handles = [
-        axes.plot([], [], FAMILIES[f][0], color=FAMILIES[f][1], markersize=8, markeredgecolor="white", label=f)[0] for f in families
+        axes.plot([], [], FAMILIES[f][0], color=FAMILIES[f][1], markersize=8, markeredgecolor="white", label=f)[0]
+        for f in families
     ]
     axes.legend(handles=handles, loc="lower left", frameon=True, framealpha=0.9, edgecolor=HAIRLINE, fontsize=11, borderpad=0.6)
 
 
 def _name(figure: Figure, axes: Axes, points: Sequence[Point], taken: Sequence[Box]) -> None:
     """Names beside the points; a thin leader where a name had to move away."""
+    weights = {"original": "bold", "gold": "bold", "method": "normal"}
     texts = [
-        axes.text(0, 0, p.name, fontsize=12, fontweight="bold" if p.role != "method" else "normal", color=INK, zorder=6, transform=None)
-        for p in points
+        axes.text(0, 0, p.name, fontsize=12, fontweight=weights[p.role], color=INK, zorder=6, transform=None) for p in points
     ]
-    sizes = [(box.right - box.left, box.top - box.bottom) for box in (extent(figure, text) for text in texts)]
+    sizes = [(box.right - box.left, LINE) for box in (extent(figure, text) for text in texts)]
     frame = extent(figure, axes.patch)
     if legend := axes.get_legend():
         taken = [*taken, extent(figure, legend)]
     spots = [tuple(axes.transData.transform(p.place)) for p in points]
     boxes = place(spots, sizes, taken, Box(frame.left + 3, frame.bottom + 3, frame.right - 2, frame.top - 2))
     for text, spot, box in zip(texts, spots, boxes, strict=True):
-        text.set_position((box.left, box.bottom))
+        x, side = _anchor(box, spot[0])
+        text.set_position((x, box.bottom + DESCENT))
+        text.set_horizontalalignment(side)
         end, distance = nearest_edge(spot, box)
-        if distance > 15:
-            axes.annotate("", end, spot, xycoords="figure pixels", textcoords="figure pixels",
-                          arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 7, "shrinkB": 1}, zorder=1.5)  # fmt: skip
+        crowd = min((nearest_edge(other, box)[1] for other in spots if other != spot), default=float("inf"))
+        if distance > 15 or crowd < 1.5 * distance:
+            axes.add_artist(Line2D([spot[0], end[0]], [spot[1], end[1]], color=GREY, linewidth=0.8, zorder=1.5, transform=None))
+
+
+def _anchor(box: Box, x: float) -> tuple[float, Literal["left", "center", "right"]]:
+    """The side of a name that faces its point: held there, the gap stays the same in the reader's narrower font."""
+    if x < box.left:
+        return box.left, "left"
+    if x > box.right:
+        return box.right, "right"
+    return (box.left + box.right) / 2, "center"
