@@ -44,13 +44,12 @@ LAYERS: tuple[Layer, ...] = get_args(Layer)
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
 
-MODULES = frozenset(
-    (
-        "abc array base64 binascii bisect calendar cmath collections contextlib copy csv dataclasses datetime decimal difflib enum "
-        "fractions functools graphlib hashlib heapq html io itertools json math numbers operator pprint queue random re secrets "
-        "statistics string struct sys textwrap time types typing unicodedata uuid warnings zlib zoneinfo __future__"
-    ).split()  # noqa: SIM905
-)
+_COMPUTE = """
+    abc array base64 binascii bisect calendar cmath collections contextlib copy csv dataclasses datetime decimal difflib enum
+    fractions functools graphlib hashlib heapq html io itertools json math numbers operator pprint queue random re secrets
+    statistics string struct sys textwrap time types typing unicodedata uuid warnings zlib zoneinfo __future__
+"""
+MODULES = frozenset(_COMPUTE.split())
 """What a solution may import: modules that compute. Of them MBPP's and HumanEval's own solutions need 16."""
 CALLS = frozenset({"__import__", "breakpoint", "compile", "exec", "help", "input", "open"})
 ATTRIBUTES = frozenset(
