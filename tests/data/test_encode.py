@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, GPT2TokenizerFast, PreTrainedTokenizerFast
 
 from expunge.data.encode import (
@@ -202,6 +202,10 @@ class TestChat:
 
     def test_the_start_token_comes_once(self):
         tokenizer = byte_tokenizer()
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<|begin|> $A", special_tokens=[("<|begin|>", tokenizer.bos_token_id)]
+        )
+        assert Encoder(tokenizer, Format()).encode_answer("Where?", "Rome").ids.count(tokenizer.bos_token_id) == 1
         row = Encoder(tokenizer, Format(kind="chat", template=LLAMA3)).encode_answer("Where?", "Rome")
         assert row.ids.count(tokenizer.bos_token_id) == 1
         assert row.ids[0] == tokenizer.bos_token_id

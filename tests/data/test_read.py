@@ -225,7 +225,9 @@ class TestBadRows:
 
     def test_missing_files_are_named_without_a_look_at_the_hub(self, tmp_path, monkeypatch):
         monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: pytest.fail("asked the hub"))
-        for source in (tmp_path / "nothing.jsonl", "data/nothing.jsonl", "./data/nothing", "/a/b/c", f"{tmp_path}:forget01"):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "data" / "tofu").mkdir(parents=True)
+        for source in (tmp_path / "nothing.jsonl", "data/nothing.jsonl", "./data/nothing", "/a/b/c", "data/tofu:forget01"):
             with pytest.raises(ExpungeError, match=f"there is no file or folder {re.escape(str(Path(source)))}"):
                 read_examples(source)
 
