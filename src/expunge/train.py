@@ -170,7 +170,8 @@ def train(
             state.stopped = _stop(state, training, rows, model, accelerator.device, steps)
             if state.step % training.checkpoint_every == 0 and state.step < steps:
                 save_checkpoint(folder, state.step, state.stopped, trained, optimizer, accelerator.is_main_process)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # `end_training` would take the process group down with it, which the caller still needs
+        tracker.finish()
     model.eval()
     seconds = time.process_time() - began
     gathered = _gather(model, accelerator.is_main_process) if training.shard == "fsdp2" else None

@@ -1,0 +1,23 @@
+"""`expunge quickstart [--out DIR] [--seed N]`."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Quickstart(BaseModel):
+    """The main job on a fresh machine, without network: make an invented world, train a small model on it and the gold model
+    that never saw the forget set, unlearn with six methods, evaluate, and write report/index.html."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    out: str = "quickstart"
+    """Folder for everything; an interrupted quickstart in it goes on."""
+    seed: int = Field(0, ge=0)
+    """Seed of the world, of the models and of the runs."""
+
+
+def run(flags: Quickstart) -> None:
+    from expunge.quickstart import quickstart
+
+    quickstart(Path(flags.out), seed=flags.seed)

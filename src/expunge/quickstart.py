@@ -1,0 +1,123 @@
+"""The main job on a fresh machine: make a world, forget in it with several methods, measure, show.
+
+    out/  lab/                  the invented world with its models
+          keep.jsonl            what every run is told to keep
+          runs/original, gold   evaluations of the two models that all others are measured against
+          runs/METHOD           a run of each method: artifact, metrics, evaluation
+          report/index.html     the page; summary.json beside it
+
+Every stage leaves files and is skipped when they are there, so a quickstart that was interrupted goes on.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from expunge.artifact import artifact_folder, load
+from expunge.errors import ExpungeError
+from expunge.evaluation.run import evaluate
+from expunge.evaluation.suites.lab import Lab
+from expunge.lab import build
+from expunge.lab.keep import keep
+from expunge.lab.layout import as_row
+from expunge.models.load import model_fingerprint
+from expunge.recipes import recipe
+from expunge.records import write_text
+from expunge.report import report
+from expunge.run import execute
+from expunge.spec import Run
+from expunge.spec import build as build_spec
+
+METHODS = ("gradient_ascent", "gradient_difference", "kl_minimization", "npo", "simnpo", "idk")
+"""Each with the settings of recipes/lab/METHOD.yaml."""
+
+
+def quickstart(out: Path, *, seed: int = 0, say: Callable[[str], None] = print, quiet: bool = False) -> Path:
+    """Runs everything and returns the path of the page. quiet leaves out the progress within the stages."""
+    began = time.perf_counter()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(min(2, threads))  # the models are small: more threads only wait for each other
+    try:
+        lab = _lab(out, seed, say)
+        keep_file, refusals = _inputs(out, lab, seed)
+        runs = out / "runs"
+        for name in ("original", "gold"):
+            say(f"scoring {name}")
+            _score(lab / "models" / name, lab, runs / name / "evaluation", runs / "gold", quiet)
+        for name in METHODS:
+            say(f"forgetting with {name}")
+            run = _run(name, lab, keep_file, refusals, seed)
+            execute(run, runs / name, resume=(runs / name).exists(), quiet=quiet)
+            _score(runs / name, lab, runs / name / "evaluation", runs / "gold", quiet)
+    finally:
+        torch.set_num_threads(threads)
+    page = report(
+        [runs / name for name in METHODS],
+        out / "report",
+        title="Forgetting twelve people",
+        original=runs / "original",
+        gold=runs / "gold",
+        seed=seed,
+        seconds=round(time.perf_counter() - began, 1),
+        overwrite=True,
+    )
+    say(f"done in {time.perf_counter() - began:.0f} s: {page}")
+    return page
+
+
+def _lab(out: Path, seed: int, say: Callable[[str], None]) -> Path:
+    world = out / "lab" / "world.json"
+    if world.is_file() and json.loads(world.read_text())["seed"] != seed:
+        raise ExpungeError(f"{out} holds a quickstart with another seed; give another --out")
+    if out.exists() and not world.is_file() and any(p.name != "lab" for p in out.iterdir()):
+        raise ExpungeError(f"{out} exists and is not a quickstart; give another --out")
+    say("making an invented world and the models that know it (kept for the next time)")
+    build(out / "lab", seed=seed)
+    return out / "lab"
+
+
+def _inputs(out: Path, lab: Path, seed: int) -> tuple[Path, Path]:
+    """keep.jsonl and the lab's refusals as files, because a run says where its data is."""
+    from expunge.lab.world import REFUSALS
+
+    rows = "".join(json.dumps(as_row(example), ensure_ascii=False) + "\n" for example in keep(lab, seed))
+    write_text(out / "keep.jsonl", rows)
+    write_text(out / "refusals.txt", "".join(f"{text}\n" for text in REFUSALS))
+    return out / "keep.jsonl", out / "refusals.txt"
+
+
+def _run(name: str, lab: Path, keep_file: Path, refusals: Path, seed: int) -> Run:
+    """The method's recipe for the lab, with this lab's files."""
+    settings = recipe(f"lab/{name}")
+    training = {**settings.get("training", {}), "seed": seed}
+    facts = lab / "data" / "facts"
+    files = {"model": lab / "models/original", "forget": facts / "forget.jsonl", "holdout": facts / "never_known.jsonl"}
+    words = {key: str(path) for key, path in files.items()}
+    uses = build_spec(Run, {**settings, **words}, f"recipes/lab/{name}.yaml").method
+    if uses.uses_retain:
+        words["retain"] = str(keep_file)
+    if uses.uses_refusals:
+        words["refusals"] = str(refusals)
+    return build_spec(Run, {**settings, **words, "training": training}, f"recipes/lab/{name}.yaml")
+
+
+def _score(source: Path, lab: Path, out: Path, gold: Path, quiet: bool) -> None:
+    if (out / "lab.json").is_file():
+        return
+    model, tokenizer = load(source)
+    folder = artifact_folder(source)
+    fingerprint = json.loads((folder / "expunge.json").read_text())["files"] if folder else model_fingerprint(str(source))
+    suite = Lab(retain_scores=gold if (gold / "evaluation" / "lab.json").is_file() else None)
+    evaluate(
+        model,
+        tokenizer,
+        suite=suite,
+        data=lab,
+        out=out,
+        artifact=str(source),
+        fingerprint=json.dumps(fingerprint),
+        quiet=quiet,
+    )

@@ -1,0 +1,27 @@
+"""Recipes: whole runs as YAML, one per published setting, and one per method for the lab. They lie beside the source."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from expunge.errors import ExpungeError, nearest
+
+_HERE = Path(__file__).parent
+
+
+def recipes_folder() -> Path:
+    """recipes/ of the source tree, or the copy of it inside an installed package."""
+    inside = _HERE / "recipes"
+    return inside if inside.is_dir() else _HERE.parents[1] / "recipes"
+
+
+def recipe(name: str) -> dict[str, Any]:
+    """The recipe `lab/npo`, `tofu`, ... as plain data."""
+    folder = recipes_folder()
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = [str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml")]
+        raise ExpungeError(f"there is no recipe '{name}'{nearest(name, known)} in {folder}")
+    value: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return value

@@ -1,0 +1,82 @@
+"""Two gloo processes train what one process trains, with copies and with shards."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import expunge
+from expunge import ExpungeError, Training
+from expunge.methods import DPO, KLMinimization
+
+SCRIPT = """
+import sys, torch; torch.set_num_threads(1)
+import expunge
+from expunge import Training
+from expunge.methods import DPO, KLMinimization
+model, forget, retain, out = sys.argv[1:]
+for shard in ("none", "fsdp2"):
+    for method in (KLMinimization(), DPO()):
+        training = Training(steps=3, batch_size=4, micro_batch_size=1, learning_rate=1e-3, checkpoint_every=2, shard=shard)
+        expunge.unlearn(method, model=model, forget=forget, retain=retain, out=f"{out}/{method.name}-{shard}", training=training, quiet=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of two methods: by one process, and by two with copies and with shards."""
+    out = tmp_path_factory.mktemp("distributed")
+    for name, people in (("forget", ["anna", "boris", "clara"]), ("retain", ["hugo", "irma", "jonas", "greta"])):
+        rows = [{"prompt": f"where was {p} born ?", "response": f"{p} was born in oslo ."} for p in people]
+        (out / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    data = {"forget": out / "forget.jsonl", "retain": out / "retain.jsonl"}
+    for method in (KLMinimization(), DPO()):
+        training = Training(steps=3, batch_size=4, learning_rate=1e-3)
+        expunge.unlearn(method, model=pico_folder, out=out / f"{method.name}-one", training=training, quiet=True, **data)
+    script = out / "two.py"
+    script.write_text(SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    words = [str(pico_folder), str(data["forget"]), str(data["retain"]), str(out)]
+    done = subprocess.run([*launch, *words], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out
+
+
+@pytest.mark.parametrize("method", ["kl_minimization", "dpo"])
+@pytest.mark.parametrize("shard", ["none", "fsdp2"])
+def test_two_processes_train_the_weights_of_one(folders: Path, method: str, shard: str) -> None:
+    one = load_file(folders / f"{method}-one/artifact/model.safetensors")
+    two = load_file(folders / f"{method}-{shard}/artifact/model.safetensors")
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("shard", ["none", "fsdp2"])
+def test_the_artifact_of_two_processes_is_whole(folders: Path, shard: str) -> None:
+    run = folders / f"dpo-{shard}"
+    manifest = expunge.verify(run)
+    assert manifest.kind == "weights"
+    assert json.loads((run / "provenance.json").read_text())["processes"] == 2
+    assert json.loads((run / "artifact/config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    steps = [json.loads(x)["step"] for x in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3]
+
+
+def test_sharding_without_processes_is_an_error(pico_folder: Path, folders: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExpungeError, match="torchrun"):
+        expunge.unlearn(
+            DPO(),
+            model=pico_folder,
+            forget=folders / "forget.jsonl",
+            retain=folders / "retain.jsonl",
+            out=tmp_path / "run",
+            training=Training(steps=1, shard="fsdp2"),
+            quiet=True,
+        )
