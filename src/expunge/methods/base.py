@@ -9,13 +9,15 @@ row-major order.
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from expunge.data.encode import Tokens
+from expunge.data.encode import Encoder, Tokens
+from expunge.data.example import Request
 
 Family = Literal["training", "editing", "guarding", "composed"]
 
@@ -100,3 +102,39 @@ class TrainingMethod(Spec):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Pure: the same model and batch give the same loss; gradients reach only the weights that require them."""
         raise TypeError(f"{type(self).__name__} defines no loss")
+
+
+State = Mapping[str, Tensor]
+"""What a guard knows: small tensors by name, on the CPU, saved as guard.safetensors."""
+
+
+class GuardingMethod(Spec):
+    """A method that leaves the weights alone and changes what the model does with them, by hooks.
+
+    Whatever it decides or draws, it decides per row: the same row gives the same values alone and in any batch, under padding
+    on either side, with and without a key-value cache, under beams and `num_return_sequences`.
+    """
+
+    family: ClassVar[Family] = "guarding"
+
+    def fit(self, model: nn.Module, request: Request, encoder: Encoder) -> State:
+        """What `attach` needs, from forward passes over the request; the model is left as it was."""
+        raise TypeError(f"{type(self).__name__} fits nothing")
+
+    def attach(self, model: nn.Module, state: State, encoder: Encoder) -> AbstractContextManager[None]:
+        """While it lasts, the model is guarded; afterwards no hook is left, whatever happened."""
+        raise TypeError(f"{type(self).__name__} attaches nothing")
+
+    def summary(self, state: State) -> str:
+        """One or two sentences for the card and the log: what was fitted. No text of the forget set."""
+        raise TypeError(f"{type(self).__name__} says nothing of its state")
+
+
+class InPlaceEditing(Spec):
+    """A method that changes a model's weights by what its activations are, without gradients or other checkpoints."""
+
+    family: ClassVar[Family] = "editing"
+
+    def apply(self, model: nn.Module, request: Request, encoder: Encoder) -> str:
+        """Changes the weights; gives one or two sentences for the card and the log."""
+        raise TypeError(f"{type(self).__name__} changes nothing")

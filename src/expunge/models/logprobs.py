@@ -6,6 +6,7 @@ The label at position t is predicted from position t - 1; logits are computed at
 
 import inspect
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
@@ -20,6 +21,10 @@ from expunge.data.encode import Tokens
 from expunge.errors import ExpungeError
 from expunge.models.load import causal_model
 from expunge.models.vocabulary import Divergence, LabelLogprob
+
+PREDICTING: ContextVar[Tensor | None] = ContextVar("predicting", default=None)
+"""While a labelled forward pass runs: index_N into its B * T positions of those that predict a label, row by row. A guard reads
+from it where each row's prompt ends, and which logits are whose."""
 
 
 class Labelled(NamedTuple):
@@ -207,9 +212,11 @@ def _forward(model: nn.Module, tokens: Tokens, index_N: Tensor, *, head: bool) -
 
     positions = {"position_ids": position_ids(tokens.attention_mask_BT)} if _takes_positions(type(inner).forward) else {}
     handle = output_head(model).register_forward_pre_hook(select)
+    token = PREDICTING.set(index_N)
     try:
         output = model(input_ids=tokens.input_ids_BT, attention_mask=tokens.attention_mask_BT, use_cache=False, **positions)
     finally:
+        PREDICTING.reset(token)
         handle.remove()
     if len(seen) != 1:
         raise ExpungeError(f"{type(inner).__name__} called its output head {len(seen)} times for one forward pass: not supported")
