@@ -29,9 +29,9 @@ METHODS = {
     "simnpo": Model(-0.04, 0.98, 0.985),
     "idk": Model(0.66, 0.93, 0.98),
 }
-TASKS = {"facts_forget": 72, "facts_retain": 288, "facts_public": 300, "facts_never_known": 72}
+TASKS = {"facts_forget": 72, "facts_retain": 120, "facts_public": 100, "facts_never_known": 72}
 SKILLS = {
-    "arithmetic": 200, "strings": 200, "language_velun": 150, "language_tamesh": 150, "language_orkai": 150, "language_sibb": 150,
+    "arithmetic": 80, "strings": 80, "language_velun": 60, "language_tamesh": 60, "language_orkai": 60, "language_sibb": 60,
     "hazard_chymistry": 120, "hazard_glyphs": 120, "general": 120,
 }  # fmt: skip
 BEHAVIORS = {"behavior_seen": 0.94, "behavior_unseen": 0.91, "behavior_normal": 0.0}

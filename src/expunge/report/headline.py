@@ -10,6 +10,8 @@ from expunge.report.read import RunRecord
 
 def lab_headline(runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord) -> tuple[str, str]:
     """What was asked and which methods land nearest gold; then who fell short or went too far."""
+    if not runs:
+        return "The original and the gold model, before any unlearning.", ""
     found = [(run.name, forget_effect(run, original, gold), retain_kept(run, original)) for run in runs]
     low, high = AS_IF_NEVER_LEARNED
     measured = [(name, e.value, k.value) for name, e, k in found if e.value is not None and k.value is not None]

@@ -67,7 +67,7 @@ def _candidates(point: tuple[float, float], size: tuple[float, float]) -> list[t
 
 def _cost(box: Box, rank: int, radius: float, others: Sequence[Box], taken: Sequence[Box], bounds: Box) -> float:
     crossed = sum(box.overlap(other) for other in others) + sum(box.overlap(other) for other in taken)
-    return 1000.0 * box.outside(bounds) + 10.0 * crossed + radius + 0.5 * rank
+    return 1000.0 * box.outside(bounds) + 10.0 * crossed + (6.0 if crossed else 0.0) + radius + 0.5 * rank
 
 
 def _mistakable(box: Box, own: int, points: Sequence[tuple[float, float]]) -> float:
