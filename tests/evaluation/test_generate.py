@@ -69,11 +69,11 @@ def test_the_models_own_penalties_and_sampling_are_off(stopping: LlamaForCausalL
     assert generate(stopping, prompts(8), pad_id=PAD, end_ids=[END], max_new_tokens=6) == expected
 
 
-def test_a_full_context_gets_no_answer(stopping: LlamaForCausalLM) -> None:
-    asked = prompts(4)
+def test_a_full_context_ends_an_answer_and_no_neighbors(stopping: LlamaForCausalLM) -> None:
+    asked = prompts(20)
     longest = max(map(len, asked))
-    answers = generate(stopping, asked, pad_id=PAD, end_ids=[END], max_new_tokens=8, max_length=longest, max_rows=1)
-    assert answers[max(range(4), key=lambda i: len(asked[i]))] == ()
+    answers = generate(stopping, asked, pad_id=PAD, end_ids=[END], max_new_tokens=8, max_length=longest)
+    assert answers[max(range(20), key=lambda i: len(asked[i]))] == ()
     for prompt, answer in zip(asked, answers, strict=True):
         assert answer == by_hand(stopping, prompt, min(8, longest - len(prompt)))
 

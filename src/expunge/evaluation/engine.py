@@ -18,6 +18,8 @@ Ids = tuple[int, ...]
 
 LOGITS_IN_MEMORY = 2**26
 """Logits of one batch (256 MB of float32): a batch gets fewer tokens under a larger vocabulary."""
+CPU_TOKENS, ACCELERATOR_TOKENS = 2048, 16_384
+"""Tokens of a batch where the caller says nothing: a processor is fastest while activations stay in its cache."""
 
 
 class Engine:
@@ -27,13 +29,14 @@ class Engine:
     Batches hold sequences of like length and a bounded number of tokens; logits exist at answer positions only.
     """
 
-    def __init__(self, model: nn.Module, pad_id: int, *, max_tokens: int = 4096, max_rows: int = 512) -> None:
+    def __init__(self, model: nn.Module, pad_id: int, *, max_tokens: int | None = None, max_rows: int = 512) -> None:
         """max_tokens, max_rows: upper bounds of a batch, padding included. They change speed and memory, never a value."""
         self.model, self.pad_id, self.max_rows = model, pad_id, max_rows
         inner = causal_model(model)
         self.device = inner.device
         vocabulary: int = inner.config.get_text_config().vocab_size
-        self.max_tokens = max(1, min(max_tokens, LOGITS_IN_MEMORY // vocabulary))
+        wanted = max_tokens or (CPU_TOKENS if self.device.type == "cpu" else ACCELERATOR_TOKENS)
+        self.max_tokens = max(1, min(wanted, LOGITS_IN_MEMORY // vocabulary))
         self._known: dict[Ids, tuple[int, TokenStats]] = {}
 
     def score(self, sequences: Sequence[Encoded]) -> list[TokenStats]:

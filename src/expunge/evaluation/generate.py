@@ -29,15 +29,18 @@ def generate(
     prompts and, answers included, `max_tokens` tokens (the key-value cache). `max_length` is the longest sequence that
     the model takes; answers stop there. Sampling and penalties that the model's own generation config asks for are off.
     """
-    unique = list(dict.fromkeys(prompts))
-    answers: dict[Ids, Ids] = {}
+    rooms: dict[int, list[Ids]] = {}
+    for prompt in dict.fromkeys(prompts):
+        room = max_new_tokens if max_length is None else min(max_new_tokens, max_length - len(prompt))
+        rooms.setdefault(max(room, 0), []).append(prompt)
+    answers: dict[Ids, Ids] = dict.fromkeys(rooms.pop(0, []), ())
     training = model.training
     model.eval()
     try:
-        for batch in length_batches([len(p) + max_new_tokens for p in unique], max_tokens, max_rows):
-            rows = [unique[i] for i in batch]
-            room = max_new_tokens if max_length is None else min(max_new_tokens, max_length - max(map(len, rows)))
-            answers |= zip(rows, _batch(model, rows, pad_id, end_ids, room), strict=True)
+        for room, same in rooms.items():  # a batch has one limit, so that no prompt is cut short by a longer neighbor
+            for batch in length_batches([len(prompt) + room for prompt in same], max_tokens, max_rows):
+                rows = [same[i] for i in batch]
+                answers |= zip(rows, _batch(model, rows, pad_id, end_ids, room), strict=True)
     finally:
         model.train(training)
     return [answers[prompt] for prompt in prompts]
@@ -45,8 +48,6 @@ def generate(
 
 @torch.inference_mode()
 def _batch(model: nn.Module, prompts: Sequence[Ids], pad_id: int, end_ids: Collection[int], max_new_tokens: int) -> list[Ids]:
-    if max_new_tokens < 1:
-        return [() for _ in prompts]
     inner = causal_model(model)
     rows = [Encoded(ids, len(ids), False) for ids in prompts]
     tokens = collate(rows, pad_id, side="left").to(inner.device)

@@ -52,11 +52,11 @@ class Rows:
         self._encoded |= zip(new, self.encoder.encode_answers(new), strict=True)
         return dict(zip(unique, self.engine.score([self._encoded[pair] for pair in unique]), strict=True))
 
-    def _generate(self, rows: Sequence[Row], max_new_tokens: int) -> list[str]:
-        """The greedy answer of each row (nothing for raw text). What the teacher-forced pass foresees is not generated."""
+    def _generate(self, rows: Sequence[Row], max_new_tokens: int) -> list[str | None]:
+        """The greedy answer of each row (None for raw text). What the teacher-forced pass foresees is not generated."""
         unique = list(dict.fromkeys(row.example.prompt for row in rows if row.example.prompt is not None))
         prompts = dict(zip(unique, self.encoder.encode_prompts(unique), strict=True))
-        answers: dict[str | None, Ids] = {None: ()}
+        answers: dict[str | None, Ids | None] = {None: None}
         for row in rows:
             if row.example.prompt is not None:
                 foreseen = self._foreseen(row, prompts[row.example.prompt], max_new_tokens)
@@ -73,8 +73,8 @@ class Rows:
         answers |= zip(left, written, strict=True)
         return [self._text(answers[row.example.prompt]) for row in rows]
 
-    def _text(self, ids: Ids) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+    def _text(self, ids: Ids | None) -> str | None:
+        return None if ids is None else str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def _foreseen(self, row: Row, prompt: Ids, max_new_tokens: int) -> Ids | None:
         """The response's tokens, if each of them and its end token is a greedy hit: then greedy decoding writes just these."""

@@ -38,7 +38,7 @@ def evaluate(
     show_forget_text: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
-    max_tokens: int = 4096,
+    max_tokens: int | None = None,
     max_rows: int = 512,
 ) -> Evaluation:
     """Scores of a model on a suite, with 95 % bootstrap intervals over samples.
@@ -54,7 +54,7 @@ def evaluate(
                        goes on after the last finished task; without it, it starts again
     show_forget_text   write prompts, responses and answers of secret tasks into the sample file
     overwrite          replace SUITE.json of an earlier evaluation
-    max_tokens, max_rows   bounds of a batch; they change speed and memory, never a value
+    max_tokens, max_rows   bounds of a batch (default: by device); they change speed and memory, never a value
     """
     began = time.perf_counter()
     built = suite if isinstance(suite, Suite) else _build(suite, data)
@@ -130,7 +130,7 @@ def _samples(task: Task, rows: Rows, *, show: bool) -> list[Sample]:
 
 def _texts(row: Row) -> dict[str, str]:
     texts = {"prompt": row.example.prompt, "expected": row.example.response, "generated": row.generated}
-    return {name: text for name, text in texts.items() if text}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def _score(task: Task, metric: Metric, samples: Sequence[Sample]) -> Score:

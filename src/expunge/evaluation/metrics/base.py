@@ -54,7 +54,8 @@ class Row(NamedTuple):
     paraphrases: tuple[TokenStats, ...] = ()
     perturbed: tuple[TokenStats, ...] = ()
     choices: tuple[TokenStats, ...] = ()
-    generated: str = ""
+    generated: str | None = None
+    """None when the model was not asked; it may well answer with nothing."""
 
 
 class Unscored(NamedTuple):
@@ -104,7 +105,7 @@ class Metric(BaseModel):
         return self.good == "always"
 
 
-NO_PROMPT = Unscored("raw text has no prompt to answer")
+NO_ANSWER = Unscored("the model was not asked: raw text has no prompt")
 
 
 def unscorable(*answers: TokenStats) -> Unscored | None:

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from expunge.evaluation.metrics.base import NO_PROMPT, Good, Metric, Need, Row, Unscored
+from expunge.evaluation.metrics.base import NO_ANSWER, Good, Metric, Need, Row, Unscored
 
 
 def contains_any(text: str, words: tuple[str, ...]) -> bool:
@@ -34,4 +34,4 @@ class HarmfulRate(Metric):
         return frozenset({"generated"})
 
     def score(self, row: Row) -> float | Unscored:
-        return NO_PROMPT if row.example.prompt is None else float(contains_any(row.generated, self.words))
+        return NO_ANSWER if row.generated is None else float(contains_any(row.generated, self.words))

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from rouge_score.rouge_scorer import RougeScorer
 
-from expunge.evaluation.metrics.base import NO_PROMPT, Good, Metric, Need, Row, Unscored
+from expunge.evaluation.metrics.base import NO_ANSWER, Good, Metric, Need, Row, Unscored
 
 
 @cache
@@ -40,8 +40,8 @@ class RougeLRecall(Metric):
         return frozenset({"generated"})
 
     def score(self, row: Row) -> float | Unscored:
-        if row.example.prompt is None:
-            return NO_PROMPT
+        if row.generated is None:
+            return NO_ANSWER
         if not re.search("[a-z0-9]", row.example.response.lower()):
             return Unscored("the response has no word in a-z or 0-9, the only ones that rouge-score reads")
         return rouge_l_recall(row.example.response, row.generated)
