@@ -155,6 +155,15 @@ def test_the_headline_names_the_methods_nearest_gold_and_the_others(parsed):
     assert re.search(r"Over-forgotten: gradient_ascent \(1\.\d\d\)\. Still known: idk \(0\.\d\d\)\.", text)
 
 
+def test_a_long_headline_names_four_and_counts_the_rest(lab):
+    from expunge.report.headline import lab_headline
+
+    npo = read_run(lab.runs[3])
+    runs = [npo.model_copy(update={"name": f"npo{i}"}) for i in range(6)]
+    first, _ = lab_headline(runs, read_run(lab.original), read_run(lab.gold))
+    assert re.search(r"npo0 lands nearest .*, followed by npo1 \(0\.99\), npo2 \(0\.99\), npo3 \(0\.99\) and 2 more\.$", first)
+
+
 def test_the_general_headline_compares_with_the_retain_model(tofu_page):
     text = " ".join(tofu_page.read_text().replace("\u00a0", " ").split())
     assert "npo comes nearest to a model trained without the forget set (p = 0.073) and cannot be told apart from it" in text

@@ -9,20 +9,25 @@ from expunge.report.read import RunRecord
 
 
 def lab_headline(runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord) -> tuple[str, str]:
-    """What was asked and which methods land nearest gold; then who fell short or went too far."""
+    """What was asked and which methods land nearest gold; then who fell short or went too far. The runs come nearest first."""
     if not runs:
         return "The original and the gold model, before any unlearning.", ""
     found = [(run.name, forget_effect(run, original, gold), retain_kept(run, original)) for run in runs]
     low, high = AS_IF_NEVER_LEARNED
     measured = [(name, e.value, k.value) for name, e, k in found if e.value is not None and k.value is not None]
-    good = sorted((m for m in measured if low <= m[1] <= high and m[2] >= KEPT), key=lambda m: abs(m[1] - 1))
+    good = [m for m in measured if low <= m[1] <= high and m[2] >= KEPT]
     asked = f"{_count(runs, 'method')} {'were' if len(runs) != 1 else 'was'} asked to forget {_asked(runs)}: "
     if not good:
         return asked + "none lands as if never learned with the retain set kept.", _rest(measured, len(runs), 0)
     name, effect, kept = good[0]
     nearest = f"{name} lands nearest to a model that never learned them (forget effect {_two(effect)}, retain kept {_two(kept)})"
-    others = f", followed by {_list([f'{n} ({_two(e)})' for n, e, _ in good[1:]])}" if len(good) > 1 else ""
-    return asked + nearest + others + ".", _rest(measured, len(runs), len(good))
+    return f"{asked}{nearest}{_followers(good[1:])}.", _rest(measured, len(runs), len(good))
+
+
+def _followers(good: Sequence[tuple[str, float, float]]) -> str:
+    """The next three by name, the others by number: a headline is read in one breath."""
+    names = [f"{n} ({_two(e)})" for n, e, _ in good[:3]] + ([f"{len(good) - 3} more"] if len(good) > 3 else [])
+    return f", followed by {_list(names)}" if names else ""
 
 
 def _rest(measured: Sequence[tuple[str, float, float]], total: int, good: int) -> str:
