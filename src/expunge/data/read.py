@@ -41,6 +41,14 @@ def read_examples(source: Source, *, columns: Mapping[str, str] | None = None, s
     return tuple(to_example(row, columns, where) for where, row in rows)
 
 
+def read_rows(source: Source, *, split: str | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """(file and line, row) of all rows of what `read_examples` reads, for a corpus that makes examples of its fields itself."""
+    rows = list(_rows(source, split))
+    if not rows:
+        raise ExpungeError(f"{source} holds no rows; give a file with at least one")
+    return rows
+
+
 def read_request(
     forget: Source | Sequence[Source],
     retain: Source | Sequence[Source] | None = None,
