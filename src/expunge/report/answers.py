@@ -1,4 +1,4 @@
-"""What the models answer, before and after: a few samples spread evenly through each task, never picked for effect."""
+"""What the models answer, before and after: a few samples of each task, drawn by hash and so never picked for effect."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -45,11 +45,10 @@ def answer_sets(suite: str, models: Sequence[RunRecord], show_forget_text: bool)
         if is_forget(task) and suite != "lab" and not show_forget_text:
             continue
         asked = (i for found in texts.values() for (t, i), text in found.items() if t == task and "generated" in text)
-        ids = list(dict.fromkeys(asked))
+        ids = sorted(set(asked))
         if not ids:
             continue
-        spread = [ids[i * len(ids) // SHOWN] for i in range(SHOWN)] if len(ids) > SHOWN else ids
-        questions = tuple(_question(task, i, texts) for i in spread)
+        questions = tuple(_question(task, i, texts) for i in ids[:SHOWN])
         sets.append(AnswerSet(task_label(task), is_forget(task), questions, len(ids)))
     return sets
 
