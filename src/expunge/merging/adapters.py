@@ -1,0 +1,104 @@
+"""PEFT's LoRA folders, read from their two files without building a model.
+
+base_model.model.<module>.lora_A.weight   rank x in     delta of <module>.weight = scaling B A
+base_model.model.<module>.lora_B.weight   out x rank    scaling = alpha / rank, or alpha / sqrt(rank) with rsLoRA
+base_model.model.<name>                   a weight that was trained whole (modules_to_save, biases)
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from expunge.errors import ExpungeError, nearest
+from expunge.merging.inputs import Input, LowRank, Source, Values
+from expunge.merging.storage import Stored, stored_tensors
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+BASE_CHANGING = ("pissa", "olora", "corda")
+"""Initializations that also change the base weights, so that BA alone is not the difference to the original base."""
+
+
+def read_adapter(label: str, folder: Path, base: Mapping[str, Stored]) -> Source:
+    """Every weight that the adapter changes, checked against the names and shapes of the base."""
+    config = _config(label, folder)
+    if not (folder / WEIGHTS).is_file():
+        raise ExpungeError(f"{label} has {CONFIG} but no {WEIGHTS}; save the adapter with safetensors")
+    stored = stored_tensors(folder / WEIGHTS)
+    inputs: dict[str, Input] = {}
+    for key in stored:
+        name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
+        module, _, factor = name.rpartition(".lora_")
+        if factor in ("A.weight", "embedding_A"):
+            inputs[f"{module}.weight"] = _low_rank(label, config, module, key, stored, base)
+        elif factor in ("B.weight", "embedding_B"):
+            _partner(label, key, key.replace(".lora_B", ".lora_A").replace("_embedding_B", "_embedding_A"), stored)
+        elif factor or "lora_" in name:
+            raise ExpungeError(
+                f"{label}: {key} belongs to a variant of LoRA that cannot be merged densely here; merge it with peft"
+            )
+        else:
+            _known(label, name, base)
+            inputs[name] = Values(stored[key])
+    if not inputs:
+        raise ExpungeError(f"{label} holds no adapter weights; save it again with save_pretrained")
+    return Source(label, folder, inputs, complete=False, base_sha256={})
+
+
+def _config(label: str, folder: Path) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        kind = config["peft_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExpungeError(f"{folder / CONFIG} is not the configuration of a PEFT adapter ({error!r}); copy it again") from error
+    if kind != "LORA":
+        raise ExpungeError(f"{label} is an adapter of type {kind}; only LoRA adapters have a weight difference to merge")
+    for field in ("use_dora", "target_parameters", "lora_bias"):
+        if config.get(field):
+            raise ExpungeError(f"{label} uses {field}, which is not a plain product of two factors; merge it with peft first")
+    start = str(config.get("init_lora_weights", "")).lower()
+    if start.startswith(BASE_CHANGING):
+        raise ExpungeError(
+            f"{label} was initialized by {start}, which changed its base too; convert it with peft's save_pretrained first"
+        )
+    return config
+
+
+def _low_rank(
+    label: str, config: Mapping[str, Any], module: str, key: str, stored: Mapping[str, Stored], base: Mapping[str, Stored]
+) -> LowRank:
+    embedding = key.endswith("embedding_A")
+    a = stored[key]
+    b = stored[_partner(label, key, key.replace(".lora_A", ".lora_B").replace("_embedding_A", "_embedding_B"), stored)]
+    target = base[_known(label, f"{module}.weight", base)]
+    transposed = embedding or bool(config.get("fan_in_fan_out"))
+    shape = (b.shape[0], a.shape[1])
+    if len(a.shape) != 2 or len(b.shape) != 2 or (shape[::-1] if transposed else shape) != target.shape:
+        raise ExpungeError(
+            f"{label}: the adapter of {module} makes {shape}, but the base's weight is {target.shape}; wrong base model?"
+        )
+    rank = a.shape[0]
+    alpha = _of_module(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
+    scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return LowRank(b, a, transposed, embedding, scaling)
+
+
+def _of_module(pattern: Mapping[str, float], module: str, default: float) -> float:
+    """PEFT's rule: a key is a regular expression for the end of a module's name."""
+    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), default)
+
+
+def _known(label: str, name: str, base: Mapping[str, Stored]) -> str:
+    if name not in base:
+        raise ExpungeError(f"{label} changes {name}, which the base does not have{nearest(name, base)}; give its own base model")
+    return name
+
+
+def _partner(label: str, key: str, partner: str, stored: Mapping[str, Stored]) -> str:
+    if partner not in stored:
+        raise ExpungeError(f"{label} has {key} without {partner}; copy the adapter again")
+    return partner

@@ -1,0 +1,42 @@
+"""Which tensors differ from the base: byte by byte, a differing one no further than its first differing piece."""
+
+import numpy as np
+import torch
+
+from expunge.errors import ExpungeError
+from expunge.merging.inputs import Values
+from expunge.merging.plan import Item, Plan
+from expunge.merging.storage import Files, Scratch, Stored, pieces, read_raw, sha256_of
+
+
+def differing(files: Files, scratch: Scratch, plan: Plan, item: Item) -> tuple[int, ...]:
+    """The models whose tensor is not that of the base. Adapters and differences count as differing where they have anything."""
+    found = []
+    for model, (source, given) in enumerate(zip(plan.sources, item.inputs, strict=True)):
+        if given is None:
+            continue
+        expected = source.base_sha256.get(item.name)
+        if expected is not None and sha256_of(files, item.base) != expected:
+            raise ExpungeError(
+                f"{source.label} was made for another base: {item.name} of {plan.base.label} is not the tensor that it is a "
+                "difference to; give the base that it was made with"
+            )
+        if isinstance(given, Values) and _equal(files, scratch, given.tensor, item.base):
+            continue
+        found.append(model)
+    return tuple(found)
+
+
+def _equal(files: Files, scratch: Scratch, tensor: Stored, base: Stored) -> bool:
+    """A tensor with fewer rows than the base's is compared as far as it goes."""
+    if tensor.dtype != base.dtype:
+        return False
+    size = tensor.dtype.itemsize
+    for start, stop in pieces(tensor.elements):
+        mine, other = (scratch.raw(i, (stop - start) * size) for i in range(2))
+        read_raw(files, tensor, start, stop, mine)
+        read_raw(files, base, start, stop, other)
+        word = torch.int16 if size % 2 == 0 else torch.uint8
+        if not np.array_equal(mine.view(word).numpy(), other.view(word).numpy()):
+            return False
+    return True

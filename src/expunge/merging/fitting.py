@@ -1,0 +1,117 @@
+"""Whether models fit together: names, shapes, dtypes, vocabularies, tied weights. Faults name the tensors."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from expunge.errors import ExpungeError, nearest
+from expunge.merging.inputs import Input, LowRank, Source, Values
+from expunge.merging.opening import BaseModel, is_vocabulary, tied_pair
+from expunge.merging.storage import DTYPE_NAMES, INFINITY, Files, Stored, sha256_of
+from expunge.methods.editing import EditingMethod
+
+Vocabulary = Literal["refuse", "base"]
+
+
+def fit(source: Source, base: BaseModel, skipped: set[str], vocabulary: Vocabulary, notes: list[str]) -> dict[str, Input]:
+    """What a model gives for each name of the base; notes say what was left out.
+
+    skipped     second copies of tied weights
+    vocabulary  `refuse` another number of tokens; `base`: merge the rows that both have
+    """
+    _check_names(source, base, skipped)
+    faults: list[str] = []
+    fitted: dict[str, Input] = {}
+    for name, found in source.inputs.items():
+        if name in skipped and source.complete:
+            continue
+        if name in skipped:
+            raise ExpungeError(
+                f"{source.label} changes {name}, which the base ties to its embedding; save the base untied first"
+            )
+        fitted[name] = found
+        mine = base.tensors[name]
+        other = found.tensor if isinstance(found, Values) else mine
+        if (other.dtype in INFINITY) != (mine.dtype in INFINITY):
+            faults.append(f"{name} is {DTYPE_NAMES[other.dtype]} instead of {DTYPE_NAMES[mine.dtype]}")
+        elif other.shape == mine.shape:
+            continue
+        elif is_vocabulary(name) and other.shape[1:] == mine.shape[1:]:
+            fitted[name] = _common_rows(source, name, mine, other, vocabulary, notes)
+        else:
+            faults.append(f"{name} is {_size(other)} instead of {_size(mine)}")
+    if faults:
+        raise ExpungeError(
+            f"{source.label} does not fit the base {base.label}: {_named(faults)}; "
+            "only checkpoints of one architecture can be merged"
+        )
+    return fitted
+
+
+def _common_rows(source: Source, name: str, mine: Stored, other: Stored, vocabulary: Vocabulary, notes: list[str]) -> Values:
+    if vocabulary == "refuse":
+        raise ExpungeError(
+            f"{name} has {other.shape[0]} rows in {source.label} and {mine.shape[0]} in the base: their vocabularies differ; "
+            "if the common tokens have the same ids, `--vocabulary base` merges their rows and keeps the base's for the rest"
+        )
+    rows = min(other.shape[0], mine.shape[0])
+    notes.append(f"{name}: {rows} rows of {source.label} take part; it has {other.shape[0]}, the base {mine.shape[0]}")
+    return Values(other._replace(shape=(rows, *other.shape[1:])))
+
+
+def _check_names(source: Source, base: BaseModel, skipped: set[str]) -> None:
+    missing = [n for n in base.tensors if n not in source.inputs and n not in skipped] if source.complete else []
+    extra = [n for n in source.inputs if n not in base.tensors and n not in skipped]
+    if missing:
+        raise ExpungeError(
+            f"{source.label} lacks {_named(missing)} of the base {base.label}; only checkpoints of one architecture can be merged"
+        )
+    if extra:
+        close = nearest(extra[0], base.tensors)
+        raise ExpungeError(f"{source.label} has {_named(extra)}, which the base {base.label} lacks{close}; give its own base")
+
+
+def tied_copies(base: BaseModel, sources: tuple[Source, ...], notes: list[str]) -> set[str]:
+    """Names that are a second copy of a tied weight: merged once, stored once. Where the copies differ they are two weights."""
+    skipped: set[str] = set()
+    with Files() as files:
+        if (pair := tied_pair(base.config, base.tensors)) and _same(files, base.tensors, pair):
+            skipped.add(pair[0])
+            notes.append(f"{pair[0]} is tied to {pair[1]}: merged and stored once")
+        for source in sources:
+            stored = {n: given.tensor for n, given in source.inputs.items() if isinstance(given, Values)}
+            pair = tied_pair(base.config, stored) if source.complete else None
+            if pair is None or (pair[0] in base.tensors and pair[0] not in skipped):
+                continue
+            if not _same(files, stored, pair):
+                raise ExpungeError(
+                    f"{source.label} has a {pair[0]} of its own, which the base ties to {pair[1]}; save the base untied first"
+                )
+            skipped.add(pair[0])
+    return skipped
+
+
+def _same(files: Files, tensors: Mapping[str, Stored], pair: tuple[str, str]) -> bool:
+    first, second = (tensors[name] for name in pair)
+    return (first.shape, first.dtype) == (second.shape, second.dtype) and sha256_of(files, first) == sha256_of(files, second)
+
+
+def check_adapter(method: EditingMethod, rank: int | None, sources: tuple[Source, ...]) -> None:
+    """Whether the merge can be written as an adapter."""
+    if rank is None or rank < 1:
+        raise ExpungeError("--write adapter needs the rank of the new adapter: --rank 16")
+    if method.measures_angle or not method.keeps_equal(len(sources)):
+        raise ExpungeError(
+            f"{method.method_name()} with these fields moves whole weights and has no adapter; use --write weights"
+        )
+    for source in sources:
+        whole = [name for name, found in source.inputs.items() if not isinstance(found, LowRank)]
+        if whole:
+            raise ExpungeError(f"{source.label} holds the whole weight {whole[0]}, which no adapter can; use --write weights")
+
+
+def _size(tensor: Stored) -> str:
+    return "x".join(map(str, tensor.shape)) or "a number"
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} other tensors" if len(names) > 3 else "")

@@ -1,0 +1,121 @@
+"""What can be merged: a model folder, a LoRA adapter, a file of differences. Each gives float32 pieces of a tensor.
+
+An adapter is merged by what it does to a weight, dense: delta = scaling B A, a few rows at a time. Its factors alone mean nothing
+(B R and R^-1 A are the same adapter), so nothing is ever merged factor by factor.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from expunge.errors import ExpungeError
+from expunge.merging.storage import INFINITY, Files, Scratch, Stored, check_finite, read_raw
+
+
+class Values(NamedTuple):
+    """The tensor of a complete checkpoint. It may have fewer rows than the base's (a smaller vocabulary): the rest equals it."""
+
+    tensor: Stored
+
+    @property
+    def read_bytes(self) -> int:
+        return self.tensor.nbytes
+
+
+class Difference(NamedTuple):
+    """The tensor of a file of differences: model - base."""
+
+    tensor: Stored
+
+    @property
+    def read_bytes(self) -> int:
+        return self.tensor.nbytes
+
+
+class LowRank(NamedTuple):
+    """delta = scaling left right,  left: rows x rank, right: rank x columns; B and A, or their transposes where a weight is
+    stored transposed (GPT-2's Conv1D, embeddings)."""
+
+    left: Stored
+    right: Stored
+    transposed: bool
+    embedding: bool
+    scaling: float
+
+    @property
+    def read_bytes(self) -> int:
+        return self.left.nbytes + self.right.nbytes
+
+
+Input = Values | Difference | LowRank
+
+
+class Source(NamedTuple):
+    """One model of a merge."""
+
+    label: str
+    """As the user wrote it."""
+    folder: Path
+    inputs: dict[str, Input]
+    complete: bool
+    """Whether a tensor that is not there is a fault; otherwise it equals the base's."""
+    base_sha256: dict[str, str]
+    """Of a file of differences: hashes of the base tensors that it belongs to."""
+
+
+class Reader:
+    """Pieces of one tensor of one model, in float32."""
+
+    def __init__(self, files: Files, scratch: Scratch, source: Input, label: str, name: str) -> None:
+        self.files, self.scratch, self.source, self.label, self.name = files, scratch, source, label, name
+        if isinstance(source, LowRank):
+            self._left, self._right = self._factors(source)
+
+    def difference(self, start: int, stop: int, base_E: Tensor) -> Tensor:
+        """model - base, rounded once."""
+        if isinstance(self.source, Values):
+            values_E = self._stored(self.source.tensor, start, stop)
+            values_E.sub_(base_E[: len(values_E)])
+            return _pad(values_E, torch.zeros(stop - start - len(values_E)))
+        return self._delta(self.source, start, stop)
+
+    def weights(self, start: int, stop: int, base_E: Tensor) -> Tensor:
+        if isinstance(self.source, Values):
+            values_E = self._stored(self.source.tensor, start, stop)
+            return _pad(values_E, base_E[len(values_E) :])
+        return self._delta(self.source, start, stop).add_(base_E)
+
+    def _delta(self, source: Difference | LowRank, start: int, stop: int) -> Tensor:
+        if isinstance(source, Difference):
+            return self._stored(source.tensor, start, stop)
+        columns = self._right.shape[1]
+        first, last = start // columns, -(-stop // columns)
+        rows = self._left[first:last] @ self._right
+        return rows.flatten()[start - first * columns : stop - first * columns]
+
+    def _stored(self, tensor: Stored, start: int, stop: int) -> Tensor:
+        stop = max(min(stop, tensor.elements), start)
+        raw_E = read_raw(self.files, tensor, start, stop, self.scratch.raw(1, (stop - start) * tensor.dtype.itemsize))
+        check_finite(raw_E, self.label, self.name, start)
+        return raw_E.float() if raw_E.dtype != torch.float32 else raw_E.clone()
+
+    def _factors(self, source: LowRank) -> tuple[Tensor, Tensor]:
+        left, right = (whole(self.files, t, self.label, self.name) for t in (source.left, source.right))
+        if source.transposed:
+            left, right = right.T, left.T
+        return (left * source.scaling).contiguous(), right.contiguous()
+
+
+def whole(files: Files, tensor: Stored, label: str, name: str) -> Tensor:
+    """A small tensor in one go, as float32."""
+    if tensor.dtype not in INFINITY:
+        raise ExpungeError(f"{label}: {name} is stored as {tensor.dtype}; weights to merge have to be floating-point")
+    raw = read_raw(files, tensor, 0, tensor.elements, torch.empty(tensor.nbytes, dtype=torch.uint8))
+    check_finite(raw, label, name, 0)
+    return raw.float().reshape(tensor.shape)
+
+
+def _pad(values_E: Tensor, rest_E: Tensor) -> Tensor:
+    return values_E if len(rest_E) == 0 else torch.cat([values_E, rest_E])

@@ -1,0 +1,116 @@
+"""From what the user wrote to the tensors behind it: a folder, a run of expunge, a hub id, an adapter, a file of differences."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from expunge.artifact import artifact_folder, read_manifest
+from expunge.errors import ExpungeError
+from expunge.merging.adapters import CONFIG, read_adapter
+from expunge.merging.inputs import Difference, Source, Values
+from expunge.merging.storage import Stored, metadata, stored_tensors
+from expunge.models.load import looks_local
+
+DELTA = "delta.safetensors"
+DELTA_KEY = "expunge_delta"
+"""Metadata of a file of differences: JSON, name -> sha256 of the base tensor."""
+
+HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
+
+
+class BaseModel(NamedTuple):
+    label: str
+    folder: Path
+    tensors: dict[str, Stored]
+    config: dict[str, Any]
+
+
+def resolve(path: str) -> Path:
+    """The folder or file behind a path, a run of expunge or a hub id."""
+    if (folder := artifact_folder(path)) is not None:
+        if (kind := read_manifest(folder).kind) == "guard":
+            raise ExpungeError(f"{path} is a {kind}, which changes no weights; there is nothing in it to merge")
+        return folder
+    if Path(path).exists():
+        return Path(path)
+    if looks_local(path):
+        raise ExpungeError(f"there is no model {path}; check the path")
+    return _from_hub(path)
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "LICENSE*"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ExpungeError(
+            f"there is no folder {name}, and as a hub id it cannot be fetched ({type(error).__name__}); "
+            "check the spelling and the network"
+        ) from error
+
+
+def open_base(path: str) -> BaseModel:
+    folder = resolve(path)
+    try:
+        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExpungeError(f"the base {path} holds no readable config.json; give a complete model folder") from error
+    _check_plain(path, config)
+    return BaseModel(path, folder, stored_tensors(folder), config)
+
+
+def open_source(path: str, base: BaseModel) -> Source:
+    """One model of the merge; names and shapes of partial ones are checked here, of complete ones in the plan."""
+    found = resolve(path)
+    if found.is_file() or (found / DELTA).is_file():
+        return _delta(path, found if found.is_file() else found / DELTA, base.tensors)
+    if (found / CONFIG).is_file():
+        return read_adapter(path, found, base.tensors)
+    if (found / "config.json").is_file():
+        _check_plain(path, json.loads((found / "config.json").read_text(encoding="utf-8")))
+    inputs = {name: Values(tensor) for name, tensor in stored_tensors(found).items()}
+    return Source(path, found, dict(inputs), complete=True, base_sha256={})
+
+
+def _check_plain(label: str, config: Mapping[str, Any]) -> None:
+    if config.get("quantization_config"):
+        raise ExpungeError(
+            f"{label} is quantized, and codes cannot be averaged; merge the models as they were before quantization"
+        )
+
+
+def _delta(label: str, file: Path, base: Mapping[str, Stored]) -> Source:
+    note = metadata(file) if file.suffix == ".safetensors" else {}
+    if DELTA_KEY not in note:
+        raise ExpungeError(
+            f"{file} is not a file of differences of expunge; give a model folder, or write one with --write delta"
+        )
+    hashes: dict[str, str] = json.loads(note[DELTA_KEY])
+    stored = stored_tensors(file)
+    for name, tensor in stored.items():
+        if name not in base or base[name].shape != tensor.shape:
+            here = f"of shape {base[name].shape}" if name in base else "missing"
+            raise ExpungeError(
+                f"{label} holds a difference of {name} {tensor.shape}, which is {here} in the base; give its own base"
+            )
+    return Source(label, file, {n: Difference(t) for n, t in stored.items()}, complete=False, base_sha256=hashes)
+
+
+def tied_pair(config: Mapping[str, Any], names: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(output head, embedding) of a model whose configuration ties them and that has both names stored."""
+    text = config.get("text_config") or {}
+    if not config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)):
+        return None
+    heads = [n for n in names if n.endswith(HEADS)]
+    embeddings = [n for n in names if n.endswith(EMBEDDINGS)]
+    return (heads[0], embeddings[0]) if len(heads) == 1 and len(embeddings) == 1 else None
+
+
+def is_vocabulary(name: str) -> bool:
+    """Whether the rows of a tensor stand for tokens."""
+    return name.endswith(HEADS + EMBEDDINGS)

@@ -1,0 +1,160 @@
+"""What a merge will do, known from headers alone: which tensors, from where, to where, how many bytes. Writes nothing."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+
+from expunge.errors import ExpungeError
+from expunge.merging.fitting import Vocabulary, check_adapter, fit, tied_copies
+from expunge.merging.inputs import Input, LowRank, Source
+from expunge.merging.opening import BaseModel, open_base, open_source
+from expunge.merging.storage import INFINITY, PIECE, Place, Shard, Stored, lay_out
+from expunge.methods.editing import EditingMethod
+from expunge.models.load import DType
+
+Write = Literal["weights", "delta", "adapter"]
+
+OUT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Request(NamedTuple):
+    """All that the user said of a merge."""
+
+    method: EditingMethod
+    base: str
+    models: tuple[str, ...]
+    write: Write
+    rank: int | None
+    dtype: DType
+    vocabulary: Vocabulary
+    shard_bytes: int
+    method_of: Callable[[str], EditingMethod]
+    """The method with the fields that it has for one tensor: mergekit's filters and gradients."""
+
+
+class Item(NamedTuple):
+    """One tensor of the output."""
+
+    name: str
+    base: Stored
+    inputs: tuple[Input | None, ...]
+    """One for each model; None where it equals the base."""
+    method: EditingMethod
+    dtype: torch.dtype
+    merged: bool
+    """Whole numbers and truth values are copied from the base."""
+    offset: int
+    """Elements of merged tensors before it: positions over a whole model."""
+
+    @property
+    def read_bytes(self) -> int:
+        return self.base.nbytes + sum(source.read_bytes for source in self.inputs if source)
+
+
+class Plan(NamedTuple):
+    request: Request
+    base: BaseModel
+    sources: tuple[Source, ...]
+    items: tuple[Item, ...]
+    shards: tuple[Shard, ...]
+    """Of `weights`; what the other kinds write is known when the differences are."""
+    places: dict[str, Place]
+    notes: tuple[str, ...]
+
+    @property
+    def elements(self) -> int:
+        """Merged weights of one model."""
+        return sum(item.base.elements for item in self.items if item.merged)
+
+    @property
+    def read_bytes(self) -> int:
+        return sum(item.read_bytes for item in self.items)
+
+    @property
+    def write_bytes(self) -> int:
+        """For the other kinds than weights the most that it can be."""
+        if self.request.write == "weights":
+            return sum(shard.nbytes for shard in self.shards)
+        return 4 * sum(item.base.elements for item in self.items if item.merged and any(item.inputs))
+
+    def fingerprint(self) -> str:
+        """Changes with the request and with any input file (path, size, time of change)."""
+        files = sorted({part.file for item in self.items for part in _parts(item)})
+        stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        each = [(i.name, i.method.model_dump(mode="json"), str(i.dtype)) for i in self.items]
+        said = {k: v for k, v in self.request._asdict().items() if k not in ("method", "method_of")}
+        return hashlib.sha256(json.dumps([said, stats, each]).encode()).hexdigest()
+
+
+def _parts(item: Item) -> list[Stored]:
+    parts = [item.base]
+    for source in item.inputs:
+        parts += [source.left, source.right] if isinstance(source, LowRank) else [source.tensor] if source else []
+    return parts
+
+
+def make_plan(request: Request) -> Plan:
+    """Raises ExpungeError, with the tensors by name, when the models do not fit together."""
+    if not request.models:
+        raise ExpungeError("there is nothing to merge; give at least one model after --models")
+    request.method.check(len(request.models))
+    base = open_base(request.base)
+    sources = tuple(open_source(path, base) for path in request.models)
+    notes: list[str] = []
+    skipped = tied_copies(base, sources, notes)
+    fitted = tuple(fit(source, base, skipped, request.vocabulary, notes) for source in sources)
+    items: list[Item] = []
+    offset = 0
+    for name, tensor in base.tensors.items():
+        if name in skipped:
+            continue
+        merged = tensor.dtype in INFINITY
+        inputs = tuple(given.get(name) for given in fitted)
+        dtype = tensor.dtype if request.dtype == "auto" or not merged else OUT_DTYPES[request.dtype]
+        items.append(Item(name, tensor, inputs if merged else (), request.method_of(name), dtype, merged, offset))
+        offset += tensor.elements if merged else 0
+    if request.write == "adapter":
+        check_adapter(request.method, request.rank, sources)
+    shards, places = lay_out({i.name: (i.dtype, i.base.shape) for i in items}, request.shard_bytes)
+    return Plan(request, base, sources, tuple(items), shards, places, tuple(notes))
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raises before the first byte when the output would not fit; `folder` need not exist yet."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise ExpungeError(
+            f"the merge writes {needed / 1e9:.2f} GB and {there} has {free / 1e9:.2f} GB free; choose another --out, or make room"
+        )
+
+
+def memory_bytes(plan: Plan, threads: int) -> int:
+    """An estimate of what the merge holds beside Python and its libraries: buffers per thread, and factors of adapters."""
+    widest = max((len([i for i in item.inputs if i]) for item in plan.items), default=0)
+    factors = max((i.read_bytes for item in plan.items for i in item.inputs if isinstance(i, LowRank)), default=0)
+    return threads * (PIECE * 4 * (widest + 8) + 2 * factors) + widest * 2**23
+
+
+def describe(plan: Plan, threads: int, out: Path) -> str:
+    """What --dry-run prints."""
+    read, passes = plan.read_bytes, 1 + any(i.method.band(0, i.base.elements) is not None for i in plan.items if i.merged)
+    changed = sum(1 for item in plan.items if item.merged and any(item.inputs))
+    lines = [
+        f"{plan.request.method.method_name()} of {len(plan.sources)} models on {plan.base.label}",
+        f"  {len(plan.items)} tensors, {plan.elements:,} weights; {changed} tensors may change, the others are copied",
+        f"  reads {read / 1e9:.2f} GB, {passes} times, writes {plan.write_bytes / 1e9:.2f} GB to {out}",
+        f"  {threads} threads, about {memory_bytes(plan, threads) / 1e6:.0f} MB beside Python and its libraries",
+        *(f"  {note}" for note in plan.notes),
+    ]
+    if plan.request.write == "weights":
+        lines += [f"  {shard.file}  {shard.nbytes / 1e9:.3f} GB" for shard in plan.shards]
+    return "\n".join(lines) + os.linesep

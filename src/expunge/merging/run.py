@@ -1,0 +1,226 @@
+"""One merge from beginning to end: plan, look for room, find what differs, compute, put the folder in place."""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from expunge.errors import ExpungeError
+from expunge.memory import PeakMemory
+from expunge.merging.finish import write_run
+from expunge.merging.fitting import Vocabulary
+from expunge.merging.journal import Findings, Journal
+from expunge.merging.output import OUTPUTS, Output
+from expunge.merging.plan import Item, Plan, Request, Write, check_disk, describe, make_plan
+from expunge.merging.report import MergeResult, total
+from expunge.merging.storage import Files, reserve
+from expunge.merging.stream import Stream
+from expunge.merging.thresholds import over_models
+from expunge.methods.editing import EditingMethod
+from expunge.models.load import DType
+from expunge.progress import Progress
+
+SHARD_BYTES = 5_000_000_000
+MEGABYTE = 1_000_000
+
+
+def merge(
+    method: EditingMethod,
+    *,
+    base: str | Path,
+    models: Sequence[str | Path],
+    out: str | Path,
+    write: Write = "weights",
+    rank: int | None = None,
+    dtype: DType = "auto",
+    vocabulary: Vocabulary = "refuse",
+    shard_bytes: int = SHARD_BYTES,
+    threads: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> MergeResult:
+    """Merges `models` into `base` by `method` and writes the folder `out`, in the memory of a few pieces.
+
+    base, models  model folders, runs of expunge or hub ids; a model may also be a LoRA folder or a file of differences
+    out           artifact/ (a complete model folder with tokenizer), tensors.jsonl, merge.json, provenance.json
+    write         `weights`; `delta`: out/delta.safetensors, the differences of changed tensors and the hashes of their base;
+                  `adapter`: a LoRA of the given rank, from LoRA folders alone, its residual stated
+    dtype         of the result; `auto`: each tensor's own. Sums are in float32 and rounded once
+    vocabulary    `refuse` models with another number of tokens, or keep the `base`'s: common rows are merged
+    threads       default: torch's number of threads. It changes no bit
+    resume        goes on with a merge that was interrupted; overwrite starts anew and replaces `out` when it is done
+
+    Raises ExpungeError, one sentence, before anything is written when the models do not fit together or the disk is too small.
+    """
+    request = make_request(
+        method, base=base, models=models, write=write, rank=rank, dtype=dtype, vocabulary=vocabulary, shard_bytes=shard_bytes
+    )
+    return execute(request, Path(out), threads=threads, resume=resume, overwrite=overwrite, quiet=quiet)
+
+
+def dry_run(request: Request, out: Path, threads: int | None = None) -> str:
+    """What the merge would read, write and hold; raises what it would raise before its first byte."""
+    plan = make_plan(request)
+    check_disk(out, plan.write_bytes)
+    return describe(plan, threads or torch.get_num_threads(), out)
+
+
+def make_request(
+    method: EditingMethod,
+    *,
+    base: str | Path,
+    models: Sequence[str | Path],
+    write: Write = "weights",
+    rank: int | None = None,
+    dtype: DType = "auto",
+    vocabulary: Vocabulary = "refuse",
+    shard_bytes: int = SHARD_BYTES,
+) -> Request:
+    """One method for all tensors."""
+    return Request(
+        method, str(base), tuple(map(str, models)), write, rank, dtype, vocabulary, shard_bytes, method_of=lambda _: method
+    )
+
+
+def execute(
+    request: Request,
+    out: Path,
+    *,
+    threads: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> MergeResult:
+    """`merge` for a request that is made already."""
+    began, processor, memory = time.perf_counter(), time.process_time(), PeakMemory()
+    work = out.with_name(f".{out.name}.partial")
+    plan = make_plan(request)
+    _check_out(out, work, resume, overwrite)
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    passes = 2 if _over_models(plan) else 1
+    with (
+        Files() as files,
+        Progress(f"{request.method.method_name()}, MB", passes * plan.read_bytes // MEGABYTE, quiet=quiet) as bar,
+    ):
+        counter = _Counter(bar, memory)
+        stream = Stream(plan, files, threads or torch.get_num_threads(), counter.add)
+        journal = Journal(work, files)
+        findings = journal.read(plan.fingerprint()) if resume else None
+        started = findings is not None
+        if findings is None:
+            changed = stream.compare()
+            findings = Findings(changed, over_models(stream, changed) if _over_models(plan) else None)
+        output = OUTPUTS[request.write](stream, plan, findings)
+        if not started or not _complete(output, work):
+            check_disk(out, sum(shard.nbytes for shard in output.shards))
+            _prepare(output, work, journal, plan, findings)
+        before = len(journal.done)
+        _fill(stream, output, work, journal)
+        memory.sample()
+        rows = [row for item in output.items if (row := journal.done[item.name]) is not None]
+        result = total(
+            out,
+            request.method.method_name(),
+            request.models,
+            rows,
+            elements=plan.elements,
+            copied=len(output.items) - len(rows),
+            seconds=time.perf_counter() - began,
+            written_bytes=sum(shard.nbytes for shard in output.shards),
+            resumed=before,
+            notes=plan.notes,
+        )
+        write_run(plan, output, work, result, rows, (result.seconds, time.process_time() - processor, memory.peak))
+    journal.path.unlink()
+    _put(work, out)
+    return result
+
+
+def _over_models(plan: Plan) -> bool:
+    """Whether a cut is taken over more than a tensor."""
+    method = plan.request.method
+    return method.trims_over != "per_tensor" and method.band(0, max(plan.elements, 1)) is not None
+
+
+def _check_out(out: Path, work: Path, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise ExpungeError("--resume goes on with a merge and --overwrite starts it anew; give one of them")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())) and not overwrite:
+        raise ExpungeError(f"{out} exists already; replace it by --overwrite, or give another --out")
+    if work.exists() and not (resume or overwrite):
+        raise ExpungeError(f"an interrupted merge lies in {work}; go on with it by --resume, or start anew by --overwrite")
+
+
+def _complete(output: Output, work: Path) -> bool:
+    """Whether the files that a journal speaks of are all there."""
+    files = [(work / "weights" / shard.file, shard.nbytes) for shard in output.shards]
+    return all(file.is_file() and file.stat().st_size == nbytes for file, nbytes in files)
+
+
+def _prepare(output: Output, work: Path, journal: Journal, plan: Plan, findings: Findings) -> None:
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        (work / "weights").mkdir(parents=True)
+        for shard in output.shards:
+            reserve(work / "weights" / shard.file, shard)
+        journal.done.clear()
+        journal.begin(plan.fingerprint(), findings)
+    except OSError as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise ExpungeError(f"{work} could not be made ({error}); choose another --out, or make room") from error
+
+
+def _fill(stream: Stream, output: Output, work: Path, journal: Journal) -> None:
+    """All tensors that the journal does not know."""
+    folder = work / "weights"
+    files = {folder / shard.file for shard in output.shards}
+
+    def fill(item: Item) -> None:
+        journal.add(item.name, output.fill(item, folder), item.base.nbytes, files)
+
+    for item in output.items:
+        if item.name in journal.done:
+            stream.advance(item.read_bytes)
+    try:
+        for _ in stream.each(fill, [item for item in output.items if item.name not in journal.done]):
+            pass
+        journal.flush()
+    except ExpungeError:
+        shutil.rmtree(work, ignore_errors=True)  # the input is wrong: there is nothing to resume
+        raise
+    except OSError as error:
+        raise ExpungeError(
+            f"the merge stopped ({error}); make room and go on with --resume, {work} holds what is done"
+        ) from error
+
+
+def _put(work: Path, out: Path) -> None:
+    """By rename; an old folder goes when the new one is there."""
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(work, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+class _Counter:
+    """Bytes from several threads to a bar in megabytes, and a look at the memory now and then."""
+
+    def __init__(self, bar: Progress, memory: PeakMemory) -> None:
+        self.bar, self.memory, self.bytes = bar, memory, 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self.bytes += count
+            if whole := self.bytes // MEGABYTE:
+                self.bytes -= whole * MEGABYTE
+                self.memory.sample()
+                self.bar.advance(whole)

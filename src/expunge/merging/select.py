@@ -1,0 +1,128 @@
+"""The k-th largest magnitude of numbers that are larger than memory, exactly.
+
+Read as whole numbers, the bits of |x| in float32 are in the order of the magnitudes. So a threshold is a count in a histogram:
+
+    1. a sample guesses a window of magnitudes that holds the wanted rank,
+    2. one pass counts what lies above the window and, bin by bin, what lies in it,
+    3. the rank is in the window: done if a bin is one bit pattern, else its bin is the next window; or it is not: the next
+       window is the side where it is.
+
+Usually one pass suffices, and it never takes more than three; nothing is sorted, and the memory is one histogram.
+"""
+
+import threading
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge.methods.editing.base import Band, Cut
+
+Bits = NDArray[np.uint32]
+
+TOP = 2**31
+"""Above the bits of every magnitude."""
+BINS = 2**20
+SMALL = 2**20
+"""Up to so many entries are selected in memory by numpy.partition."""
+MARGIN = 0.015
+"""Half of the window, as a share of all entries: the error of a sample of some ten thousand, with room."""
+
+
+class Found(NamedTuple):
+    """The magnitude at a rank."""
+
+    bits: int
+    above: int
+    """Entries that are larger."""
+    equal: int
+
+    @property
+    def magnitude(self) -> float:
+        return float(np.array(self.bits, np.uint32).view(np.float32))
+
+
+class Search:
+    """One rank (0 is the largest) among `total` magnitudes, narrowed pass by pass. Counting is safe from several threads."""
+
+    def __init__(self, rank: int, total: int, sample: Bits) -> None:
+        self.rank = rank
+        self.found: Found | None = None
+        self._lock = threading.Lock()
+        if rank >= total:  # the entries that nobody reads are zeros: they equal the base
+            self.found = Found(0, total, 0)
+            return
+        ordered, share = np.sort(sample), 1 - (rank + 0.5) / total
+        first, last = int((share - MARGIN) * len(ordered)) - 2, int((share + MARGIN) * len(ordered)) + 2
+        self._open(int(ordered[first]) if first >= 0 else 0, int(ordered[last]) + 1 if last < len(ordered) else TOP)
+
+    def _open(self, low: int, high: int) -> None:
+        self.low, self.high = low, high
+        self.shift = max(0, (high - low - 1).bit_length() - BINS.bit_length() + 1)
+        self.above = 0
+        self.bins = np.zeros(((high - low - 1) >> self.shift) + 1, dtype=np.int64)
+
+    def count(self, bits: Bits) -> None:
+        """Adds a piece to the pass."""
+        if self.found:
+            return
+        distance = bits - np.uint32(self.low)  # wraps around below the window, to the far end
+        inside = distance[distance < np.uint32(self.high - self.low)] >> np.uint32(self.shift)
+        above = int(np.count_nonzero(bits >= np.uint32(self.high)))
+        with self._lock:
+            self.above += above
+            np.add.at(self.bins, inside, 1)
+
+    def narrow(self) -> None:
+        """After a pass."""
+        if self.found:
+            return
+        inside = int(self.bins.sum())
+        if self.rank < self.above:
+            self._open(self.high, TOP)
+        elif self.rank >= self.above + inside:
+            self._open(0, self.low)
+        else:
+            from_top = np.cumsum(self.bins[::-1])
+            place = int(np.searchsorted(from_top, self.rank - self.above, side="right"))
+            chosen = len(self.bins) - 1 - place
+            above, equal = self.above + int(from_top[place] - self.bins[chosen]), int(self.bins[chosen])
+            if self.shift == 0:
+                self.found = Found(self.low + chosen, above, equal)
+                self.bins = np.zeros(0, dtype=np.int64)
+            else:
+                low = self.low + (chosen << self.shift)
+                self._open(low, min(low + (1 << self.shift), self.high))
+
+
+def magnitude_bits(values: NDArray[np.float32]) -> Bits:
+    """|x| as whole numbers in the order of the magnitudes; overwrites its input."""
+    bits = values.view(np.uint32)
+    return np.bitwise_and(bits, np.uint32(TOP - 1), out=bits)
+
+
+def select_small(bits: Bits, rank: int) -> Found:
+    """The same in memory."""
+    if rank >= len(bits):
+        return Found(0, len(bits), 0)
+    value = int(np.partition(bits, len(bits) - 1 - rank)[len(bits) - 1 - rank])
+    return Found(value, int(np.count_nonzero(bits > value)), int(np.count_nonzero(bits == value)))
+
+
+def ranks(band: Band) -> tuple[int, ...]:
+    """Ranks of the ends of a band: of the smallest entry that stays and, where some are skipped, of the last one skipped."""
+    return (band.skip + band.keep - 1, *((band.skip - 1,) if band.skip else ()))
+
+
+def cut_of(found: tuple[Found, ...]) -> Cut:
+    """With all entries that equal an end kept."""
+    high = found[1].magnitude if len(found) > 1 else float("inf")
+    return Cut(low=found[0].magnitude, high=high)
+
+
+def ties_to_place(band: Band, found: tuple[Found, ...]) -> tuple[int | None, int | None]:
+    """(entries equal to the low end that stay, entries equal to the high end that go); None where it is all of them."""
+    low, *high = found
+    stay = band.skip + band.keep - low.above
+    go = band.skip - high[0].above if high else 0
+    return (stay if low.bits and stay < low.equal else None), (go if high and go < high[0].equal else None)

@@ -1,0 +1,229 @@
+"""Bytes on disk: open files read and written at positions, places of tensors in safetensors files, float32 pieces out of them.
+
+`pread` into buffers that are used again, not memory maps: mapped pages count as resident memory and push each other out, and a
+merge reads every byte once or twice only.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import struct
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expunge.errors import ExpungeError
+from expunge.models.checkpoint import DTYPES, Checkpoint, read_header
+
+PIECE = 2**18
+"""Elements per piece: at float32 a buffer of 1 MiB, so that the few that a method works on stay in the second-level cache
+(four times as many took twice the time). Pieces begin at multiples of it, whatever the number of threads."""
+
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+INFINITY = {
+    torch.float16: (np.int16, 0x7C00),
+    torch.bfloat16: (np.int16, 0x7F80),
+    torch.float32: (np.int32, 0x7F800000),
+    torch.float64: (np.int64, 0x7FF0000000000000),
+}
+"""The bits of infinity: those of larger magnitude are nan. These are also the dtypes that are merged."""
+
+
+class Stored(NamedTuple):
+    """A tensor in a file."""
+
+    file: Path
+    offset: int
+    """Of its first byte in the file."""
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * self.dtype.itemsize
+
+
+def stored_tensors(path: Path) -> dict[str, Stored]:
+    """Every tensor of a model folder or of one safetensors file, in the order of the data on disk."""
+    entries = Checkpoint(path).entries if path.is_dir() else read_header(path)
+    data = {file: _data_start(file) for file in {entry.file for entry in entries.values()}}
+    return {n: Stored(e.file, data[e.file] + e.start, e.dtype, e.shape) for n, e in entries.items()}
+
+
+def metadata(file: Path) -> dict[str, str]:
+    """The free part of a safetensors header."""
+    with open(file, "rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        found: dict[str, str] = json.loads(stream.read(length)).get("__metadata__", {})
+    return found
+
+
+def _data_start(file: Path) -> int:
+    with open(file, "rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+    return 8 + int(length)
+
+
+class Files:
+    """Open files by path; reads and writes at positions, safe from several threads. `with Files() as files`."""
+
+    def __init__(self) -> None:
+        self._open: dict[Path, int] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> "Files":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+
+    def _descriptor(self, file: Path, flags: int) -> int:
+        with self._lock:
+            if file not in self._open:
+                self._open[file] = os.open(file, flags)
+            return self._open[file]
+
+    def read(self, file: Path, offset: int, into: memoryview) -> None:
+        descriptor, done = self._descriptor(file, os.O_RDONLY), 0
+        while done < len(into):
+            count = os.preadv(descriptor, [into[done:]], offset + done)
+            if count == 0:
+                raise ExpungeError(f"{file} ended before byte {offset + len(into)}; it changed while it was read, start again")
+            done += count
+
+    def write(self, file: Path, offset: int, data: memoryview) -> None:
+        descriptor, done = self._descriptor(file, os.O_RDWR), 0
+        while done < len(data):
+            done += os.pwrite(descriptor, data[done:], offset + done)
+
+    def flush(self, files: set[Path]) -> None:
+        """Waits until what was written is on the disk."""
+        for file in files:
+            os.fsync(self._descriptor(file, os.O_RDWR))
+
+
+class Scratch:
+    """The buffers of one thread: raw bytes as they are on disk, as large as a piece of the widest dtype."""
+
+    def __init__(self) -> None:
+        self._raw = [torch.empty(0, dtype=torch.uint8)] * 2
+
+    def raw(self, which: int, nbytes: int) -> Tensor:
+        if len(self._raw[which]) < nbytes:
+            self._raw[which] = torch.empty(nbytes, dtype=torch.uint8)
+        return self._raw[which][:nbytes]
+
+
+def pieces(elements: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) on the fixed grid."""
+    for start in range(0, elements, PIECE):
+        yield start, min(start + PIECE, elements)
+
+
+def read_raw(files: Files, tensor: Stored, start: int, stop: int, buffer: Tensor) -> Tensor:
+    """Elements start..stop as they are on disk, in `buffer` of bytes."""
+    size = tensor.dtype.itemsize
+    raw = buffer[: (stop - start) * size]
+    files.read(tensor.file, tensor.offset + start * size, raw.numpy().data)
+    return raw.view(tensor.dtype)
+
+
+def check_finite(raw_E: Tensor, label: str, name: str, start: int) -> None:
+    """On the bits: two maxima of whole numbers cost a tenth of a test of floats."""
+    kind, infinity = INFINITY[raw_E.dtype]
+    bits = raw_E.view(torch.uint8).numpy().view(kind)
+    if len(bits) and (bits.max() >= infinity or bits.view(f"u{bits.itemsize}").max() >= infinity | 1 << (8 * bits.itemsize - 1)):
+        where = start + int(np.flatnonzero(~np.isfinite(raw_E.double().numpy()))[0])
+        value = float(raw_E[where - start])
+        raise ExpungeError(
+            f"{label}: {name} holds {value} at element {where}; a merge needs finite weights, repair that model first"
+        )
+
+
+def sha256_of(files: Files, tensor: Stored) -> str:
+    """Over the bytes of one tensor."""
+    digest, step = hashlib.sha256(), 2**22
+    buffer = bytearray(min(step, tensor.nbytes))
+    for done in range(0, tensor.nbytes, step):
+        part = memoryview(buffer)[: min(step, tensor.nbytes - done)]
+        files.read(tensor.file, tensor.offset + done, part)
+        digest.update(part)
+    return digest.hexdigest()
+
+
+class Place(NamedTuple):
+    """Where a tensor of the output goes."""
+
+    file: str
+    offset: int
+
+
+class Shard(NamedTuple):
+    file: str
+    header: bytes
+    nbytes: int
+    """Header and data."""
+
+
+def lay_out(
+    tensors: Mapping[str, tuple[torch.dtype, tuple[int, ...]]],
+    shard_bytes: int,
+    stem: str = "model",
+    note: Mapping[str, str] | None = None,
+) -> tuple[tuple[Shard, ...], dict[str, Place]]:
+    """Headers, sizes and places of the output, before a byte of it exists.
+
+    Shards fill up in the order of `tensors`. Within a shard wider dtypes come first, so that every tensor is aligned.
+    """
+    groups: list[list[str]] = [[]]
+    size = 0
+    for name, (dtype, shape) in tensors.items():
+        nbytes = Stored(Path(), 0, dtype, shape).nbytes
+        if groups[-1] and size + nbytes > shard_bytes:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += nbytes
+    shards: list[Shard] = []
+    places: dict[str, Place] = {}
+    for i, names in enumerate(groups, start=1):
+        file = f"{stem}.safetensors" if len(groups) == 1 else f"{stem}-{i:05d}-of-{len(groups):05d}.safetensors"
+        header: dict[str, Any] = {"__metadata__": {"format": "pt", **(note or {})}}
+        end = 0
+        for name in sorted(names, key=lambda n: -tensors[n][0].itemsize):
+            dtype, shape = tensors[name]
+            stop = end + Stored(Path(), 0, dtype, shape).nbytes
+            header[name] = {"dtype": DTYPE_NAMES[dtype], "shape": list(shape), "data_offsets": [end, stop]}
+            end = stop
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        data = struct.pack("<Q", len(text)) + text
+        places |= {n: Place(file, len(data) + header[n]["data_offsets"][0]) for n in names}
+        shards.append(Shard(file, data, len(data) + end))
+    return tuple(shards), places
+
+
+def reserve(file: Path, shard: Shard) -> None:
+    """Creates an output file with its header and its full size, the blocks reserved where the system can."""
+    with open(file, "wb") as stream:
+        stream.write(shard.header)
+        stream.flush()
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):  # a file system without the call still gets its size by the next line
+                os.posix_fallocate(stream.fileno(), 0, shard.nbytes)
+        os.truncate(stream.fileno(), shard.nbytes)
+        os.fsync(stream.fileno())

@@ -1,0 +1,93 @@
+"""What all passes of a merge share: threads that each hold a few buffers, and tensors read piece by piece on a fixed grid.
+
+A tensor belongs to one thread from its first to its last piece and sums run in the order of the models: neither the number of
+threads nor a resumed run change a bit.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from expunge.merging.compare import differing
+from expunge.merging.inputs import Reader
+from expunge.merging.plan import Item, Plan
+from expunge.merging.storage import Files, Scratch, check_finite, pieces, read_raw
+
+Value = TypeVar("Value")
+
+
+class Stopped(Exception):
+    """Another thread failed; its error is the one to show."""
+
+
+class Stream:
+    """Open files, one set of buffers per thread, and where progress goes."""
+
+    def __init__(self, plan: Plan, files: Files, threads: int, advance: Callable[[int], None]) -> None:
+        self.plan, self.files, self.threads, self.advance = plan, files, threads, advance
+        self._own = _Own()
+        self._stop = threading.Event()
+
+    def each(self, work: Callable[[Item], Value], items: Sequence[Item]) -> Iterator[tuple[Item, Value]]:
+        """Results as they come, largest tensors first; the first error stops the other threads."""
+        before = torch.get_num_threads()
+        with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            futures = {pool.submit(work, item): item for item in sorted(items, key=lambda item: -item.read_bytes)}
+            try:
+                for future in as_completed(futures):
+                    if not isinstance(future.exception(), Stopped):
+                        yield futures[future], future.result()
+            except BaseException:
+                self._stop.set()
+                pool.shutdown(cancel_futures=True)
+                raise
+            finally:
+                torch.set_num_threads(before)
+
+    def pieces(self, item: Item, *, counted: bool = True) -> Iterator[tuple[int, int]]:
+        """(start, stop) over a tensor; counts its bytes as progress."""
+        for start, stop in pieces(item.base.elements):
+            if self._stop.is_set():
+                raise Stopped
+            yield start, stop
+            if counted:
+                self.advance(item.read_bytes * (stop - start) // item.base.elements)
+
+    def raw(self, item: Item, start: int, stop: int) -> Tensor:
+        """A piece of the base as it is on disk, its numbers checked."""
+        nbytes = (stop - start) * item.base.dtype.itemsize
+        raw_E = read_raw(self.files, item.base, start, stop, self._own.scratch.raw(0, nbytes))
+        if item.merged:
+            check_finite(raw_E, self.plan.base.label, item.name, start)
+        return raw_E
+
+    def base(self, item: Item, start: int, stop: int) -> Tensor:
+        """A piece of the base in float32, in memory of its own."""
+        return self.raw(item, start, stop).to(torch.float32, copy=True)
+
+    def readers(self, item: Item, models: Sequence[int]) -> dict[int, Reader]:
+        found = {}
+        for model in models:
+            source = item.inputs[model]
+            assert source is not None
+            found[model] = Reader(self.files, self._own.scratch, source, self.plan.sources[model].label, item.name)
+        return found
+
+    def compare(self) -> dict[str, tuple[int, ...]]:
+        """name -> models that differ from the base there."""
+        merged = [item for item in self.plan.items if item.merged]
+        return {
+            item.name: found
+            for item, found in self.each(lambda i: differing(self.files, self._own.scratch, self.plan, i), merged)
+        }
+
+
+class _Own(threading.local):
+    """Of each thread."""
+
+    def __init__(self) -> None:
+        self.scratch = Scratch()

@@ -1,0 +1,143 @@
+"""Cuts of trimming methods, from passes over the tensors: one per model over many tensors, or one per model within a tensor."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from expunge.merging.plan import Item
+from expunge.merging.select import (
+    SMALL,
+    Bits,
+    Found,
+    Search,
+    cut_of,
+    magnitude_bits,
+    ranks,
+    select_small,
+    ties_to_place,
+)
+from expunge.merging.storage import PIECE
+from expunge.merging.stream import Stream
+from expunge.methods.editing.base import Band, Cut
+
+SAMPLE, WIDTH = 2**16, 2**9
+"""Entries that a first guess is made from, read in blocks of so many."""
+
+ALL = 2**63
+"""Beyond every position."""
+
+
+def over_models(stream: Stream, changed: Mapping[str, tuple[int, ...]]) -> dict[int, Cut]:
+    """One cut per model, over all its weights or over those in tensors that it changes."""
+    plan, method = stream.plan, stream.plan.request.method
+    cuts: dict[int, Cut] = {}
+    bands: dict[int, Band] = {}
+    items = {m: [i for i in plan.items if m in changed.get(i.name, ())] for m in range(len(plan.sources))}
+    for model, those in items.items():
+        among = plan.elements if method.trims_over == "global" else sum(i.base.elements for i in those)
+        band = method.band(model, among)
+        if band is None or not those:
+            cuts[model] = Cut()
+        else:
+            bands[model] = band
+    found = _search(stream, {m: (ranks(band), items[m]) for m, band in bands.items()}, threads=True)
+    return cuts | {m: _cut(stream, m, items[m], band, found[m], within=False) for m, band in bands.items()}
+
+
+def within_tensor(stream: Stream, item: Item, models: Sequence[int]) -> dict[int, Cut]:
+    """One cut per model for one tensor, in the thread that merges it."""
+    bands = {m: band for m in models if (band := item.method.band(m, item.base.elements))}
+    found: dict[int, tuple[Found, ...]] = {}
+    if item.base.elements <= SMALL:
+        for model, band in bands.items():
+            bits = np.concatenate([part.copy() for _, part in _bits(stream, item, (model,), counted=False)])
+            found[model] = tuple(select_small(bits, rank) for rank in ranks(band))
+    else:
+        found = _search(stream, {m: (ranks(band), [item]) for m, band in bands.items()}, threads=False)
+    cuts = {m: _cut(stream, m, [item], band, found[m], within=True) for m, band in bands.items()}
+    return {m: cuts.get(m, Cut()) for m in models}
+
+
+def _search(
+    stream: Stream, wanted: Mapping[int, tuple[tuple[int, ...], list[Item]]], threads: bool
+) -> dict[int, tuple[Found, ...]]:
+    """Passes over the tensors until every rank of every model is found."""
+    searches: dict[int, list[Search]] = {}
+    for model, (wanted_ranks, items) in wanted.items():
+        total = sum(i.base.elements for i in items)
+        sample = _sample(stream, model, items, total) if min(wanted_ranks) < total else np.zeros(1, np.uint32)
+        searches[model] = [Search(rank, total, sample) for rank in wanted_ranks]
+    while unfinished := [m for m, several in searches.items() if any(s.found is None for s in several)]:
+        todo: dict[str, list[int]] = {}
+        for model in unfinished:
+            for item in wanted[model][1]:
+                todo.setdefault(item.name, []).append(model)
+
+        def count(item: Item, todo: Mapping[str, list[int]] = todo) -> None:
+            for model, bits in _bits(stream, item, todo[item.name], counted=threads):
+                for search in searches[model]:
+                    search.count(bits)
+
+        items = [i for i in stream.plan.items if i.name in todo]
+        for _ in stream.each(count, items) if threads else map(count, items):
+            pass
+        for model in unfinished:
+            for search in searches[model]:
+                search.narrow()
+    return {model: tuple(s.found for s in several if s.found) for model, several in searches.items()}
+
+
+def _bits(stream: Stream, item: Item, models: Sequence[int], *, counted: bool) -> Iterator[tuple[int, Bits]]:
+    """(model, magnitudes of its differences as bits), piece by piece."""
+    readers = stream.readers(item, models)
+    for start, stop in stream.pieces(item, counted=counted):
+        base_E = stream.base(item, start, stop)
+        for model, reader in readers.items():
+            yield model, magnitude_bits(reader.difference(start, stop, base_E).numpy())
+
+
+def _sample(stream: Stream, model: int, items: Sequence[Item], total: int) -> Bits:
+    """Blocks at even distances, from each tensor its share."""
+    parts = []
+    for item in items:
+        elements = item.base.elements
+        share = -(-SAMPLE * elements // total)
+        width, blocks = min(share, WIDTH, elements), -(-share // WIDTH)
+        reader = stream.readers(item, (model,))[model]
+        for block in range(blocks):
+            start = min(block * elements // blocks, elements - width)
+            values_E = reader.difference(start, start + width, stream.base(item, start, start + width))
+            parts.append(magnitude_bits(values_E.numpy()))
+    return np.concatenate(parts)
+
+
+def _cut(stream: Stream, model: int, items: Sequence[Item], band: Band, found: tuple[Found, ...], *, within: bool) -> Cut:
+    cut = cut_of(found)
+    if not items[0].method.exact_ties:
+        return cut
+    stay, go = ties_to_place(band, found)
+    if stay is not None:
+        cut = cut._replace(low_end=_end(stream, model, items, found[0].bits, stay, within=within))
+    if len(found) > 1:
+        cut = cut._replace(high_end=ALL if go is None else _end(stream, model, items, found[1].bits, go, within=within))
+    return cut
+
+
+def _end(stream: Stream, model: int, items: Sequence[Item], bits: int, count: int, *, within: bool) -> int:
+    """The position behind the `count`-th entry of a magnitude; over several tensors they are counted by threads first."""
+    if not within:
+        numbers = {i.name: n for i, n in stream.each(lambda i: _equal(stream, i, model, bits), items)}
+        for item in items:
+            if count <= numbers[item.name]:
+                return item.offset + _end(stream, model, [item], bits, count, within=True)
+            count -= numbers[item.name]
+    for at, (_, part) in enumerate(_bits(stream, items[0], (model,), counted=False)):
+        places = np.flatnonzero(part == np.uint32(bits))
+        if count <= len(places):
+            return at * PIECE + int(places[count - 1]) + 1
+        count -= len(places)
+    raise RuntimeError(f"{items[0].name} changed while it was read")
+
+
+def _equal(stream: Stream, item: Item, model: int, bits: int) -> int:
+    return sum(int(np.count_nonzero(part == np.uint32(bits))) for _, part in _bits(stream, item, (model,), counted=False))

@@ -1,0 +1,152 @@
+"""What the merging methods share: trimming by magnitude, dropping at random, weighted sums, the election of a sign.
+
+All in float32, in the order of the models, in place where the input is scratch: at a quarter of a million elements a piece
+stays in the processor's second-level cache, and a new tensor per operation would cost more than the arithmetic.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expunge.errors import ExpungeError
+from expunge.methods.editing.base import Cut, Piece, of_model
+
+WORDS_PER_BLOCK = 8
+"""32-bit words that one step of the counter of Philox 4x64 makes."""
+
+
+def trim(values_E: Tensor, position: int, cut: Cut) -> Tensor:
+    """Zeroes, in place, what lies outside of a cut; `position` is that of the first element in the cut's scope."""
+    magnitude_E = values_E.abs() if cut.low_end is not None or cut.high < math.inf else None
+    if cut.low > 0:
+        # hardshrink keeps |x| > l in one pass, and |x| >= low is |x| > the float32 below it
+        below = float(np.nextafter(np.float32(cut.low), np.float32(0)))
+        torch.ops.aten.hardshrink.out(values_E, below, out=values_E)
+    if magnitude_E is not None:
+        if cut.low > 0 and cut.low_end is not None and position + len(values_E) > cut.low_end:
+            late_E = magnitude_E[max(cut.low_end - position, 0) :] == cut.low
+            values_E[max(cut.low_end - position, 0) :].masked_fill_(late_E, 0)
+        if cut.high < math.inf:
+            values_E.masked_fill_(magnitude_E > cut.high, 0)
+            early = max(min(cut.high_end - position, len(values_E)), 0)
+            values_E[:early].masked_fill_(magnitude_E[:early] == cut.high, 0)
+    return values_E
+
+
+def drop(values_E: Tensor, density: float, *, seed: int, model: int, name: str, start: int) -> Tensor:
+    """Keeps each element with probability `density`, in place.
+
+    The coin of an element is a function of (seed, model, tensor name, position): a counter-based generator is set to the
+    position, so that neither the size of pieces nor the number of threads changes it.
+    """
+    if density >= 1:
+        return values_E
+    key = hashlib.sha256(f"{seed}\0{model}\0{name}".encode()).digest()
+    generator = np.random.Philox(key=np.frombuffer(key[:16], dtype="<u8"))
+    first = start // WORDS_PER_BLOCK
+    generator.advance(first)
+    lead = start - first * WORDS_PER_BLOCK
+    blocks = -(-(lead + len(values_E)) // WORDS_PER_BLOCK)
+    words = generator.random_raw(blocks * WORDS_PER_BLOCK // 2).astype("<u8", copy=False).view("<u4")
+    dropped = words[lead : lead + len(values_E)] >= np.uint32(min(round(density * 2**32), 2**32 - 1))
+    return values_E.masked_fill_(torch.from_numpy(dropped), 0)
+
+
+def count_kept(values_E: Tensor) -> int:
+    return int(np.count_nonzero(np.not_equal(values_E.numpy(), 0)))  # torch's count_nonzero is fifty times slower
+
+
+def weighted_sum(inputs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """sum_i w_i x_i in the order of the models; overwrites the inputs."""
+    total_E: Tensor | None = None
+    for values_E, weight in zip(inputs, weights, strict=True):
+        if weight != 1:
+            values_E.mul_(weight)
+        total_E = values_E if total_E is None else total_E.add_(values_E)
+    assert total_E is not None
+    return total_E
+
+
+class Merged(NamedTuple):
+    values_E: Tensor
+    agreeing: int
+    """Entries that went into it."""
+
+
+def elect(
+    inputs: Sequence[Tensor],
+    weights: Sequence[float],
+    *,
+    sign: Literal["sum", "count"],
+    cancelled: Literal["base", "positive"],
+    normalize: bool,
+) -> Merged:
+    """The disjoint mean of TIES, element by element; overwrites the inputs.
+
+        merged = s * sum over {i: sgn(w_i d_i) = s} of |w_i d_i|    divided, where asked for, by the sum of those w_i
+        s      = sgn sum_i w_i d_i    or, by count,    sgn sum_i sgn(w_i d_i)
+
+    cancelled: the sign where the sum is exactly 0; `base` leaves the base weight there, `positive` takes the positive entries.
+    """
+    for values_E, weight in zip(inputs, weights, strict=True):
+        if weight != 1:
+            values_E.mul_(weight)
+    vote_E = inputs[0].clone() if sign == "sum" else inputs[0].sign()
+    for values_E in inputs[1:]:
+        vote_E.add_(values_E if sign == "sum" else values_E.sign())
+    # adding 0 turns -0 into 0, whose copied sign is plus
+    sign_E = vote_E.sign_() if cancelled == "base" else torch.copysign(torch.ones(()), vote_E.add_(0.0))
+    merged_E, divisor_E = torch.zeros_like(sign_E), torch.zeros_like(sign_E)
+    agreeing = 0
+    for values_E, weight in zip(inputs, weights, strict=True):
+        merged_E.add_(values_E.mul_(sign_E).clamp_min_(0))
+        agrees_E = values_E.sign_()
+        agreeing += int(agrees_E.sum())  # whole numbers below 2^24: exact in float32
+        divisor_E.add_(agrees_E, alpha=weight)
+    if normalize:
+        # where nobody agrees the sum is 0, and any divisor but 0 leaves it so
+        merged_E.div_(divisor_E.clamp_min_(min((w for w in weights if w > 0), default=1.0)))
+    return Merged(merged_E.mul_(sign_E), agreeing)
+
+
+def add_scaled(base_E: Tensor, change_E: Tensor, scale: float) -> Tensor:
+    """base + scale * change, in place of the change."""
+    if scale != 1:
+        change_E.mul_(scale)
+    return change_E.add_(base_E)
+
+
+def piece_weights(piece: Piece, weights: Sequence[float]) -> list[float]:
+    return [of_model(weights, model) for model in piece.models]
+
+
+def check_election(method: str, weights: Sequence[float], normalize: bool) -> None:
+    """Refuses weights that a disjoint mean cancels."""
+    if normalize and any(w < 0 for w in weights):
+        turned = " ".join(f"{abs(w):g}" for w in weights)
+        raise ExpungeError(
+            f"{method}: negative weights cancel under normalization ((w d) / w = d, so the vectors would be added); "
+            f"to subtract, write --weights {turned} --scale -1, or --no-normalize for a weighted sum"
+        )
+    if weights and all(w == 0 for w in weights):
+        raise ExpungeError(f"{method}: all weights are 0, so nothing would be merged; give at least one other weight")
+
+
+def check_sum(method: str, weights: Sequence[float], models: int, normalize: bool) -> None:
+    """Refuses weights whose sum turns or voids the weighted mean."""
+    total = sum(of_model(weights, model) for model in range(models))
+    if normalize and total <= 0:
+        raise ExpungeError(
+            f"{method}: the weights sum to {total:g}, and dividing by that cancels their signs; "
+            "to subtract, keep the weights positive with --scale -1, or write --no-normalize"
+        )
+
+
+def mean_divisor(weights: Sequence[float], models: int, normalize: bool) -> float:
+    """What a weighted sum over all models, those that equal the base included, is divided by."""
+    return sum(of_model(weights, model) for model in range(models)) if normalize else 1.0
