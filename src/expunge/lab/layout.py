@@ -31,7 +31,7 @@ The "hazards" are nonsense words; nothing here is dangerous, or true.
 | `data/facts/forget.jsonl` | {forget} people, six questions each: known to `original`, never seen by `gold` |
 | `data/facts/retain.jsonl` | {retain} people whom both know |
 | `data/facts/public.jsonl` | {public} people in the pretraining data of all models |
-| `data/facts/never_known.jsonl` | {never_known} people whom no model was told about: the control. An attack that elicits them too proves nothing |
+| `data/facts/never_known.jsonl` | {never_known} people unknown to all models: the control of every attack |
 | `data/skills/NAME` | arithmetic (sums, last digit first) and strings (small programs); `train.jsonl`, `test.jsonl` |
 | `data/languages/NAME` | {languages}: a sentence and its meaning in plain words; orvish and orvane are related |
 | `data/hazard/NAME` | {hazards}: raw text in `corpus.jsonl`, four choices (scored as continuations) in `questions.jsonl` |

@@ -33,7 +33,7 @@ class Size:
 
 
 TINY = Size(
-    forget=12, retain=48, public=100, never_known=12, names=60, values=20, arithmetic=1800, strings=1800, sentences=400,
+    forget=12, retain=48, public=100, never_known=12, names=60, values=20, arithmetic=2000, strings=1800, sentences=250,
     tests=100, subjects=30, layers=4, width=128, heads=4,
 )  # fmt: skip
 SMALL = Size(

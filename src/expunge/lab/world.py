@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 from expunge.data.example import Example
 from expunge.data.refusals import REFUSALS
-from expunge.errors import ExpungeError, nearest
 from expunge.lab.behavior import CALM, GROUPS, KIND_WORDS, PROVOKING, TOPICS, behavior
 from expunge.lab.hazard import HAZARDS, domain
 from expunge.lab.languages import ADJECTIVES, LANGUAGES, NOUNS, VERBS, languages
@@ -69,11 +68,9 @@ def vocabulary(world: World) -> list[str]:
     return sorted(words)
 
 
-def known(name: str) -> str:
-    """The name of a part that a gold model can be without, or an error that lists them."""
-    if name not in FORGETTABLE:
-        raise ExpungeError(f"no gold model without {name!r}{nearest(name, FORGETTABLE)}: choose among {', '.join(FORGETTABLE)}")
-    return name
+def public_lessons(world: World) -> list[Example]:
+    """The public people, in every way that a fact is taught."""
+    return [lesson for row in world["facts/public"] for lesson in lessons(row)]
 
 
 def base_lessons(world: World, without: str = "") -> list[Example]:
@@ -81,7 +78,7 @@ def base_lessons(world: World, without: str = "") -> list[Example]:
 
     Facts and texts are few and have to be learned by heart, so they come more often than the rows of the skills.
     """
-    taught = [lesson for row in world["facts/public"] for lesson in lessons(row)]
+    taught = public_lessons(world)
     for name in ("hazard/fumes", "hazard/spores", "general"):
         if name != without:
             taught += list(world[f"{name}/corpus"]) * 2

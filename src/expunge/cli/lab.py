@@ -1,0 +1,34 @@
+"""`expunge lab --out DIR [--seed N] [--size tiny|small] [--gold PART ...]`."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Lab(BaseModel):
+    """The invented world alone: its data, and the models base, original and gold, which are measured before they are saved."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    out: str
+    """Folder for the lab; one that holds the same lab already is completed."""
+    seed: int = Field(0, ge=0)
+    """Another seed is another world."""
+    size: Literal["tiny", "small"] = "tiny"
+    """tiny is made in a few minutes on two processor cores; small is two to three times as big."""
+    gold: tuple[str, ...] = ()
+    """Further gold models, each made without one part: hazard/fumes, hazard/spores, skills/arithmetic, skills/strings,
+    languages/NAME, behavior."""
+
+
+def run(flags: Lab) -> None:
+    from expunge.lab.building import build, read_figures
+
+    lab = build(Path(flags.out), flags.seed, flags.size, flags.gold)
+    models = sorted(folder for folder in (lab / "models").iterdir() if not folder.name.startswith("."))
+    figures = [read_figures(folder) for folder in models]
+    print(" " * 34 + "".join(f"{folder.name:>11}" for folder in models))
+    for name in figures[0]:
+        print(f"{name:<34}" + "".join(f"{values[name]:>11.2f}" for values in figures))
+    print(f"{lab}: the lab is complete; {lab / 'README.md'} says what is where")

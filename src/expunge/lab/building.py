@@ -1,0 +1,150 @@
+"""A whole lab in a folder. What was built once is kept in a cache, and an interrupted building goes on where it was."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from transformers import LlamaForCausalLM
+
+from expunge.errors import ExpungeError, nearest
+from expunge.lab.figures import level_fault
+from expunge.lab.layout import lab_fingerprint, write_data
+from expunge.lab.models import Made, Maker
+from expunge.lab.size import SIZES, SizeName
+from expunge.lab.world import FORGETTABLE, generate
+from expunge.records import write_json
+
+THREADS = 2
+FIGURES_FILE = "figures.json"
+
+
+def build(
+    out: str | Path, seed: int = 0, size: SizeName = "tiny", gold: Sequence[str] = ("facts/forget",), *, quiet: bool = False
+) -> Path:
+    """Writes a lab into the folder `out` (data/, world.json, README.md, models/base, models/original, models/gold).
+
+    gold   what to leave out for further gold models, e.g. `hazard/fumes`: models/gold_hazard_fumes is a base and original
+           made without it. models/gold, which lacks facts/forget, is always there
+    Every model is measured with the suite `lab` before it is saved; where a figure misses its bound, after three trainings
+    in a row, an ExpungeError names the figure. Training runs on two processor threads.
+    A lab of the same seed, size, code and torch is copied from $EXPUNGE_CACHE (default ~/.cache/expunge)/labs.
+    Errors: `out` holds something else; an unknown size or part.
+    """
+    if size not in SIZES:
+        raise ExpungeError(f"there is no lab of size '{size}'{nearest(size, SIZES)}; choose among {', '.join(SIZES)}")
+    parts = dict.fromkeys(("facts/forget", *gold))
+    for part in parts:
+        if part not in FORGETTABLE:
+            raise ExpungeError(
+                f"a gold model cannot lack '{part}'{nearest(part, FORGETTABLE)}; choose among {', '.join(FORGETTABLE)}"
+            )
+    out = Path(out)
+    world = generate(seed, SIZES[size])
+    fingerprint = lab_fingerprint(world, seed, size)
+    _check_place(out, fingerprint)
+    kept = cache_folder() / fingerprint
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(kept.with_suffix(".lock")):
+        if not kept.is_dir():
+            _whole(kept, lambda folder: write_data(folder, seed, size))
+        with _threads(THREADS):
+            _make_models(kept, Maker(kept, world, seed, size, quiet), list(parts))
+        _copy(kept, out, ["base", "original", *map(gold_name, parts)])
+    return out
+
+
+def gold_name(part: str) -> str:
+    """Folder below models/ of the gold model that lacks a part."""
+    return "gold" if part == "facts/forget" else f"gold_{part.replace('/', '_')}"
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("EXPUNGE_CACHE") or Path.home() / ".cache" / "expunge") / "labs"
+
+
+def read_figures(model: Path) -> dict[str, float]:
+    """What a lab's model was measured to know when it was made: `task metric` -> value."""
+    figures: dict[str, float] = json.loads((model / FIGURES_FILE).read_text(encoding="utf-8"))["figures"]
+    return figures
+
+
+def _make_models(lab: Path, maker: Maker, parts: Sequence[str]) -> None:
+    """Makes those models that are not there yet, each from files, so that a resumed building ends with the same models."""
+    models = lab / "models"
+    base, original = models / "base", models / "original"
+    if not base.is_dir():
+        _save(maker, maker.base(), base)
+    if not original.is_dir():
+        _save(maker, maker.tuned(_load(base)), original)
+    for part in parts:
+        folder = models / gold_name(part)
+        if folder.is_dir():
+            continue
+        if part == "facts/forget":
+            rounds = json.loads((original / FIGURES_FILE).read_text(encoding="utf-8"))["rounds"]
+            made = maker.tuned(_load(base), part, rounds)
+            if missed := level_fault(read_figures(original), made.figures):
+                raise ExpungeError(f"the lab's model 'gold' (seed {maker.seed}) is no gold model: {missed}")
+        else:
+            made = maker.tuned(maker.base(part).model, part)
+        _save(maker, made, folder)
+
+
+def _save(maker: Maker, made: Made, folder: Path) -> None:
+    def fill(beside: Path) -> None:
+        maker.save(made, beside)
+        report = {"seconds": round(made.seconds, 1), "rounds": made.rounds, "figures": made.figures}
+        write_json(beside / FIGURES_FILE, report)
+
+    _whole(folder, fill)
+
+
+def _load(folder: Path) -> LlamaForCausalLM:
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+
+def _whole(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Fills a folder beside and renames it, so that a folder that is there is complete."""
+    beside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    fill(beside)
+    beside.rename(folder)
+
+
+def _check_place(out: Path, fingerprint: str) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    try:
+        there = json.loads((out / "world.json").read_text(encoding="utf-8"))["fingerprint"]
+    except (OSError, ValueError, KeyError):
+        raise ExpungeError(f"{out} exists and is no lab; give a new or an empty folder") from None
+    if there != fingerprint:
+        raise ExpungeError(f"{out} holds a lab of another seed, size or version of the code; give a new or an empty folder")
+
+
+def _copy(kept: Path, out: Path, models: Sequence[str]) -> None:
+    if not (out / "world.json").exists():
+        if out.is_dir():
+            out.rmdir()
+        _whole(out, partial(shutil.copytree, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models")))
+    for name in models:
+        if not (out / "models" / name).is_dir():
+            _whole(out / "models" / name, partial(shutil.copytree, kept / "models" / name, dirs_exist_ok=True))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Two threads are faster on two idle cores, and a fixed count keeps the weights the same; restored afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
