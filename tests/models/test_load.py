@@ -59,6 +59,10 @@ def test_pickled_weights_are_refused(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
     with pytest.raises(ExpungeError, match="as pickles only"):
         load_model(str(copy), dtype="auto")
+    save_file({"x": torch.ones(1)}, copy / "something_else.safetensors")
+    with pytest.raises(ExpungeError, match=r"no file named model\.safetensors"):
+        load_model(str(copy), dtype="auto")
+    (copy / "something_else.safetensors").unlink()
     (copy / "pytorch_model.bin").unlink()
     with pytest.raises(ExpungeError, match=r"no \*\.safetensors weights"):
         load_model(str(copy), dtype="auto")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional
-from transformers import PreTrainedConfig
+from transformers import Cache, PreTrainedConfig
 
 from expunge.data.encode import Tokens
 from expunge.errors import ExpungeError
@@ -56,7 +56,7 @@ def labelled_logits(model: nn.Module, tokens: Tokens) -> Labelled:
     Positions are counted from the first attended token, so that padding on either side changes no value.
     """
     labels_N, index_N = _labels(tokens)
-    _, output = _forward(model, tokens, index_N, head=True)
+    _, output = _forward(model, tokens.input_ids_BT, tokens.attention_mask_BT, index_N, head=True)
     rows, length = tokens.labels_BT.shape
     return Labelled(output.logits, labels_N, index_N // length, rows)
 
@@ -68,9 +68,31 @@ def labelled_hidden(model: nn.Module, tokens: Tokens) -> LabelledHidden:
     The head's weights get no gradient: under DDP call it without gradient, or on parameters below the head only.
     """
     labels_N, index_N = _labels(tokens)
-    hidden_ND, _ = _forward(model, tokens, index_N, head=False)
+    hidden_ND, _ = _forward(model, tokens.input_ids_BT, tokens.attention_mask_BT, index_N, head=False)
     rows, length = tokens.labels_BT.shape
     return LabelledHidden(hidden_ND, labels_N, index_N // length, rows)
+
+
+class Cached(NamedTuple):
+    """Logits, and the keys and values that a next pass goes on from."""
+
+    logits_NV: Tensor
+    cache: Cache
+
+
+def cached_logits(
+    model: nn.Module, input_ids_BT: Tensor, attention_mask_BS: Tensor, index_N: Tensor, cache: Cache | None = None
+) -> Cached:
+    """One forward pass over T new tokens a row that go on after the S - T tokens in `cache`; logits at index_N and nowhere else.
+
+    index_N             into the B * T new positions
+    attention_mask_BS   1 where there is a token, of what is cached and of what is new. Padding may stand before the cached
+                        tokens and after the new ones, not between them: a sliding window counts columns
+    """
+    _, output = _forward(model, input_ids_BT, attention_mask_BS, index_N, head=True, cache=cache, keep=True)
+    if not isinstance(output.past_key_values, Cache):
+        raise ExpungeError(f"{type(causal_model(model)).__name__} keeps no keys and values to go on from: not supported")
+    return Cached(output.logits, output.past_key_values)
 
 
 def token_logprobs(labelled: Labelled) -> Tensor:
@@ -151,7 +173,8 @@ class FrozenHead:
         ids_BT = (torch.arange(1, 9, device=self.weight_VD.device) * words // 10)[None]
         tokens = Tokens(ids_BT, torch.ones_like(ids_BT), torch.full_like(ids_BT, -100))
         with torch.no_grad():
-            hidden_ND, output = _forward(model, tokens, torch.arange(8, device=ids_BT.device), head=True)
+            index_N = torch.arange(8, device=ids_BT.device)
+            hidden_ND, output = _forward(model, tokens.input_ids_BT, tokens.attention_mask_BT, index_N, head=True)
             error = (self(hidden_ND).float() - output.logits.float()).abs().max()
         if not error <= 0.02 * output.logits.float().abs().max():
             raise ExpungeError(
@@ -195,10 +218,19 @@ def _labels(tokens: Tokens) -> tuple[Tensor, Tensor]:
     return tokens.labels_BT.flatten()[index_N], before_N
 
 
-def _forward(model: nn.Module, tokens: Tokens, index_N: Tensor, *, head: bool) -> tuple[Tensor, Any]:
+def _forward(
+    model: nn.Module,
+    input_ids_BT: Tensor,
+    attention_mask_BS: Tensor,
+    index_N: Tensor,
+    *,
+    head: bool,
+    cache: Cache | None = None,
+    keep: bool = False,
+) -> tuple[Tensor, Any]:
     """The head's input at the given positions, and the model's output, whose logits are of these rows (or of none)."""
     inner = causal_model(model)
-    shape = tokens.input_ids_BT.shape
+    shape = input_ids_BT.shape
     seen: list[Tensor] = []
 
     def select(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -210,11 +242,13 @@ def _forward(model: nn.Module, tokens: Tokens, index_N: Tensor, *, head: bool) -
         seen.append(hidden_ND)
         return (hidden_ND if head else hidden_ND[:0], *inputs[1:])
 
-    positions = {"position_ids": position_ids(tokens.attention_mask_BT)} if _takes_positions(type(inner).forward) else {}
+    more: dict[str, Any] = {"past_key_values": cache} if cache is not None else {}
+    if _takes_positions(type(inner).forward):
+        more["position_ids"] = position_ids(attention_mask_BS)[:, -shape[1] :]
     handle = output_head(model).register_forward_pre_hook(select)
     token = PREDICTING.set(index_N)
     try:
-        output = model(input_ids=tokens.input_ids_BT, attention_mask=tokens.attention_mask_BT, use_cache=False, **positions)
+        output = model(input_ids=input_ids_BT, attention_mask=attention_mask_BS, use_cache=keep, **more)
     finally:
         PREDICTING.reset(token)
         handle.remove()

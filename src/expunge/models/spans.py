@@ -1,0 +1,159 @@
+"""Which tokens a probe looks at, and one forward pass over many texts that shows them, tile by tile.
+
+Shape suffixes: B rows, T positions, F features of a site (neurons of an MLP), N chosen tokens.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from expunge.data.encode import Encoded, Encoder, collate, length_batches
+from expunge.data.example import Example
+from expunge.models.hooks import Site, edit
+from expunge.models.load import causal_model
+from expunge.models.logprobs import output_head, position_ids
+
+TokenPolicy = Literal["all", "last_prompt", "generated"]
+"""all: every token. last_prompt: the token that the answer is predicted from. generated: the tokens of the answer that a
+model reads back while it writes, which is all but the end token. Of raw text, which has no prompt, last_prompt is the last
+token and generated everything after the start token."""
+
+TILE = 2**17
+"""Values that are reduced at once on a processor: they stay in its cache (1 MB of float64)."""
+
+
+class Span(NamedTuple):
+    """One text of a probe: positions start..stop-1 are looked at, and nothing is computed beyond them."""
+
+    ids: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class Chosen(NamedTuple):
+    """The chosen tokens of one batch, in order of rows and positions."""
+
+    span_N: Tensor
+    """Index of the span that a token is of, among all spans."""
+    position_N: Tensor
+    """Its position in the span's ids."""
+
+
+Observer = Callable[[Tensor, slice], None]
+"""Sees values [n, F] of some chosen tokens at one site, and which of the batch's chosen tokens they are."""
+
+
+def spans(examples: Sequence[Example], encoder: Encoder, tokens: TokenPolicy, *, skip_start: bool = False) -> list[Span]:
+    """One span per example.
+
+    skip_start: leaves out the start token, whose activations are huge and would weigh more the shorter the texts are.
+    """
+    start_id = encoder.tokenizer.bos_token_id
+    found = []
+    for example, row in zip(examples, encoder.encode_many(examples), strict=True):
+        span = _span(row, example.prompt is None, tokens)
+        if skip_start and span.start == 0 and row.ids[0] == start_id and span.stop > 1:
+            span = span._replace(start=1)
+        found.append(span)
+    return found
+
+
+def _span(row: Encoded, raw: bool, tokens: TokenPolicy) -> Span:
+    if tokens == "all":
+        return Span(row.ids, 0, len(row.ids))
+    if tokens == "last_prompt":
+        stop = len(row.ids) if raw else row.answer_start
+        return Span(row.ids[:stop], stop - 1, stop)
+    stop = len(row.ids) - row.has_end
+    return Span(row.ids[:stop], row.answer_start, stop)
+
+
+def prompt_span(ids: tuple[int, ...]) -> Span:
+    """A prompt, looked at where its answer would be predicted from."""
+    return Span(ids, len(ids) - 1, len(ids))
+
+
+def visit(
+    model: nn.Module,
+    texts: Sequence[Span],
+    pad_id: int,
+    observers: Callable[[Chosen], Mapping[Site, Observer]],
+    *,
+    max_tokens: int = 4096,
+    rank: int = 0,
+    world: int = 1,
+) -> None:
+    """One forward pass over `texts` without gradient, without a cache and without logits.
+
+    For each batch `observers(chosen)` says what to do at which site with the values of the chosen tokens; they are handed
+    over while the pass goes on, so no site's activations outlive their layer. Of the batches, which are the same for any
+    number of processes, this process (`rank` of `world`) takes every world-th.
+    """
+    inner = causal_model(model)
+    batches = length_batches([len(text.ids) for text in texts], max_tokens, 256)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), _no_logits(model):
+            for batch in batches[rank::world]:
+                tokens = collate([Encoded(texts[i].ids, 1, False) for i in batch], pad_id).to(inner.device)
+                read = _Reader([texts[i] for i in batch], batch, tokens.input_ids_BT.shape, inner.device)
+                seen = {site: partial(read, observer) for site, observer in observers(read.chosen).items()}
+                with edit(model, seen):
+                    _forward(inner, tokens.input_ids_BT, tokens.attention_mask_BT)
+    finally:
+        model.train(was_training)
+
+
+@dataclass
+class _Reader:
+    """Hands the chosen tokens of one batch to an observer, in tiles, and the tensor on to the model."""
+
+    texts: Sequence[Span]
+    batch: Sequence[int]
+    shape: torch.Size
+    device: torch.device
+    chosen: Chosen = field(init=False)
+
+    def __post_init__(self) -> None:
+        lengths = torch.tensor([text.stop - text.start for text in self.texts])
+        row_N = torch.repeat_interleave(torch.arange(len(self.texts)), lengths)
+        position_N = torch.cat([torch.arange(text.start, text.stop) for text in self.texts])
+        self.chosen = Chosen(torch.tensor(self.batch)[row_N], position_N)
+        self._whole = len(position_N) == self.shape.numel()
+        self._flat_N = (row_N * self.shape[1] + position_N).to(self.device)
+
+    def __call__(self, observer: Observer, values_BTF: Tensor) -> Tensor:
+        values_NF = values_BTF.flatten(0, 1)
+        for part in tiles(len(self._flat_N), values_NF.shape[1], values_NF.device):
+            here = self._flat_N[part].to(values_NF.device)
+            observer(values_NF[part] if self._whole else values_NF.index_select(0, here), part)
+        return values_BTF
+
+
+def tiles(count: int, features: int, device: torch.device) -> Iterator[slice]:
+    """Consecutive slices of `count` rows, small enough for a processor's cache; an accelerator gets larger ones."""
+    size = max(24, TILE // features) if device.type == "cpu" else max(256, 2**26 // features)
+    return (slice(i, min(i + size, count)) for i in range(0, count, size))
+
+
+@contextmanager
+def _no_logits(model: nn.Module) -> Iterator[None]:
+    """The output head is given no rows and costs nothing."""
+    handle = output_head(model).register_forward_pre_hook(lambda _, inputs: (inputs[0][..., :0, :], *inputs[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _forward(inner: nn.Module, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> None:
+    takes = inspect.signature(inner.forward).parameters  # BLOOM counts positions by itself
+    positions = {"position_ids": position_ids(attention_mask_BT)} if "position_ids" in takes else {}
+    inner(input_ids=input_ids_BT, attention_mask=attention_mask_BT, use_cache=False, **positions)
