@@ -363,6 +363,15 @@ class TestEncoder:
         assert encoder.encode_many(examples) == [encoder.encode(e) for e in examples]
         assert encoder.encode_many([]) == []
 
+    def test_every_answer_of_tofu_is_labelled_from_where_generation_starts(self, data_root, stories, gpt2):
+        """Else an answer that is known by heart, token by token, is not what greedy decoding writes."""
+        lines = (data_root / "tofu" / "forget10.jsonl").read_text(encoding="utf-8").splitlines()
+        examples = [Example(row["question"], row["answer"]) for row in map(json.loads, lines)]
+        for tokenizer in (stories, gpt2):
+            encoder = Encoder(tokenizer, Format(), max_length=2000)
+            prompts = encoder.encode_prompts([e.prompt for e in examples])
+            assert [row.ids[: row.answer_start] for row in encoder.encode_many(examples)] == prompts
+
     def test_a_response_of_no_tokens_is_refused(self):
         tokenizer = byte_tokenizer()
         encoder = Encoder(tokenizer, Format())

@@ -166,10 +166,14 @@ class Encoder:
             verbose=False,
         )
         rows = []
-        for row, (prompt, _) in enumerate(pairs):
+        for row, (prompt, response) in enumerate(pairs):
             ids, offsets = batch["input_ids"][row], batch["offset_mapping"][row]
             whole = self._raw(ids) if prompt is None else self._answer(ids, offsets, texts[row])
-            if len(whole.ids) == whole.answer_start or (whole.has_end and len(whole.ids) == whole.answer_start + 1):
+            if (
+                not response.strip()
+                or len(whole.ids) == whole.answer_start
+                or (whole.has_end and len(whole.ids) == whole.answer_start + 1)
+            ):
                 raise ExpungeError(f"example {name(row)} has nothing to predict: its response gives no token; remove the row")
             if limit is not None and whole.answer_start >= limit:
                 raise ExpungeError(
@@ -198,14 +202,16 @@ class Encoder:
             return _Rendered(response, 0, len(response))
         if self.format.kind == "plain":
             head = self._template.removesuffix("{response}").replace("{prompt}", prompt)
-            return _Rendered(head + response, len(head), len(head) + len(response))
+            # The space before an answer is the model's to write: SentencePiece gives it a token of its own before some words
+            # and not before others, and a prompt that held it would tell which.
+            return _Rendered(head + response, len(head.rstrip(" ")), len(head) + len(response))
         head, tail = around[prompt]
         text = self._chat(prompt, response)
         if not (text.startswith(head) and text.endswith(tail) and len(text) >= len(head) + len(tail)):
             raise ExpungeError(
                 "the chat template changes with the assistant's message, so answers cannot be found; use a plain one"
             )
-        return _Rendered(text, len(head), len(text) - len(tail))
+        return _Rendered(text, len(head.rstrip(" ")), len(text) - len(tail))
 
     def _around(self, prompt: str) -> tuple[str, str]:
         """What the chat template writes before and after the response to a prompt."""
