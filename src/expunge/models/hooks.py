@@ -19,6 +19,7 @@ from expunge.models.load import causal_model
 Kind = Literal["input", "output"]
 Edit = Callable[[Tensor], Tensor]
 Key = TypeVar("Key")
+Place = TypeVar("Place", bound="str | Site")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def capture(model: nn.Module, sites: Mapping[Key, Site | Kind]) -> Iterator[dict
 
 
 @contextmanager
-def edit(model: nn.Module, edits: Mapping[str | Site, Edit]) -> Iterator[None]:
+def edit(model: nn.Module, edits: Mapping[Place, Edit]) -> Iterator[None]:
     """While it lasts, the model computes with `function(tensor)` [B, T, D] in place of the tensor at each site.
 
     A bare name means the output of that module. With a key-value cache T is the prompt's length at the first call and 1 after it.
