@@ -46,9 +46,9 @@ class Moments:
 
     @classmethod
     def empty(cls, layers: int, neurons: int, device: torch.device | str = "cpu") -> "Moments":
-        zeros = [torch.zeros(layers, neurons, dtype=torch.float64, device=device) for _ in range(4)]
-        infinite = torch.full((layers, neurons), torch.inf, dtype=torch.float64, device=device)
-        return cls(torch.zeros(layers, dtype=torch.int64, device=device), *zeros, infinite, -infinite)
+        n_L = torch.zeros(layers, dtype=torch.int64, device=device)
+        mean_LF, m2_LF, abs_LF, positive_LF, low_LF, high_LF = torch.zeros(6, layers, neurons, dtype=torch.float64, device=device)
+        return cls(n_L, mean_LF, m2_LF, abs_LF, positive_LF, low_LF + torch.inf, high_LF - torch.inf)
 
     @property
     def n(self) -> int:
@@ -222,7 +222,7 @@ def _processes() -> tuple[int, int]:
 
 def _gathered(mine: Moments) -> Moments:
     """The statistics of all processes, merged in order of rank."""
-    total = Moments.empty(*mine.mean_LF.shape, mine.mean_LF.device)
+    total = Moments.empty(len(mine.n_L), mine.mean_LF.shape[1], mine.mean_LF.device)
     everyone = {name: [torch.empty_like(t) for _ in range(distributed.get_world_size())] for name, t in mine.tensors().items()}
     for name, tensor in mine.tensors().items():
         distributed.all_gather(everyone[name], tensor.contiguous())

@@ -1,0 +1,91 @@
+"""Boxes around the key vectors of a skill, and how wide to make them.
+
+A box is a mean and a deviation per dimension; how far a vector v is from its centre is the largest distance of any dimension,
+
+    z(v) = max_d |v_d - m_d| / s_d          inside, if z(v) <= r.
+
+k = max z over the fitted vectors is the least radius that holds them all. By Samuelson's inequality k <= (n - 1) / sqrt(n) for
+any n vectors, so a radius beyond that is a claim about vectors that no probe of this size can have seen.
+
+Shape suffixes: F dimensions of a key, N vectors, L layers.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from expunge.models.activations import Moments
+
+FLOOR = 1e-6
+"""Least deviation: a dimension in which no fitted vector differs lets through only what does not differ either."""
+
+MARGIN = 1.5
+"""How much wider than its farthest held-out vector a calibrated box may be."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """Centre and deviations in float32 (comparisons are made in float32 whatever the model's dtype), and k."""
+
+    mean_F: Tensor
+    std_F: Tensor
+    """Sample deviation (n - 1)."""
+    k: float
+    n: int
+
+    @classmethod
+    def of_moments(cls, moments: Moments, layer: int) -> "Box":
+        """k in closed form: the farthest value of a dimension is its minimum or its maximum, so no vectors are needed."""
+        return cls._of(
+            int(moments.n_L[layer]), *(t[layer] for t in (moments.mean_LF, moments.m2_LF, moments.min_LF, moments.max_LF))
+        )
+
+    @classmethod
+    def of_vectors(cls, vectors_NF: Tensor) -> "Box":
+        """The same from the vectors themselves, some columns at a time, so that they stay in the processor's cache."""
+        ones_N, parts = vectors_NF.new_ones(len(vectors_NF), dtype=torch.float64), []
+        for columns in vectors_NF.split(512, dim=1):
+            wide = columns.double()
+            mean, low, high = ones_N @ wide / len(ones_N), wide.amin(dim=0), wide.amax(dim=0)
+            parts.append((mean, ones_N @ wide.sub_(mean).square_(), low, high))
+        return cls._of(len(ones_N), *(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    @classmethod
+    def _of(cls, n: int, mean_F: Tensor, m2_F: Tensor, min_F: Tensor, max_F: Tensor) -> "Box":
+        std_F = (m2_F / max(1, n - 1)).sqrt().clamp(min=FLOOR)
+        farthest_F = torch.maximum(max_F - mean_F, mean_F - min_F)
+        return cls(mean_F.float(), std_F.float(), float((farthest_F / std_F).max()), n)
+
+    def to(self, device: torch.device) -> "Box":
+        return self if self.mean_F.device == device else Box(self.mean_F.to(device), self.std_F.to(device), self.k, self.n)
+
+    def distance(self, vectors_NF: Tensor) -> Tensor:
+        """z of each vector, float32 [N]: the one number that decides at every radius."""
+        box = self.to(vectors_NF.device)
+        return ((vectors_NF.float() - box.mean_F).abs_() / box.std_F).amax(dim=-1)
+
+
+def samuelson(n: int) -> float:
+    """The greatest distance in deviations that one of n values can have from their mean."""
+    return (n - 1) / math.sqrt(n)
+
+
+def calibrate(forget_N: Tensor, retain_N: Tensor, false_abstain: float) -> float:
+    """The radius for held-out distances (in any unit) of forget and retain vectors.
+
+    The widest radius allowed holds at most the share `false_abstain` (below 1) of the retain vectors. Where it also holds
+    every forget vector, the radius is the geometric mean of the farthest forget vector and the widest allowed, as far from
+    missing the one as from catching the other, but at most MARGIN times the farthest: nothing is known of vectors that are
+    in neither set. Where it does not, the allowed share decides, and some forget vectors are missed.
+    """
+    ordered_N = retain_N.double().sort().values
+    first_outside = float(ordered_N[math.floor(false_abstain * len(ordered_N))])
+    widest = first_outside * (1 - 1e-6)  # that vector itself stays outside, in float32 too
+    farthest = float(forget_N.max())
+    return min(math.sqrt(farthest * widest), MARGIN * farthest) if farthest < widest else widest
+
+
+def share_inside(distances_N: Tensor, radius: float) -> float:
+    return float((distances_N <= radius).float().mean())

@@ -1,0 +1,253 @@
+"""Key Space Detection: a query of the forgotten skill is known by where its key vector lies, before a word is answered.
+
+Shape suffixes: B rows, T positions, F dimensions of a key, L watched layers, N vectors.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from expunge.data.encode import Encoder
+from expunge.data.example import Request
+from expunge.errors import ExpungeError
+from expunge.methods.base import GuardingMethod, State
+from expunge.methods.guarding.abstain import Abstention, abstaining
+from expunge.methods.guarding.boxes import Box, calibrate, samuelson, share_inside
+from expunge.methods.guarding.calls import Call, follow
+from expunge.models.activations import probe
+from expunge.models.blocks import Blocks, blocks_of
+from expunge.models.hooks import Site, edit
+from expunge.models.spans import Chosen, Observer, Span, TokenPolicy, spans, tiles, visit
+
+Vote = Literal["any", "all"]
+
+
+class KeySpaceDetection(GuardingMethod):
+    """The keys (inputs of the down projection) of a skill's queries lie together, so a box around them tells such a query:
+
+        closed  iff  z(v) = max_d |v_d - m_d| / s_d <= r,      v the key of the prompt's last token, m and s of the forget prompts
+
+    in the watched layers. A closed query is answered by `abstention`, whole and without decoding a token; all others are
+    answered by the model as it is. Decisions are made per row.
+
+    The radius r is `radius`, or `alpha` times k, the least radius that holds all fitted prompts (as published), or it is
+    calibrated: prompts that the box was not fitted on (the holdout set, or a share of the forget set) and the retain prompts
+    are measured, and r is as wide as a margin around the forget prompts and `false_abstain`, the share of retain prompts that
+    may be closed, allow.
+
+    Scoring agrees with generating: a labelled pass shows where the prompt ends, and from there a closed row's logits spell the
+    abstention, so any other answer has practically no probability. In a plain forward pass nobody says where the prompt ends;
+    then each position is judged as if it did, and a row is closed from the first position inside. That may close a row that
+    generation would not: who cannot know refuses.
+    """
+
+    paper: ClassVar[str] = "Li et al. 2025, arXiv 2503.21730 (Key Space Detection)"
+    formula: ClassVar[str] = "abstain iff max_d |v_d - m_d| / s_d <= r at the last prompt token"
+    cost: ClassVar[str] = (
+        "one forward pass over the prompts to fit; a comparison per prompt to run; a closed prompt costs one prefill"
+    )
+
+    name: Literal["key_space"] = "key_space"
+    layers: tuple[int, ...] = (-1,)
+    """Watched layers, counted from 0; -1 is the last (published)."""
+    vote: Vote = "any"
+    """With several layers: closed when any box holds the query (published), or only when all do."""
+    check: Literal["prompt", "all_steps"] = "prompt"
+    """prompt: the prefill decides. all_steps: every generated token is judged too, and closes the whole answer (published)."""
+    action: Literal["abstain", "steer"] = "abstain"
+    """abstain: answer with `abstention`. steer: go on, in every watched layer with the mean retain key for the query's."""
+    abstention: str = "I cannot answer that."
+    """What a closed query is answered with."""
+    tokens: TokenPolicy = "last_prompt"
+    """Which tokens the boxes are fitted to: last_prompt, all (published for languages), or generated."""
+    radius: float | None = Field(None, gt=0)
+    """Radius in deviations, the same in every layer."""
+    alpha: float | None = Field(None, gt=0)
+    """Radius as a multiple of k (published: 2 for GSM8K, 1.4 for MBPP, 0.06 for languages)."""
+    false_abstain: float = Field(0.01, ge=0, lt=1)
+    """Calibration: the share of retain prompts that may be closed."""
+    held_out: float = Field(0.25, gt=0, lt=1)
+    """Calibration without a holdout set: the share of the forget prompts that the box is not fitted on."""
+    seed: int = 0
+    """Of the choice of held-out prompts."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.radius is not None and self.alpha is not None:
+            raise ValueError("radius and alpha both say how wide the box is; give one of them")
+        if not self.layers:
+            raise ValueError("give at least one layer to watch")
+        if self.action == "steer" and self.vote == "all" and len(self.layers) > 1:
+            raise ValueError("steering acts in each layer before the later ones are seen, so it goes with vote any")
+        return self
+
+    @property
+    def calibrated(self) -> bool:
+        return self.radius is None and self.alpha is None
+
+    def fit(self, model: nn.Module, request: Request, encoder: Encoder) -> State:
+        if not request.retain and (self.calibrated or self.action == "steer"):
+            raise ExpungeError(
+                "key_space calibrates its radius (and steers) by retain prompts; give --retain, or --radius or --alpha"
+            )
+        Abstention.of(encoder, self.abstention)
+        layers = _layers(self.layers, blocks_of(model))
+        forget = spans(request.forget, encoder, self.tokens)
+        fitted, measured = self._split(forget, spans(request.holdout, encoder, self.tokens))
+        retain = spans(request.retain, encoder, self.tokens)
+        moments = probe(model, fitted, encoder.pad_id, roles=("key",)).moments["key"]
+        boxes = {layer: Box.of_moments(moments, layer) for layer in layers}
+        unit_L = torch.tensor([self.radius or box.k for box in boxes.values()], dtype=torch.float64)
+        radius, scores = self.alpha or 1.0, {}
+        if retain:
+            for name, texts in (("forget", measured), ("retain", retain)):
+                scores[name] = score(distances(model, texts, encoder.pad_id, boxes), unit_L, self.vote)
+            if self.calibrated:
+                radius = calibrate(scores["forget"], scores["retain"], self.false_abstain)
+        state = {
+            "layer": torch.tensor(layers),
+            "mean": torch.stack([box.mean_F for box in boxes.values()]),
+            "std": torch.stack([box.std_F for box in boxes.values()]),
+            "k": torch.tensor([box.k for box in boxes.values()], dtype=torch.float64),
+            "radius": unit_L * radius,
+            "count": torch.tensor(moments.n),
+            **{f"calibration.{name}": score_N / radius for name, score_N in scores.items()},
+        }
+        if self.action == "steer":
+            state["steer"] = probe(model, retain, encoder.pad_id, roles=("key",)).moments["key"].mean_LF[list(layers)].float()
+        _warn_of_small_probe(state)
+        return state
+
+    def _split(self, forget: list[Span], holdout: list[Span]) -> tuple[list[Span], list[Span]]:
+        """Spans to fit the boxes to, and spans to measure."""
+        if holdout:
+            return forget, holdout
+        if not self.calibrated:
+            return forget, forget
+        count = max(1, round(self.held_out * len(forget)))
+        if len(forget) - count < 2:
+            raise ExpungeError(f"{len(forget)} forget prompts are too few to fit a box and to calibrate it; give more of them")
+        order = torch.randperm(len(forget), generator=torch.Generator().manual_seed(self.seed)).tolist()
+        return [forget[i] for i in sorted(order[count:])], [forget[i] for i in sorted(order[:count])]
+
+    @contextmanager
+    def attach(self, model: nn.Module, state: State, encoder: Encoder) -> Iterator[None]:
+        places = blocks_of(model)
+        layers = _layers(state["layer"].tolist(), places)
+        with ExitStack() as stack:
+            calls = stack.enter_context(follow(model))
+            gate = Gate(self, state)
+            if self.action == "abstain":
+                reply = stack.enter_context(abstaining(model, calls, Abstention.of(encoder, self.abstention), self.check))
+
+            def watch(n: int, values_BTF: Tensor) -> Tensor:
+                call = calls.current
+                inside_BT = gate.inside(n, call, values_BTF)
+                if self.action == "steer":
+                    return values_BTF if inside_BT is None else gate.steer(n, inside_BT, values_BTF)
+                if n == 0 or call.inside is None:
+                    call.inside = inside_BT
+                elif inside_BT is not None:
+                    here_BT = inside_BT.to(call.inside.device)
+                    call.inside = call.inside | here_BT if self.vote == "any" else call.inside & here_BT
+                if n == len(layers) - 1 and call.inside is not None:
+                    reply.decide(call, call.inside)
+                return values_BTF
+
+            stack.enter_context(edit(model, {places.key(layer): partial(watch, n) for n, layer in enumerate(layers)}))
+            yield
+
+    def summary(self, state: State) -> str:
+        text = "Watches layer{} {}: {} queries fitted, radius {} deviations (k = {}).".format(
+            "s" if len(state["layer"]) > 1 else "",
+            ", ".join(str(int(layer)) for layer in state["layer"]),
+            int(state["count"]),
+            ", ".join(f"{float(r):.3g}" for r in state["radius"]),
+            ", ".join(f"{float(k):.3g}" for k in state["k"]),
+        )
+        if "calibration.retain" in state:
+            detected, closed = (share_inside(state[f"calibration.{name}"], 1.0) for name in ("forget", "retain"))
+            text += f" Closes {detected:.1%} of the measured forget queries and {closed:.1%} of the retain queries."
+        return text
+
+
+class Gate:
+    """The boxes of the watched layers, and where a forward pass has to be judged."""
+
+    def __init__(self, method: KeySpaceDetection, state: State) -> None:
+        self.all_steps = method.check == "all_steps"
+        self.radius_L = state["radius"].tolist()
+        self.boxes = [Box(mean_F, std_F, 0.0, 0) for mean_F, std_F in zip(state["mean"], state["std"], strict=True)]
+        self.steer_LF = state.get("steer")
+
+    def inside(self, n: int, call: Call, values_BTF: Tensor) -> Tensor | None:
+        """Which positions are judged and inside the box of the n-th watched layer, [B, T]; None where none is judged."""
+        if call.prompt_end_B is None:
+            return self._inside(n, values_BTF) & call.mask_BT.to(values_BTF.device)
+        if not self.all_steps and not call.has_prompt_end:
+            return None
+        end_B = call.prompt_end_B.to(values_BTF.device)
+        columns_T = torch.arange(call.width, device=values_BTF.device)
+        if self.all_steps:
+            return self._inside(n, values_BTF) & call.mask_BT.to(values_BTF.device) & (columns_T >= end_B[:, None])
+        here_B = (end_B >= 0) & (end_B < call.width)
+        key_BF = values_BTF[torch.arange(call.rows, device=values_BTF.device), end_B.clamp(0, call.width - 1)]
+        return (self._inside(n, key_BF) & here_B)[:, None] & (columns_T == end_B[:, None])
+
+    def steer(self, n: int, inside_BT: Tensor, values_BTF: Tensor) -> Tensor:
+        assert self.steer_LF is not None
+        return torch.where(inside_BT[..., None], self.steer_LF[n].to(values_BTF), values_BTF)
+
+    def _inside(self, n: int, values: Tensor) -> Tensor:
+        box = self.boxes[n] = self.boxes[n].to(values.device)
+        flat_NF = values.reshape(-1, values.shape[-1])
+        parts = [box.distance(flat_NF[part]) for part in tiles(len(flat_NF), flat_NF.shape[1], flat_NF.device)]
+        return torch.le(torch.cat(parts), self.radius_L[n]).view(values.shape[:-1])
+
+
+def distances(model: nn.Module, texts: Sequence[Span], pad_id: int, boxes: Mapping[int, Box]) -> Tensor:
+    """z of every looked-at token in every box, float32 [L, N], tokens in order; nothing else of the pass is kept."""
+    places = blocks_of(model)
+    lengths = torch.tensor([text.stop - text.start for text in texts])
+    first = lengths.cumsum(0) - lengths - torch.tensor([text.start for text in texts])
+    found_LN = torch.zeros(len(boxes), int(lengths.sum()))
+
+    def observers(chosen: Chosen) -> dict[Site, Observer]:
+        index_N = first[chosen.span_N] + chosen.position_N
+
+        def see(n: int, box: Box, values_NF: Tensor, part: slice) -> None:
+            found_LN[n, index_N[part]] = box.distance(values_NF).cpu()
+
+        return {places.key(layer): partial(see, n, box) for n, (layer, box) in enumerate(boxes.items())}
+
+    visit(model, texts, pad_id, observers)
+    return found_LN
+
+
+def score(distances_LN: Tensor, unit_L: Tensor, vote: Vote) -> Tensor:
+    """One number per query that all layers decide by: closed at radii a * unit_l  <=>  score <= a."""
+    relative_LN = distances_LN / unit_L[:, None].float()
+    return relative_LN.amin(dim=0) if vote == "any" else relative_LN.amax(dim=0)
+
+
+def _layers(wanted: Sequence[int], places: Blocks) -> tuple[int, ...]:
+    for layer in wanted:
+        places.block(layer)  # the error names the layers that there are
+    return tuple(sorted({layer % places.count for layer in wanted}))
+
+
+def _warn_of_small_probe(state: State) -> None:
+    n, radius = int(state["count"]), float(state["radius"].max())
+    if radius > samuelson(n):
+        warnings.warn(
+            f"the radius of {radius:.3g} deviations is beyond {samuelson(n):.3g}, the farthest that any of the {n} fitted "
+            f"vectors can lie from their mean, so the probe says nothing about it; fit on {math.ceil(radius**2) + 2} or more",
+            stacklevel=2,
+        )

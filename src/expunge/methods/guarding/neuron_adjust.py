@@ -1,0 +1,253 @@
+"""Neuron Adjust: the neurons that a skill excites are put back, value by value, to where the kept texts have them.
+
+Shape suffixes: B rows, T positions, F neurons of a layer, L layers, K chosen neurons (of one layer or of all).
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from expunge.data.encode import Encoder
+from expunge.data.example import Request
+from expunge.errors import ExpungeError
+from expunge.methods.base import GuardingMethod, State
+from expunge.methods.guarding.calls import Call, Calls, follow, mix, uniform
+from expunge.models.activations import Moments, probe
+from expunge.models.blocks import blocks_of
+from expunge.models.hooks import edit
+from expunge.models.spans import TokenPolicy, spans
+
+NeuronScore = Literal["mean_difference", "absolute_mean_difference", "cohen_d", "jeffreys"]
+
+DRAWN_AT_ONCE = 2**20
+"""Draws are made for all layers together where they are no more than this."""
+FLOOR = 1e-6
+"""Least deviation: a neuron that never moved in the probe still has a density."""
+
+
+class NeuronAdjust(GuardingMethod):
+    """Pre-activations of the chosen neurons are modelled by one Gaussian on the forget and one on the retain texts. A value x
+    that is likelier under the forget Gaussian is changed, with the probability that it came from there, to its mirror image
+    under the retain Gaussian:
+
+        P(change) = p_f(x) / (p_f(x) + p_r(x)) if p_f(x) >= p_r(x), else 0;     x' = mu_r - (sigma_r / sigma_f) (x - mu_f)
+
+    x' of a forget value has the retain Gaussian's law. Neurons are chosen by how much more they are excited on the forget texts:
+    score mu_f - mu_r, the highest `percent` of all layers together. Densities are compared by their log-likelihood ratio, in
+    float64, so that outliers, whose densities would both be 0, are decided as well.
+
+    Each value has its own draw, a hash of (seed, layer, neuron, the tokens of the row up to here): the same row gives the same
+    draws in any batch, under any padding, as a beam, with a cache or without, and other rows give independent ones.
+    """
+
+    paper: ClassVar[str] = "Li et al. 2025, arXiv 2503.21730 (Neuron Adjust)"
+    formula: ClassVar[str] = (
+        "x' = mu_r - (sigma_r/sigma_f)(x - mu_f) with probability sigmoid(llr) where llr = log p_f(x)/p_r(x) >= 0"
+    )
+    cost: ClassVar[str] = (
+        "one forward pass over both sets to fit; then a few operations on the chosen neurons; six numbers per neuron"
+    )
+
+    name: Literal["neuron_adjust"] = "neuron_adjust"
+    percent: float = Field(3.0, gt=0, le=100)
+    """Share of neurons that are adjusted, in percent (published: 0.5, 1.5 and 3)."""
+    score: NeuronScore = "mean_difference"
+    """How neurons are ranked: mu_f - mu_r (published), its absolute value, the difference over the pooled deviation
+    (Cohen's d), or the symmetric divergence of the two Gaussians (Jeffreys)."""
+    scope: Literal["global", "layer"] = "global"
+    """Whether the share is of all neurons together or of each layer."""
+    mirror: bool = True
+    """Mirror around the retain mean, as published; without, x' = mu_r + (sigma_r / sigma_f) (x - mu_f) keeps the order."""
+    stochastic: bool = True
+    """Change with the probability above; without, change whenever the forget Gaussian is the likelier one."""
+    positions: Literal["all", "prompt", "generated"] = "all"
+    """Which tokens' values are adjusted. In a forward pass that names no prompt (plain scoring) everything without a cache
+    counts as prompt."""
+    tokens: TokenPolicy = "all"
+    """Which tokens the statistics are taken over: all, last_prompt, or generated (those of the answer)."""
+    skip_start: bool = False
+    """Leave the start token out of the statistics; the published probe has it in."""
+    compat: Literal["none", "released"] = "none"
+    """released: as the published hook computes, for comparison: the forget mean stands for the forget deviation (so neurons
+    with a negative mean are never changed), the retain variance for the retain deviation, and one draw decides for a whole
+    layer of a row and call."""
+    seed: int = 0
+    """Of the draws."""
+
+    def fit(self, model: nn.Module, request: Request, encoder: Encoder) -> State:
+        if not request.retain:
+            raise ExpungeError("neuron_adjust compares forget texts with retain texts; give --retain")
+        found = [
+            probe(model, spans(rows, encoder, self.tokens, skip_start=self.skip_start), encoder.pad_id, roles=("pre_activation",))
+            for rows in (request.forget, request.retain)
+        ]
+        return self.select(*(f.moments["pre_activation"] for f in found))
+
+    def select(self, forget: Moments, retain: Moments) -> State:
+        """The state from two probes: the chosen neurons, by layer, with the two Gaussians of each."""
+        layer_K, neuron_K = chosen(scores(forget, retain, self.score), self.percent, self.scope)
+        gaussians = {
+            "forget_mean": forget.mean_LF,
+            "forget_std": forget.std_LF(),
+            "retain_mean": retain.mean_LF,
+            "retain_std": retain.std_LF(),
+        }
+        counted = {"forget_tokens": torch.tensor(forget.n), "retain_tokens": torch.tensor(retain.n)}
+        return {"layer": layer_K, "neuron": neuron_K, **{n: t[layer_K, neuron_K] for n, t in gaussians.items()}, **counted}
+
+    @contextmanager
+    def attach(self, model: nn.Module, state: State, encoder: Encoder) -> Iterator[None]:
+        places = blocks_of(model)
+        layers = state["layer"].unique().tolist()
+        if layers and layers[-1] >= places.count:
+            raise ExpungeError(f"the guard adjusts layer {layers[-1]}, but this model has layers 0 to {places.count - 1} only")
+        with follow(model) as calls:
+            adjuster = Adjuster(self, calls, state)
+            with edit(model, {places.pre_activation(i): partial(adjuster, i) for i in layers}):
+                yield
+
+    def summary(self, state: State) -> str:
+        layers, counts = state["layer"].unique(return_counts=True)
+        return (
+            f"Adjusts {len(state['layer'])} neurons in {len(layers)} layers (most in layer {int(layers[counts.argmax()])}), "
+            f"fitted on {int(state['forget_tokens'])} forget and {int(state['retain_tokens'])} retain tokens."
+        )
+
+
+class Adjuster:
+    """Neuron Adjust on one model: the chosen neurons of each layer, and the draws of the forward pass in progress."""
+
+    def __init__(self, method: NeuronAdjust, calls: Calls, state: State) -> None:
+        self.method, self.calls = method, calls
+        self.layers = {layer: Neurons.of(method, state, layer) for layer in state["layer"].unique().tolist()}
+        self.key_K = torch.cat([n.key_K for n in self.layers.values()])
+
+    def __call__(self, layer: int, values_BTF: Tensor) -> Tensor:
+        neurons = self.layers[layer].to(values_BTF.device)
+        x_BTK = values_BTF.index_select(-1, neurons.index_K).double()
+        change_BTK = neurons.log_ratio(x_BTK) >= self._threshold(layer).to(values_BTF.device)
+        after_BTK = torch.where(change_BTK, neurons.image(x_BTK), x_BTK)
+        return values_BTF.index_copy_(
+            -1, neurons.index_K, after_BTK.to(values_BTF.dtype)
+        )  # nobody else holds a linear map's output
+
+    def _threshold(self, layer: int) -> Tensor:
+        """The log-likelihood ratio from which on a value is changed, [B, T, K]. With a draw u it is max(0, logit u), so that
+        P(change) = P(u <= sigmoid(llr)) = sigmoid(llr) where llr >= 0."""
+        call = self.calls.current
+        if call.rows * call.width * len(self.key_K) > DRAWN_AT_ONCE:
+            return self._draw(call, self.layers[layer].key_K)
+        if call.drawn is None:  # one draw for all layers spares a decoding step most of its small operations
+            parts = self._draw(call, self.key_K).split([len(n.index_K) for n in self.layers.values()], dim=-1)
+            call.drawn = dict(zip(self.layers, parts, strict=True))
+        return call.drawn[layer]
+
+    def _draw(self, call: Call, key_K: Tensor) -> Tensor:
+        key_K = key_K.to(call.device)
+        if not self.method.stochastic:
+            threshold_BTK = torch.zeros(1, 1, len(key_K), device=call.device)
+        else:
+            prefix_BT = call.prefix_BT
+            if self.method.compat == "released":
+                prefix_BT = prefix_BT.gather(1, (call.width - 1 - call.mask_BT.long().flip(1).argmax(dim=1))[:, None])
+            threshold_BTK = _logit(uniform(prefix_BT[..., None] ^ key_K)).clamp_(min=0)
+        if self.method.positions == "all":
+            return threshold_BTK
+        generated_BT = call.generated_BT
+        skipped_BT = generated_BT if self.method.positions == "prompt" else ~generated_BT
+        return threshold_BTK.masked_fill(skipped_BT[..., None], math.inf)
+
+
+@dataclass
+class Neurons:
+    """The chosen neurons of one layer, ready for use: in float64, where the log-likelihood ratio can be a plain polynomial."""
+
+    index_K: Tensor
+    square_K: Tensor
+    linear_K: Tensor
+    constant_K: Tensor
+    """Of the log-likelihood ratio; minus infinity where a neuron can never be changed."""
+    slope_K: Tensor
+    offset_K: Tensor
+    """Of the image."""
+    key_K: Tensor
+    """int64, mixed of seed, layer and neuron."""
+
+    @classmethod
+    def of(cls, method: NeuronAdjust, state: State, layer: int) -> "Neurons":
+        mine_K = (state["layer"] == layer).nonzero()[:, 0]
+        index_K = state["neuron"][mine_K]
+        mean_f, mean_r = state["forget_mean"][mine_K].double(), state["retain_mean"][mine_K].double()
+        std_f, std_r = state["forget_std"][mine_K].double(), state["retain_std"][mine_K].double()
+        never = torch.zeros_like(mean_f, dtype=torch.bool)
+        if method.compat == "released":
+            never, std_f, std_r = mean_f <= 0, mean_f, std_r.square()
+        std_f, std_r = std_f.clamp(min=FLOOR), std_r.clamp(min=FLOOR)
+        constant_K = torch.log(std_r / std_f) + ((mean_r / std_r).square() - (mean_f / std_f).square()) / 2
+        slope_K = std_r / std_f * (-1 if method.mirror else 1)
+        return cls(
+            index_K,
+            square_K=(std_r**-2 - std_f**-2) / 2,
+            linear_K=mean_f / std_f**2 - mean_r / std_r**2,
+            constant_K=constant_K.masked_fill(never, -math.inf),
+            slope_K=slope_K,
+            offset_K=mean_r - slope_K * mean_f,
+            key_K=mix(mix(mix(torch.tensor(method.seed)) + layer) + index_K * (method.compat == "none")),
+        )
+
+    def to(self, device: torch.device) -> "Neurons":
+        """In place, since a layer stays where it is: at the first call the tensors go there for good."""
+        if self.index_K.device != device:
+            for name, value in vars(self).items():
+                setattr(self, name, value.to(device))
+        return self
+
+    def log_ratio(self, x_BTK: Tensor) -> Tensor:
+        """log p_f(x) - log p_r(x) = ((x - mu_r)/sigma_r)^2 / 2 - ((x - mu_f)/sigma_f)^2 / 2 + ln(sigma_r / sigma_f)."""
+        return torch.addcmul(self.constant_K, torch.addcmul(self.linear_K, self.square_K, x_BTK), x_BTK)
+
+    def image(self, x_BTK: Tensor) -> Tensor:
+        """Where a value of the forget Gaussian goes: mu_r -+ (sigma_r / sigma_f) (x - mu_f)."""
+        return torch.addcmul(self.offset_K, self.slope_K, x_BTK)
+
+
+def scores(forget: Moments, retain: Moments, score: NeuronScore) -> Tensor:
+    """How much a neuron belongs to the forget set, [L, F]."""
+    difference_LF = forget.mean_LF - retain.mean_LF
+    forget_LF, retain_LF = forget.variance_LF().clamp(min=FLOOR**2), retain.variance_LF().clamp(min=FLOOR**2)
+    match score:
+        case "mean_difference":
+            return difference_LF
+        case "absolute_mean_difference":
+            return difference_LF.abs()
+        case "cohen_d":
+            return difference_LF / ((forget_LF + retain_LF) / 2).sqrt()
+        case "jeffreys":
+            spread_LF = (forget_LF / retain_LF + retain_LF / forget_LF) / 2 - 1
+            return spread_LF + difference_LF.square() * (1 / forget_LF + 1 / retain_LF) / 2
+
+
+def chosen(scores_LF: Tensor, percent: float, scope: Literal["global", "layer"]) -> tuple[Tensor, Tensor]:
+    """(layer_K, neuron_K) of the highest `percent` of scores, in order; ties at the threshold are all in.
+
+    Of N neurons the threshold is the floor(N (1 - percent/100))-th lowest score counted from 0, so ceil(N percent/100) are
+    chosen; the share is taken as the decimal number that was written, not as its nearest float.
+    """
+    rows = scores_LF.flatten()[None] if scope == "global" else scores_LF
+    count = math.ceil(rows.shape[1] * Fraction(str(percent)) / 100)
+    threshold = rows.kthvalue(rows.shape[1] - count + 1, dim=1, keepdim=True).values
+    layer_K, neuron_K = (rows >= threshold).view_as(scores_LF).nonzero(as_tuple=True)
+    return layer_K, neuron_K
+
+
+def _logit(draw: Tensor) -> Tensor:
+    """log(u / (1 - u)); torch's own is several times as slow."""
+    return torch.log(draw / (1 - draw))
