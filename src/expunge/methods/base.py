@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from expunge.data.encode import Encoder, Tokens
@@ -117,6 +117,13 @@ class GuardingMethod(Spec):
 
     family: ClassVar[Family] = "guarding"
 
+    canaries: int = Field(4, ge=0)
+    """How many forget prompts, and as many retain prompts, go as tokens into the artifact: whoever loads it checks by them that
+    the guard acts. 0 leaves no text of the forget set in the artifact, and no check."""
+
+    def require(self, request: Request) -> None:
+        """Raises where the request lacks what the method needs; called before a model is loaded."""
+
     def fit(self, model: nn.Module, request: Request, encoder: Encoder) -> State:
         """What `attach` needs, from forward passes over the request; the model is left as it was."""
         raise TypeError(f"{type(self).__name__} fits nothing")
@@ -134,6 +141,9 @@ class InPlaceEditing(Spec):
     """A method that changes a model's weights by what its activations are, without gradients or other checkpoints."""
 
     family: ClassVar[Family] = "editing"
+
+    def require(self, request: Request) -> None:
+        """Raises where the request lacks what the method needs; called before a model is loaded."""
 
     def apply(self, model: nn.Module, request: Request, encoder: Encoder) -> str:
         """Changes the weights; gives one or two sentences for the card and the log."""
