@@ -92,11 +92,13 @@ class KeySpaceDetection(GuardingMethod):
     def calibrated(self) -> bool:
         return self.radius is None and self.alpha is None
 
-    def fit(self, model: nn.Module, request: Request, encoder: Encoder) -> State:
+    def require(self, request: Request) -> None:
         if not request.retain and (self.calibrated or self.action == "steer"):
             raise ExpungeError(
-                "key_space calibrates its radius (and steers) by retain prompts; give --retain, or --radius or --alpha"
+                "key_space calibrates its radius, and steers, by retain prompts; give --retain (or --radius or --alpha)"
             )
+
+    def fit(self, model: nn.Module, request: Request, encoder: Encoder) -> State:
         Abstention.of(encoder, self.abstention)
         layers = _layers(self.layers, blocks_of(model))
         forget = spans(request.forget, encoder, self.tokens)

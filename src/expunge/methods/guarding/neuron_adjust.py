@@ -82,9 +82,11 @@ class NeuronAdjust(GuardingMethod):
     seed: int = 0
     """Of the draws."""
 
-    def fit(self, model: nn.Module, request: Request, encoder: Encoder) -> State:
+    def require(self, request: Request) -> None:
         if not request.retain:
             raise ExpungeError("neuron_adjust compares forget texts with retain texts; give --retain")
+
+    def fit(self, model: nn.Module, request: Request, encoder: Encoder) -> State:
         found = [
             probe(model, spans(rows, encoder, self.tokens, skip_start=self.skip_start), encoder.pad_id, roles=("pre_activation",))
             for rows in (request.forget, request.retain)
