@@ -19,7 +19,8 @@ LAYERS = [
     ["reference", "checkpointing"],
     ["train"],
     ["artifact"],
-    ["spec"],
+    ["merging"],
+    ["spec", "recipes"],
     ["run"],
     ["evaluation"],
     ["attacks"],
@@ -73,7 +74,8 @@ def test_no_file_calls_what_the_house_forbids() -> None:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                assert node.func.id not in ("eval", "exec"), f"{path}:{node.lineno}"
+                allowed = path.name == "sandbox_child.py"  # runs generated code, in a process without rights, only when asked
+                assert allowed or node.func.id not in ("eval", "exec"), f"{path}:{node.lineno}"
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
                 assert (node.func.value.id, node.func.attr) != ("torch", "load"), f"{path}:{node.lineno}"
             if isinstance(node, ast.Import) and path.name != "importing.py":
