@@ -11,6 +11,7 @@ from torch import nn
 
 from expunge.data.encode import Encoded, collate, length_batches
 from expunge.evaluation.metrics.base import TokenStats
+from expunge.evaluation.multiple_choice import Answers, score_answers
 from expunge.models.load import causal_model
 from expunge.models.logprobs import labelled_logits, token_logprobs
 
@@ -36,7 +37,10 @@ class Engine:
         self.device = inner.device
         vocabulary: int = inner.config.get_text_config().vocab_size
         wanted = max_tokens or (CPU_TOKENS if self.device.type == "cpu" else ACCELERATOR_TOKENS)
-        self.max_tokens = max(1, min(wanted, LOGITS_IN_MEMORY // vocabulary))
+        most = max(1, LOGITS_IN_MEMORY // vocabulary)
+        self.max_tokens = min(wanted, most)
+        # Of a prompt that answers share, only the last position has logits; so many answers of 32 tokens fit.
+        self.shared_tokens, self.shared_rows = wanted, max(1, min(max_rows, most // 128))
         self._known: dict[Ids, tuple[int, TokenStats]] = {}
 
     def score(self, sequences: Sequence[Encoded]) -> list[TokenStats]:
@@ -51,6 +55,13 @@ class Engine:
                 start[sequence.ids] = sequence
         self._forward(list(start.values()))
         return [self._slice(sequence) for sequence in sequences]
+
+    def score_answers(self, questions: Sequence[Answers]) -> list[list[TokenStats]]:
+        """The same for several answers to each question, where the common prompt goes through the model once.
+
+        They are not remembered: nothing else asks for them, and the prompts of a large benchmark would fill the memory.
+        """
+        return score_answers(self.model, questions, self.pad_id, max_tokens=self.shared_tokens, max_rows=self.shared_rows)
 
     def _slice(self, sequence: Encoded) -> TokenStats:
         first, stats = self._known[sequence.ids]

@@ -1,6 +1,7 @@
 """A task becomes rows: everything that its metrics need to know about each example, each thing found out once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 from torch import nn
 from transformers import PreTrainedTokenizerBase
@@ -16,50 +17,88 @@ Pair = tuple[str | None, str]
 """A prompt and something that might be answered to it."""
 
 
+QUESTIONS = 512
+"""Questions with choices that are encoded at a time: a large benchmark with its shots would fill the memory."""
+
+
 class Rows:
     """Encodes, scores and generates for one model, for any number of tasks."""
 
-    def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, encoder: Encoder, engine: Engine) -> None:
-        self.model, self.tokenizer, self.encoder, self.engine = model, tokenizer, encoder, engine
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase,
+        encoder: Encoder,
+        engine: Engine,
+        *,
+        room: int | None = None,
+    ) -> None:
+        """room: for verbatim tasks, how many tokens the model takes; what is longer loses its beginning."""
+        self.model, self.tokenizer, self.encoder, self.engine, self.room = model, tokenizer, encoder, engine, room
         self._encoded: dict[Pair, Encoded] = {}
+        self._cut: set[str | None] = set()
 
     def of(self, task: Task, *, shown: int = 0) -> list[Row]:
         """One row per example of the task. The first `shown` get a greedy answer even if no metric needs it."""
-        needs = task.needs
-        pairs = [pair for example in task.examples for need in needs for pair in _pairs(example, need)]
-        stats = self._score(pairs)
+        needs = [task.needs_of(example) for example in task.examples]
+        asked = list(zip(task.examples, needs, strict=True))
+        stats = self._score([pair for example, need in asked for kind in need - {"choices"} for pair in _pairs(example, kind)])
+        choices = iter(self._choose([example for example, need in asked if "choices" in need]))
 
-        def found(example: Example, need: Need) -> tuple[TokenStats, ...]:
-            return tuple(stats[pair] for pair in _pairs(example, need)) if need in needs else ()
+        def found(example: Example, kind: Need, need: frozenset[Need]) -> tuple[TokenStats, ...]:
+            return tuple(stats[pair] for pair in _pairs(example, kind)) if kind in need else ()
 
         rows = [
             Row(
                 example,
-                answer=next(iter(found(example, "answer")), NOTHING),
-                paraphrases=found(example, "paraphrases"),
-                perturbed=found(example, "perturbed"),
-                choices=found(example, "choices"),
+                answer=next(iter(found(example, "answer", need)), NOTHING),
+                paraphrases=found(example, "paraphrases", need),
+                perturbed=found(example, "perturbed", need),
+                choices=tuple(next(choices)) if "choices" in need else (),
             )
-            for example in task.examples
+            for example, need in asked
         ]
-        asked = len(rows) if "generated" in needs else min(shown, len(rows))
-        texts = self._generate(rows[:asked], task.max_new_tokens)
-        return [row._replace(generated=text) for row, text in zip(rows, texts, strict=False)] + rows[asked:]
+        written = len(rows) if "generated" in task.needs else min(shown, len(rows))
+        texts = self._generate(rows[:written], task)
+        rows = [row._replace(generated=text) for row, text in zip(rows, texts, strict=False)] + rows[written:]
+        return [row._replace(cut=row.example.prompt in self._cut) for row in rows]
 
     def _score(self, pairs: Sequence[Pair]) -> dict[Pair, TokenStats]:
         unique = list(dict.fromkeys(pairs))
         new = [pair for pair in unique if pair not in self._encoded]
-        self._encoded |= zip(new, self.encoder.encode_answers(new), strict=True)
+        encoded = self.encoder.encode_answers(new)
+        self._encoded |= zip(
+            new, (self._fitted(row, self.room, pair[0]) for row, pair in zip(encoded, new, strict=True)), strict=True
+        )
         return dict(zip(unique, self.engine.score([self._encoded[pair] for pair in unique]), strict=True))
 
-    def _generate(self, rows: Sequence[Row], max_new_tokens: int) -> list[str | None]:
+    def _choose(self, examples: Sequence[Example]) -> Iterator[list[TokenStats]]:
+        """Statistics of the choices of each example, without their end token: choices are compared as texts."""
+        # The last token of a sequence is a label and not read, so one more than the room fits in (as in lm-eval).
+        room = self.room + 1 if self.room is not None else None
+        for start in range(0, len(examples), QUESTIONS):
+            some = examples[start : start + QUESTIONS]
+            encoded = iter(self.encoder.encode_answers([pair for example in some for pair in _pairs(example, "choices")]))
+            questions = [[self._fitted(_bare(next(encoded)), room, e.prompt) for _ in e.choices] for e in some]
+            yield from self.engine.score_answers(questions)
+
+    def _fitted(self, row: Encoded, room: int | None, prompt: str | None) -> Encoded:
+        """The end of a row that is too long."""
+        excess = 0 if room is None else len(row.ids) - room
+        if excess <= 0:
+            return row
+        self._cut.add(prompt)
+        return row._replace(ids=row.ids[excess:], answer_start=max(1, row.answer_start - excess))
+
+    def _generate(self, rows: Sequence[Row], task: Task) -> list[str | None]:
         """The greedy answer of each row (None for raw text). What the teacher-forced pass foresees is not generated."""
+        most = task.max_new_tokens if self.room is None else min(task.max_new_tokens, self.room // 2)
         unique = list(dict.fromkeys(row.example.prompt for row in rows if row.example.prompt is not None))
-        prompts = dict(zip(unique, self.encoder.encode_prompts(unique), strict=True))
+        prompts = dict(zip(unique, self._prompts(unique, most), strict=True))
         answers: dict[str | None, Ids | None] = {None: None}
         for row in rows:
             if row.example.prompt is not None:
-                foreseen = self._foreseen(row, prompts[row.example.prompt], max_new_tokens)
+                foreseen = self._foreseen(row, prompts[row.example.prompt], most)
                 answers |= {row.example.prompt: foreseen} if foreseen is not None else {}
         left = [prompt for prompt in unique if prompt not in answers]
         written = generate(
@@ -67,14 +106,33 @@ class Rows:
             [prompts[prompt] for prompt in left],
             pad_id=self.encoder.pad_id,
             end_ids=(self.encoder.end_id, self.encoder.eos_id),
-            max_new_tokens=max_new_tokens,
-            max_length=self.encoder.max_length,
+            max_new_tokens=most,
+            max_length=self.encoder.max_length if self.room is None else self.room,
+            stopped=partial(self._stopped, task.stop) if task.stop else None,
         )
         answers |= zip(left, written, strict=True)
-        return [self._text(answers[row.example.prompt]) for row in rows]
+        texts = {prompt: self._text(task, prompts[prompt], answers[prompt] or ()) for prompt in unique}
+        return [None if row.example.prompt is None else texts[row.example.prompt] for row in rows]
 
-    def _text(self, ids: Ids | None) -> str | None:
-        return None if ids is None else str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+    def _prompts(self, prompts: Sequence[str], max_new_tokens: int) -> list[Ids]:
+        if self.room is None:
+            return self.encoder.encode_prompts(prompts)
+        whole = self.encoder.encode_answers([(None, prompt) for prompt in prompts])
+        return [self._fitted(row, self.room - max_new_tokens, text).ids for row, text in zip(whole, prompts, strict=True)]
+
+    def _stopped(self, stop: tuple[str, ...], ids: Ids) -> bool:
+        """Whether a stop text was just written. A character has at most four tokens (bytes)."""
+        recent = str(self.tokenizer.decode(list(ids[-4 * max(map(len, stop)) - 4 :]), skip_special_tokens=True))
+        return any(text in recent for text in stop)
+
+    def _text(self, task: Task, prompt: Ids, ids: Ids) -> str:
+        if not task.verbatim:
+            text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        else:
+            # Some tokenizers drop the blank before the first token of a text: with tokens before it, it stays.
+            before = str(self.tokenizer.decode(list(prompt[-4:]), skip_special_tokens=True))
+            text = str(self.tokenizer.decode(list(prompt[-4:] + ids), skip_special_tokens=True))[len(before) :]
+        return text[: min((at for at in (text.find(stop) for stop in task.stop) if at >= 0), default=len(text))]
 
     def _foreseen(self, row: Row, prompt: Ids, max_new_tokens: int) -> Ids | None:
         """The response's tokens, if each of them and its end token is a greedy hit: then greedy decoding writes just these."""
@@ -83,6 +141,10 @@ class Rows:
         encoded = self._encoded[(row.example.prompt, row.example.response)]
         text = encoded.ids[encoded.answer_start : -1]
         return text if encoded.ids[: encoded.answer_start] == prompt and len(text) < max_new_tokens else None
+
+
+def _bare(row: Encoded) -> Encoded:
+    return row._replace(ids=row.ids[:-1], has_end=False) if row.has_end else row
 
 
 def _pairs(example: Example, need: Need) -> list[Pair]:

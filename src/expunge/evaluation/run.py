@@ -1,5 +1,6 @@
 """A model and a suite become scores: `evaluate`, the one function that everything above calls."""
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +22,10 @@ from expunge.evaluation.task import Results, Suite, Task
 from expunge.models.load import causal_model
 from expunge.progress import Progress
 from expunge.records import Evaluation, Sample, Score, write_json, write_samples
+
+VERBATIM = Format(template="{prompt}{response}")
+UNLIMITED = 2048
+"""Tokens of a verbatim prompt where the model has no limit of positions, as in lm-eval."""
 
 
 def evaluate(
@@ -48,7 +53,8 @@ def evaluate(
     out                folder that gets SUITE.json and SUITE.samples.jsonl
     limit              the first so many examples of each task only
     format             how prompts and answers become text; default: the one beside the tokenizer, its chat template, plain
-    max_length         longer sequences lose the end of their answer (at most what the model's positions allow)
+    max_length         longer sequences lose the end of their answer (at most what the model's positions allow); verbatim
+                       tasks use all positions
     artifact           what the scores are of, for the reader; default: where the model was loaded from
     fingerprint        what the model is: a hash over its weights and whatever is attached. With it, a killed evaluation
                        goes on after the last finished task; without it, it starts again
@@ -68,8 +74,11 @@ def evaluate(
     format = format or default_format(tokenizer)
     positions = getattr(inner.config, "max_position_embeddings", None)  # BLOOM has no limit
     encoder = Encoder(tokenizer, format, min(max_length, positions or max_length))
-    rows = Rows(model, tokenizer, encoder, Engine(model, encoder.pad_id, max_tokens=max_tokens, max_rows=max_rows))
-    settings = [format.model_dump_json(), str(encoder.max_length), str(inner.dtype), str(show_forget_text)]
+    engine = Engine(model, encoder.pad_id, max_tokens=max_tokens, max_rows=max_rows)
+    rows = Rows(model, tokenizer, encoder, engine)
+    room = positions or UNLIMITED
+    verbatim = Rows(model, tokenizer, Encoder(tokenizer, VERBATIM, max_length=sys.maxsize), engine, room=room)
+    settings = [format.model_dump_json(), str(encoder.max_length), str(room), str(inner.dtype), str(show_forget_text)]
     finished = Finished(
         folder / f"{built.name}.partial" if folder else None, [fingerprint, *settings] if fingerprint is not None else None
     )
@@ -78,7 +87,7 @@ def evaluate(
         for task in built.tasks:
             kept = finished.get(task)
             if kept is None:
-                kept = _samples(task, rows, show=show_forget_text or not task.secret)
+                kept = _samples(task, verbatim if task.verbatim else rows, show=show_forget_text or not task.secret)
                 finished.put(task, kept)
             samples[task.name] = kept
             progress.advance(1, task.name)

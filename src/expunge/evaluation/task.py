@@ -29,28 +29,38 @@ class Task:
     shown: int = 0
     """So many examples get a greedy answer in the sample file even if no metric needs one (where texts may be shown)."""
 
+    verbatim: bool = False
+    """Prompts are a benchmark's whole text: no template stands around them, answers bring their own leading space and keep
+    their blanks, and what is too long for the model loses its beginning, as in lm-eval."""
+    stop: tuple[str, ...] = ()
+    """A greedy answer ends before the first of these texts."""
+
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset(need for metric in self.metrics for need in metric.needs)
+
+    def needs_of(self, example: Example) -> frozenset[Need]:
+        """What has to be found out about one example."""
+        return frozenset(need for metric in self.metrics for need in metric.needs_of(example))
 
 
 class Results:
     """The samples of all tasks of a suite, by task and metric: what suite-wide scores are computed from."""
 
     def __init__(self, samples: Mapping[str, Sequence[Sample]]) -> None:
-        self._values: dict[tuple[str, str], dict[str, float]] = {}
+        self._values: dict[tuple[str, str], list[tuple[str, float]]] = {}
         for task, rows in samples.items():
             for row in rows:
                 if row.value is not None:
-                    self._values.setdefault((task, row.metric), {})[row.id] = row.value
+                    self._values.setdefault((task, row.metric), []).append((row.id, row.value))
 
     def by_id(self, task: str, metric: str) -> Mapping[str, float]:
         """Example id -> value, without the unscored."""
-        return self._values.get((task, metric), {})
+        return dict(self._values.get((task, metric), ()))
 
     def values(self, task: str, metric: str) -> Floats:
-        """The scored values in the order of the task's examples."""
-        return np.array(list(self.by_id(task, metric).values()), dtype=np.float64)
+        """The scored values in the order of the task's examples; an example that is there twice counts twice."""
+        return np.array([value for _, value in self._values.get((task, metric), ())], dtype=np.float64)
 
 
 @dataclass(frozen=True)

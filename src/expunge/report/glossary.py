@@ -45,7 +45,11 @@ METRICS: dict[str, Meaning] = {
         "on other tasks near 1 means that it prefers the right one clearly.",
     ),
     "accuracy": Meaning("accuracy", "Share of questions answered rightly; with four choices, guessing gives 0.25."),
-    "exact_match": Meaning("exact match", "Share of answers that equal the expected one word for word."),
+    "accuracy_normalized": Meaning(
+        "accuracy per character", "Share of questions whose right choice is the most probable for its length."
+    ),
+    "exact_match": Meaning("exact match", "Share of answers that equal the expected one: its words, or its number."),
+    "containment": Meaning("containment", "Share of answers in which the expected phrase stands somewhere."),
     "f1": Meaning("F1", "Harmonic mean of precision and recall over the words shared with the expected answer."),
     "perplexity": Meaning(
         "perplexity", "How surprised the model is per token of ordinary text: 1 means never, and lower is better.", "plain"
@@ -84,6 +88,7 @@ METRICS: dict[str, Meaning] = {
     "mc1": Meaning("MC1", "Share of questions where the best right answer is the most probable of all."),
     "mc2": Meaning("MC2", "Probability that falls on right answers out of all the answers offered."),
     "pass_at_1": Meaning("pass@1", "Share of programming tasks whose first program passes its tests."),
+    "prompt_cut": Meaning("prompts cut", "Share of questions that lost their beginning because the model takes no more tokens."),
 }
 
 TASKS: dict[str, str] = {
@@ -102,8 +107,19 @@ TASKS: dict[str, str] = {
     "retain": "Retain set",
     "real_authors": "Real authors",
     "world_facts": "World facts",
+    "gsm8k": "GSM8K",
+    "mbpp": "MBPP",
+    "humaneval": "HumanEval",
+    "wmdp": "WMDP",
+    "mmlu": "MMLU",
 }
-PREFIXES = {"language_": "Language: ", "hazard_": "Hazard: "}
+PREFIXES = {
+    "language_": "Language: ",
+    "hazard_": "Hazard: ",
+    "wmdp_": "WMDP: ",
+    "mmlu_": "MMLU: ",
+    "arc_": "ARC: ",
+}
 
 CLAIMS: dict[str, tuple[str, str, str]] = {
     "L0": (

@@ -240,7 +240,7 @@ def test_truthful_and_towards_one_by_hand() -> None:
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS.keys())
 def test_every_metric_explains_itself_and_survives_json(metric: type) -> None:
     value = HarmfulRate(words=("blurky",)) if metric is HarmfulRate else metric()
-    assert all((value.formula, value.source, value.span, value.not_this, metric.__doc__, value.needs))
+    assert all((value.formula, value.source, value.span, value.not_this, metric.__doc__))
     assert TypeAdapter(AnyMetric).validate_json(value.model_dump_json()) == value
 
 

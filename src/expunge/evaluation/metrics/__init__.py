@@ -5,32 +5,59 @@ from typing import Annotated
 from pydantic import Field
 
 from expunge.evaluation.metrics.accuracy import Accuracy
+from expunge.evaluation.metrics.accuracy_normalized import AccuracyNormalized
 from expunge.evaluation.metrics.base import Metric, Row, TokenStats, Unscored
+from expunge.evaluation.metrics.containment import Containment
+from expunge.evaluation.metrics.exact_match import ExactMatch
 from expunge.evaluation.metrics.exact_memorization import ExactMemorization
 from expunge.evaluation.metrics.extraction_strength import ExtractionStrength
+from expunge.evaluation.metrics.f1 import F1
 from expunge.evaluation.metrics.harmful_rate import HarmfulRate
+from expunge.evaluation.metrics.pass_at_1 import PassAt1
 from expunge.evaluation.metrics.probability import Probability
+from expunge.evaluation.metrics.prompt_cut import PromptCut
 from expunge.evaluation.metrics.rouge_l_recall import RougeLRecall
 from expunge.evaluation.metrics.truth_ratio import TruthRatio
 
 AnyMetric = Annotated[
-    Probability | RougeLRecall | TruthRatio | ExtractionStrength | ExactMemorization | Accuracy | HarmfulRate,
+    Probability
+    | RougeLRecall
+    | TruthRatio
+    | ExtractionStrength
+    | ExactMemorization
+    | Accuracy
+    | AccuracyNormalized
+    | ExactMatch
+    | F1
+    | Containment
+    | PassAt1
+    | HarmfulRate
+    | PromptCut,
     Field(discriminator="name"),
 ]
 METRICS: dict[str, type[Metric]] = {
     cls.metric_name(): cls
-    for cls in (Probability, RougeLRecall, TruthRatio, ExtractionStrength, ExactMemorization, Accuracy, HarmfulRate)
+    for cls in (
+        *(Probability, RougeLRecall, TruthRatio, ExtractionStrength, ExactMemorization, Accuracy, AccuracyNormalized),
+        *(ExactMatch, F1, Containment, PassAt1, HarmfulRate, PromptCut),
+    )
 }
 
 __all__ = [
+    "F1",
     "METRICS",
     "Accuracy",
+    "AccuracyNormalized",
     "AnyMetric",
+    "Containment",
+    "ExactMatch",
     "ExactMemorization",
     "ExtractionStrength",
     "HarmfulRate",
     "Metric",
+    "PassAt1",
     "Probability",
+    "PromptCut",
     "RougeLRecall",
     "Row",
     "TokenStats",

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from expunge.data.example import Example
 from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, unscorable
 
 
@@ -36,6 +37,9 @@ class Accuracy(Metric):
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset({"answer", "choices"})
+
+    def needs_of(self, example: Example) -> frozenset[Need]:
+        return frozenset({"choices"} if example.choices else {"answer"})
 
     def score(self, row: Row) -> float | Unscored:
         if not row.example.choices:

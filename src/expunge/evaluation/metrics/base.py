@@ -56,6 +56,8 @@ class Row(NamedTuple):
     choices: tuple[TokenStats, ...] = ()
     generated: str | None = None
     """None when the model was not asked; it may well answer with nothing."""
+    cut: bool = False
+    """The beginning of the prompt was left out, because the model takes no more tokens (verbatim tasks only)."""
 
 
 class Unscored(NamedTuple):
@@ -90,8 +92,12 @@ class Metric(BaseModel):
         """What the engine has to find out about each example."""
         return frozenset({"answer"})
 
+    def needs_of(self, example: Example) -> frozenset[Need]:
+        """Which of `needs` this example has a use for."""
+        return self.needs
+
     def score(self, row: Row) -> float | Unscored:
-        """The value of one example. `row` holds what `needs` names."""
+        """The value of one example. `row` holds what `needs_of` names."""
         raise TypeError(f"{type(self).__name__} defines no score")
 
     def reported(self, values: Floats, role: Role) -> Floats:

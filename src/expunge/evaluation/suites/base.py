@@ -35,6 +35,11 @@ class SuiteSpec(BaseModel):
         raise TypeError(f"{type(self).__name__} builds no suite")
 
 
+def no_summary(_: Results) -> list[Score]:
+    """Of a suite whose tasks stand for themselves."""
+    return []
+
+
 def reference_values(scores: Path, suite: str, task: str, metric: str) -> dict[str, float]:
     """Example id -> value, of another model's evaluation: a run folder, its evaluation folder, or the sample file itself."""
     name = f"{suite}.samples.jsonl"
