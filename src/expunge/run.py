@@ -24,7 +24,8 @@ from expunge.data.example import Example, Request, fingerprint
 from expunge.data.read import read_examples, read_request
 from expunge.data.refusals import REFUSALS
 from expunge.errors import ExpungeError
-from expunge.methods import TrainingMethod
+from expunge.fitted import Made, carry_out
+from expunge.methods import Method, TrainingMethod
 from expunge.methods.training import FineTune
 from expunge.models.load import load_model, load_tokenizer, model_fingerprint
 from expunge.records import Provenance, write_json, write_text
@@ -48,29 +49,35 @@ def execute(run: Run | FineTuneRun, out: Path, *, resume: bool = False, overwrit
     resume     goes on in an existing folder whose run.yaml says the same run
     overwrite  replaces an existing folder; its artifact stays until the new one is complete
     """
-    method: TrainingMethod = FineTune() if isinstance(run, FineTuneRun) else run.method
+    method: Method | FineTune = FineTune() if isinstance(run, FineTuneRun) else run.method
     _check_out(out, resume, overwrite)
     request = _request(run, method)
     source = _model_source(run.model)
     tokenizer = load_tokenizer(str(source), revision=run.revision, trust_remote_code=run.trust_remote_code)
     run = run if run.format is not None else run.model_copy(update={"format": default_format(tokenizer)})
     assert run.format is not None
-    rows = _encode(request, method, Encoder(tokenizer, run.format, max_length=run.max_length))
+    encoder = Encoder(tokenizer, run.format, max_length=run.max_length)
+    rows = _encode(request, method, encoder) if isinstance(method, TrainingMethod) else None
     if resume and _finished(run, out):
         return Outcome(out, out / "artifact", 0, "the run was complete already")
     if resume:
         _check_same(run, out)
     model = load_model(str(source), dtype=run.dtype, revision=run.revision, trust_remote_code=run.trust_remote_code)
     base = Base(path=str(source), sha256=model_fingerprint(str(source), revision=run.revision), revision=run.revision)
-    chosen_weights(model, method)
     began = time.perf_counter()
-    _prepare_folder(run, out, fresh=overwrite and not resume)
-    trained = train(model, method, rows, run.training, out, quiet=quiet)
+    if isinstance(method, TrainingMethod):
+        assert rows is not None
+        chosen_weights(model, method)
+        _prepare_folder(run, out, fresh=overwrite and not resume)
+        made = _made(run, request, train(model, method, rows, run.training, out, quiet=quiet), tokenizer)
+    else:
+        made = carry_out(method, model, request, encoder)
+        _prepare_folder(run, out, fresh=overwrite and not resume)
     if _main_process():
-        _write(run, method, request, base, trained, tokenizer, out, time.perf_counter() - began)
+        _write(run, method, request, base, made, out, time.perf_counter() - began)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()  # no process goes on to read an artifact that is still being written
-    return Outcome(out, out / "artifact", trained.steps, trained.stopped)
+    return Outcome(out, out / "artifact", made.steps, made.stopped)
 
 
 def _check_out(out: Path, resume: bool, overwrite: bool) -> None:
@@ -85,11 +92,14 @@ def _main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _request(run: Run | FineTuneRun, method: TrainingMethod) -> Request:
+def _request(run: Run | FineTuneRun, method: Method | FineTune) -> Request:
     columns = run.columns or None
     if isinstance(run, FineTuneRun):
         return Request(tuple(e for source in run.data for e in read_examples(source, columns=columns)))
     request = read_request(run.forget, run.retain, run.holdout, run.refusals, columns=columns)
+    if not isinstance(method, TrainingMethod):
+        method.require(request)
+        return request
     if request.retain and not method.uses_retain:
         warnings.warn(f"{method.method_name()} makes no use of the retain set", UserWarning, stacklevel=2)
     if method.uses_retain and not request.retain:
@@ -162,29 +172,32 @@ def _prepare_folder(run: Run | FineTuneRun, out: Path, *, fresh: bool) -> None:
     write_text(out / "run.yaml", to_yaml(run))
 
 
+def _sets(run: Run | FineTuneRun, request: Request) -> dict[str, tuple[Example, ...]]:
+    forget = "data" if isinstance(run, FineTuneRun) else "forget"
+    return {forget: request.forget, "retain": request.retain, "holdout": request.holdout}
+
+
+def _made(run: Run | FineTuneRun, request: Request, trained: Trained, tokenizer: PreTrainedTokenizerBase) -> Made:
+    notes = "Trained for {} steps on {}.{}".format(
+        trained.steps,
+        ", ".join(f"{len(v)} {k} examples" for k, v in _sets(run, request).items() if v),
+        f" Stopped early: {trained.stopped}." if trained.stopped else "",
+    )
+    kind: Kind = "adapter" if run.training.lora else "weights"
+    return Made(kind, "L1", notes, partial(_save, trained, tokenizer, run), *trained[2:])
+
+
 def _write(
     run: Run | FineTuneRun,
-    method: TrainingMethod,
+    method: Method | FineTune,
     request: Request,
     base: Base,
-    trained: Trained,
-    tokenizer: PreTrainedTokenizerBase,
+    made: Made,
     out: Path,
     wall_seconds: float,
 ) -> None:
-    sets = {
-        "data" if isinstance(run, FineTuneRun) else "forget": request.forget,
-        "retain": request.retain,
-        "holdout": request.holdout,
-    }
-    kind: Kind = "adapter" if run.training.lora else "weights"
-    notes = "Trained for {} steps on {}.{}".format(
-        trained.steps,
-        ", ".join(f"{len(v)} {k} examples" for k, v in sets.items() if v),
-        f" Stopped early: {trained.stopped}." if trained.stopped else "",
-    )
-    save_artifact(out / "artifact", kind, method, base, partial(_save, trained, tokenizer, run), notes=notes)
-    write_json(out / "provenance.json", _provenance(run, base, sets, trained, wall_seconds))
+    save_artifact(out / "artifact", made.kind, method, base, made.write, claim=made.claim, notes=made.notes)
+    write_json(out / "provenance.json", _provenance(run, base, _sets(run, request), made, wall_seconds))
     for checkpoint in out.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
 
@@ -199,7 +212,7 @@ def _save(trained: Trained, tokenizer: PreTrainedTokenizerBase, run: Run | FineT
 
 
 def _provenance(
-    run: Run | FineTuneRun, base: Base, sets: dict[str, tuple[Example, ...]], trained: Trained, wall_seconds: float
+    run: Run | FineTuneRun, base: Base, sets: dict[str, tuple[Example, ...]], made: Made, wall_seconds: float
 ) -> Provenance:
     from importlib.metadata import version
 
@@ -216,8 +229,8 @@ def _provenance(
         host=f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
         + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
         threads=torch.get_num_threads(),
-        processes=trained.processes,
+        processes=made.processes,
         wall_seconds=round(wall_seconds, 3),
-        device_seconds=round(trained.device_seconds, 3),
-        peak_memory_bytes=trained.peak_memory_bytes,
+        device_seconds=round(made.device_seconds, 3),
+        peak_memory_bytes=made.peak_memory_bytes,
     )
