@@ -2,7 +2,7 @@
 
     artifact/  expunge.json   kind, method with all its fields, base model and its hash, claim level, sha256 of every file
                README.md      the model card
-               weights: a complete Hugging Face folder | adapter: PEFT's two files
+               weights: a complete Hugging Face folder | adapter: PEFT's two files | guard: guard.safetensors
 
 An artifact appears by rename when it is complete; the one before it stays until then.
 """
@@ -18,8 +18,11 @@ from peft import PeftModel
 from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from expunge import guards
+from expunge.data.encode import Encoder, default_format
 from expunge.errors import ExpungeError
-from expunge.methods.base import Spec
+from expunge.methods import method_class
+from expunge.methods.base import GuardingMethod, Spec
 from expunge.models.load import DType, load_model, load_tokenizer, model_fingerprint
 from expunge.records import Record, write_json, write_text
 
@@ -141,11 +144,16 @@ def load(
     device: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    base: str | None = None,
+    force: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model and its tokenizer from a run folder, an artifact, a plain model folder or a hub id; `.generate()` just works.
 
-    An adapter comes attached to its base model, after the base's hash was compared with the recorded one. dtype `auto`
-    is the dtype that the weights are stored in.
+    An adapter comes attached to its base model, after the base's hash was compared with the recorded one; so does a guard, which
+    stays on the model until `model.expunge_guard.detach()`. dtype `auto` is the dtype that the weights are stored in.
+
+    base    guard: the model to attach it to, where it is not at its recorded path any more
+    force   guard: attach it to a model with another hash, and warn where its canary prompts show no effect
     """
     folder = artifact_folder(path)
     if folder is None:
@@ -157,7 +165,28 @@ def load(
         return model, load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
     if manifest.kind == "adapter":
         return _load_adapter(folder, manifest, dtype, device, trust_remote_code)
-    raise ExpungeError(f"{folder} is a {manifest.kind}; this version of expunge cannot attach it")
+    return _load_guard(folder, manifest, dtype, device, trust_remote_code, base or manifest.base.path, force)
+
+
+def _load_guard(
+    folder: Path, manifest: Manifest, dtype: DType, device: str | None, trust_remote_code: bool, path: str, force: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    revision = manifest.base.revision if path == manifest.base.path else None
+    method = method_class(str(manifest.method["name"])).model_validate(manifest.method)
+    if not isinstance(method, GuardingMethod):
+        raise ExpungeError(
+            f"{folder} is a guard of the method {method.method_name()}, which makes none; its expunge.json was changed"
+        )
+    model = load_model(path, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+    found = model_fingerprint(path, revision=revision)
+    if found != manifest.base.sha256 and not force:
+        raise ExpungeError(
+            f"the guard {folder} was fitted on a model with hash {manifest.base.sha256[:12]}, but {path} has {found[:12]}; "
+            "give the right model, or attach it all the same with --force"
+        )
+    tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
+    guards.attach(model, method, guards.read(folder), Encoder(tokenizer, default_format(tokenizer)), check=not force)
+    return model, tokenizer
 
 
 def _load_adapter(
@@ -193,7 +222,8 @@ def _replace(partial: Path, folder: Path) -> None:
 
 def _card(kind: Kind, spec: Spec, base: Base, claim: Claim, notes: str) -> str:
     fields = "\n".join(f"| `{k}` | `{v}` |" for k, v in spec.model_dump(mode="json").items())
-    library = "peft" if kind == "adapter" else "transformers"
+    library = {"adapter": "peft", "weights": "transformers", "guard": "expunge"}[kind]
+    elsewhere = "" if kind == "guard" else f", or as any {library} model"
     origin = "" if os.path.isabs(base.path) else f"base_model: {base.path}\n"
     return f"""---
 library_name: {library}
@@ -205,7 +235,7 @@ library_name: {library}
 
 **Claim {claim}**: {CLAIMS[claim]}. Nothing beyond it is claimed.
 
-Load: `model, tokenizer = expunge.load(PATH)`, or as any {library} model. Check: `expunge verify PATH`.
+Load: `model, tokenizer = expunge.load(PATH)`{elsewhere}. Check: `expunge verify PATH`.
 
 | field | value |
 |---|---|
