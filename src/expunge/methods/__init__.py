@@ -6,6 +6,9 @@ from pydantic import Field
 
 from expunge.errors import ExpungeError, nearest
 from expunge.methods.base import Batch, Loss, Spec, TrainingMethod
+from expunge.methods.editing.selective_pruning import SelectivePruning
+from expunge.methods.guarding.key_space import KeySpaceDetection
+from expunge.methods.guarding.neuron_adjust import NeuronAdjust
 from expunge.methods.training import (
     CEU,
     DPO,
@@ -21,7 +24,20 @@ from expunge.methods.training import (
 )
 
 Method = Annotated[
-    GradientAscent | GradientDifference | KLMinimization | NPO | SimNPO | IDK | DPO | UNDIAL | WGA | SatImp | CEU,
+    GradientAscent
+    | GradientDifference
+    | KLMinimization
+    | NPO
+    | SimNPO
+    | IDK
+    | DPO
+    | UNDIAL
+    | WGA
+    | SatImp
+    | CEU
+    | SelectivePruning
+    | NeuronAdjust
+    | KeySpaceDetection,
     Field(discriminator="name"),
 ]
 """Any method; in YAML and JSON the field `name` says which."""
@@ -48,9 +64,12 @@ __all__ = [
     "GradientAscent",
     "GradientDifference",
     "KLMinimization",
+    "KeySpaceDetection",
     "Loss",
     "Method",
+    "NeuronAdjust",
     "SatImp",
+    "SelectivePruning",
     "SimNPO",
     "Spec",
     "TrainingMethod",
