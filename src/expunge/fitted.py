@@ -45,7 +45,7 @@ def carry_out(method: GuardingMethod | InPlaceEditing, model: PreTrainedModel, r
         state = guards.fit(method, model, request, encoder)
         notes = method.summary(state)
         if "canary.ids" in state:
-            notes += "\n\nguard.safetensors holds a few forget and retain prompts as tokens; by them its loader checks that it acts."
+            notes += "\n\nguard.safetensors holds some forget and retain prompts, as tokens: by them its loader checks it."
         write = partial(guards.save, state=state, encoder=encoder)
     else:
         notes = method.apply(model, request, encoder)
