@@ -68,7 +68,7 @@ class Moments:
     def update(self, layer: int, values_NF: Tensor) -> None:
         """Adds the values of some tokens: their own mean and M2 in float64, merged by Chan's formula."""
         n, ones_N = values_NF.shape[0], values_NF.new_ones(values_NF.shape[0], dtype=torch.float32)
-        wide_NF, single_NF = values_NF.double(), values_NF.float()
+        wide_NF, single_NF = values_NF.to(torch.float64, copy=True), values_NF.float()
         mean_F = (ones_N.double() @ wide_NF) / n  # a product with ones is several times as fast as sum(dim=0)
         m2_F = ones_N.double() @ wide_NF.sub_(mean_F).square_()
         abs_F = ones_N @ single_NF.abs()
@@ -76,8 +76,8 @@ class Moments:
         self._merge_layer(layer, n, mean_F, m2_F)
         self.abs_LF[layer] += abs_F
         self.positive_LF[layer] += positive_F
-        torch.minimum(self.min_LF[layer], single_NF.amin(dim=0).double(), out=self.min_LF[layer])
-        torch.maximum(self.max_LF[layer], single_NF.amax(dim=0).double(), out=self.max_LF[layer])
+        torch.minimum(self.min_LF[layer], values_NF.amin(dim=0).double(), out=self.min_LF[layer])
+        torch.maximum(self.max_LF[layer], values_NF.amax(dim=0).double(), out=self.max_LF[layer])
 
     def merge(self, other: "Moments") -> None:
         """Adds the tokens that `other` has seen."""
