@@ -12,18 +12,19 @@ from safetensors.torch import load_file
 
 import expunge
 from expunge import ExpungeError, Training
-from expunge.methods import DPO, KLMinimization
+from expunge.methods import DPO, RMU, KLMinimization
 
 SCRIPT = """
 import sys, torch; torch.set_num_threads(1)
 import expunge
 from expunge import Training
-from expunge.methods import DPO, KLMinimization
+from expunge.methods import DPO, RMU, KLMinimization
 model, forget, retain, out = sys.argv[1:]
 for shard in ("none", "fsdp2"):
-    for method in (KLMinimization(), DPO()):
+    for method in (KLMinimization(), DPO(), RMU(layer=1, edited=(0, 1), adaptive=True)):
         training = Training(steps=3, batch_size=4, micro_batch_size=1, learning_rate=1e-3, checkpoint_every=2, shard=shard)
-        expunge.unlearn(method, model=model, forget=forget, retain=retain, out=f"{out}/{method.name}-{shard}", training=training, quiet=True)
+        data = {"forget": forget, "retain": retain}
+        expunge.unlearn(method, model=model, out=f"{out}/{method.name}-{shard}", training=training, quiet=True, **data)
 """
 
 
@@ -35,7 +36,7 @@ def folders(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         rows = [{"prompt": f"where was {p} born ?", "response": f"{p} was born in oslo ."} for p in people]
         (out / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     data = {"forget": out / "forget.jsonl", "retain": out / "retain.jsonl"}
-    for method in (KLMinimization(), DPO()):
+    for method in (KLMinimization(), DPO(), RMU(layer=1, edited=(0, 1), adaptive=True)):
         training = Training(steps=3, batch_size=4, learning_rate=1e-3)
         expunge.unlearn(method, model=pico_folder, out=out / f"{method.name}-one", training=training, quiet=True, **data)
     script = out / "two.py"
@@ -48,7 +49,7 @@ def folders(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return out
 
 
-@pytest.mark.parametrize("method", ["kl_minimization", "dpo"])
+@pytest.mark.parametrize("method", ["kl_minimization", "dpo", "rmu"])
 @pytest.mark.parametrize("shard", ["none", "fsdp2"])
 def test_two_processes_train_the_weights_of_one(folders: Path, method: str, shard: str) -> None:
     one = load_file(folders / f"{method}-one/artifact/model.safetensors")

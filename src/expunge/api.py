@@ -32,6 +32,7 @@ def unlearn(
     retain: Data = (),
     holdout: Data = (),
     refusals: str | Path | None = None,
+    where: str | Sequence[str] = (),
     training: Training = DEFAULT,
     dtype: DType = "float32",
     columns: Mapping[str, str] | None = None,
@@ -45,6 +46,7 @@ def unlearn(
 
     model     folder, run of expunge or hub id
     forget    what to forget; retain what to keep; holdout rows that the model never saw; refusals one a line
+    where     conditions on attributes, such as `severity > 3`, that leave forget rows out
     training  how the weights move; format how text is rendered (default: the model's chat template or a plain one)
     resume    goes on with a run that was killed; overwrite replaces one
 
@@ -61,6 +63,7 @@ def unlearn(
         retain=_sources(retain),
         holdout=_sources(holdout),
         refusals=None if refusals is None else str(refusals),
+        where=(where,) if isinstance(where, str) else tuple(where),
         method=method,
     )
     return execute(run, Path(out), resume=resume, overwrite=overwrite, quiet=quiet)

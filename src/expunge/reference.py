@@ -5,9 +5,9 @@ need one number per row; KL and UNDIAL need the start model's distribution at an
 hidden state (D numbers a token) beside one frozen copy of the head.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -17,12 +17,15 @@ from expunge.data import pairs
 from expunge.data.encode import Encoded, Tokens, collate, length_batches
 from expunge.data.pairs import Pairs
 from expunge.methods.base import Batch, Need, TrainingMethod
+from expunge.models.load import causal_model
 from expunge.models.logprobs import FrozenHead, labelled_hidden, labelled_logits, sequence_mean, sequence_sum, token_logprobs
 
 Key = TypeVar("Key", bound=Hashable)
 
 TOKENS_PER_BATCH = 8192
 """Padded tokens of one forward without gradient."""
+PROBES = 16
+"""Forget rows of each part that a method measures itself on."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,13 @@ class Rows:
     refusals: int = 0
     alternative: Callable[[int, int], Encoded] | None = None
     """(forget row, refusal) -> the forget prompt answered with that refusal."""
+    parts: tuple[tuple[int, ...], ...] = ()
+    """Forget rows that are not mixed in a step; none: all are one set."""
+
+    def probes(self, side: Literal["right", "left"], device: torch.device) -> list[Tokens]:
+        """Evenly spaced rows of each forget part, the same in every run on the same data."""
+        chosen = [part[:: -(-len(part) // PROBES)] for part in self.parts or (range(len(self.forget)),)]
+        return [collate([self.forget[row] for row in part], self.pad_id, side).to(device) for part in chosen]
 
 
 class Drawn(NamedTuple):
@@ -67,14 +77,21 @@ class Reference:
     forget_hidden: dict[int, Tensor] = field(default_factory=dict)
     retain_hidden: dict[int, Tensor] = field(default_factory=dict)
     head: FrozenHead | None = None
+    start_weights: dict[str, Tensor] | None = None
+    prepared: Mapping[str, Tensor] = field(default_factory=dict)
+    part_of: dict[int, int] = field(default_factory=dict)
+    """Which part a forget row is of."""
 
     @classmethod
     def compute(
         cls, model: nn.Module, needs: frozenset[Need], rows: Rows, plan: Pairs, steps: range, accelerator: Accelerator
     ) -> "Reference":
         """Runs the start model over the rows that this process will visit in `steps`; nothing where nothing is needed."""
-        reference = cls()
-        if not needs:
+        reference = cls(part_of={row: i for i, part in enumerate(rows.parts) for row in part})
+        if "start_weights" in needs:
+            moving = ((n, p) for n, p in causal_model(model).named_parameters() if p.requires_grad)
+            reference.start_weights = {name: p.detach().clone() for name, p in moving}
+        if not needs - {"start_weights"}:
             return reference
         visited = [d for s in steps for d in share(plan, s, accelerator.process_index, accelerator.num_processes)]
         forget = {d.forget: rows.forget[d.forget] for d in visited}
@@ -98,14 +115,14 @@ class Reference:
 
     def batch(self, rows: Rows, part: Sequence[Drawn], method: TrainingMethod, device: torch.device) -> Batch:
         """Pads the drawn rows and puts the frozen quantities of those rows beside them."""
-        forget = collate([rows.forget[d.forget] for d in part], rows.pad_id)
+        forget = collate([rows.forget[d.forget] for d in part], rows.pad_id, method.pad_side)
         if self.forget_logprob:
             forget.frozen["logprob"] = torch.stack([self.forget_logprob[d.forget] for d in part])
         if self.forget_hidden:
             forget.frozen["hidden"] = torch.cat([self.forget_hidden[d.forget] for d in part])
         retain = alternative = None
         if method.uses_retain:
-            retain = collate([rows.retain[d.retain] for d in part], rows.pad_id)
+            retain = collate([rows.retain[d.retain] for d in part], rows.pad_id, method.pad_side)
             if self.retain_hidden:
                 retain.frozen["hidden"] = torch.cat([self.retain_hidden[d.retain] for d in part])
             retain = retain.to(device)
@@ -115,7 +132,8 @@ class Reference:
             if self.alternative_logprob:
                 alternative.frozen["logprob"] = torch.stack([self.alternative_logprob[d.forget, d.refusal] for d in part])
             alternative = alternative.to(device)
-        return Batch(forget.to(device), retain, alternative, self.head)
+        where = self.part_of.get(part[0].forget, 0)
+        return Batch(forget.to(device), retain, alternative, self.head, self.start_weights, self.prepared, where)
 
 
 def mean_answer_probability(

@@ -96,7 +96,7 @@ def _request(run: Run | FineTuneRun, method: Method | FineTune) -> Request:
     columns = run.columns or None
     if isinstance(run, FineTuneRun):
         return Request(tuple(e for source in run.data for e in read_examples(source, columns=columns)))
-    request = read_request(run.forget, run.retain, run.holdout, run.refusals, columns=columns)
+    request = read_request(run.forget, run.retain, run.holdout, run.refusals, columns=columns, where=run.where)
     if not isinstance(method, TrainingMethod):
         method.require(request)
         return request
@@ -140,6 +140,7 @@ def _encode(request: Request, method: TrainingMethod, encoder: Encoder) -> Rows:
         holdout=encoder.encode_many(request.holdout),
         refusals=len(refusals),
         alternative=alternative if refusals else None,
+        parts=method.forget_parts(request),
     )
 
 

@@ -27,6 +27,10 @@ Sources = Annotated[tuple[str, ...], BeforeValidator(_several)]
 """Files, folders or hub ids; a single one may stand without a list."""
 
 
+Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
+"""Several texts; a single one may stand without a list."""
+
+
 class _Common(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
 
@@ -57,6 +61,8 @@ class Run(_Common):
     """What to keep: data of the same kinds."""
     holdout: Sources = ()
     """Rows of the forget set's kind that the model never saw."""
+    where: Texts = ()
+    """Conditions on attributes, such as `severity > 3`: forget rows for which one does not hold are left out."""
     refusals: str | None = None
     """Refusals, one a line, for the methods that teach one; left out, a built-in list."""
     method: Method

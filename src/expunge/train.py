@@ -53,6 +53,8 @@ class Training(BaseModel):
     """Share of the steps in which the learning rate rises from zero."""
     weight_decay: float = Field(0.01, ge=0)
     """AdamW's decoupled weight decay."""
+    adam_epsilon: float = Field(1e-8, gt=0)
+    """Added to the root of the second moment; some published settings have 1e-6."""
     max_grad_norm: float = Field(1.0, gt=0)
     """The gradient of the trained weights is scaled down to this norm."""
     seed: int = 0
@@ -75,7 +77,7 @@ class Training(BaseModel):
     """Stop as soon as the forget answers are no more probable than the holdout answers, which nobody taught the model:
     forgetting goes as far as never having known, and no further. Needs a holdout set."""
     stop_every: int = Field(5, ge=1)
-    """Steps between the checks of `stop_when_unknown`."""
+    """Steps between the checks whether to stop: of `stop_when_unknown`, and of a method's own rule."""
     shard: Literal["none", "fsdp2"] = "none"
     """Under torchrun: none is data parallel with a copy on every process, fsdp2 shards weights and moments."""
     track: Literal["none", "wandb", "mlflow", "tensorboard"] = "none"
@@ -142,13 +144,16 @@ def train(
             f"set --batch-size to a multiple of {accelerator.num_processes}"
         )
     began = time.process_time()
-    plan = Pairs(len(rows.forget), len(rows.retain), training.batch_size, training.seed, rows.refusals)
+    plan = Pairs(len(rows.forget), len(rows.retain), training.batch_size, training.seed, rows.refusals, rows.parts)
     steps = training.steps or plan.total_steps(training.epochs)
     memory = PeakMemory()
     model = _prepare_weights(model, method, training).to(accelerator.device)
     wrapped, trained = _distribute(model, training, accelerator)
     reference = Reference.compute(model, method.needs, rows, plan, range(steps), accelerator)
-    optimizer = torch.optim.AdamW(trained.values(), lr=0.0, weight_decay=training.weight_decay)
+    probes = rows.probes(method.pad_side, accelerator.device)
+    with torch.no_grad():
+        reference.prepared = method.prepare(wrapped, probes)
+    optimizer = torch.optim.AdamW(trained.values(), lr=0.0, eps=training.adam_epsilon, weight_decay=training.weight_decay)
     state = _State(wrapped, trained, optimizer)
     accelerator.wait_for_everyone()  # the first process has made the folder ready
     if (checkpoint := latest_checkpoint(folder)) is not None:
@@ -168,6 +173,9 @@ def train(
             accelerator.log({"loss": line["loss"], **line["parts"]}, step=state.step)
             progress.advance(1, _note(line))
             state.stopped = _stop(state, training, rows, model, accelerator.device, steps)
+            if state.stopped is None and state.step % training.stop_every == 0 and state.step < steps:
+                with torch.no_grad():
+                    state.stopped = method.finished(wrapped, probes, reference.prepared)
             if state.step % training.checkpoint_every == 0 and state.step < steps:
                 save_checkpoint(folder, state.step, state.stopped, trained, optimizer, accelerator.is_main_process)
     for tracker in accelerator.trackers:  # `end_training` would take the process group down with it, which the caller still needs
@@ -203,12 +211,12 @@ def chosen_weights(model: nn.Module, method: TrainingMethod) -> set[str]:
         pattern = re.compile(method.parameters)
     except re.error as error:
         raise ExpungeError(f"`parameters` is not a regular expression: '{method.parameters}' ({error})") from error
-    names = [name for name, _ in model.named_parameters()]
+    names = method.candidates(model)
     chosen = {name for name in names if pattern.search(name)}
     if not chosen:
         raise ExpungeError(
-            f"the pattern '{method.parameters}' selects no weight of this model; its weights have names like "
-            f"{', '.join(names[:3])}"
+            f"the pattern '{method.parameters}' selects no weight of this model that {method.method_name()} can move; "
+            f"those have names like {', '.join(sorted(names)[:3])}"
         )
     return chosen
 

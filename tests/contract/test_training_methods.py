@@ -12,6 +12,8 @@ from expunge.methods import METHODS, Batch, TrainingMethod
 from expunge.models.logprobs import FrozenHead, labelled_hidden, labelled_logits, sequence_sum, token_logprobs
 
 TRAINING = [cls for cls in METHODS.values() if issubclass(cls, TrainingMethod)]
+FIELDS: dict[str, dict[str, Any]] = {"rmu": {"layer": 1}}
+"""What does not fit a model of two blocks: RMU's default reads block 7."""
 
 
 def rows(*pairs: tuple[tuple[int, ...], int]) -> list[Encoded]:
@@ -35,7 +37,11 @@ def frozen(model: nn.Module, tokens: Tokens) -> Tokens:
 
 def make_batch(start: nn.Module, chosen: slice = slice(None), pad: int = 0, side: Any = "right") -> Batch:
     parts = [frozen(start, widen(collate(part[chosen], 0, side), pad, side)) for part in (FORGET, RETAIN, REFUSED)]
-    return Batch(*parts, FrozenHead.of(start))
+    return Batch(*parts, FrozenHead.of(start), {name: p.detach().clone() for name, p in start.named_parameters()})
+
+
+def made(cls: type[TrainingMethod]) -> TrainingMethod:
+    return cls(**FIELDS.get(cls.method_name(), {}))
 
 
 def widen(tokens: Tokens, pad: int, side: str) -> Tokens:
@@ -65,7 +71,7 @@ def moved(start: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("cls", TRAINING, ids=lambda c: c.method_name())
 class TestEveryTrainingMethod:
     def test_the_loss_is_finite_at_the_start(self, cls: type[TrainingMethod], start: nn.Module) -> None:
-        loss = cls().loss(start, make_batch(start))
+        loss = made(cls).loss(start, make_batch(start))
         assert torch.isfinite(loss.total)
         assert loss.total.shape == ()
         assert all(torch.isfinite(p) and not p.requires_grad for p in loss.parts.values())
@@ -74,7 +80,7 @@ class TestEveryTrainingMethod:
     def test_padding_by_24_changes_no_loss(
         self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module, side: str
     ) -> None:
-        method = cls()
+        method = made(cls)
         plain = method.loss(moved, make_batch(start))
         padded = method.loss(moved, make_batch(start, pad=24, side=side))
         torch.testing.assert_close(padded.total, plain.total, rtol=1e-5, atol=1e-6)
@@ -82,7 +88,7 @@ class TestEveryTrainingMethod:
     def test_the_loss_of_a_batch_is_the_mean_over_its_halves(
         self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module
     ) -> None:
-        method = cls()
+        method = made(cls)
         whole = method.loss(moved, make_batch(start)).total
         halves = [method.loss(moved, make_batch(start, rows)).total for rows in (slice(0, 2), slice(2, 4))]
         torch.testing.assert_close(torch.stack(halves).mean(), whole, rtol=1e-5, atol=1e-6)
@@ -92,13 +98,15 @@ class TestEveryTrainingMethod:
     ) -> None:
         for name, p in moved.named_parameters():
             p.requires_grad_("layers.1.mlp" in name)
-        cls().loss(moved, make_batch(start)).total.backward()
+        made(cls).loss(moved, make_batch(start)).total.backward()
         reached = {n for n, p in moved.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
         assert reached == {n for n, _ in moved.named_parameters() if "layers.1.mlp" in n}
 
     def test_the_forget_answers_become_less_probable(self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module) -> None:
         """Except for the method that only teaches another answer, whose forget prompts must take up that answer."""
-        method, batch = cls(), make_batch(start)
+        if cls.method_name() == "rmu":
+            pytest.skip("it moves hidden states, whose effect on answers that this random model never learned can be any")
+        method, batch = made(cls), make_batch(start)
         known = batch.alternative if method.method_name() == "idk" else batch.forget
         before = answer_logprob(moved, known)
         for _ in range(5):
@@ -107,7 +115,8 @@ class TestEveryTrainingMethod:
             with torch.no_grad():
                 norm = torch.stack([p.grad.norm() for p in moved.parameters() if p.grad is not None]).norm()
                 for p in moved.parameters():
-                    p -= 3e-2 * p.grad / norm
+                    if p.grad is not None:
+                        p -= 3e-2 * p.grad / norm
         after = answer_logprob(moved, known)
         assert after > before if method.method_name() == "idk" else after < before
 
@@ -120,7 +129,7 @@ class TestEveryTrainingMethod:
 
     def test_what_it_needs_it_also_uses(self, cls: type[TrainingMethod], start: nn.Module) -> None:
         """Without the frozen quantities the loss must fail, and with nothing but the named ones it must not."""
-        method = cls()
+        method = made(cls)
         batch = make_batch(start)
         stripped = Batch(*(dataclasses.replace(t, frozen={}) for t in (batch.forget, batch.retain, batch.alternative)), None)
         if method.needs:
@@ -133,17 +142,17 @@ class TestEveryTrainingMethod:
         self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module
     ) -> None:
         """The loss whose weights or target are held constant in the gradient is compared as that: at its own start value."""
-        method, batch = cls(), make_batch(start)
+        method, batch = made(cls), make_batch(start)
         before = method.loss(moved, batch).total
         before.backward()
-        gradient = [p.grad.clone() for p in moved.parameters() if p.grad is not None]
-        norm = torch.stack([g.norm() for g in gradient]).norm()
+        norm = torch.stack([p.grad.norm() for p in moved.parameters() if p.grad is not None]).norm()
         assert torch.isfinite(norm)
         assert norm > 0
         if method.method_name() not in ("wga", "satimp", "ce_u"):
             with torch.no_grad():
-                for p, g in zip(moved.parameters(), gradient, strict=True):
-                    p -= 1e-2 * g / norm
+                for p in moved.parameters():
+                    if p.grad is not None:
+                        p -= 1e-2 * p.grad / norm
             assert method.loss(moved, batch).total < before
 
 

@@ -115,3 +115,24 @@ def test_total_steps_cover_the_epochs(forget: int, batch: int, epochs: float, st
 def test_impossible_sizes_are_refused_by_name(bad: dict[str, int]):
     with pytest.raises(ExpungeError, match=f"{next(iter(bad))} is {next(iter(bad.values()))}"):
         Pairs(**{"forget": 1, "retain": 1, "batch_size": 1, "seed": 0} | bad)
+
+
+class TestParts:
+    """Parts of the forget set that are not mixed in a step."""
+
+    PARTS = ((0, 2, 4, 6, 8), (1, 3, 5))
+
+    def test_steps_take_the_parts_in_turn_and_see_each_row_once_an_epoch(self) -> None:
+        plan = Pairs(9, 0, 1, 7, parts=self.PARTS)
+        rows = [plan.forget_rows(step)[0] for step in range(10)]
+        assert sorted(rows[0::2]) == [0, 2, 4, 6, 8]
+        assert sorted(rows[1:6:2]) == [1, 3, 5]
+        assert rows[0::2] != [0, 2, 4, 6, 8] or rows[1:6:2] != [1, 3, 5]
+
+    def test_the_longest_part_decides_how_long_an_epoch_is(self) -> None:
+        assert Pairs(8, 0, 2, 0, parts=self.PARTS).total_steps(1) == 6
+        assert Pairs(8, 0, 2, 0, parts=(tuple(range(8)),)).total_steps(2) == Pairs(8, 0, 2, 0).total_steps(2)
+
+    def test_a_part_without_rows_is_refused(self) -> None:
+        with pytest.raises(ExpungeError, match="part 2 of the forget set has no rows"):
+            Pairs(8, 0, 2, 0, parts=((0, 1), ()))

@@ -43,6 +43,8 @@ class Request:
     """Never trained on, of the same kind as `forget`: for calibration and membership tests."""
     refusals: tuple[str, ...] = ()
     """Answers such as `I do not know that.`, for the methods that teach a refusal."""
+    forget_sources: tuple[int, ...] = ()
+    """How many forget examples each file or data set gave, in order; none: they are of one."""
 
 
 def fingerprint(examples: Iterable[Example]) -> str:

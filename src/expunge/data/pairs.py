@@ -6,7 +6,7 @@ draws random numbers changes what is trained on. The processes share out one glo
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from expunge.errors import ExpungeError
 
-_FORGET, _RETAIN, _REFUSAL = range(3)
+_FORGET, _RETAIN, _REFUSAL, _PARTS = range(4)
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,28 @@ class Pairs:
     seed: int
     refusals: int = 0
     """Number of refusal texts; 0 when there are none."""
+    parts: tuple[tuple[int, ...], ...] = ()
+    """Forget rows that are not mixed in a step: the steps take these parts in turn, each with a sequence of its own."""
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            least = 1 if name in ("forget", "batch_size") else 0
-            if value < least:
+        for name, least in (("forget", 1), ("retain", 0), ("batch_size", 1), ("seed", 0), ("refusals", 0)):
+            if (value := getattr(self, name)) < least:
                 raise ExpungeError(f"{name} is {value}; it has to be at least {least}")
+        if not all(self.parts):
+            raise ExpungeError(f"part {self.parts.index(()) + 1} of the forget set has no rows")
 
     def total_steps(self, epochs: float) -> int:
         """Steps until every forget row has been seen `epochs` times; the last step may run into the next epoch."""
-        return math.ceil(round(epochs * self.forget / self.batch_size, 9))
+        longest = max(map(len, self.parts), default=self.forget)
+        return max(len(self.parts), 1) * math.ceil(round(epochs * longest / self.batch_size, 9))
 
     def forget_rows(self, step: int) -> list[int]:
         """`batch_size` indices into the forget set."""
-        return self._walk(_FORGET, self.forget, step)
+        if not self.parts:
+            return self._walk(_FORGET, self.forget, step)
+        turn, place = divmod(step, len(self.parts))
+        rows = self.parts[place]
+        return [rows[i] for i in self._walk(_PARTS + place, len(rows), turn)]
 
     def retain_rows(self, step: int) -> list[int]:
         """`batch_size` indices into the retain set, independent of the forget rows; none without a retain set."""

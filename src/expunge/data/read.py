@@ -8,12 +8,16 @@ import gzip
 import json
 import re
 import warnings
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
 from expunge.data.example import Example, Request
 from expunge.data.row import check_columns, to_example
+from expunge.data.where import rows_where
 from expunge.errors import ExpungeError
 
 Located = Iterator[tuple[str, dict[str, Any]]]
@@ -56,13 +60,20 @@ def read_request(
     refusals: Source | None = None,
     *,
     columns: Mapping[str, str] | None = None,
+    where: Sequence[str] = (),
 ) -> Request:
-    """Reads each set (one source or several) and warns, with counts, of what is in two sets or twice in the forget set."""
+    """Reads each set (one source or several) and warns, with counts, of what is in two sets or twice in the forget set.
+
+    where  conditions on attributes, `severity > 3`: forget examples for which one does not hold are left out
+    """
+    each = _read_each(forget, columns)
+    chosen, sources = _where(_flat(each), tuple(map(len, each)), where)
     request = Request(
-        forget=_read_all(forget, columns),
-        retain=_read_all(retain, columns),
-        holdout=_read_all(holdout, columns),
+        forget=chosen,
+        retain=_flat(_read_each(retain, columns)),
+        holdout=_flat(_read_each(holdout, columns)),
         refusals=() if refusals is None else read_lines(refusals),
+        forget_sources=sources,
     )
     if not request.forget:
         raise ExpungeError("the forget set is empty; give at least one file with examples to forget")
@@ -96,11 +107,24 @@ def read_lines(source: Source) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _read_all(sources: Source | Sequence[Source] | None, columns: Mapping[str, str] | None) -> tuple[Example, ...]:
-    if sources is None:
-        return ()
-    several = [sources] if isinstance(sources, str | Path) else sources
-    return tuple(example for source in several for example in read_examples(source, columns=columns))
+def _read_each(sources: Source | Sequence[Source] | None, columns: Mapping[str, str] | None) -> list[tuple[Example, ...]]:
+    several = [] if sources is None else [sources] if isinstance(sources, str | Path) else sources
+    return [read_examples(source, columns=columns) for source in several]
+
+
+def _flat(parts: Sequence[tuple[Example, ...]]) -> tuple[Example, ...]:
+    return tuple(example for part in parts for example in part)
+
+
+def _where(
+    examples: tuple[Example, ...], sources: tuple[int, ...], conditions: Sequence[str]
+) -> tuple[tuple[Example, ...], tuple[int, ...]]:
+    """The examples for which the conditions hold, and how many of them each source gave."""
+    if not conditions:
+        return examples, sources
+    rows, ends = rows_where(examples, conditions), list(accumulate(sources))
+    left = Counter(bisect_right(ends, row) for row in rows)
+    return tuple(examples[row] for row in rows), tuple(left[i] for i in range(len(sources)))
 
 
 def _warn(message: str) -> None:

@@ -8,6 +8,20 @@ from expunge.errors import ExpungeError, nearest
 
 def by_attribute(examples: Sequence[Example], key: str) -> dict[Attribute, tuple[Example, ...]]:
     """The examples of each value of an attribute, values in the order of their first example."""
+    return {value: tuple(examples[i] for i in rows) for value, rows in rows_by_attribute(examples, key).items()}
+
+
+def rows_by_attribute(examples: Sequence[Example], key: str) -> dict[Attribute, tuple[int, ...]]:
+    """The places of those examples in `examples`, counted from 0."""
+    check_attribute(examples, key)
+    parts: dict[Attribute, list[int]] = {}
+    for row, example in enumerate(examples):
+        parts.setdefault(example.attributes[key], []).append(row)
+    return {value: tuple(rows) for value, rows in parts.items()}
+
+
+def check_attribute(examples: Sequence[Example], key: str) -> None:
+    """Raises unless every example has the attribute: how many lack it, and the first of them."""
     missing = [row for row, example in enumerate(examples, start=1) if key not in example.attributes]
     if missing:
         known = list(dict.fromkeys(name for example in examples for name in example.attributes))
@@ -17,7 +31,3 @@ def by_attribute(examples: Sequence[Example], key: str) -> dict[Attribute, tuple
             f"{len(missing)} of {len(examples)} examples have no attribute '{key}'{hint}, the first of them "
             f"example {missing[0]}; {there}, and --columns attributes.{key}=COLUMN names its column"
         )
-    parts: dict[Attribute, list[Example]] = {}
-    for example in examples:
-        parts.setdefault(example.attributes[key], []).append(example)
-    return {value: tuple(part) for value, part in parts.items()}

@@ -14,6 +14,7 @@ from expunge.methods.training import (
     DPO,
     IDK,
     NPO,
+    RMU,
     UNDIAL,
     WGA,
     GradientAscent,
@@ -35,6 +36,7 @@ Method = Annotated[
     | WGA
     | SatImp
     | CEU
+    | RMU
     | SelectivePruning
     | NeuronAdjust
     | KeySpaceDetection,
@@ -58,6 +60,7 @@ __all__ = [
     "IDK",
     "METHODS",
     "NPO",
+    "RMU",
     "UNDIAL",
     "WGA",
     "Batch",

@@ -8,9 +8,10 @@ Shape suffixes in all methods: B rows of a batch, T positions, D width, V vocabu
 row-major order.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import ClassVar, Literal, NamedTuple
+from types import MappingProxyType
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,9 +22,10 @@ from expunge.data.example import Request
 
 Family = Literal["training", "editing", "guarding", "composed"]
 
-Need = Literal["forget_logprob", "forget_hidden", "alternative_logprob", "retain_hidden"]
+Need = Literal["forget_logprob", "forget_hidden", "alternative_logprob", "retain_hidden", "start_weights"]
 """A frozen quantity of the start model that a loss wants beside a batch: the sum of answer log-probabilities per row
-(`Tokens.frozen["logprob"]`, shape B), or the final hidden state at labelled positions (`Tokens.frozen["hidden"]`, N x D)."""
+(`Tokens.frozen["logprob"]`, shape B), the final hidden state at labelled positions (`Tokens.frozen["hidden"]`, N x D), or a
+copy of the weights that move (`Batch.start_weights`)."""
 
 
 class Spec(BaseModel):
@@ -60,6 +62,13 @@ class Batch(NamedTuple):
     start_head: Callable[[Tensor], Tensor] | None = None
     """The start model's head, N x D -> N x V, for the losses that compare whole distributions with the start model:
     its final hidden states are kept per token (D numbers) instead of its logits (V numbers) or a second model."""
+    start_weights: Mapping[str, Tensor] | None = None
+    """The start values of the weights that move, by their names in the transformers model: with `exchanged` they give the start
+    model's activations without a second model."""
+    prepared: Mapping[str, Tensor] = MappingProxyType({})
+    """What the method's `prepare` returned."""
+    part: int = 0
+    """Which part of the forget set the rows are of, for methods that keep parts apart."""
 
     def start_logits(self, tokens: Tokens) -> Tensor:
         """Logits of the start model at the labelled positions of `tokens`, N x V; needs `..._hidden` in `needs`."""
@@ -98,6 +107,37 @@ class TrainingMethod(Spec):
     @property
     def uses_refusals(self) -> bool:
         return False
+
+    @property
+    def pad_side(self) -> Literal["right", "left"]:
+        """Where batches are padded; it changes no loss but one that counts pads."""
+        return "right"
+
+    def candidates(self, model: nn.Module) -> set[str]:
+        """The weights among which `parameters` chooses; all, unless a method moves weights of certain roles."""
+        return {name for name, _ in model.named_parameters()}
+
+    def forget_parts(self, request: Request) -> tuple[tuple[int, ...], ...]:
+        """Forget rows that are not to be mixed in a step, which the steps take in turn; none: all are one set.
+
+        Called before a model is loaded, and so the place to refuse fields that do not fit the data.
+        """
+        return ()
+
+    def for_part(self, part: int, parts: int) -> Self:
+        """The method as it runs on one of several parts of the forget set alone (SPUNGE)."""
+        return self
+
+    def prepare(self, model: nn.Module, probes: Sequence[Tokens]) -> Mapping[str, Tensor]:
+        """What the loss or `finished` takes from the start model beyond `needs`, measured once before the loop.
+
+        probes  up to 16 fixed rows of each forget part, one batch a part
+        """
+        return {}
+
+    def finished(self, model: nn.Module, probes: Sequence[Tokens], prepared: Mapping[str, Tensor]) -> str | None:
+        """Asked every `stop_every` steps, without gradient: why the run is to end now, or nothing."""
+        return None
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Pure: the same model and batch give the same loss; gradients reach only the weights that require them."""

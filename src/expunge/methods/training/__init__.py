@@ -8,6 +8,7 @@ from expunge.methods.training.gradient_difference import GradientDifference
 from expunge.methods.training.idk import IDK
 from expunge.methods.training.kl_minimization import KLMinimization
 from expunge.methods.training.npo import NPO
+from expunge.methods.training.rmu import RMU
 from expunge.methods.training.satimp import SatImp
 from expunge.methods.training.simnpo import SimNPO
 from expunge.methods.training.undial import UNDIAL
@@ -18,6 +19,7 @@ __all__ = [
     "DPO",
     "IDK",
     "NPO",
+    "RMU",
     "UNDIAL",
     "WGA",
     "FineTune",

@@ -1,0 +1,105 @@
+"""Conditions on attributes, `severity > 3`, read as data: a name, a comparison, a number or words. Nothing is evaluated."""
+
+import math
+import operator
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from expunge.data.example import Attribute, Example
+from expunge.data.split import check_attribute
+from expunge.errors import ExpungeError
+
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "!=": operator.ne,
+    "==": operator.eq,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_CONDITION = re.compile(r"\s*(?P<name>[^\s<>=!]+)\s*(?P<comparison><=|>=|!=|==|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
+
+
+class Condition(NamedTuple):
+    """One comparison of an attribute with a value."""
+
+    attribute: str
+    comparison: str
+    value: str | float | bool
+
+    def holds(self, found: Attribute) -> bool:
+        """Numbers compare as numbers, texts and truth values by equality only."""
+        if isinstance(self.value, float):
+            return _is_number(found) and COMPARISONS[self.comparison](float(found), self.value)
+        same = found == self.value if isinstance(self.value, bool) else str(found) == self.value
+        return same is (self.comparison != "!=")
+
+    def __str__(self) -> str:
+        return f"{self.attribute} {self.comparison} {f'{self.value:g}' if isinstance(self.value, float) else self.value}"
+
+
+def parse(text: str) -> Condition:
+    """`NAME < <= > >= = != VALUE`; the value is a number, true, false, or words, in quotes where they would be a number."""
+    match = _CONDITION.fullmatch(text)
+    if not match or not match["value"]:
+        raise ExpungeError(f"'{text}' is no condition; write an attribute, a comparison and a value, such as 'severity > 3'")
+    value = _value(match["value"])
+    if match["comparison"] in ("<", "<=", ">", ">=") and not isinstance(value, float):
+        raise ExpungeError(f"'{text}' compares with '{match['value']}', which is not a number; use = or != for words")
+    return Condition(match["name"], match["comparison"], value)
+
+
+def rows_where(examples: Sequence[Example], conditions: Sequence[str]) -> list[int]:
+    """Places, from 0, of the examples for which all conditions hold.
+
+    Errors: a condition that cannot be read; rows without the attribute, or with words where a number is compared (how many, the
+    first); conditions that hold nowhere.
+    """
+    rows = list(range(len(examples)))
+    for text in conditions:
+        condition = parse(text)
+        check_attribute(examples, condition.attribute)
+        if isinstance(condition.value, float):
+            _check_numbers(examples, condition)
+        rows = [row for row in rows if condition.holds(examples[row].attributes[condition.attribute])]
+        if not rows:
+            raise ExpungeError(f"none of {len(examples)} examples is left by '{text}'{_seen(examples, condition.attribute)}")
+    return rows
+
+
+def _value(text: str) -> str | float | bool:
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        return text[1:-1]
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text
+
+
+def _is_number(value: Attribute) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_numbers(examples: Sequence[Example], condition: Condition) -> None:
+    """A number beside words would compare as nothing at all: `group = 3` for `group: "3"`."""
+    words = [row for row, e in enumerate(examples, start=1) if not _is_number(e.attributes[condition.attribute])]
+    if words:
+        first = examples[words[0] - 1].attributes[condition.attribute]
+        raise ExpungeError(
+            f"'{condition}' compares numbers, but '{condition.attribute}' is none in {len(words)} of {len(examples)} examples, "
+            f"the first of them example {words[0]} ('{first}'); put the value in quotes, or correct the data"
+        )
+
+
+def _seen(examples: Sequence[Example], attribute: str) -> str:
+    values = [example.attributes[attribute] for example in examples]
+    numbers = [float(value) for value in values if _is_number(value)]
+    if len(numbers) == len(values):
+        return f"; {attribute} goes from {min(numbers):g} to {max(numbers):g}"
+    different = list(dict.fromkeys(map(str, values)))
+    return f"; {attribute} is {', '.join(different[:8])}{' ...' if len(different) > 8 else ''}"

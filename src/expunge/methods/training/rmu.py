@@ -1,0 +1,235 @@
+"""RMU: drive the hidden states of forget texts onto a random direction, hold those of retain texts where they were."""
+
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import AfterValidator, BeforeValidator, Field
+from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
+
+from expunge.data.encode import Tokens
+from expunge.data.example import Request
+from expunge.data.split import rows_by_attribute
+from expunge.errors import ExpungeError
+from expunge.methods.base import Batch, Loss, Need, TrainingMethod
+from expunge.models.blocks import Blocks, blocks_of
+from expunge.models.section import Section, exchanged, section
+
+COEFFICIENT = 6.5
+ADAPTIVE_COEFFICIENT = 5.0
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, int | float) else value
+
+
+def _not_negative(values: tuple[float, ...]) -> tuple[float, ...]:
+    if any(not 0 <= value < float("inf") for value in values):
+        raise ValueError("give numbers that are not negative")
+    return values
+
+
+Each = Annotated[tuple[float, ...], BeforeValidator(_listed), AfterValidator(_not_negative)]
+"""One number for all forget domains, or one for each."""
+
+
+class Distance(NamedTuple):
+    """Mean squared distances of hidden states to their targets, over D and then over the tokens of a row, and over rows."""
+
+    all: Tensor
+    without_first: Tensor
+    """Without the first token of each row, the attention sink."""
+
+
+class RMU(TrainingMethod):
+    """L = mean over rows, tokens, D of (h - c u)^2 (forget)  +  alpha * the same mean of (h - h_start)^2 (retain).
+
+    h, h_start: hidden states after block `layer` of the model and of the start model. u: a random unit vector with positive
+    coordinates, one for each forget domain; steps take the domains in turn. Only the down projections of `layer` and the two
+    blocks before it move, by role and not by index (index 6 is the output of attention in Qwen2, and a norm in today's Mixtral).
+
+    Divided by D as in the release, which leaves the ratio of the terms and Adam's steps as they are. Pads do not count. The first
+    token of a row is the attention sink: its norm is about a hundred times a usual token's, so it alone makes most of the forget
+    loss; the record has both terms with and without it, and `exclude_bos` leaves it out of the loss.
+
+    The pass ends at `layer`. The blocks below the first edited one run once and without gradient for both passes over the retain
+    rows; the start model is those few matrices, exchanged for the moment of its pass, which has no dropout.
+    Known limit: forget tokens collapse onto one direction, so few steps of fine-tuning, or removing it, bring most back.
+    """
+
+    paper: ClassVar[str] = "Li et al. 2024, arXiv 2403.03218; adaptive: Dang et al. 2024, arXiv 2408.06223"
+    formula: ClassVar[str] = "L = |h - c u|^2(forget) + alpha |h - h_start|^2(retain), h after block `layer`"
+    cost: ClassVar[str] = "forward to `layer`, gradient of three matrices and a copy of them; one of four passes without gradient"
+    learning_rate: ClassVar[float] = 5e-5
+
+    name: Literal["rmu"] = "rmu"
+    layer: int = 7
+    """Block whose output the loss reads, from 0; 7 of 32 in the published runs. Negative: counted from the end."""
+    edited: tuple[int, ...] = ()
+    """Blocks whose weights move; left out, `layer` and the two before it."""
+    role: Literal["down_proj", "attention_out"] = "down_proj"
+    """Which matrix of an edited block moves: the one that ends the MLP, or the one that ends attention."""
+    alpha: Each = Field((1200.0,), min_length=1)
+    """Factor of the retain term; one number, or one for each forget domain."""
+    coefficient: Each = ()
+    """Norm of the forget target (c); with `adaptive` a factor of the norm that is there. One number, or one for each forget
+    domain; left out, 6.5, and 5 with `adaptive`."""
+    adaptive: bool = False
+    """The target's norm is `coefficient` times the mean norm of the start model's hidden states after `layer` on forget rows:
+    the same coefficient then suits any layer of any model."""
+    domains: str | None = None
+    """Attribute whose values are the forget domains; left out, each forget file is a domain."""
+    exclude_bos: bool = False
+    """Leave the first token of each row, usually BOS, out of both terms."""
+    control_seed: int = Field(42, ge=0)
+    """Seed of the forget targets' directions."""
+    stop_below_cosine: float | None = Field(None, gt=-1, lt=1)
+    """Stop when, in every domain, the mean cosine between the hidden states of 16 fixed forget rows and what they were at the
+    start is below this; 0.5 in SPUNGE. Checked every `stop_every` steps."""
+    compat: Literal["none", "wmdp"] = "none"
+    """wmdp: as the release computes it, to compare with published numbers: batches are padded on the left, pads count in both
+    means, directions are drawn in the model's dtype."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"start_weights"})
+
+    @property
+    def uses_retain(self) -> bool:
+        return any(self.alpha)
+
+    @property
+    def pad_side(self) -> Literal["right", "left"]:
+        return "left" if self.compat == "wmdp" else "right"
+
+    def candidates(self, model: nn.Module) -> set[str]:
+        places = blocks_of(model)
+        at = places.down_proj if self.role == "down_proj" else places.attention_out
+        wanted = {at(i) for i in self._edited(places)}
+        return {name for name, _ in model.named_parameters() if name in wanted}
+
+    def forget_parts(self, request: Request) -> tuple[tuple[int, ...], ...]:
+        if self.domains is not None:
+            parts = tuple(rows_by_attribute(request.forget, self.domains).values())
+        else:
+            ends = [0, *accumulate(request.forget_sources or (len(request.forget),))]
+            parts = tuple(tuple(range(start, stop)) for start, stop in pairwise(ends) if stop > start)
+        self._check_counts(len(parts))
+        return parts
+
+    def for_part(self, part: int, parts: int) -> "RMU":
+        """With the numbers of that domain, and a direction of its own."""
+        self._check_counts(parts)
+        own = {"alpha": _of(self.alpha, part), "coefficient": _of(self.coefficient, part)}
+        return self.model_copy(update={**own, "control_seed": self.control_seed + part, "domains": None})
+
+    def prepare(self, model: nn.Module, probes: Sequence[Tokens]) -> Mapping[str, Tensor]:
+        """Norms [domains] for the adaptive targets; hidden states of the probes, to compare with later."""
+        prepared: dict[str, Tensor] = {}
+        if self.adaptive:
+            prepared["norm"] = torch.stack([self._states(model, probe).norm(dim=-1).mean() for probe in probes])
+        if self.stop_below_cosine is not None:
+            prepared |= {f"probe {i}": self._states(model, probe) for i, probe in enumerate(probes)}
+        return prepared
+
+    def finished(self, model: nn.Module, probes: Sequence[Tokens], prepared: Mapping[str, Tensor]) -> str | None:
+        if self.stop_below_cosine is None:
+            return None
+        cosines = [
+            float(cosine_similarity(self._states(model, probe), prepared[f"probe {i}"], dim=-1).mean())
+            for i, probe in enumerate(probes)
+        ]
+        if max(cosines) >= self.stop_below_cosine:
+            return None
+        said = ", ".join(f"{cosine:.2f}" for cosine in cosines)
+        return f"the hidden states of forget rows have cosine {said} with their start, below {self.stop_below_cosine}"
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        if batch.start_weights is None:
+            raise ValueError("this batch carries no start weights: the loop must see `needs`")
+        places = blocks_of(model)
+        first, layer = min(self._edited(places)), self._layer(places)
+        terms: dict[str, Distance] = {}
+        (alpha,) = _of(self.alpha, batch.part)
+        if alpha and batch.retain is not None:
+            start = self._start(model, batch.retain, batch.start_weights, first, layer)
+            now = section(model, batch.retain, first, layer, start.entering)
+            terms["retain"] = self._distance(now.hidden_BTD, start.hidden_BTD, batch.retain)
+        hidden_BTD = section(model, batch.forget, first, layer).hidden_BTD
+        terms["forget"] = self._distance(hidden_BTD, self._target(batch, hidden_BTD), batch.forget)
+        used = {name: term.without_first if self.exclude_bos else term.all for name, term in terms.items()}
+        parts = {name: term.all.detach() for name, term in terms.items()}
+        parts |= {f"{name}_without_bos": term.without_first.detach() for name, term in terms.items()}
+        return Loss(used["forget"] + (alpha * used["retain"] if "retain" in used else 0.0), parts)
+
+    def _start(self, model: nn.Module, tokens: Tokens, weights: Mapping[str, Tensor], first: int, layer: int) -> Section:
+        """The start model's states, and what entered its first edited block, which the pass with gradient takes up."""
+        was_training = model.training
+        model.eval()  # as for every frozen quantity: dropout would be noise in the target
+        with torch.no_grad(), exchanged(model, weights):
+            start = section(model, tokens, first, layer)
+        model.train(was_training)
+        return start
+
+    def _target(self, batch: Batch, hidden_BTD: Tensor) -> Tensor:
+        """c u [D], float32. Drawn from the seed each time, domain by domain in order: small, and nothing to keep."""
+        width = hidden_BTD.shape[-1]
+        dtype = hidden_BTD.dtype if self.compat == "wmdp" else torch.float32
+        generator = torch.Generator().manual_seed(self.control_seed)
+        drawn = [torch.rand(width, generator=generator, dtype=dtype) for _ in range(batch.part + 1)]
+        unit_D: Tensor = (drawn[-1] / drawn[-1].norm()).to(hidden_BTD.device)
+        (factor,) = _of(self.coefficient, batch.part) or (ADAPTIVE_COEFFICIENT if self.adaptive else COEFFICIENT,)
+        return unit_D * factor * batch.prepared["norm"][batch.part] if self.adaptive else unit_D * factor
+
+    def _distance(self, hidden_BTD: Tensor, target: Tensor, tokens: Tokens) -> Distance:
+        squared_BT = (hidden_BTD.float() - target.float()).square().mean(-1)
+        counted_BT = torch.ones_like(tokens.attention_mask_BT) if self.compat == "wmdp" else tokens.attention_mask_BT
+        after_BT = counted_BT * (counted_BT.cumsum(1) > 1)
+        return Distance(_mean(squared_BT, counted_BT), _mean(squared_BT, after_BT))
+
+    def _states(self, model: nn.Module, tokens: Tokens) -> Tensor:
+        """Hidden states [N, D] at the tokens that the loss counts, float32; without dropout."""
+        places = blocks_of(model)
+        layer = self._layer(places)
+        was_training = model.training
+        model.eval()
+        hidden_BTD = section(model, tokens, layer, layer).hidden_BTD
+        model.train(was_training)
+        counted_BT = tokens.attention_mask_BT
+        if self.exclude_bos:
+            counted_BT = counted_BT * (counted_BT.cumsum(1) > 1)
+        return hidden_BTD[counted_BT.bool()].float()
+
+    def _check_counts(self, parts: int) -> None:
+        for name, values in (("alpha", self.alpha), ("coefficient", self.coefficient)):
+            if len(values) not in (0, 1, parts):
+                raise ExpungeError(
+                    f"--{name} has {len(values)} numbers for {parts} forget domains; give one for all, or one for each in order"
+                )
+
+    def _layer(self, places: Blocks) -> int:
+        places.block(self.layer)  # raises where there is none
+        return self.layer % places.count
+
+    def _edited(self, places: Blocks) -> list[int]:
+        layer = self._layer(places)
+        if not self.edited:
+            return list(range(max(layer - 2, 0), layer + 1))
+        for i in self.edited:
+            places.block(i)
+        edited = sorted(i % places.count for i in self.edited)
+        if edited[-1] > layer:
+            raise ExpungeError(f"block {edited[-1]} is to be edited, but the loss reads block {layer} and never sees it")
+        return edited
+
+
+def _of(values: tuple[float, ...], part: int) -> tuple[float, ...]:
+    """That part's number, where one stands for all; none where there is none."""
+    return values[part : part + 1] if len(values) > 1 else values
+
+
+def _mean(values_BT: Tensor, counted_BT: Tensor) -> Tensor:
+    """Mean over the counted tokens of a row (0 for a row without any), and over rows."""
+    return ((values_BT * counted_BT).sum(1) / counted_BT.sum(1).clamp(min=1)).mean()
