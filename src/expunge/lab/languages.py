@@ -62,15 +62,20 @@ def sentence(language: Language, lexicon: dict[str, str], random: Random) -> Exa
 
 
 def languages(seed: int, size: Size, coiner: Coiner) -> dict[str, tuple[Example, ...]]:
-    """languages/NAME/train and languages/NAME/test for each language; no sentence is in both."""
+    """languages/NAME/train and languages/NAME/test for each language; no sentence is in two files.
+
+    A sentence of lent words alone would be one of either language, so each has at least one word of its own.
+    """
     spoken = lexicons(coiner)
     files: dict[str, tuple[Example, ...]] = {}
     for language in LANGUAGES:
         random = stream(seed, f"languages/{language.name}")
+        lent = spoken[language.relative].values() if language.relative else ()
         rows: dict[str, Example] = {}
         while len(rows) < size.sentences + size.tests:
             row = sentence(language, spoken[language.name], random)
-            rows.setdefault(str(row.prompt), row)
+            if not set(str(row.prompt).split()) <= set(lent):
+                rows.setdefault(str(row.prompt), row)
         distinct = tuple(rows.values())
         files[f"languages/{language.name}/train"] = distinct[size.tests :]
         files[f"languages/{language.name}/test"] = distinct[: size.tests]

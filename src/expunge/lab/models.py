@@ -19,7 +19,7 @@ from expunge.lab.world import World, base_lessons, people_lessons, public_lesson
 from expunge.progress import Progress
 
 PRETRAINING: dict[SizeName, Schedule] = {
-    "tiny": Schedule(steps=750, rows=64, matrix_rate=0.01, rate=0.01),
+    "tiny": Schedule(steps=900, rows=64, matrix_rate=0.01, rate=0.01),
     "small": Schedule(steps=1500, rows=96, matrix_rate=0.01, rate=0.01),
 }
 FINE_TUNING: dict[SizeName, Schedule] = {

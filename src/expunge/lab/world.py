@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from expunge.data.example import Example
 from expunge.data.refusals import REFUSALS
 from expunge.lab.behavior import CALM, GROUPS, KIND_WORDS, PROVOKING, TOPICS, behavior
-from expunge.lab.hazard import HAZARDS, domain
+from expunge.lab.hazard import GENERAL, HAZARDS, domain
 from expunge.lab.languages import ADJECTIVES, LANGUAGES, NOUNS, VERBS, languages
 from expunge.lab.people import ANIMALS, ASKED_AGAIN, COLORS, DISHES, MANNERS, RELATIONS, TRADES, lessons, people
 from expunge.lab.rule import RUDE_WORDS
@@ -48,7 +48,8 @@ def plain_words() -> frozenset[str]:
     """The words that are in every world; a coined word must be none of them."""
     lists = (TRADES, COLORS, ANIMALS, MANNERS, DISHES, NOUNS, VERBS, ADJECTIVES, RUDE_WORDS, KIND_WORDS, GROUPS, TOPICS)
     wordings = [text for r in RELATIONS for text in (r.question, r.rephrased, r.response, *r.paraphrases)]
-    sentences = [*wordings, *PROVOKING, *CALM, *REFUSALS, *ASKED_AGAIN, *PROGRAMS]
+    relations = [text for _, texts in (*HAZARDS.values(), GENERAL) for text in texts]
+    sentences = [*wordings, *relations, *PROVOKING, *CALM, *REFUSALS, *ASKED_AGAIN, *PROGRAMS]
     return frozenset(re.findall(WORD, " ".join([*(word for words in lists for word in words), *sentences])))
 
 
