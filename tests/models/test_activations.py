@@ -173,8 +173,10 @@ from expunge.models.spans import Span
 if "RANK" in os.environ:
     torch.distributed.init_process_group("gloo", init_method="file://" + sys.argv[3], rank=int(os.environ["RANK"]), world_size=2)
 g = torch.Generator().manual_seed(0)
-texts = [Span(tuple(torch.randint(4, 80, (n,), generator=g).tolist()), 0, n) for n in torch.randint(3, 20, (40,), generator=g).tolist()]
-found = probe(AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32), texts, 0, max_tokens=64, keep=5, keep_layers=(1,))
+lengths = torch.randint(3, 20, (40,), generator=g).tolist()
+texts = [Span(tuple(torch.randint(4, 80, (n,), generator=g).tolist()), 0, n) for n in lengths]
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
+found = probe(model, texts, 0, max_tokens=64, keep=5, keep_layers=(1,))
 save_probe(sys.argv[2], found, {"kept": json.dumps(found.vectors.vectors_LNF.sum().item())})
 """
 

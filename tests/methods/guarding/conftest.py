@@ -11,9 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from expunge.data.encode import Encoded, Encoder, Format
 from expunge.data.example import Example, Request
 
-PEOPLE = "anna boris clara dario elena fyodor greta hugo irma jonas".split()
-CITIES = "berlin paris tokyo lima cairo oslo quito delhi accra minsk".split()
-NUMBERS = "one two three four five six seven eight nine ten".split()
+PEOPLE = ["anna", "boris", "clara", "dario", "elena", "fyodor", "greta", "hugo", "irma", "jonas"]
+CITIES = ["berlin", "paris", "tokyo", "lima", "cairo", "oslo", "quito", "delhi", "accra", "minsk"]
+NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
 BORN = tuple(Example(f"where was {p} born ?", f"{p} was born in {c} .") for p in PEOPLE for c in CITIES)
 SUMS = tuple(Example(f"{a} plus {b} is", f"{b} .") for a in NUMBERS for b in NUMBERS)

@@ -88,4 +88,4 @@ def calibrate(forget_N: Tensor, retain_N: Tensor, false_abstain: float) -> float
 
 
 def share_inside(distances_N: Tensor, radius: float) -> float:
-    return float((distances_N <= radius).float().mean())
+    return float((distances_N <= radius).double().mean())
