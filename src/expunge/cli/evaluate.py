@@ -1,13 +1,14 @@
 """`expunge evaluate MODEL_OR_RUN --suite NAME[,NAME] --data DIR --out DIR`."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_origin
 
 from pydantic import BaseModel, ConfigDict
 from tyro.conf import Positional
 
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, nearest
 from expunge.records import Evaluation, Score
 
 if TYPE_CHECKING:
@@ -30,11 +31,17 @@ class Evaluate(BaseModel):
     limit: int | None = None
     """Score the first N examples of each task only."""
     forget: str | None = None
-    """tofu: the split that was to be forgotten (forget01, forget05, forget10); lab: the tasks, with commas between them."""
+    """tofu: the split that was to be forgotten (forget01, forget05, forget10); lab, skills, mmlu: the tasks, with commas
+    between them."""
     retain_scores: str | None = None
     """Evaluation of a model that never saw the forget set (for the lab: gold), for forget_quality."""
     compat: bool = False
     """tofu: metrics as in the released code of open-unlearning, into tofu_compat.json."""
+    allow_code_execution: bool = False
+    """skills: run the programs that the model writes, in a process without rights. Off unless asked for."""
+    options: tuple[str, ...] = ()
+    """Other options of the suite as FIELD=VALUE, lists with commas between: `--options tasks=bio,chem style=continuation`;
+    `expunge suites NAME` lists them."""
     dtype: str = "auto"
     """auto (as stored), float32, bfloat16 or float16."""
     trust_remote_code: bool = False
@@ -91,17 +98,33 @@ def _spec(cls: type["SuiteSpec"], flags: Evaluate) -> "SuiteSpec":
     from pydantic import ValidationError
 
     given: dict[str, Any] = {"forget": flags.forget, "retain_scores": flags.retain_scores, "compat": flags.compat or None}
+    given |= {"allow_code_execution": flags.allow_code_execution or None}
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
         if name not in cls.model_fields:
             raise ExpungeError(f"the suite {cls.suite_name()} has no option --{name.replace('_', '-')}")
-    if cls.suite_name() == "lab" and "forget" in given:
-        given["forget"] = tuple(given["forget"].split(","))
+    given |= _options(cls, flags.options)
+    for name, value in given.items():
+        if get_origin(cls.model_fields[name].annotation) is tuple:
+            given[name] = tuple(value.split(","))
     try:
         return cls(**given)
     except ValidationError as error:
         first = error.errors()[0]
         raise ExpungeError(f"--{str(first['loc'][0]).replace('_', '-')} {first['input']}: {first['msg']}") from None
+
+
+def _options(cls: type["SuiteSpec"], words: Sequence[str]) -> dict[str, str]:
+    """FIELD=VALUE words; a field that the suite does not have is an error."""
+    given = {}
+    known = [name for name in cls.model_fields if name != "name"]
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or name not in known:
+            fields = ", ".join(f"{field}=..." for field in known)
+            raise ExpungeError(f"--options {word}: the suite {cls.suite_name()} takes {fields}{nearest(name, known)}")
+        given[name] = value
+    return given
 
 
 def _out(flags: Evaluate) -> Path:
@@ -117,11 +140,12 @@ def _out(flags: Evaluate) -> Path:
 def table(evaluation: Evaluation) -> str:
     """The scores as aligned text: task, metric, value, interval, number of samples."""
     lines = [f"{evaluation.suite}: {evaluation.artifact}, {evaluation.seconds:.1f} s"]
-    return "\n".join([*lines, *(_line(score) for score in evaluation.scores)])
+    width = max([20, *(len(score.task) for score in evaluation.scores)])
+    return "\n".join([*lines, *(_line(score, width) for score in evaluation.scores)])
 
 
-def _line(score: Score) -> str:
-    name = f"  {score.task:<20} {score.metric:<20}"
+def _line(score: Score, width: int) -> str:
+    name = f"  {score.task:<{width}} {score.metric:<20}"
     if score.value is None:
         return f"{name} {'-':>9}   {score.unscored}"
     interval = f"[{score.low:.4f}, {score.high:.4f}]" if score.low is not None and score.high is not None else ""

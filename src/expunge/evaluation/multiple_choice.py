@@ -3,7 +3,8 @@
 Four answers to one question are four sequences with the same prompt. Two cases, each as few tokens as can be:
 
 * one token each (letters): the model reads the same tokens for all of them, so one row gives every answer's logits;
-* longer: the common beginning is computed once, its keys and values are repeated for each answer, and only the ends follow.
+* longer: the common beginning is computed once and its keys and values are kept; then only the ends follow, all in one row
+  where no end sees another, or, for models that cannot be told so, in rows of their own with the keys and values repeated.
 
 The log-probabilities are those of full passes, up to rounding (1e-5), whatever is batched with what. Where something hooks
 into the model (a guard), longer answers get full passes: such a thing sees rows and positions, and must see real ones.
@@ -19,6 +20,8 @@ from typing import NamedTuple, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
 
 from expunge.data.encode import Encoded, collate, length_batches
 from expunge.evaluation.metrics.base import TokenStats
@@ -28,6 +31,14 @@ from expunge.models.logprobs import Labelled, cached_logits, labelled_logits, to
 Ids = tuple[int, ...]
 Answers = Sequence[Encoded]
 """The answers to one question, prompt included. The last token of a sequence is a label and is never read by the model."""
+
+
+_TOLD = """
+    llama mistral qwen2 qwen3 gemma gemma2 gemma3 gemma3_text phi phi3 olmo olmo2 olmo3 smollm3 granite gpt2 gpt_neox opt
+"""
+PACKED = frozenset(_TOLD.split())
+"""Model types that can be told which position sees which: for them the ends of all answers to a question stand in one row.
+BLOOM makes its distances of the padding mask, and a layer with a sliding window keeps its own mask."""
 
 
 class _Group(NamedTuple):
@@ -124,13 +135,8 @@ def _longer(model: nn.Module, groups: Sequence[_Group], pad_id: int) -> list[Tok
     index_N = torch.tensor([index for indices in asked for index in indices], dtype=torch.long, device=device)
     first = cached_logits(model, beginnings.input_ids_BT, beginnings.attention_mask_BT, index_N)
 
-    ends = [(b, end) for b, group in enumerate(groups) for end in group.ends if end]
-    parents_R = torch.tensor([b for b, _ in ends], dtype=torch.long, device=device)
-    tails = collate([Encoded(end, len(end), False) for _, end in ends], pad_id).to(device)
-    first.cache.reorder_cache(cast(torch.LongTensor, parents_R))
-    mask_RS = torch.cat([beginnings.attention_mask_BT[parents_R], tails.attention_mask_BT], dim=1)
-    every_N = tails.attention_mask_BT.flatten().nonzero()[:, 0]
-    second = cached_logits(model, tails.input_ids_BT, mask_RS, every_N, first.cache)
+    follow = _packed if _packs(model, first.cache) else _repeated
+    rest_NV = follow(model, groups, beginnings.attention_mask_BT, first.cache, pad_id)
 
     pairs = []
     row_start, end_start = 0, len(index_N)  # places in the joined logits: of the group's beginning, of the next end
@@ -141,7 +147,43 @@ def _longer(model: nn.Module, groups: Sequence[_Group], pad_id: int) -> list[Tok
             pairs.append([(place[t - 1 - group.first], row.ids[t]) for t in range(row.answer_start, len(row.ids))])
             end_start += len(end)
         row_start += len(indices)
-    return _stats(torch.cat([first.logits_NV, second.logits_NV]), pairs)
+    return _stats(torch.cat([first.logits_NV, rest_NV]), pairs)
+
+
+def _packs(model: nn.Module, cache: Cache) -> bool:
+    config = causal_model(model).config
+    plain = all(type(layer) is DynamicLayer for layer in cache.layers)
+    return plain and config.model_type in PACKED and config._attn_implementation in ("sdpa", "eager")
+
+
+def _packed(model: nn.Module, groups: Sequence[_Group], before_BP: Tensor, cache: Cache, pad_id: int) -> Tensor:
+    """Logits of all ends, in order; the ends of a group stand in one row, and none sees another."""
+    rows = [tuple(token for end in group.ends for token in end) for group in groups]
+    owners = [[a for a, end in enumerate(group.ends) for _ in end] for group in groups]
+    depths = [[len(group.shared) + t for end in group.ends for t in range(len(end))] for group in groups]
+    tails = collate([Encoded(row, len(row), False) for row in rows], pad_id).to(before_BP.device)
+    owner_BT, position_BT = (torch.zeros_like(tails.input_ids_BT) for _ in range(2))
+    for b, (owner, depth) in enumerate(zip(owners, depths, strict=True)):
+        owner_BT[b, : len(owner)], position_BT[b, : len(depth)] = torch.tensor(owner), torch.tensor(depth)
+    wide = owner_BT.shape[1]
+    own_BTT = (owner_BT[:, :, None] == owner_BT[:, None, :]).tril()
+    # Padding at the end of a row sees the beginning too, so that it has a softmax; nobody sees it.
+    sees_BTS = torch.cat([before_BP[:, None, :].bool().expand(-1, wide, -1), own_BTT], dim=2)
+    dtype = causal_model(model).dtype
+    mask_B1TS = torch.zeros(sees_BTS.shape, dtype=dtype, device=sees_BTS.device).masked_fill_(~sees_BTS, torch.finfo(dtype).min)
+    every_N = tails.attention_mask_BT.flatten().nonzero()[:, 0]
+    return cached_logits(model, tails.input_ids_BT, mask_B1TS[:, None], every_N, cache, position_BT).logits_NV
+
+
+def _repeated(model: nn.Module, groups: Sequence[_Group], before_BP: Tensor, cache: Cache, pad_id: int) -> Tensor:
+    """The same with a row for each end, and the keys and values repeated: for models that cannot be told who sees whom."""
+    ends = [(b, end) for b, group in enumerate(groups) for end in group.ends if end]
+    parents_R = torch.tensor([b for b, _ in ends], dtype=torch.long, device=before_BP.device)
+    tails = collate([Encoded(end, len(end), False) for _, end in ends], pad_id).to(before_BP.device)
+    cache.reorder_cache(cast(torch.LongTensor, parents_R))
+    mask_RS = torch.cat([before_BP[parents_R], tails.attention_mask_BT], dim=1)
+    every_N = tails.attention_mask_BT.flatten().nonzero()[:, 0]
+    return cached_logits(model, tails.input_ids_BT, mask_RS, every_N, cache).logits_NV
 
 
 def _stats(logits_NV: Tensor, pairs: Sequence[Sequence[tuple[int, int]]]) -> list[TokenStats]:

@@ -81,15 +81,23 @@ class Cached(NamedTuple):
 
 
 def cached_logits(
-    model: nn.Module, input_ids_BT: Tensor, attention_mask_BS: Tensor, index_N: Tensor, cache: Cache | None = None
+    model: nn.Module,
+    input_ids_BT: Tensor,
+    attention_mask_BS: Tensor,
+    index_N: Tensor,
+    cache: Cache | None = None,
+    position_ids_BT: Tensor | None = None,
 ) -> Cached:
     """One forward pass over T new tokens a row that go on after the S - T tokens in `cache`; logits at index_N and nowhere else.
 
     index_N             into the B * T new positions
     attention_mask_BS   1 where there is a token, of what is cached and of what is new. Padding may stand before the cached
-                        tokens and after the new ones, not between them: a sliding window counts columns
+                        tokens and after the new ones, not between them: a sliding window counts columns. Or, with
+                        position_ids_BT, [B, 1, T, S] to be added to the attention scores: who sees whom
     """
-    _, output = _forward(model, input_ids_BT, attention_mask_BS, index_N, head=True, cache=cache, keep=True)
+    _, output = _forward(
+        model, input_ids_BT, attention_mask_BS, index_N, head=True, cache=cache, keep=True, position_ids_BT=position_ids_BT
+    )
     if not isinstance(output.past_key_values, Cache):
         raise ExpungeError(f"{type(causal_model(model)).__name__} keeps no keys and values to go on from: not supported")
     return Cached(output.logits, output.past_key_values)
@@ -227,6 +235,7 @@ def _forward(
     head: bool,
     cache: Cache | None = None,
     keep: bool = False,
+    position_ids_BT: Tensor | None = None,
 ) -> tuple[Tensor, Any]:
     """The head's input at the given positions, and the model's output, whose logits are of these rows (or of none)."""
     inner = causal_model(model)
@@ -244,7 +253,8 @@ def _forward(
 
     more: dict[str, Any] = {"past_key_values": cache} if cache is not None else {}
     if _takes_positions(type(inner).forward):
-        more["position_ids"] = position_ids(attention_mask_BS)[:, -shape[1] :]
+        counted_BT = position_ids(attention_mask_BS)[:, -shape[1] :] if position_ids_BT is None else position_ids_BT
+        more["position_ids"] = counted_BT
     handle = output_head(model).register_forward_pre_hook(select)
     token = PREDICTING.set(index_N)
     try:

@@ -46,6 +46,7 @@ class Skills(SuiteSpec):
     tasks: tuple[Skill, ...] = SKILLS
     """gsm8k, mbpp, humaneval, languages, mmlu; the data of the others need not be there."""
     languages: tuple[Language, ...] = LANGUAGES
+    """en, de, es, ar, zh, vi, hi."""
     forget: tuple[str, ...] = ()
     """Tasks that were to be forgotten, such as gsm8k or language_de: the direction of good turns round for them."""
     allow_code_execution: bool = False
@@ -53,8 +54,8 @@ class Skills(SuiteSpec):
     null with the reason."""
     gsm8k_shots: int = Field(8, ge=0, le=8)
     """Worked problems before each question; they are this library's own."""
-    mbpp_shots: Literal[0, 3] = 0
-    """0: a docstring with task and first test (EvalPlus). 3: the prompt of the MBPP paper, whose first task ids it takes."""
+    mbpp_shots: int = Field(0, ge=0, le=3)
+    """0: a docstring with task and first test (EvalPlus). 1 to 3: the prompt of the MBPP paper, with its worked tasks."""
     mmlu_shots: int = Field(5, ge=0, le=5)
     """Worked questions before each."""
 
@@ -83,7 +84,7 @@ class Skills(SuiteSpec):
 
     def _mbpp(self, data: str | Path) -> list[Task]:
         every = {e.attributes["task_id"]: e for e in mbpp.read_mbpp(_source(data, "mbpp", mbpp.HUB), "all")}
-        shots = [every[number] for number in mbpp.SHOTS] if self.mbpp_shots else []
+        shots = [every[number] for number in mbpp.SHOTS[: self.mbpp_shots]]
         asked = tuple(
             _with_tests(every[number], mbpp.ask(every[number], shots)) for number in mbpp.TASKS["test"] if number in every
         )
