@@ -23,8 +23,8 @@ PRETRAINING: dict[SizeName, Schedule] = {
     "small": Schedule(steps=1500, rows=96, matrix_rate=0.01, rate=0.01),
 }
 FINE_TUNING: dict[SizeName, Schedule] = {
-    "tiny": Schedule(steps=200, rows=72, matrix_rate=0.004, rate=0.004),
-    "small": Schedule(steps=400, rows=96, matrix_rate=0.004, rate=0.004),
+    "tiny": Schedule(steps=240, rows=72, matrix_rate=0.002, rate=0.005),
+    "small": Schedule(steps=480, rows=96, matrix_rate=0.002, rate=0.005),
 }
 ROUNDS = 3
 """Trainings in a row before a model whose figures do not hold is given up; the second and third are half as long."""
