@@ -76,9 +76,10 @@ def write_run(
     """Everything of the run folder beside what is finished in work/weights; the folder is then OUT but for its name."""
     done = work / "weights"
     base = Base(path=str(plan.base.folder), sha256=model_fingerprint(str(plan.base.folder)))
-    notes = (
-        f"Merged from {', '.join(f'`{Path(label).name}`' for label in plan.request.models)}.\n\n```\n{result.sentences()}\n```"
-    )
+    names = ", ".join(f"`{Path(label).name}`" for label in plan.request.models)
+    notes = f"Merged from {names}.\n\n```\n{result.sentences()}\n```"
+    if plan.request.recipe:
+        notes += f"\n\nFields may differ between tensors, by this recipe:\n\n```yaml\n{plan.request.recipe}```"
     if plan.request.write == "delta":
         _take(output, done, work)
     else:

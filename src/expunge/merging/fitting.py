@@ -25,9 +25,7 @@ def fit(source: Source, base: BaseModel, skipped: set[str], vocabulary: Vocabula
         if name in skipped and source.complete:
             continue
         if name in skipped:
-            raise ExpungeError(
-                f"{source.label} changes {name}, which the base ties to its embedding; save the base untied first"
-            )
+            raise ExpungeError(f"{source.label} changes {name}, which the base ties to its embedding; save the base untied first")
         fitted[name] = found
         mine = base.tensors[name]
         other = found.tensor if isinstance(found, Values) else mine

@@ -29,13 +29,15 @@ class Request(NamedTuple):
     method: EditingMethod
     base: str
     models: tuple[str, ...]
-    write: Write
-    rank: int | None
-    dtype: DType
-    vocabulary: Vocabulary
-    shard_bytes: int
     method_of: Callable[[str], EditingMethod]
     """The method with the fields that it has for one tensor: mergekit's filters and gradients."""
+    shard_bytes: int
+    write: Write = "weights"
+    rank: int | None = None
+    dtype: DType = "auto"
+    vocabulary: Vocabulary = "refuse"
+    recipe: str = ""
+    """The file that described the merge, if one did."""
 
 
 class Item(NamedTuple):
@@ -50,7 +52,7 @@ class Item(NamedTuple):
     merged: bool
     """Whole numbers and truth values are copied from the base."""
     offset: int
-    """Elements of merged tensors before it: positions over a whole model."""
+    """Elements of merged tensors before it in the order of names: positions over a whole model, however it is sharded."""
 
     @property
     def read_bytes(self) -> int:
@@ -110,19 +112,26 @@ def make_plan(request: Request) -> Plan:
     skipped = tied_copies(base, sources, notes)
     fitted = tuple(fit(source, base, skipped, request.vocabulary, notes) for source in sources)
     items: list[Item] = []
-    offset = 0
+    offsets = _offsets(base, skipped)
     for name, tensor in base.tensors.items():
         if name in skipped:
             continue
         merged = tensor.dtype in INFINITY
         inputs = tuple(given.get(name) for given in fitted)
         dtype = tensor.dtype if request.dtype == "auto" or not merged else OUT_DTYPES[request.dtype]
-        items.append(Item(name, tensor, inputs if merged else (), request.method_of(name), dtype, merged, offset))
-        offset += tensor.elements if merged else 0
+        items.append(Item(name, tensor, inputs if merged else (), request.method_of(name), dtype, merged, offsets[name]))
     if request.write == "adapter":
         check_adapter(request.method, request.rank, sources)
     shards, places = lay_out({i.name: (i.dtype, i.base.shape) for i in items}, request.shard_bytes)
     return Plan(request, base, sources, tuple(items), shards, places, tuple(notes))
+
+
+def _offsets(base: BaseModel, skipped: set[str]) -> dict[str, int]:
+    offsets, before = {}, 0
+    for name in sorted(set(base.tensors) - skipped):
+        offsets[name] = before
+        before += base.tensors[name].elements if base.tensors[name].dtype in INFINITY else 0
+    return offsets
 
 
 def check_disk(folder: Path, needed: int) -> None:

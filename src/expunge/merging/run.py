@@ -83,7 +83,15 @@ def make_request(
 ) -> Request:
     """One method for all tensors."""
     return Request(
-        method, str(base), tuple(map(str, models)), write, rank, dtype, vocabulary, shard_bytes, method_of=lambda _: method
+        method=method,
+        base=str(base),
+        models=tuple(map(str, models)),
+        method_of=lambda _: method,
+        shard_bytes=shard_bytes,
+        write=write,
+        rank=rank,
+        dtype=dtype,
+        vocabulary=vocabulary,
     )
 
 

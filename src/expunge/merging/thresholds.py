@@ -20,11 +20,8 @@ from expunge.merging.storage import PIECE
 from expunge.merging.stream import Stream
 from expunge.methods.editing.base import Band, Cut
 
-SAMPLE, WIDTH = 2**16, 2**9
+SAMPLE, WIDTH = 2**16, 2**11
 """Entries that a first guess is made from, read in blocks of so many."""
-
-ALL = 2**63
-"""Beyond every position."""
 
 
 def over_models(stream: Stream, changed: Mapping[str, tuple[int, ...]]) -> dict[int, Cut]:
@@ -118,8 +115,8 @@ def _cut(stream: Stream, model: int, items: Sequence[Item], band: Band, found: t
     stay, go = ties_to_place(band, found)
     if stay is not None:
         cut = cut._replace(low_end=_end(stream, model, items, found[0].bits, stay, within=within))
-    if len(found) > 1:
-        cut = cut._replace(high_end=ALL if go is None else _end(stream, model, items, found[1].bits, go, within=within))
+    if go:
+        cut = cut._replace(high_end=_end(stream, model, items, found[1].bits, go, within=within))
     return cut
 
 
@@ -127,7 +124,7 @@ def _end(stream: Stream, model: int, items: Sequence[Item], bits: int, count: in
     """The position behind the `count`-th entry of a magnitude; over several tensors they are counted by threads first."""
     if not within:
         numbers = {i.name: n for i, n in stream.each(lambda i: _equal(stream, i, model, bits), items)}
-        for item in items:
+        for item in sorted(items, key=lambda item: item.offset):
             if count <= numbers[item.name]:
                 return item.offset + _end(stream, model, [item], bits, count, within=True)
             count -= numbers[item.name]

@@ -4,7 +4,6 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from expunge.errors import ExpungeError
 from expunge.methods.editing.arithmetic import add_scaled, check_sum, count_kept, mean_divisor, piece_weights, trim, weighted_sum
 from expunge.methods.editing.base import Band, Edited, EditingMethod, Piece, Shares, Weights, of_model, one_each
 
@@ -24,7 +23,7 @@ class Breadcrumbs(EditingMethod):
     density: Shares = (0.15,)
     """Share of entries that stay, in (0, 1]; one number, or one per model."""
     gamma: float = Field(0.01, ge=0, lt=1)
-    """Share of the largest entries that are left out."""
+    """Share of the largest entries that are left out; it gives way where the density leaves no room for it."""
     tie_policy: Literal["keep", "exact"] = "keep"
     """Entries as large as one at the border: `keep` all of them, or `exact`ly the share, the first ones in order."""
     weights: Weights = ()
@@ -42,11 +41,6 @@ class Breadcrumbs(EditingMethod):
         one_each("density", self.density, models)
         one_each("weights", self.weights, models)
         check_sum("breadcrumbs", self.weights, models, self.normalize)
-        if max(self.density) + self.gamma > 1:
-            raise ExpungeError(
-                f"breadcrumbs: density {max(self.density):g} and gamma {self.gamma:g} are more than everything; "
-                f"lower one of them, such as --gamma {max(0.0, 1 - max(self.density)):g}"
-            )
 
     def band(self, model: int, entries: int) -> Band | None:
         keep = max(1, int(of_model(self.density, model) * entries))

@@ -1,0 +1,100 @@
+"""`expunge merge METHOD --base B --models A C ... --out DIR [--FIELD VALUE ...]`, or `expunge merge --config FILE --out DIR`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from expunge.errors import ExpungeError, nearest
+
+
+class Work(BaseModel):
+    """How the merge is carried out."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    out: str
+    """Folder of the result; it must not exist, unless --overwrite is given."""
+    shard_gb: float = Field(5.0, gt=0)
+    """Largest weight file of the result."""
+    threads: int | None = Field(None, ge=1)
+    """Left out, torch's number of threads. It changes no bit of the result."""
+    dry_run: bool = False
+    """Say what would be read, written and held in memory, and leave."""
+    resume: bool = False
+    """Go on with a merge that was interrupted."""
+    overwrite: bool = False
+    """Start anew, and replace the result of an earlier merge when the new one is complete."""
+    quiet: bool = False
+    """No progress bar."""
+
+
+class Recipe(Work):
+    """Merge as a YAML file of mergekit says."""
+
+    config: str
+    """The file: models, base_model, merge_method, parameters with filters and gradients, dtype."""
+
+
+class Merge(Work):
+    """Merge models into a base; memory stays at a few pieces, however large they are."""
+
+    base: str
+    """Model folder, run of expunge or hub id: the weights to start from, and the tokenizer of the result."""
+    models: tuple[str, ...]
+    """What to merge, in order: model folders, LoRA folders, files of differences."""
+    write: Literal["weights", "delta", "adapter"] = "weights"
+    """A complete model; the differences of changed tensors alone; or, from LoRA folders, a LoRA of a given --rank."""
+    rank: int | None = Field(None, ge=1)
+    """Rank of the adapter that is written."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the result; auto: each tensor's own. Sums are in float32 and rounded once."""
+    vocabulary: Literal["refuse", "base"] = "refuse"
+    """Models with another number of tokens: refuse them, or merge the rows that both have and keep the base's for the rest."""
+
+
+def main(words: Sequence[str]) -> None:
+    from typing import get_args
+
+    from expunge.cli.flags import parse
+    from expunge.merging import Request, dry_run, execute, make_request
+    from expunge.merging.mergekit import read_mergekit
+    from expunge.methods.editing import Editing
+
+    methods = {cls.method_name(): cls for cls in get_args(Editing)}
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: {__doc__.removesuffix('.').replace('`', '')}\n\nmethods:")
+        for name, cls in methods.items():
+            print(f"  {name:<16} {cls.formula}")
+        print("\n`expunge merge METHOD --help` lists the fields of a method; --config takes a YAML file of mergekit.")
+        return
+    request: Request
+    flags: Work
+    if words[0].startswith("-"):
+        flags = recipe = parse(Recipe, "expunge merge", words)
+        request = read_mergekit(Path(recipe.config), shard_bytes=round(recipe.shard_gb * 1e9))
+    elif words[0] not in methods:
+        raise ExpungeError(
+            f"there is no merge method '{words[0]}'{nearest(words[0], methods)}; `expunge merge --help` lists them all"
+        )
+    else:
+        spec = methods[words[0]]
+        form = create_model("Merge", __base__=Merge, __doc__=spec.__doc__, method=(spec, spec()))
+        flags = asked = parse(form, f"expunge merge {words[0]}", words[1:])
+        request = make_request(
+            asked.method,  # type: ignore[attr-defined]
+            base=asked.base,
+            models=asked.models,
+            write=asked.write,
+            rank=asked.rank,
+            dtype=asked.dtype,
+            vocabulary=asked.vocabulary,
+            shard_bytes=round(asked.shard_gb * 1e9),
+        )
+    out = Path(flags.out)
+    if flags.dry_run:
+        print(dry_run(request, out, flags.threads), end="")
+        return
+    result = execute(request, out, threads=flags.threads, resume=flags.resume, overwrite=flags.overwrite, quiet=flags.quiet)
+    print(f"{result.sentences()}\n  the result is in {out}")

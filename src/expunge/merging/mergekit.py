@@ -1,0 +1,280 @@
+"""mergekit's YAML, so that users can switch: the same file, the same numbers (exactly so in float32).
+
+Read are `models` or whole-model `slices`, `base_model`, `merge_method`, `parameters` with filters and gradients at every level,
+`dtype`, `out_dtype`. What would change the result and is not offered is refused by name, never skipped.
+Differences that remain: sums are always float32 with one rounding, also where `dtype` says bfloat16; DARE's coins are its own
+(seeded), and `rescale` divides by the density, of which mergekit's matching of norms is an estimate.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from expunge.errors import ExpungeError, nearest
+from expunge.merging.opening import open_base
+from expunge.merging.plan import Request
+from expunge.methods.editing import Breadcrumbs, DareLinear, DareTies, EditingMethod, Linear, Slerp, TaskArithmetic, Ties
+from expunge.models.load import DType
+
+KNOWN = {"models", "slices", "base_model", "merge_method", "parameters", "dtype", "out_dtype"} | {
+    "name", "tokenizer", "tokenizer_source", "chat_template", "modules"
+}  # fmt: skip
+WITHOUT_EFFECT = {"int8_mask"}
+"""Parameters of mergekit that change memory only."""
+
+Setting = Any
+"""A number, a list of numbers (a gradient over the layers), or a list of {filter, value}."""
+Level = Mapping[str, Setting]
+
+
+class Entry(NamedTuple):
+    path: str
+    levels: tuple[Level, ...]
+    """Settings for this model, the strongest first."""
+
+
+class Recipe(NamedTuple):
+    """The file, with slices turned into models."""
+
+    method: str
+    base: str
+    entries: tuple[Entry, ...]
+    """Without the base, except where the method counts it."""
+    shared: tuple[Level, ...]
+    dtype: DType
+
+
+def read_mergekit(file: Path, *, shard_bytes: int) -> Request:
+    """The merge that a YAML file of mergekit describes."""
+    recipe = _recipe(file, _load(file))
+    layers = _layers(recipe.base)
+
+    def method_of(name: str) -> EditingMethod:
+        parameters = _Parameters(file, recipe, name, layers)
+        try:
+            method = BUILDERS[recipe.method](parameters)
+        except ValidationError as error:
+            raise ExpungeError(f"{file}: for {name}: {error.errors()[0]['msg']}") from error
+        parameters.check()
+        return method
+
+    return Request(
+        method=method_of(next(iter(open_base(recipe.base).tensors))),
+        base=recipe.base,
+        models=tuple(entry.path for entry in recipe.entries),
+        dtype=recipe.dtype,
+        shard_bytes=shard_bytes,
+        method_of=method_of,
+        recipe=file.read_text(encoding="utf-8"),
+    )
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ExpungeError(
+            f"{file} cannot be read as YAML ({str(error).splitlines()[0]}); check the path and the file"
+        ) from error
+    if not isinstance(value, dict) or "merge_method" not in value:
+        raise ExpungeError(f"{file} has no merge_method; give a file of mergekit, or a method on the command line")
+    if unknown := sorted(set(value) - KNOWN):
+        raise ExpungeError(f"{file}: '{unknown[0]}' is not a field of mergekit{nearest(unknown[0], KNOWN)}")
+    if value["merge_method"] not in BUILDERS:
+        raise ExpungeError(
+            f"{file}: the method '{value['merge_method']}' is not offered{nearest(str(value['merge_method']), BUILDERS)}; "
+            f"there are {', '.join(BUILDERS)}"
+        )
+    return value
+
+
+def _recipe(file: Path, value: dict[str, Any]) -> Recipe:
+    for field, why in (
+        ("modules", "models of several modules cannot be merged here"),
+        ("chat_template", "the base's chat template is kept; remove the line and edit the tokenizer of the result"),
+    ):
+        if value.get(field):
+            raise ExpungeError(f"{file}: {field} is not offered: {why}")
+    tokenizer = value.get("tokenizer") or {"source": value.get("tokenizer_source") or "base"}
+    if tokenizer != {"source": "base"} and tokenizer != {"source": value.get("base_model")}:
+        raise ExpungeError(
+            f"{file}: the result keeps the tokenizer of the base; of tokenizer settings only `source: base` is offered"
+        )
+    shared: tuple[Level, ...] = (value.get("parameters") or {},)
+    if value.get("slices"):
+        entries, extra = _slices(file, value["slices"])
+        shared = (extra, *shared)
+    else:
+        entries = _models(file, value.get("models"), "models")
+    base = value.get("base_model") or (entries[0].path if value["merge_method"] == "linear" else None)
+    if base is None:
+        raise ExpungeError(f"{file}: {value['merge_method']} needs base_model; add it")
+    if value["merge_method"] != "linear":
+        entries = tuple(entry for entry in entries if entry.path != base)
+    dtype: Any = value.get("out_dtype") or value.get("dtype") or "auto"
+    if dtype not in get_args(DType):
+        raise ExpungeError(f"{file}: dtype '{dtype}' is not offered{nearest(str(dtype), get_args(DType))}")
+    entries = tuple(entry._replace(path=_adapter_of(file, entry.path, str(base))) for entry in entries)
+    return Recipe(value["merge_method"], str(base), entries, shared, dtype)
+
+
+def _models(file: Path, listed: Any, where: str) -> tuple[Entry, ...]:
+    if not isinstance(listed, list) or not all(isinstance(e, dict) and isinstance(e.get("model"), str) for e in listed):
+        raise ExpungeError(f"{file}: {where} is not a list of `model: PATH` with parameters; correct it")
+    return tuple(Entry(entry["model"], (entry.get("parameters") or {},)) for entry in listed)
+
+
+def _slices(file: Path, slices: Any) -> tuple[tuple[Entry, ...], Level]:
+    """One slice that takes all layers of its models is a merge of models; others rearrange layers."""
+    sources = slices[0].get("sources") if isinstance(slices, list) and len(slices) == 1 and isinstance(slices[0], dict) else None
+    entries = _models(file, sources, "the sources of a single slice")
+    for entry, source in zip(entries, sources or [], strict=True):
+        if source.get("layer_range") != [0, _layers(entry.path)]:
+            raise ExpungeError(
+                f"{file}: a slice takes the layers {source.get('layer_range')} of {entry.path}, which has {_layers(entry.path)}; "
+                "only slices of all layers are offered, not models put together from parts"
+            )
+    return entries, slices[0].get("parameters") or {}
+
+
+def _adapter_of(file: Path, path: str, base: str) -> str:
+    """mergekit's `MODEL+ADAPTER`."""
+    model, plus, adapter = path.partition("+")
+    if plus and model != base:
+        raise ExpungeError(f"{file}: {path} puts an adapter on another model than base_model; merge it into that model first")
+    return adapter if plus else path
+
+
+def _layers(path: str) -> int:
+    config = open_base(path).config
+    return int((config.get("text_config") or config)["num_hidden_layers"])
+
+
+class _Parameters:
+    """The parameters of one tensor, by mergekit's rules: the innermost level that says something wins; a gradient is
+    interpolated over the layers; tensors outside of layers take its first value."""
+
+    def __init__(self, file: Path, recipe: Recipe, name: str, layers: int) -> None:
+        self.file, self.recipe, self.name = file, recipe, name
+        layer = re.search(r"\.(\d+)\.", name)
+        self.depth = 0.0 if layer is None else int(layer[1]) / (layers - 1) if layers > 1 else 1.0
+        self.asked: set[str] = set(WITHOUT_EFFECT)
+
+    def one(self, parameter: str, default: float | None) -> float:
+        return float(self._find(parameter, self.recipe.shared, default))
+
+    def flag(self, parameter: str, default: bool) -> bool:
+        return bool(self._find(parameter, self.recipe.shared, default))
+
+    def each(self, parameter: str, default: float | None) -> tuple[float, ...]:
+        """One value per model; without a default it has to be there."""
+        return tuple(float(self._find(parameter, entry.levels + self.recipe.shared, default)) for entry in self.recipe.entries)
+
+    def _find(self, parameter: str, levels: Sequence[Level], default: Setting) -> Setting:
+        self.asked.add(parameter)
+        for level in levels:
+            if parameter in level and (found := self._resolve(level[parameter])) is not None:
+                return found
+        if default is None:
+            raise ExpungeError(f"{self.file}: the parameter {parameter} is missing for {self.name or 'the models'}; add it")
+        return default
+
+    def _resolve(self, setting: Setting) -> Setting:
+        if isinstance(setting, dict):
+            setting = [setting]
+        if not isinstance(setting, list):
+            return setting
+        if setting and all(isinstance(part, dict) for part in setting):
+            for part in setting:
+                if part.get("filter") in (None, "*") or (self.name and part["filter"] in self.name):
+                    return self._resolve(part["value"])
+            return None
+        if not setting:
+            return None
+        place = self.depth * (len(setting) - 1)
+        before = int(place)
+        after = min(before + 1, len(setting) - 1)
+        share = place - before
+        return (1 - share) * float(setting[before]) + share * float(setting[after])
+
+    def refuse_rescale(self) -> None:
+        if self.flag("rescale", False):
+            raise ExpungeError(f"{self.file}: {self.recipe.method} with rescale is not offered; write rescale: false")
+
+    def check(self) -> None:
+        """Raises for a parameter that nobody asked for: it would have no effect."""
+        said = {
+            key for level in (*self.recipe.shared, *(level for e in self.recipe.entries for level in e.levels)) for key in level
+        }
+        if unknown := sorted(said - self.asked):
+            raise ExpungeError(
+                f"{self.file}: {self.recipe.method} has no parameter '{unknown[0]}'{nearest(unknown[0], self.asked)}; remove it"
+            )
+
+
+def _ties(p: _Parameters) -> EditingMethod:
+    p.refuse_rescale()
+    return Ties(
+        density=p.each("density", 1.0),
+        scope="per_tensor",
+        tie_policy="exact",
+        weights=p.each("weight", None),
+        normalize=p.flag("normalize", True),
+        scale=p.one("lambda", 1.0),
+    )
+
+
+def _task_arithmetic(p: _Parameters) -> EditingMethod:
+    p.asked |= {"density", "rescale"}  # of no effect there either
+    return TaskArithmetic(weights=p.each("weight", None), normalize=p.flag("normalize", False), scale=p.one("lambda", 1.0))
+
+
+def _dare(cls: type[DareLinear] | type[DareTies]) -> Callable[[_Parameters], EditingMethod]:
+    def build(p: _Parameters) -> EditingMethod:
+        return cls(
+            density=p.each("density", 1.0),
+            rescale=p.flag("rescale", True),
+            weights=p.each("weight", None),
+            normalize=p.flag("normalize", False),
+            scale=p.one("lambda", 1.0),
+        )
+
+    return build
+
+
+def _breadcrumbs(p: _Parameters) -> EditingMethod:
+    p.refuse_rescale()
+    gammas = set(p.each("gamma", 0.01))
+    if len(gammas) > 1:
+        raise ExpungeError(f"{p.file}: breadcrumbs has one gamma for all models; give them the same")
+    return Breadcrumbs(
+        density=p.each("density", 1.0),
+        gamma=min(gammas, default=0.01),
+        tie_policy="exact",
+        weights=p.each("weight", None),
+        normalize=p.flag("normalize", False),
+        scale=p.one("lambda", 1.0),
+    )
+
+
+def _linear(p: _Parameters) -> EditingMethod:
+    return Linear(weights=p.each("weight", None), normalize=p.flag("normalize", True))
+
+
+def _slerp(p: _Parameters) -> EditingMethod:
+    return Slerp(t=p.one("t", None))
+
+
+BUILDERS: dict[str, Callable[[_Parameters], EditingMethod]] = {
+    "linear": _linear,
+    "slerp": _slerp,
+    "task_arithmetic": _task_arithmetic,
+    "ties": _ties,
+    "dare_linear": _dare(DareLinear),
+    "dare_ties": _dare(DareTies),
+    "breadcrumbs": _breadcrumbs,
+}
