@@ -154,3 +154,11 @@ def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
 def model_of() -> Callable[..., PreTrainedModel]:
     """`make_model`, for tests that need a certain type or a second model."""
     return make_model
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lab with its trained models, seed 0: made once (some minutes), then taken from the cache; workers wait for each other."""
+    from expunge.lab import build
+
+    return build(tmp_path_factory.mktemp("worlds") / "lab", seed=0, quiet=True)

@@ -45,8 +45,8 @@ def work(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SETTINGS = {
-    "npo": ["--learning-rate", "5e-4", "--epochs", "30", "--batch-size", "16", "--retain-weight", "5"],
-    "gradient_difference": ["--learning-rate", "5e-4", "--epochs", "10", "--batch-size", "16", "--retain-weight", "5"],
+    "npo": ["--learning-rate", "1e-3", "--epochs", "30", "--batch-size", "16", "--retain-weight", "5"],
+    "gradient_difference": ["--learning-rate", "8e-4", "--epochs", "10", "--batch-size", "16", "--retain-weight", "5"],
 }
 
 
