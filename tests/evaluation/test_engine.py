@@ -126,3 +126,58 @@ def test_a_training_model_is_scored_without_dropout_and_left_as_it_was(pico_llam
     for a, b in zip(reference, Engine(pico_llama, 0).score(rows), strict=True):
         np.testing.assert_allclose(a.logp, b.logp, atol=2e-5)
     assert pico_llama.training
+
+
+def test_rank_mean_and_variance_are_those_of_the_full_distribution(pico_llama: LlamaForCausalLM) -> None:
+    rows = sequences(10)
+    for row, stats in zip(rows, Engine(pico_llama, 0, max_tokens=60).score(rows, distribution=True), strict=True):
+        assert stats.distribution is not None
+        with torch.no_grad():
+            logp_NV = pico_llama(torch.tensor([row.ids])).logits[0, row.answer_start - 1 : -1].double().log_softmax(dim=-1)
+        p_NV = logp_NV.exp()
+        mean_N = (p_NV * logp_NV).sum(-1)
+        np.testing.assert_allclose(stats.distribution.mean, mean_N, atol=2e-5)
+        np.testing.assert_allclose(stats.distribution.variance, (p_NV * logp_NV**2).sum(-1) - mean_N**2, atol=1e-4)
+        order = logp_NV.argsort(dim=-1, descending=True)
+        labels_N = torch.tensor(row.ids[row.answer_start :])
+        np.testing.assert_array_equal(stats.distribution.rank, (order == labels_N[:, None]).int().argmax(-1))
+        np.testing.assert_array_equal(stats.distribution.rank == 0, stats.hit)
+
+
+def test_the_distribution_is_computed_only_when_asked_for_and_then_once(pico_llama: LlamaForCausalLM) -> None:
+    rows = sequences(6)
+    engine = Engine(pico_llama, 0)
+    with forwarded(pico_llama) as seen:
+        exact = engine.score(rows, distribution=True)
+        plain = engine.score(rows)
+        engine.score(rows, distribution=True)
+    assert len(seen) == 6
+    assert all(a.distribution is not None and np.array_equal(a.logp, b.logp) for a, b in zip(exact, plain, strict=True))
+    assert all(stats.distribution is None for stats in Engine(pico_llama, 0).score(rows))
+
+
+def test_a_slice_of_the_distribution_belongs_to_the_slice_of_the_tokens(pico_llama: LlamaForCausalLM) -> None:
+    ids = (1, 10, 11, 12, 13, 2)
+    early, late = Engine(pico_llama, 0).score([Encoded(ids, 1, True), Encoded(ids, 4, True)], distribution=True)
+    assert early.distribution is not None
+    assert late.distribution is not None
+    np.testing.assert_array_equal(early.distribution.mean[3:], late.distribution.mean)
+    text = early.without_end().distribution
+    assert text is not None
+    assert len(text.rank) == 4
+
+
+def test_gradient_norms_are_those_of_plain_backward_passes_and_leave_no_trace(pico_llama: LlamaForCausalLM) -> None:
+    rows = sequences(4)
+    pico_llama.model.layers[0].requires_grad_(False)
+    norms = Engine(pico_llama, 0).gradient_norms(rows + rows[:1])
+    assert all(weight.grad is None for weight in pico_llama.parameters())
+    assert not any(weight.requires_grad for weight in pico_llama.model.layers[0].parameters())
+    pico_llama.requires_grad_(True)
+    for row, norm in zip(rows, norms, strict=False):
+        labels = torch.tensor([[-100] * row.answer_start + list(row.ids[row.answer_start :])])
+        pico_llama.zero_grad()
+        pico_llama(input_ids=torch.tensor([row.ids]), labels=labels).loss.backward()
+        expected = np.mean([weight.grad.norm().item() for weight in pico_llama.parameters() if weight.grad is not None])
+        assert norm == pytest.approx(expected, rel=1e-4)
+    assert norms[4] == norms[0]

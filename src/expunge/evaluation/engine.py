@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from expunge.data.encode import Encoded, collate, length_batches
-from expunge.evaluation.metrics.base import TokenStats
+from expunge.evaluation.metrics.base import TokenDistribution, TokenStats
 from expunge.evaluation.multiple_choice import Answers, score_answers
 from expunge.models.load import causal_model
 from expunge.models.logprobs import labelled_logits, token_logprobs
+from expunge.models.vocabulary import label_distribution
 
 Ids = tuple[int, ...]
 
@@ -42,19 +43,51 @@ class Engine:
         # Of a prompt that answers share, only the last position has logits; so many answers of 32 tokens fit.
         self.shared_tokens, self.shared_rows = wanted, max(1, min(max_rows, most // 128))
         self._known: dict[Ids, tuple[int, TokenStats]] = {}
+        self._gradients: dict[Encoded, float] = {}
 
-    def score(self, sequences: Sequence[Encoded]) -> list[TokenStats]:
-        """Statistics of the labelled tokens of each sequence, in order. What is known is not computed again."""
+    def score(self, sequences: Sequence[Encoded], *, distribution: bool = False) -> list[TokenStats]:
+        """Statistics of the labelled tokens of each sequence, in order. What is known is not computed again.
+
+        distribution: with rank, mean and variance over the vocabulary, which cost a few more passes over the logits.
+        """
         start: dict[Ids, Encoded] = {}
         for sequence in sequences:
             known = self._known.get(sequence.ids)
-            if known is not None and known[0] <= sequence.answer_start:
-                continue
+            if known is not None:
+                first, stats = known
+                if first <= sequence.answer_start and (stats.distribution is not None or not distribution):
+                    continue
             earliest = start.get(sequence.ids)
             if earliest is None or sequence.answer_start < earliest.answer_start:
                 start[sequence.ids] = sequence
-        self._forward(list(start.values()))
+        self._forward(list(start.values()), distribution=distribution)
         return [self._slice(sequence) for sequence in sequences]
+
+    def gradient_norms(self, sequences: Sequence[Encoded]) -> list[float]:
+        """Size of the gradient of each sequence's mean loss: the mean over parameter tensors of their L2 norms.
+
+        One backward pass each, over every parameter of floating point, trained or not.
+        """
+        new = [s for s in dict.fromkeys(sequences) if s not in self._gradients]
+        training = self.model.training
+        weights = [weight for weight in self.model.parameters() if weight.is_floating_point()]
+        frozen = [weight for weight in weights if not weight.requires_grad]
+        self.model.eval()
+        try:
+            for weight in frozen:
+                weight.requires_grad_(True)
+            self._gradients |= {sequence: self._gradient_norm(sequence, weights) for sequence in new}
+        finally:
+            for weight in frozen:
+                weight.requires_grad_(False)
+            self.model.train(training)
+        return [self._gradients[sequence] for sequence in sequences]
+
+    def _gradient_norm(self, sequence: Encoded, weights: Sequence[nn.Parameter]) -> float:
+        with torch.enable_grad():
+            loss = -token_logprobs(labelled_logits(self.model, collate([sequence], self.pad_id).to(self.device))).mean()
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        return float(torch.stack([g.float().norm() for g in gradients if g is not None]).mean())
 
     def score_answers(self, questions: Sequence[Answers]) -> list[list[TokenStats]]:
         """The same for several answers to each question, where the common prompt goes through the model once.
@@ -65,25 +98,30 @@ class Engine:
 
     def _slice(self, sequence: Encoded) -> TokenStats:
         first, stats = self._known[sequence.ids]
-        skip = sequence.answer_start - first
-        return TokenStats(stats.logp[skip:], stats.hit[skip:], sequence.has_end)
+        return stats.after(sequence.answer_start - first)._replace(has_end=sequence.has_end)
 
-    def _forward(self, sequences: Sequence[Encoded]) -> None:
+    def _forward(self, sequences: Sequence[Encoded], *, distribution: bool) -> None:
         training = self.model.training
         self.model.eval()
         try:
             for batch in length_batches([len(s.ids) for s in sequences], self.max_tokens, self.max_rows):
                 rows = [sequences[i] for i in batch]
-                for row, stats in zip(rows, self._batch(rows), strict=True):
+                for row, stats in zip(rows, self._batch(rows, distribution=distribution), strict=True):
                     self._known[row.ids] = (row.answer_start, stats)
         finally:
             self.model.train(training)
 
     @torch.inference_mode()
-    def _batch(self, rows: Sequence[Encoded]) -> list[TokenStats]:
+    def _batch(self, rows: Sequence[Encoded], *, distribution: bool) -> list[TokenStats]:
         labelled = labelled_logits(self.model, collate(rows, self.pad_id).to(self.device))
         logp_N = token_logprobs(labelled).cpu().numpy()
         hit_N = (labelled.logits_NV.argmax(dim=-1) == labelled.labels_N).cpu().numpy()
-        ends = np.cumsum([len(row.ids) - row.answer_start for row in rows])[:-1]
-        pieces = zip(rows, np.split(logp_N, ends), np.split(hit_N, ends), strict=True)
-        return [TokenStats(logp, hit, row.has_end) for row, logp, hit in pieces]
+        spread = None
+        if distribution:
+            spread = TokenDistribution(*(x.cpu().numpy() for x in label_distribution(labelled.logits_NV, labelled.labels_N)))
+        ends = np.cumsum([len(row.ids) - row.answer_start for row in rows])
+        places = [slice(end - (len(row.ids) - row.answer_start), end) for row, end in zip(rows, ends, strict=True)]
+        return [
+            TokenStats(logp_N[place], hit_N[place], row.has_end, spread.part(place) if spread is not None else None)
+            for row, place in zip(rows, places, strict=True)
+        ]

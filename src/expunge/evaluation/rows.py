@@ -42,7 +42,9 @@ class Rows:
         """One row per example of the task. The first `shown` get a greedy answer even if no metric needs it."""
         needs = [task.needs_of(example) for example in task.examples]
         asked = list(zip(task.examples, needs, strict=True))
-        stats = self._score([pair for example, need in asked for kind in need - {"choices"} for pair in _pairs(example, kind)])
+        exact = [pair for example, need in asked if "distribution" in need for pair in _pairs(example, "answer")]
+        stats = self._score(exact, distribution=True)
+        stats |= self._score([pair for example, need in asked for kind in need - {"choices"} for pair in _pairs(example, kind)])
         choices = iter(self._choose([example for example, need in asked if "choices" in need]))
 
         def found(example: Example, kind: Need, need: frozenset[Need]) -> tuple[TokenStats, ...]:
@@ -58,19 +60,30 @@ class Rows:
             )
             for example, need in asked
         ]
+        sizes = iter(self._gradient_norms([example for example, need in asked if "gradient" in need]))
+        rows = [
+            row._replace(gradient_norm=next(sizes)) if "gradient" in need else row for row, need in zip(rows, needs, strict=True)
+        ]
         written = len(rows) if "generated" in task.needs else min(shown, len(rows))
         texts = self._generate(rows[:written], task)
         rows = [row._replace(generated=text) for row, text in zip(rows, texts, strict=False)] + rows[written:]
         return [row._replace(cut=row.example.prompt in self._cut) for row in rows]
 
-    def _score(self, pairs: Sequence[Pair]) -> dict[Pair, TokenStats]:
+    def _score(self, pairs: Sequence[Pair], *, distribution: bool = False) -> dict[Pair, TokenStats]:
         unique = list(dict.fromkeys(pairs))
-        new = [pair for pair in unique if pair not in self._encoded]
+        rows = self._encode(unique)
+        return dict(zip(unique, self.engine.score(rows, distribution=distribution), strict=True))
+
+    def _gradient_norms(self, examples: Sequence[Example]) -> list[float]:
+        return self.engine.gradient_norms(self._encode([pair for e in examples for pair in _pairs(e, "answer")]))
+
+    def _encode(self, pairs: Sequence[Pair]) -> list[Encoded]:
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._encoded]
         encoded = self.encoder.encode_answers(new)
         self._encoded |= zip(
             new, (self._fitted(row, self.room, pair[0]) for row, pair in zip(encoded, new, strict=True)), strict=True
         )
-        return dict(zip(unique, self.engine.score([self._encoded[pair] for pair in unique]), strict=True))
+        return [self._encoded[pair] for pair in pairs]
 
     def _choose(self, examples: Sequence[Example]) -> Iterator[list[TokenStats]]:
         """Statistics of the choices of each example, without their end token: choices are compared as texts."""
@@ -154,5 +167,7 @@ def _pairs(example: Example, need: Need) -> list[Pair]:
         "perturbed": example.perturbed,
         "choices": example.choices,
         "generated": (),
+        "distribution": (example.response,),
+        "gradient": (example.response,),
     }
     return [(example.prompt, text) for text in texts[need]]

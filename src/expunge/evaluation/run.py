@@ -92,7 +92,7 @@ def evaluate(
             samples[task.name] = kept
             progress.advance(1, task.name)
 
-    scores = [_score(task, metric, samples[task.name]) for task in built.tasks for metric in task.metrics]
+    scores = [_score(task, metric, samples[task.name]) for task in built.tasks for metric in task.metrics if metric.stands_alone]
     scores += built.summarize(Results(samples))
     evaluation = Evaluation(
         suite=built.name,
@@ -151,12 +151,12 @@ def _score(task: Task, metric: Metric, samples: Sequence[Sample]) -> Score:
         reason = mine[0].unscored if mine else "the task has no examples"
         return Score(task=task.name, metric=metric.metric_name(), value=None, n=0, higher_is_better=higher, unscored=reason)
     values = metric.reported(raw, task.role)
-    interval = bootstrap_interval(values)
+    interval = bootstrap_interval(values, metric.average)
     low, high = interval if interval is not None else (None, None)
     return Score(
         task=task.name,
         metric=metric.metric_name(),
-        value=float(values.mean()),
+        value=float(metric.average(values)),
         low=low,
         high=high,
         n=len(values),

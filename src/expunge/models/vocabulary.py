@@ -3,7 +3,7 @@
 Shape suffixes: N labelled tokens, V vocabulary, n rows of one chunk.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,35 @@ def _row_chunks(logits_NV: Tensor) -> list[slice]:
     elements = CHUNK_ELEMENTS if logits_NV.device.type == "cpu" else GPU_CHUNK_ELEMENTS
     rows = max(1, elements // logits_NV.shape[1])
     return [slice(start, start + rows) for start in range(0, logits_NV.shape[0], rows)]
+
+
+class Distribution(NamedTuple):
+    """Where labels stand among all words, and how their log-probabilities spread under the model itself; [N] each."""
+
+    rank_N: Tensor
+    """int64: how many words are more probable than the label."""
+    mean_N: Tensor
+    """sum_v p(v) log p(v), float32, in nats: minus the entropy."""
+    variance_N: Tensor
+    """sum_v p(v) (log p(v) - mean)^2, float32."""
+
+
+def label_distribution(logits_NV: Tensor, labels_N: Tensor) -> Distribution:
+    """Rank of each label, mean and variance of log p under p. Without gradient.
+
+    The variance is that of differences: E[x^2] - E[x]^2 in float32 loses it where the model is sure.
+    """
+    rank_N = torch.empty_like(labels_N)
+    mean_N = torch.empty(len(labels_N), dtype=torch.float32, device=logits_NV.device)
+    variance_N = torch.empty_like(mean_N)
+    with torch.no_grad():
+        for rows in _row_chunks(logits_NV):
+            logp_nV = logits_NV[rows].float().log_softmax(dim=1)
+            p_nV = logp_nV.exp()
+            rank_N[rows] = (logp_nV > logp_nV.gather(1, labels_N[rows, None])).sum(dim=1)
+            mean_N[rows] = _weighted(p_nV, logp_nV).sum(dim=1)
+            variance_N[rows] = _weighted(p_nV, (logp_nV - mean_N[rows, None]).square()).sum(dim=1)
+    return Distribution(rank_N, mean_N, variance_N)
 
 
 class LabelLogprob(torch.autograd.Function):

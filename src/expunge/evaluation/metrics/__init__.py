@@ -13,7 +13,13 @@ from expunge.evaluation.metrics.exact_memorization import ExactMemorization
 from expunge.evaluation.metrics.extraction_strength import ExtractionStrength
 from expunge.evaluation.metrics.f1 import F1
 from expunge.evaluation.metrics.harmful_rate import HarmfulRate
+from expunge.evaluation.metrics.mia_gradnorm import MiaGradnorm
+from expunge.evaluation.metrics.mia_loss import MiaLoss
+from expunge.evaluation.metrics.mia_min_k import MiaMinK
+from expunge.evaluation.metrics.mia_min_k_plus_plus import MiaMinKPlusPlus
+from expunge.evaluation.metrics.mia_zlib import MiaZlib
 from expunge.evaluation.metrics.pass_at_1 import PassAt1
+from expunge.evaluation.metrics.perplexity import Perplexity
 from expunge.evaluation.metrics.probability import Probability
 from expunge.evaluation.metrics.prompt_cut import PromptCut
 from expunge.evaluation.metrics.rouge_l_recall import RougeLRecall
@@ -32,7 +38,13 @@ AnyMetric = Annotated[
     | Containment
     | PassAt1
     | HarmfulRate
-    | PromptCut,
+    | PromptCut
+    | MiaLoss
+    | MiaZlib
+    | MiaMinK
+    | MiaMinKPlusPlus
+    | MiaGradnorm
+    | Perplexity,
     Field(discriminator="name"),
 ]
 METRICS: dict[str, type[Metric]] = {
@@ -40,6 +52,7 @@ METRICS: dict[str, type[Metric]] = {
     for cls in (
         *(Probability, RougeLRecall, TruthRatio, ExtractionStrength, ExactMemorization, Accuracy, AccuracyNormalized),
         *(ExactMatch, F1, Containment, PassAt1, HarmfulRate, PromptCut),
+        *(MiaLoss, MiaZlib, MiaMinK, MiaMinKPlusPlus, MiaGradnorm, Perplexity),
     )
 }
 
@@ -55,7 +68,13 @@ __all__ = [
     "ExtractionStrength",
     "HarmfulRate",
     "Metric",
+    "MiaGradnorm",
+    "MiaLoss",
+    "MiaMinK",
+    "MiaMinKPlusPlus",
+    "MiaZlib",
     "PassAt1",
+    "Perplexity",
     "Probability",
     "PromptCut",
     "RougeLRecall",

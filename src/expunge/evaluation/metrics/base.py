@@ -19,9 +19,24 @@ Role = Literal["forget", "retain", "neutral"]
 
 Good = Literal["knowledge", "always", "never"]
 
-Need = Literal["answer", "paraphrases", "perturbed", "choices", "generated"]
-"""Teacher-forced statistics of the response, of its other wordings, of the wrong responses and of the choices, or the
-text that the model writes when asked the prompt."""
+Need = Literal["answer", "paraphrases", "perturbed", "choices", "generated", "distribution", "gradient"]
+"""Teacher-forced statistics of the response, of its other wordings, of the wrong responses and of the choices; the text that
+the model writes when asked the prompt; `distribution`: those of the response with `TokenStats.distribution`; `gradient`: the
+size of the loss gradient of the response (a backward pass each)."""
+
+
+class TokenDistribution(NamedTuple):
+    """What all the other words are like at each token of an answer."""
+
+    rank: NDArray[np.int64]
+    """How many words are more probable than the answer's."""
+    mean: NDArray[np.float32]
+    """E_p[log p] over the vocabulary, in nats."""
+    variance: NDArray[np.float32]
+    """Var_p[log p] over the vocabulary."""
+
+    def part(self, tokens: slice) -> "TokenDistribution":
+        return TokenDistribution(self.rank[tokens], self.mean[tokens], self.variance[tokens])
 
 
 class TokenStats(NamedTuple):
@@ -33,10 +48,20 @@ class TokenStats(NamedTuple):
     """Whether the answer token is the model's most probable one at its place."""
     has_end: bool
     """Whether the last of the tokens is the end token."""
+    distribution: TokenDistribution | None = None
+    """Only where a metric needs it."""
 
     def without_end(self) -> "TokenStats":
         """The tokens of the text alone."""
-        return TokenStats(self.logp[:-1], self.hit[:-1], False) if self.has_end else self
+        return self._part(slice(None, -1), has_end=False) if self.has_end else self
+
+    def after(self, skip: int) -> "TokenStats":
+        """Without the first `skip` tokens."""
+        return self._part(slice(skip, None), has_end=self.has_end)
+
+    def _part(self, tokens: slice, *, has_end: bool) -> "TokenStats":
+        distribution = self.distribution.part(tokens) if self.distribution is not None else None
+        return TokenStats(self.logp[tokens], self.hit[tokens], has_end, distribution)
 
     def mean_logp(self) -> float:
         """Mean log-probability per token: the logarithm of the length-normalized probability P(a|q)^(1/|a|)."""
@@ -56,6 +81,8 @@ class Row(NamedTuple):
     choices: tuple[TokenStats, ...] = ()
     generated: str | None = None
     """None when the model was not asked; it may well answer with nothing."""
+    gradient_norm: float | None = None
+    """Mean over parameter tensors of the L2 norm of the gradient of the response's mean loss."""
     cut: bool = False
     """The beginning of the prompt was left out, because the model takes no more tokens (verbatim tasks only)."""
 
@@ -80,6 +107,8 @@ class Metric(BaseModel):
     """What it is not: the conclusion that readers draw from it and should not."""
     good: ClassVar[Good]
     """High values are good where knowing is good (on retain, not on forget), or always, or never."""
+    stands_alone: ClassVar[bool] = True
+    """Its average over one task says something. Where not, samples are kept and only scores over several tasks are made."""
 
     @classmethod
     def metric_name(cls) -> str:
@@ -103,6 +132,10 @@ class Metric(BaseModel):
     def reported(self, values: Floats, role: Role) -> Floats:
         """What is averaged over a task, where that is not the value itself."""
         return values
+
+    def average(self, values: Floats) -> Floats:
+        """The task's value from its samples' values, over the last axis."""
+        return np.asarray(values.mean(axis=-1))
 
     def higher_is_better(self, role: Role) -> bool | None:
         """The direction of good on a task with this role; None where neither is a goal."""
