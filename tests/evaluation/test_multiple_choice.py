@@ -1,0 +1,151 @@
+"""Shared beginnings: the values of full passes, for every architecture, with fewer tokens through the model."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, PreTrainedModel
+
+from expunge.data.encode import Encoded
+from expunge.evaluation import multiple_choice
+from expunge.evaluation.engine import Engine
+from expunge.evaluation.metrics.base import TokenStats
+from expunge.evaluation.multiple_choice import score_answers
+
+PAD = 0
+
+
+def tokens(count: int, rng: np.random.Generator) -> tuple[int, ...]:
+    return tuple(rng.integers(4, 60, size=count).tolist())
+
+
+def asked(prompts: Sequence[int] = (3, 40, 9, 14, 20, 5, 11), ends: Sequence[int] = (1, 3, 6, 2)) -> list[list[Encoded]]:
+    """Questions with prompts and answers of so many tokens."""
+    rng = np.random.default_rng(0)
+    begun = [(1, *tokens(length, rng)) for length in prompts]
+    return [[Encoded((*prompt, *tokens(length, rng)), len(prompt), False) for length in ends] for prompt in begun]
+
+
+def letters(prompts: Sequence[int] = (3, 40, 9, 14)) -> list[list[Encoded]]:
+    return [[row._replace(ids=(*row.ids[:-1], 5 + a)) for a in range(4)] for (row,) in asked(prompts, (1,))]
+
+
+def full(model: nn.Module, questions: Sequence[Sequence[Encoded]]) -> list[list[TokenStats]]:
+    """Each answer in a pass of its own."""
+    return [[Engine(model, PAD, max_rows=1).score([answer])[0] for answer in answers] for answers in questions]
+
+
+def score(
+    model: nn.Module, questions: Sequence[Sequence[Encoded]], max_tokens: int = 2048, max_rows: int = 512
+) -> list[list[TokenStats]]:
+    return score_answers(model, questions, PAD, max_tokens=max_tokens, max_rows=max_rows)
+
+
+def assert_same(found: Sequence[Sequence[TokenStats]], expected: Sequence[Sequence[TokenStats]]) -> None:
+    assert len(found) == len(expected)
+    for some, others in zip(found, expected, strict=True):
+        assert len(some) == len(others)
+        for one, other in zip(some, others, strict=True):
+            np.testing.assert_allclose(one.logp, other.logp, rtol=0, atol=1e-5)
+            np.testing.assert_array_equal(one.hit, other.hit)
+
+
+def test_shared_beginnings_give_the_values_of_full_passes(any_model: PreTrainedModel) -> None:
+    """Prompts of 4 to 41 tokens in one batch, so that padding stands before, between and after; sliding windows of 6 tokens."""
+    questions = asked() + letters()
+    assert_same(score(any_model, questions), full(any_model, questions))
+
+
+@pytest.mark.parametrize("max_rows", [1, 3, 512])
+@pytest.mark.parametrize("max_tokens", [1, 100, 4096])
+def test_batches_change_no_value(pico_llama: LlamaForCausalLM, max_rows: int, max_tokens: int) -> None:
+    questions = asked() + letters()
+    assert_same(score(pico_llama, questions, max_tokens, max_rows), score(pico_llama, questions))
+
+
+def test_one_row_for_all_ends_is_a_row_for_each(pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = score(pico_llama, asked())
+    monkeypatch.setattr(multiple_choice, "PACKED", frozenset())
+    assert_same(score(pico_llama, asked()), packed)
+
+
+def test_answers_that_begin_alike_share_more_than_the_prompt(pico_llama: LlamaForCausalLM) -> None:
+    prompt, same = (1, 7, 8, 9), (20, 21, 22)
+    question = [Encoded((*prompt, *same, *rest), len(prompt), False) for rest in ((30,), (31, 32), (33, 34, 35))]
+    assert_same(score(pico_llama, [question]), full(pico_llama, [question]))
+
+
+def test_one_answer_that_begins_another_is_scored(pico_llama: LlamaForCausalLM) -> None:
+    question = [Encoded((1, 7, 8, *rest), 3, False) for rest in ((20,), (20, 21), (20, 21, 22))]
+    assert_same(score(pico_llama, [question]), full(pico_llama, [question]))
+
+
+def test_equal_answers_get_equal_values(pico_llama: LlamaForCausalLM) -> None:
+    row = Encoded((1, 7, 8, 20, 21), 3, False)
+    assert_same(score(pico_llama, [[row, row]]), full(pico_llama, [[row, row]]))
+
+
+def test_prompts_that_differ_are_no_obstacle(pico_llama: LlamaForCausalLM) -> None:
+    """As where a long prompt loses more tokens before a longer answer, or a tokenizer joins prompt and answer."""
+    question = [Encoded((5, 6, 7, 20), 3, False), Encoded((6, 7, 20, 21), 2, False), Encoded((5, 6, 9, 20), 3, False)]
+    assert_same(score(pico_llama, [question]), full(pico_llama, [question]))
+
+
+def test_labels_may_begin_before_the_answers_part(pico_llama: LlamaForCausalLM) -> None:
+    """Raw texts with a common beginning, labelled from their second token on."""
+    question = [Encoded((1, 7, 8, 9, *rest), 1, False) for rest in ((20, 21), (30, 31, 32))]
+    found = score(pico_llama, [question])
+    assert [len(stats.logp) for stats in found[0]] == [5, 6]
+    assert_same(found, full(pico_llama, [question]))
+
+
+def counted(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that fills with the number of tokens of each pass. (Not by hooks: with them, every answer gets a full pass.)"""
+    passes: list[int] = []
+    inner = model.forward
+
+    def forward(*arguments: Any, **named: Any) -> Any:
+        passes.append(named["input_ids"].numel())
+        return inner(*arguments, **named)
+
+    monkeypatch.setattr(model, "forward", forward)
+    return passes
+
+
+def test_letters_take_one_row_a_question_and_one_pass(pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = counted(pico_llama, monkeypatch)
+    score(pico_llama, letters((10, 10, 10)))
+    assert passes == [3 * 12]
+
+
+def test_longer_answers_take_their_prompt_once(pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = counted(pico_llama, monkeypatch)
+    score(pico_llama, asked((10, 10, 10), (4, 4, 4, 4)))
+    assert passes == [3 * 11, 3 * 4 * 3]
+
+
+def test_what_hooks_into_the_model_sees_whole_rows(pico_llama: LlamaForCausalLM) -> None:
+    """A guard that counts positions: it changes what the model computes from the fifth token of a row on."""
+
+    def guard(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        late = torch.arange(output.shape[1])[None, :, None] >= 4
+        return torch.where(late, output * 3, output)
+
+    handle = pico_llama.model.layers[0].mlp.register_forward_hook(guard)
+    guarded = score(pico_llama, asked() + letters())
+    expected = full(pico_llama, asked() + letters())
+    handle.remove()
+    assert_same(guarded, expected)
+    free = score(pico_llama, asked())
+    assert np.abs(free[1][2].logp - guarded[1][2].logp).max() > 0.01, "the guard changes something"
+
+
+def test_the_model_is_left_in_its_mode(model_of: Callable[..., PreTrainedModel]) -> None:
+    model = model_of("gpt2")  # with dropout
+    model.train()
+    questions = asked((5,)) + letters((5,))
+    assert_same(score(model, questions), score(model, questions))
+    assert model.training
