@@ -5,7 +5,7 @@ Shape suffixes: B rows, T positions, F dimensions of a key, L watched layers, N 
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import ClassVar, Literal, Self
@@ -110,7 +110,7 @@ class KeySpaceDetection(GuardingMethod):
         radius, scores = self.alpha or 1.0, {}
         if retain:
             for name, texts in (("forget", measured), ("retain", retain)):
-                scores[name] = score(distances(model, texts, encoder.pad_id, boxes), unit_L, self.vote)
+                scores[name] = score(distances(model, texts, encoder.pad_id, list(boxes.items())), unit_L, self.vote)
             if self.calibrated:
                 radius = calibrate(scores["forget"], scores["retain"], self.false_abstain)
         state = {
@@ -214,23 +214,26 @@ class Gate:
         return torch.le(torch.cat(parts), self.radius_L[n]).view(values.shape[:-1])
 
 
-def distances(model: nn.Module, texts: Sequence[Span], pad_id: int, boxes: Mapping[int, Box]) -> Tensor:
-    """z of every looked-at token in every box, float32 [L, N], tokens in order; nothing else of the pass is kept."""
+def distances(model: nn.Module, texts: Sequence[Span], pad_id: int, boxes: Sequence[tuple[int, Box]]) -> Tensor:
+    """z of every looked-at token in every box (given with its layer), float32 [boxes, N], tokens in order; one pass, and nothing
+    else of it is kept."""
     places = blocks_of(model)
     lengths = torch.tensor([text.stop - text.start for text in texts])
     first = lengths.cumsum(0) - lengths - torch.tensor([text.start for text in texts])
-    found_LN = torch.zeros(len(boxes), int(lengths.sum()))
+    found = torch.zeros(len(boxes), int(lengths.sum()))
 
     def observers(chosen: Chosen) -> dict[Site, Observer]:
         index_N = first[chosen.span_N] + chosen.position_N
 
-        def see(n: int, box: Box, values_NF: Tensor, part: slice) -> None:
-            found_LN[n, index_N[part]] = box.distance(values_NF).cpu()
+        def see(layer: int, values_NF: Tensor, part: slice) -> None:
+            for i, (box_layer, box) in enumerate(boxes):
+                if box_layer == layer:
+                    found[i, index_N[part]] = box.distance(values_NF).cpu()
 
-        return {places.key(layer): partial(see, n, box) for n, (layer, box) in enumerate(boxes.items())}
+        return {places.key(layer): partial(see, layer) for layer in {layer for layer, _ in boxes}}
 
     visit(model, texts, pad_id, observers)
-    return found_LN
+    return found
 
 
 def score(distances_LN: Tensor, unit_L: Tensor, vote: Vote) -> Tensor:
