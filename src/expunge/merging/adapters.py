@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from expunge.errors import ExpungeError, nearest
 from expunge.merging.inputs import Input, LowRank, Source, Values
-from expunge.merging.storage import Stored, stored_tensors
+from expunge.merging.storage import Files, Stored, pieces, read_raw, stored_tensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -31,12 +34,14 @@ def read_adapter(label: str, folder: Path, base: Mapping[str, Stored]) -> Source
     stored = stored_tensors(folder / WEIGHTS)
     inputs: dict[str, Input] = {}
     for key in stored:
-        name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
-        module, _, factor = name.rpartition(".lora_")
+        name = key.removeprefix(PREFIX)
+        module, _, factor = name.rpartition(".lora_") if ".lora_" in name else (name, "", "")
         if factor in ("A.weight", "embedding_A"):
             inputs[f"{module}.weight"] = _low_rank(label, config, module, key, stored, base)
         elif factor in ("B.weight", "embedding_B"):
             _partner(label, key, key.replace(".lora_B", ".lora_A").replace("_embedding_B", "_embedding_A"), stored)
+        elif ".base_layer." in name:
+            _check_copy(label, name.replace(".base_layer.", "."), stored[key], base)
         elif factor or "lora_" in name:
             raise ExpungeError(
                 f"{label}: {key} belongs to a variant of LoRA that cannot be merged densely here; merge it with peft"
@@ -85,6 +90,20 @@ def _low_rank(
     alpha = _of_module(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
     scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
     return LowRank(b, a, transposed, embedding, scaling)
+
+
+def _check_copy(label: str, name: str, copy: Stored, base: Mapping[str, Stored]) -> None:
+    """PEFT saves the embedding beside an adapter on it; it has to be the base's."""
+    original = base[_known(label, name, base)]
+    with Files() as files:
+        if copy.shape != original.shape or not all(
+            torch.equal(_part(files, copy, *piece), _part(files, original, *piece)) for piece in pieces(copy.elements)
+        ):
+            raise ExpungeError(f"{label} holds a {name} that is not the base's; give the base that the adapter was trained on")
+
+
+def _part(files: Files, tensor: Stored, start: int, stop: int) -> Tensor:
+    return read_raw(files, tensor, start, stop, torch.empty((stop - start) * tensor.dtype.itemsize, dtype=torch.uint8)).float()
 
 
 def _of_module(pattern: Mapping[str, float], module: str, default: float) -> float:

@@ -51,6 +51,8 @@ class MergeResult(Record):
     resumed: int
     """Tensors that an earlier, interrupted run had finished."""
     notes: tuple[str, ...]
+    plan: str
+    """Fingerprint of settings and input files: a resumed merge that is complete already is recognized by it."""
 
     def sentences(self) -> str:
         """The result for people."""
@@ -84,6 +86,7 @@ def total(
     written_bytes: int,
     resumed: int,
     notes: tuple[str, ...],
+    plan: str,
 ) -> MergeResult:
     """Sums over tensors, in their order."""
     changed, kept = [0] * len(models), [0] * len(models)
@@ -109,6 +112,7 @@ def total(
         written_bytes=written_bytes,
         resumed=resumed,
         notes=notes,
+        plan=plan,
     )
 
 

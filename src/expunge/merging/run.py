@@ -108,6 +108,9 @@ def execute(
     began, processor, memory = time.perf_counter(), time.process_time(), PeakMemory()
     work = out.with_name(f".{out.name}.partial")
     plan = make_plan(request)
+    fingerprint = plan.fingerprint()
+    if resume and not work.exists() and (finished := _finished(out, fingerprint)):
+        return finished
     _check_out(out, work, resume, overwrite)
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
@@ -119,7 +122,7 @@ def execute(
         counter = _Counter(bar, memory)
         stream = Stream(plan, files, threads or torch.get_num_threads(), counter.add)
         journal = Journal(work, files)
-        findings = journal.read(plan.fingerprint()) if resume else None
+        findings = journal.read(fingerprint) if resume else None
         started = findings is not None
         if findings is None:
             changed = stream.compare()
@@ -127,7 +130,7 @@ def execute(
         output = OUTPUTS[request.write](stream, plan, findings)
         if not started or not _complete(output, work):
             check_disk(out, sum(shard.nbytes for shard in output.shards))
-            _prepare(output, work, journal, plan, findings)
+            _prepare(output, work, journal, fingerprint, findings)
         before = len(journal.done)
         _fill(stream, output, work, journal)
         memory.sample()
@@ -143,6 +146,7 @@ def execute(
             written_bytes=sum(shard.nbytes for shard in output.shards),
             resumed=before,
             notes=plan.notes,
+            plan=fingerprint,
         )
         write_run(plan, output, work, result, rows, (result.seconds, time.process_time() - processor, memory.peak))
     journal.path.unlink()
@@ -165,20 +169,29 @@ def _check_out(out: Path, work: Path, resume: bool, overwrite: bool) -> None:
         raise ExpungeError(f"an interrupted merge lies in {work}; go on with it by --resume, or start anew by --overwrite")
 
 
+def _finished(out: Path, fingerprint: str) -> MergeResult | None:
+    """The result of this very merge, if it is there."""
+    try:
+        result = MergeResult.model_validate_json((out / "merge.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if result.plan == fingerprint else None
+
+
 def _complete(output: Output, work: Path) -> bool:
     """Whether the files that a journal speaks of are all there."""
     files = [(work / "weights" / shard.file, shard.nbytes) for shard in output.shards]
     return all(file.is_file() and file.stat().st_size == nbytes for file, nbytes in files)
 
 
-def _prepare(output: Output, work: Path, journal: Journal, plan: Plan, findings: Findings) -> None:
+def _prepare(output: Output, work: Path, journal: Journal, fingerprint: str, findings: Findings) -> None:
     try:
         shutil.rmtree(work, ignore_errors=True)
         (work / "weights").mkdir(parents=True)
         for shard in output.shards:
             reserve(work / "weights" / shard.file, shard)
         journal.done.clear()
-        journal.begin(plan.fingerprint(), findings)
+        journal.begin(fingerprint, findings)
     except OSError as error:
         shutil.rmtree(work, ignore_errors=True)
         raise ExpungeError(f"{work} could not be made ({error}); choose another --out, or make room") from error

@@ -1,0 +1,182 @@
+"""LoRA folders are merged by what they do to weights; PEFT itself is the judge."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+import expunge.artifact
+from expunge.errors import ExpungeError
+from expunge.merging import merge
+from expunge.methods.editing import DareLinear, Linear, Slerp, TaskArithmetic, Ties
+
+from .conftest import dense, read_weights
+
+
+def load(folder: Path) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+
+
+def adapter(folder: Path, base: Path, seed: int, **config: Any) -> Path:
+    """An adapter with noise in both factors."""
+    torch.manual_seed(seed)
+    fields: dict[str, Any] = {"r": 4, "lora_alpha": 6, "target_modules": ["q_proj", "down_proj"]} | config
+    model = get_peft_model(load(base), LoraConfig(**fields))
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                p.copy_(0.1 * torch.randn_like(p))
+    model.save_pretrained(folder)
+    return folder
+
+
+def merged_by_peft(folder: Path, base: Path) -> dict[str, torch.Tensor]:
+    merged = PeftModel.from_pretrained(load(base), folder).merge_and_unload()
+    return {n: p.detach() for n, p in merged.named_parameters()}
+
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "rslora": {"use_rslora": True},
+    "patterns": {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.mlp.down_proj": 32}},
+    "modules_to_save": {"modules_to_save": ["lm_head"]},
+    "embedding": {"target_modules": ["embed_tokens", "v_proj"]},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_adding_an_adapter_is_what_peft_merges(variant: str, tmp_path: Path, pico_folder: Path) -> None:
+    folder = adapter(tmp_path / "a", pico_folder, 1, **VARIANTS[variant])
+    merge(TaskArithmetic(), base=pico_folder, models=[folder], out=tmp_path / "out", quiet=True)
+    found, expected = read_weights(tmp_path / "out/artifact"), merged_by_peft(folder, pico_folder)
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, atol=2e-6), name
+    base = read_weights(pico_folder)
+    assert any(not torch.equal(found[n], base[n]) for n in base)
+
+
+def test_ties_of_adapters_is_ties_of_the_merged_models(tmp_path: Path, pico_folder: Path) -> None:
+    folders = [adapter(tmp_path / f"a{i}", pico_folder, i, r=2 + i) for i in range(3)]
+    method = Ties(density=0.3, scope="global_changed")
+    merge(method, base=pico_folder, models=folders, out=tmp_path / "out", quiet=True)
+    expected = dense(method, read_weights(pico_folder), [merged_by_peft(f, pico_folder) for f in folders])
+    found = read_weights(tmp_path / "out/artifact")
+    differing = sum(int(((found[n] - t).abs() > 1e-5).sum()) for n, t in expected.items())
+    # rounding of the two roads can move single entries over a cut or a sign, no more
+    assert differing <= 4
+    assert sum(int((t != read_weights(pico_folder)[n]).sum()) for n, t in expected.items()) > 1000
+
+
+def test_adapters_and_whole_models_merge_together(tmp_path: Path, pico_folder: Path, pico_llama: nn.Module) -> None:
+    folder = adapter(tmp_path / "a", pico_folder, 1)
+    base = read_weights(pico_folder)
+    with torch.no_grad():
+        pico_llama.lm_head.weight.add_(1)
+    pico_llama.save_pretrained(tmp_path / "full")
+    merge(Linear(weights=(1, 3)), base=pico_folder, models=[folder, tmp_path / "full"], out=tmp_path / "out", quiet=True)
+    found, other = read_weights(tmp_path / "out/artifact"), merged_by_peft(folder, pico_folder)
+    for name, tensor in base.items():
+        expected = (other[name] + 3 * (tensor + (1 if name == "lm_head.weight" else 0))) / 4
+        assert torch.allclose(found[name], expected, atol=2e-6), name
+
+
+class TestWrittenAsAnAdapter:
+    def test_a_sum_fits_into_the_sum_of_ranks(self, tmp_path: Path, pico_folder: Path) -> None:
+        folders = [adapter(tmp_path / "a", pico_folder, 1, r=3), adapter(tmp_path / "b", pico_folder, 2, r=4)]
+        method = TaskArithmetic(weights=(1, -2))
+        result = merge(method, base=pico_folder, models=folders, out=tmp_path / "out", write="adapter", rank=7, quiet=True)
+        assert result.residual is not None
+        assert result.residual < 1e-5
+        merge(method, base=pico_folder, models=folders, out=tmp_path / "weights", quiet=True)
+        expected = read_weights(tmp_path / "weights/artifact")
+        found = merged_by_peft(tmp_path / "out/artifact", pico_folder)
+        assert all(torch.allclose(found[n], t, atol=1e-5) for n, t in expected.items())
+        assert expunge.artifact.verify(tmp_path / "out").kind == "adapter"
+        assert isinstance(expunge.artifact.load(tmp_path / "out")[0], PeftModel)
+
+    def test_the_residual_is_what_the_rank_leaves_out(self, tmp_path: Path, pico_folder: Path) -> None:
+        folders = [adapter(tmp_path / f"a{i}", pico_folder, i) for i in range(2)]
+        method = Ties(density=0.5, scope="per_tensor")
+        result = merge(method, base=pico_folder, models=folders, out=tmp_path / "out", write="adapter", rank=5, quiet=True)
+        merge(method, base=pico_folder, models=folders, out=tmp_path / "weights", quiet=True)
+        base, whole = read_weights(pico_folder), read_weights(tmp_path / "weights/artifact")
+        low = merged_by_peft(tmp_path / "out/artifact", pico_folder)
+        left, all_ = (
+            sum((a[n].double() - b[n].double()).square().sum() for n in base) ** 0.5 for a, b in ((low, whole), (whole, base))
+        )
+        assert result.residual == pytest.approx(float(left / all_), rel=1e-3)
+        assert 0.05 < result.residual < 0.95
+        assert f"leaves out {100 * result.residual:.3g} %" in result.sentences()
+
+    def test_an_embedding_and_a_rank_above_a_side(self, tmp_path: Path, pico_folder: Path) -> None:
+        folder = adapter(tmp_path / "a", pico_folder, 1, target_modules=["embed_tokens", "k_proj"])
+        result = merge(
+            TaskArithmetic(scale=-1),
+            base=pico_folder,
+            models=[folder],
+            out=tmp_path / "out",
+            write="adapter",
+            rank=20,
+            quiet=True,
+        )
+        assert result.residual is not None
+        assert result.residual < 1e-5
+        found, plus = (merged_by_peft(f, pico_folder) for f in (tmp_path / "out/artifact", folder))
+        base = read_weights(pico_folder)
+        assert json.loads((tmp_path / "out/artifact/adapter_config.json").read_text())["rank_pattern"]
+        assert all(torch.allclose(found[n] - t, t - plus[n], atol=1e-5) for n, t in base.items())
+
+    @pytest.mark.parametrize(
+        ("method", "flags", "words"),
+        [
+            (Ties(), {}, "needs the rank"),
+            (Slerp(), {"rank": 4}, "moves whole weights"),
+            (Linear(weights=(2,), normalize=False), {"rank": 4}, "whole"),
+        ],
+    )
+    def test_what_has_no_adapter_is_refused(
+        self, method: Any, flags: dict[str, int], words: str, tmp_path: Path, pico_folder: Path
+    ) -> None:
+        folder = adapter(tmp_path / "a", pico_folder, 1)
+        with pytest.raises(ExpungeError, match=words):
+            merge(method, base=pico_folder, models=[folder], out=tmp_path / "out", write="adapter", **flags)
+
+    def test_a_whole_model_cannot_become_one(self, tmp_path: Path, pico_folder: Path) -> None:
+        with pytest.raises(ExpungeError, match="which no adapter can"):
+            merge(Ties(), base=pico_folder, models=[pico_folder], out=tmp_path / "out", write="adapter", rank=4)
+
+
+class TestRefusals:
+    def edited(self, tmp_path: Path, base: Path, **fields: Any) -> Path:
+        folder = adapter(tmp_path / "a", base, 1)
+        file = folder / "adapter_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+        return folder
+
+    @pytest.mark.parametrize(
+        ("fields", "words"),
+        [
+            ({"use_dora": True}, "use_dora"),
+            ({"peft_type": "IA3"}, "type IA3"),
+            ({"init_lora_weights": "pissa_niter_4"}, "changed its base"),
+        ],
+    )
+    def test_adapters_that_are_no_plain_product(
+        self, fields: dict[str, Any], words: str, tmp_path: Path, pico_folder: Path
+    ) -> None:
+        with pytest.raises(ExpungeError, match=words):
+            merge(Ties(), base=pico_folder, models=[self.edited(tmp_path, pico_folder, **fields)], out=tmp_path / "out")
+
+    def test_an_adapter_of_another_base(self, tmp_path: Path, pico_folder: Path) -> None:
+        from tests.conftest import make_llama
+
+        make_llama(width=64).save_pretrained(tmp_path / "wide")
+        folder = adapter(tmp_path / "a", tmp_path / "wide", 1)
+        with pytest.raises(ExpungeError, match=r"the adapter of .* makes \(\d+, \d+\), but the base's weight is"):
+            merge(DareLinear(), base=pico_folder, models=[folder], out=tmp_path / "out")

@@ -1,0 +1,154 @@
+"""A merge that is killed at any moment goes on to the same bytes, and OUT appears whole or not at all."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from expunge.errors import ExpungeError
+from expunge.merging import journal, merge, storage, thresholds
+from expunge.methods.editing import DareLinear, Ties
+from expunge.methods.editing.base import EditingMethod
+
+from .conftest import file_bytes, moved, random_tensors, write_folder
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of 16 elements, each write waits a little, and each tensor goes to the journal at once."""
+    monkeypatch.setattr(storage, "PIECE", 16)
+    monkeypatch.setattr(thresholds, "PIECE", 16)
+    monkeypatch.setattr(journal, "FLUSH_BYTES", 0)
+    write = storage.Files.write
+
+    def slowly(self: storage.Files, file: Path, offset: int, data: memoryview) -> None:
+        time.sleep(0.0005)
+        write(self, file, offset, data)
+
+    monkeypatch.setattr(storage.Files, "write", slowly)
+
+
+def in_a_process(work: Callable[[], object]) -> int:
+    """Forks; the child leaves without a word."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    return pid
+
+
+def inputs(tmp_path: Path) -> dict[str, Any]:
+    base = random_tensors(0, dtype=torch.bfloat16)
+    write_folder(tmp_path / "base", base)
+    models = [write_folder(tmp_path / f"m{i}", moved(base, i + 1, None if i else ["lm_head.weight"])) for i in range(2)]
+    return {"base": tmp_path / "base", "models": models, "quiet": True, "threads": 2, "shard_bytes": 700}
+
+
+@pytest.mark.parametrize("method", [Ties(), DareLinear(density=0.5)], ids=["ties", "dare_linear"])
+def test_killed_again_and_again_it_reaches_the_same_bytes(method: EditingMethod, tmp_path: Path, slow: None) -> None:
+    given = inputs(tmp_path)
+    began = time.perf_counter()
+    merge(method, out=tmp_path / "whole", **given)
+    whole = time.perf_counter() - began
+    chance, kills, went_on = random.Random(1), 0, False
+    for attempt in range(40):
+        pid = in_a_process(lambda: merge(method, out=tmp_path / "out", resume=True, **given))
+        if attempt < 12:
+            time.sleep(chance.uniform(0.05, 0.7) * whole)
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        if not os.WIFSIGNALED(status):
+            assert os.waitstatus_to_exitcode(status) == 0
+            break
+        kills += 1
+        assert not (tmp_path / "out").exists()
+        lines = tmp_path / ".out.partial/journal.jsonl"
+        went_on = went_on or (lines.exists() and len(lines.read_text().splitlines()) > 1)
+    assert kills >= 2
+    assert went_on, "no kill came after a finished tensor"
+    assert file_bytes(tmp_path / "out/artifact") == file_bytes(tmp_path / "whole/artifact")
+    assert not list(tmp_path.glob(".out*"))
+
+
+def stopped_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A merge whose disk fills up after two tensors."""
+    given, write, count = inputs(tmp_path) | {"threads": 1}, storage.Files.write, [0]
+
+    def fills_up(self: storage.Files, file: Path, offset: int, data: memoryview) -> None:
+        count[0] += 1
+        if count[0] > 2:
+            raise OSError(28, "No space left on device")
+        write(self, file, offset, data)
+
+    monkeypatch.setattr(journal, "FLUSH_BYTES", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.Files, "write", fills_up)
+        with pytest.raises(ExpungeError, match=r"No space left.*--resume"):
+            merge(Ties(), out=tmp_path / "out", **given)
+    return given
+
+
+def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = stopped_half_way(tmp_path, monkeypatch)
+    assert not (tmp_path / "out").exists()
+    result = merge(Ties(), out=tmp_path / "out", resume=True, **given)
+    assert result.resumed == 2
+    merge(Ties(), out=tmp_path / "whole", **given)
+    assert file_bytes(tmp_path / "out/artifact") == file_bytes(tmp_path / "whole/artifact")
+    assert (tmp_path / "out/tensors.jsonl").read_text() == (tmp_path / "whole/tensors.jsonl").read_text()
+
+
+def test_an_interrupted_merge_is_neither_forgotten_nor_mixed_with_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = stopped_half_way(tmp_path, monkeypatch)
+    with pytest.raises(ExpungeError, match="an interrupted merge lies in"):
+        merge(Ties(), out=tmp_path / "out", **given)
+    with pytest.raises(ExpungeError, match="is of another merge"):
+        merge(Ties(density=0.3), out=tmp_path / "out", resume=True, **given)
+    os.utime(tmp_path / "m0/model.safetensors", ns=(1, 1))
+    with pytest.raises(ExpungeError, match="an input file differ"):
+        merge(Ties(), out=tmp_path / "out", resume=True, **given)
+    merge(Ties(density=0.3), out=tmp_path / "out", overwrite=True, **given)
+    assert (tmp_path / "out/artifact/expunge.json").exists()
+
+
+def test_resuming_a_complete_merge_gives_its_result(tmp_path: Path) -> None:
+    given = inputs(tmp_path)
+    first = merge(Ties(), out=tmp_path / "out", **given)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")}
+    assert merge(Ties(), out=tmp_path / "out", resume=True, **given) == first
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*")} == before
+    with pytest.raises(ExpungeError, match="exists already"):
+        merge(Ties(density=0.3), out=tmp_path / "out", resume=True, **given)
+
+
+def test_a_journal_cut_in_the_middle_of_a_line_is_believed_up_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = stopped_half_way(tmp_path, monkeypatch)
+    lines = tmp_path / ".out.partial/journal.jsonl"
+    lines.write_text(lines.read_text()[:-9])
+    result = merge(Ties(), out=tmp_path / "out", resume=True, **given)
+    assert result.resumed == 1
+    merge(Ties(), out=tmp_path / "whole", **given)
+    assert file_bytes(tmp_path / "out/artifact") == file_bytes(tmp_path / "whole/artifact")
+
+
+def test_a_result_that_is_replaced_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    given = inputs(tmp_path)
+    merge(Ties(), out=tmp_path / "out", **given)
+    before = file_bytes(tmp_path / "out/artifact")
+    tensors = moved(random_tensors(0, dtype=torch.bfloat16), 9)
+    tensors["lm_head.weight"][0, 0] = float("nan")
+    write_folder(tmp_path / "bad", tensors)
+    with pytest.raises(ExpungeError, match="nan"):
+        merge(Ties(density=1.0), out=tmp_path / "out", overwrite=True, **(given | {"models": [tmp_path / "bad"]}))
+    assert file_bytes(tmp_path / "out/artifact") == before
