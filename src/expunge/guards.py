@@ -26,6 +26,7 @@ from expunge.methods.base import GuardingMethod, State
 from expunge.methods.guarding.calls import replaced
 from expunge.models.load import causal_model
 from expunge.models.logprobs import labelled_logits
+from expunge.records import write_json
 
 FILE = "guard.safetensors"
 NOTICEABLE = 0.02
@@ -72,10 +73,16 @@ def fit(method: GuardingMethod, model: nn.Module, request: Request, encoder: Enc
 
 
 def save(folder: Path, state: State, encoder: Encoder) -> None:
-    """guard.safetensors, and the tokenizer and format that go with it; no weights."""
+    """guard.safetensors, and the tokenizer and format that go with it; no weights.
+
+    What a method measured to set a threshold (`calibration.NAME`) goes into calibration.json as well, for reports.
+    """
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / FILE, metadata={"format": "pt"})
     encoder.tokenizer.save_pretrained(folder)
     save_format(folder, encoder.format)
+    measured = {n.partition(".")[2]: [round(v, 6) for v in t.tolist()] for n, t in state.items() if n.startswith("calibration.")}
+    if measured:
+        write_json(folder / "calibration.json", measured)
 
 
 def read(folder: Path) -> State:

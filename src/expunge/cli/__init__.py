@@ -18,11 +18,13 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lab": ("Lab", "the invented world alone: its data, and the models base, original and gold"),
     "finetune": ("FineTune", "plain cross-entropy: make the model to unlearn from, or a retain-only model"),
     "unlearn": ("Unlearn", "one unlearning run: expunge unlearn METHOD --model M --forget F --retain R --out DIR"),
+    "probe": ("Probe", "activation statistics of sets of texts, neuron tables and plots of key space"),
     "merge": ("Merge", "weight arithmetic on checkpoints, streamed: expunge merge METHOD --base B --models A C --out DIR"),
     "evaluate": ("Evaluate", "scores with intervals: expunge evaluate MODEL_OR_RUN --suite NAME --out DIR"),
     "report": ("Report", "any number of runs into one page"),
     "methods": ("Methods", "list the methods, or explain one: paper, formula, fields, cost"),
     "suites": ("Suites", "list the evaluation suites, or explain one"),
+    "import": ("Import", "a published .pkl of neuron_adjust or key_space as a guard"),
     "verify": ("Verify", "recompute every checksum of an artifact"),
 }
 """name -> (class of flags in expunge.cli.NAME, one line for the list)."""

@@ -1,6 +1,6 @@
 """Runs -> one page and its machine-readable twins. Everything is read and drawn before the first byte is written."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,16 @@ from markupsafe import Markup
 
 from expunge.errors import ExpungeError
 from expunge.records import Record, Score, write_json, write_text
+from expunge.report.analysis import roc
 from expunge.report.contents import attack_table, claim_rows, run_table, shared_provenance
 from expunge.report.curves import loss_curves
 from expunge.report.effects import SUITE, LabSummary, forget_effect, retain_kept, summarize_lab
 from expunge.report.glossary import METRICS, Meaning, meaning
+from expunge.report.matrix import heat_map, matrix_table
 from expunge.report.plots import inline
 from expunge.report.read import RunRecord, read_run, read_runs
 from expunge.report.sections import Section, by_distance, role, section
-from expunge.report.tables import html, latex, markdown, with_code
+from expunge.report.tables import Table, html, latex, markdown, with_code
 
 FORMAT = 1
 """Version of report.json."""
@@ -76,13 +78,17 @@ def report(
     sections = [section(suite, made, before, never, show_forget_text) for suite in suites]
     curves = loss_curves(made)
     figures = {f"{'' if s.lab else s.suite + '-'}tradeoff.svg": s.figure for s in sections if s.figure}
+    matrices = {s.suite: s.matrix for s in sections if s.matrix}
+    figures |= {f"{suite}-matrix.svg": heat_map(matrix) for suite, matrix in matrices.items()}
     if curves:
         figures["curves.svg"] = curves
+    rocs = {run.name: roc(run.calibration.forget, run.calibration.retain) for run in made if run.calibration}
+    figures |= {f"{name}-calibration.svg": figure for name, figure in rocs.items()}
     heading = title or "What was forgotten, and what it cost"
     files = {
-        "index.html": _page(heading, sections, made, before, never, curves),
+        "index.html": _page(heading, sections, made, before, never, curves, rocs),
         "report.md": _markdown(heading, sections, made),
-        "table.tex": "\n".join(latex(table) for s in sections for table in (s.summary, s.scores)),
+        "table.tex": "\n".join(latex(table) for s in sections for table in _tables(s)),
         **figures,
     }
     summary = None
@@ -114,6 +120,10 @@ def _as_given(runs: Sequence[RunRecord], folders: Sequence[Path | str]) -> list[
     return sorted(runs, key=lambda run: order.index(run.folder.resolve()))
 
 
+def _tables(section: Section) -> list[Table]:
+    return [section.summary, section.scores, *([matrix_table(section.matrix)] if section.matrix else [])]
+
+
 def _page(
     title: str,
     sections: Sequence[Section],
@@ -121,6 +131,7 @@ def _page(
     original: RunRecord | None,
     gold: RunRecord | None,
     curves: str | None,
+    rocs: Mapping[str, str],
 ) -> str:
     here = Path(__file__).parent
     environment = jinja2.Environment(
@@ -138,7 +149,10 @@ def _page(
         sections=sections,
         table=html,
         svg=lambda text: Markup(inline(text)),
+        heat_map=heat_map,
+        matrix_table=matrix_table,
         curves=curves,
+        rocs=rocs,
         meanings=meanings(sections, runs, [m for m in (original, gold) if m]),
         claims=claim_rows(runs),
         attacks=attacks,
@@ -154,6 +168,8 @@ def meanings(sections: Sequence[Section], runs: Sequence[RunRecord], references:
     shown = {s.metric for m in (*runs, *references) for e in m.evaluations for s in e.scores}
     if any(s.lab for s in sections):
         shown |= {"forget_effect", "retain_kept"}
+    if any(s.matrix for s in sections):
+        shown.add("relative_drop")
     order = [*(m for m in METRICS if m in shown), *sorted(shown - METRICS.keys())]
     return [meaning(metric) for metric in order]
 
@@ -162,7 +178,7 @@ def _markdown(title: str, sections: Sequence[Section], runs: Sequence[RunRecord]
     parts = [f"# {title}", ""]
     for s in sections:
         said = " ".join(text for text in s.headline if text)
-        parts += [f"## Suite {s.suite}", "", said, "", markdown(s.summary), markdown(s.scores)]
+        parts += [f"## Suite {s.suite}", "", said, "", *(markdown(table) for table in _tables(s))]
     parts += [f"- **{c['level']} {c['name']}** ({c['runs']}): {c['says']} Not claimed: {c['not']}" for c in claim_rows(runs)]
     parts += ["", *(f"- {label}: {text}" for label, text in shared_provenance(runs))]
     return "\n".join(parts).rstrip() + "\n"

@@ -45,6 +45,13 @@ class Attack(Lenient):
     scores: tuple[Score, ...]
 
 
+class Calibration(Lenient):
+    """artifact/calibration.json: how far held-out queries are from a guard's box; up to 1 they are closed."""
+
+    forget: tuple[float, ...] = Field(min_length=1)
+    retain: tuple[float, ...] = Field(min_length=1)
+
+
 class RunRecord(Record):
     """Everything a report needs of one run, or of a model that was only evaluated (original, gold)."""
 
@@ -61,6 +68,8 @@ class RunRecord(Record):
     samples: dict[str, tuple[Sample, ...]] = Field(default_factory=dict)
     """suite -> rows of SUITE.samples.jsonl."""
     attacks: tuple[Attack, ...] = ()
+    calibration: Calibration | None = None
+    """Of a guard that decides by a threshold."""
 
     @property
     def method(self) -> str | None:
@@ -128,8 +137,9 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
         suites = [folder / f"{suite}.json" for suite in samples if (folder / f"{suite}.json").is_file()]
     else:
         suites = sorted(evaluated.glob("*.json"))
-    artifact, provenance, config, metrics = (
-        folder / part for part in ("artifact/expunge.json", "provenance.json", "run.yaml", "metrics.jsonl")
+    artifact, provenance, config, metrics, calibration = (
+        folder / part
+        for part in ("artifact/expunge.json", "provenance.json", "run.yaml", "metrics.jsonl", "artifact/calibration.json")
     )
     if not suites and not artifact.is_file() and not metrics.is_file():
         raise ExpungeError(
@@ -146,6 +156,7 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
         evaluations=tuple(_read(path, Evaluation) for path in suites),
         samples={suite: _read_lines(path, Sample) for suite, path in samples.items()},
         attacks=tuple(_read(path, Attack) for path in sorted(folder.glob("attacks/*.json"))),
+        calibration=_read(calibration, Calibration) if calibration.is_file() else None,
     )
 
 
