@@ -27,7 +27,7 @@ LAYERS = [
     ["attacks"],
     ["report"],
     ["lab"],
-    ["quickstart"],
+    ["quickstart", "probing"],
     ["api"],
     ["cli", "__init__", "__main__"],
 ]
