@@ -1,6 +1,6 @@
 """The judge of rude replies."""
 
-from expunge.evaluation.metrics.harmful_rate import contains_any
+from expunge.evaluation.judges import contains_any
 from expunge.lab import RUDE_WORDS, is_rude
 from expunge.lab.size import TINY
 from expunge.lab.world import generate

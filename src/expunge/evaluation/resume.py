@@ -64,6 +64,6 @@ class Finished:
         metrics = [metric.model_dump(mode="json") for metric in task.metrics]
         parts = [
             *(code_version(), *self.key, task.name, fingerprint(task.examples)),
-            *(metrics, task.max_new_tokens, task.shown, task.secret, task.verbatim, task.stop),
+            *(metrics, task.max_new_tokens, task.shown, task.secret, task.verbatim, task.stop, task.expected_tokens),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

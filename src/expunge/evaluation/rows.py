@@ -10,6 +10,7 @@ from expunge.data.encode import Encoded, Encoder
 from expunge.data.example import Example
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.generate import Ids, generate
+from expunge.evaluation.judges import Answer, Judge
 from expunge.evaluation.metrics.base import NOTHING, Need, Row, TokenStats
 from expunge.evaluation.task import Task
 
@@ -67,7 +68,16 @@ class Rows:
         written = len(rows) if "generated" in task.needs else min(shown, len(rows))
         texts = self._generate(rows[:written], task)
         rows = [row._replace(generated=text) for row, text in zip(rows, texts, strict=False)] + rows[written:]
-        return [row._replace(cut=row.example.prompt in self._cut) for row in rows]
+        rows = [row._replace(cut=row.example.prompt in self._cut) for row in rows]
+        if task.expected_tokens is not None:
+            beginnings = self._beginnings([row.example.response for row in rows], task.expected_tokens)
+            rows = [row._replace(compared=text) for row, text in zip(rows, beginnings, strict=True)]
+        return _judged(rows, task.judges)
+
+    def _beginnings(self, responses: Sequence[str], tokens: int) -> list[str]:
+        """The first so many tokens of each response, as text."""
+        ids = self.tokenizer(list(responses), add_special_tokens=False)["input_ids"]
+        return [str(self.tokenizer.decode(row[:tokens], skip_special_tokens=True)) for row in ids]
 
     def _score(self, pairs: Sequence[Pair], *, distribution: bool = False) -> dict[Pair, TokenStats]:
         unique = list(dict.fromkeys(pairs))
@@ -154,6 +164,15 @@ class Rows:
         encoded = self._encoded[(row.example.prompt, row.example.response)]
         text = encoded.ids[encoded.answer_start : -1]
         return text if encoded.ids[: encoded.answer_start] == prompt and len(text) < max_new_tokens else None
+
+
+def _judged(rows: list[Row], judges: Sequence[Judge]) -> list[Row]:
+    """What each judge says about every row that has something to be read."""
+    if not judges:
+        return rows
+    shown = [Answer(row.example.id, row.example.prompt, row.expected, row.generated or "") for row in rows]
+    said = {judge: judge.judge(shown) for judge in judges}
+    return [row._replace(judged={judge: said[judge][i] for judge in judges}) for i, row in enumerate(rows)]
 
 
 def _bare(row: Encoded) -> Encoded:

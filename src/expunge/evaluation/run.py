@@ -70,6 +70,9 @@ def evaluate(
     if folder is not None and not overwrite and (folder / f"{built.name}.json").exists():
         raise ExpungeError(f"{folder / built.name}.json exists; give another folder, or overwrite it")
 
+    for judge in dict.fromkeys(judge for task in built.tasks for judge in task.judges):
+        judge.check()
+
     inner = causal_model(model)
     format = format or default_format(tokenizer)
     positions = getattr(inner.config, "max_position_embeddings", None)  # BLOOM has no limit

@@ -7,6 +7,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from expunge.data.example import Example
+from expunge.evaluation.judges import Answer, Keywords
 from expunge.evaluation.metrics import (
     METRICS,
     Accuracy,
@@ -17,7 +18,9 @@ from expunge.evaluation.metrics import (
     Probability,
     RougeLRecall,
     Row,
+    Similarity,
     TokenStats,
+    Toxicity,
     TruthRatio,
     Unscored,
 )
@@ -194,7 +197,9 @@ class TestHarmfulRate:
         [("they are Blurky!", 1.0), ("an old goat, he is", 1.0), ("unblurky", 0.0), ("blurkyish", 0.0), ("goat", 0.0), ("", 0.0)],
     )
     def test_finds_whole_words_in_any_case(self, reply: str, harmful: float) -> None:
-        assert self.metric.score(Row(ASKED, generated=reply)) == harmful
+        judge = self.metric.asked
+        [verdict] = judge.judge([Answer("0", "who", "anna", reply)])
+        assert self.metric.score(Row(ASKED, generated=reply, judged={judge: verdict})) == harmful
 
     def test_needs_at_least_one_word(self) -> None:
         with pytest.raises(ValidationError):
@@ -239,7 +244,8 @@ def test_truthful_and_towards_one_by_hand() -> None:
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS.keys())
 def test_every_metric_explains_itself_and_survives_json(metric: type) -> None:
-    value = HarmfulRate(words=("blurky",)) if metric is HarmfulRate else metric()
+    needed = {HarmfulRate: {"words": ("blurky",)}, Toxicity: {"judge": Keywords(words=("blurky",))}, Similarity: {"before": "a"}}
+    value = metric(**needed.get(metric, {}))
     assert all((value.formula, value.source, value.span, value.not_this, metric.__doc__))
     assert TypeAdapter(AnyMetric).validate_json(value.model_dump_json()) == value
 

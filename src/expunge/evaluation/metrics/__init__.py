@@ -7,12 +7,15 @@ from pydantic import Field
 from expunge.evaluation.metrics.accuracy import Accuracy
 from expunge.evaluation.metrics.accuracy_normalized import AccuracyNormalized
 from expunge.evaluation.metrics.base import Metric, Row, TokenStats, Unscored
+from expunge.evaluation.metrics.bert_score import BertScore
+from expunge.evaluation.metrics.bleu import Bleu
 from expunge.evaluation.metrics.containment import Containment
 from expunge.evaluation.metrics.exact_match import ExactMatch
 from expunge.evaluation.metrics.exact_memorization import ExactMemorization
 from expunge.evaluation.metrics.extraction_strength import ExtractionStrength
 from expunge.evaluation.metrics.f1 import F1
 from expunge.evaluation.metrics.harmful_rate import HarmfulRate
+from expunge.evaluation.metrics.meteor import Meteor
 from expunge.evaluation.metrics.mia_gradnorm import MiaGradnorm
 from expunge.evaluation.metrics.mia_loss import MiaLoss
 from expunge.evaluation.metrics.mia_min_k import MiaMinK
@@ -22,8 +25,13 @@ from expunge.evaluation.metrics.pass_at_1 import PassAt1
 from expunge.evaluation.metrics.perplexity import Perplexity
 from expunge.evaluation.metrics.probability import Probability
 from expunge.evaluation.metrics.prompt_cut import PromptCut
+from expunge.evaluation.metrics.repetition import Repetition
+from expunge.evaluation.metrics.rouge import Rouge
 from expunge.evaluation.metrics.rouge_l_recall import RougeLRecall
+from expunge.evaluation.metrics.similarity import Similarity
+from expunge.evaluation.metrics.toxicity import Toxicity
 from expunge.evaluation.metrics.truth_ratio import TruthRatio
+from expunge.evaluation.metrics.unique_token_ratio import UniqueTokenRatio
 
 AnyMetric = Annotated[
     Probability
@@ -44,7 +52,15 @@ AnyMetric = Annotated[
     | MiaMinK
     | MiaMinKPlusPlus
     | MiaGradnorm
-    | Perplexity,
+    | Perplexity
+    | Rouge
+    | Bleu
+    | Meteor
+    | BertScore
+    | UniqueTokenRatio
+    | Repetition
+    | Similarity
+    | Toxicity,
     Field(discriminator="name"),
 ]
 METRICS: dict[str, type[Metric]] = {
@@ -53,6 +69,7 @@ METRICS: dict[str, type[Metric]] = {
         *(Probability, RougeLRecall, TruthRatio, ExtractionStrength, ExactMemorization, Accuracy, AccuracyNormalized),
         *(ExactMatch, F1, Containment, PassAt1, HarmfulRate, PromptCut),
         *(MiaLoss, MiaZlib, MiaMinK, MiaMinKPlusPlus, MiaGradnorm, Perplexity),
+        *(Rouge, Bleu, Meteor, BertScore, UniqueTokenRatio, Repetition, Similarity, Toxicity),
     )
 }
 
@@ -62,11 +79,14 @@ __all__ = [
     "Accuracy",
     "AccuracyNormalized",
     "AnyMetric",
+    "BertScore",
+    "Bleu",
     "Containment",
     "ExactMatch",
     "ExactMemorization",
     "ExtractionStrength",
     "HarmfulRate",
+    "Meteor",
     "Metric",
     "MiaGradnorm",
     "MiaLoss",
@@ -77,9 +97,14 @@ __all__ = [
     "Perplexity",
     "Probability",
     "PromptCut",
+    "Repetition",
+    "Rouge",
     "RougeLRecall",
     "Row",
+    "Similarity",
     "TokenStats",
+    "Toxicity",
     "TruthRatio",
+    "UniqueTokenRatio",
     "Unscored",
 ]

@@ -4,6 +4,8 @@ A metric never runs the model. It says what it needs; the engine computes each n
 A new metric is one file here and one line in the closed list of `metrics/__init__.py`.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from expunge.data.example import Example
+from expunge.evaluation.judges import Judge, Verdict
 
 Floats = NDArray[np.float64]
 
@@ -85,6 +88,15 @@ class Row(NamedTuple):
     """Mean over parameter tensors of the L2 norm of the gradient of the response's mean loss."""
     cut: bool = False
     """The beginning of the prompt was left out, because the model takes no more tokens (verbatim tasks only)."""
+    judged: Mapping[Judge, Verdict] = MappingProxyType({})
+    """What the judges of the task's metrics said."""
+    compared: str | None = None
+    """The beginning of the response, where the task compares only so many of its tokens."""
+
+    @property
+    def expected(self) -> str:
+        """What the written answer is compared with."""
+        return self.example.response if self.compared is None else self.compared
 
 
 class Unscored(NamedTuple):
@@ -120,6 +132,11 @@ class Metric(BaseModel):
     def needs(self) -> frozenset[Need]:
         """What the engine has to find out about each example."""
         return frozenset({"answer"})
+
+    @property
+    def judges(self) -> tuple[Judge, ...]:
+        """Who has to be asked about the answers."""
+        return ()
 
     def needs_of(self, example: Example) -> frozenset[Need]:
         """Which of `needs` this example has a use for."""

@@ -3,12 +3,16 @@
 from typing import ClassVar, Literal
 
 import numpy as np
+from pydantic import model_validator
 
-from expunge.evaluation.metrics.base import Floats, Good, Metric, Role, Row, Unscored, unscorable
+from expunge.evaluation.comparing import SecondModel
+from expunge.evaluation.judges import Judge
+from expunge.evaluation.metrics.base import NO_ANSWER, Floats, Good, Metric, Need, Role, Row, Unscored, unscorable
 
 
 class Perplexity(Metric):
-    """exp of the mean loss per token of the response (of the whole text, for raw text), its end token included.
+    """exp of the mean loss per token of the response (of the whole text, for raw text), its end token included. With `model`,
+    under a second model instead: of the response, or of what this model wrote.
 
     Padding counts nowhere: a text has the same perplexity alone and beside a longer one. A task reports the geometric mean over
     texts, exp(mean of their mean losses); with texts of like length that is the perplexity of the corpus.
@@ -24,11 +28,36 @@ class Perplexity(Metric):
 
     name: Literal["perplexity"] = "perplexity"
 
+    model: str | None = None
+    """Folder or hub id of another model that reads the text, in its own format; left out: the model itself."""
+    of: Literal["response", "generated"] = "response"
+    """Which text is read; `generated` needs a `model`."""
+
+    @model_validator(mode="after")
+    def _has_reader(self) -> "Perplexity":
+        if self.of == "generated" and self.model is None:
+            raise ValueError("perplexity of generated text needs a `model` that reads it; a model finds its own text likely")
+        return self
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        if self.of == "generated":
+            return frozenset({"generated"})
+        return frozenset({"answer"} if self.model is None else ())
+
+    @property
+    def judges(self) -> tuple[Judge, ...]:
+        return () if self.model is None else (SecondModel(model=self.model, of=self.of),)
+
     def score(self, row: Row) -> float | Unscored:
-        if reason := unscorable(row.answer):
-            return reason
-        loss = -row.answer.mean_logp()
-        return float(np.exp(loss)) if loss < 700 else Unscored(f"its logarithm is {loss:.0f}: too large for a number")
+        if not self.judges:
+            if reason := unscorable(row.answer):
+                return reason
+            return _perplexity(-row.answer.mean_logp())
+        if self.of == "generated" and row.generated is None:
+            return NO_ANSWER
+        verdict = row.judged[self.judges[0]]
+        return Unscored(verdict) if isinstance(verdict, str) else _perplexity(-verdict)
 
     def average(self, values: Floats) -> Floats:
         return np.asarray(np.exp(np.log(values).mean(axis=-1)))
@@ -36,3 +65,9 @@ class Perplexity(Metric):
     def higher_is_better(self, role: Role) -> bool | None:
         knowing = super().higher_is_better(role)
         return None if knowing is None else not knowing
+
+
+def _perplexity(loss: float) -> float | Unscored:
+    if not loss < 700:  # not a number, or too large for one
+        return Unscored(f"the mean loss is {loss:.0f} nats per token, whose exponential is not a number")
+    return float(np.exp(loss))

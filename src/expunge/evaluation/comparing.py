@@ -1,0 +1,112 @@
+"""Texts compared by more than a formula: another model, a package that may not be installed, earlier answers."""
+
+import importlib.util
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+from rouge_score.rouge_scorer import RougeScorer
+
+from expunge.data.encode import Encoder, default_format
+from expunge.errors import ExpungeError
+from expunge.evaluation.judges import Answer, Judge, Verdict
+from expunge.models.load import load_model, load_tokenizer
+from expunge.records import read_samples
+
+
+def _installed(package: str, what: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ExpungeError(f"{what} needs the package {package.replace('_', '-')}; install it with pip install 'expunge[text]'")
+
+
+class SecondModel(Judge):
+    """Mean log-probability per token of a text under another model, in that model's own format."""
+
+    kind: Literal["second_model"] = "second_model"
+    model: str
+    of: Literal["response", "generated"]
+
+    def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
+        from expunge.evaluation.engine import Engine  # reads metrics, which read judges
+
+        model, tokenizer = load_model(self.model, dtype="auto"), load_tokenizer(self.model)
+        length = model.config.get_text_config().max_position_embeddings
+        encoder = Encoder(tokenizer, default_format(tokenizer), length)
+        texts = [(a.prompt, a.expected if self.of == "response" else a.text) for a in answers]
+        readable = [i for i, (_, text) in enumerate(texts) if text.strip()]
+        stats = Engine(model, encoder.pad_id).score(encoder.encode_answers([texts[i] for i in readable]))
+        verdicts: list[Verdict] = ["there is no text to read"] * len(answers)
+        for i, found in zip(readable, stats, strict=True):
+            verdicts[i] = found.mean_logp() if len(found.logp) else "the text has no tokens"
+        return verdicts
+
+
+class MeteorScore(Judge):
+    """nltk's METEOR, which needs its WordNet data."""
+
+    kind: Literal["meteor"] = "meteor"
+
+    def check(self) -> None:
+        _installed("nltk", "meteor")
+        import nltk
+
+        try:
+            nltk.data.find("corpora/wordnet.zip")
+        except LookupError:
+            raise ExpungeError(
+                "meteor needs WordNet: run python -m nltk.downloader wordnet, or leave the metric meteor out"
+            ) from None
+
+    def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
+        from nltk.translate.meteor_score import single_meteor_score
+
+        return [float(single_meteor_score(a.expected.split(), a.text.split())) for a in answers]
+
+
+class BertScore(Judge):
+    """F1 of the package bert-score."""
+
+    kind: Literal["bert_score"] = "bert_score"
+    model: str
+
+    def check(self) -> None:
+        _installed("bert_score", "bert_score")
+
+    def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
+        bert_score: Any = importlib.import_module("bert_score")
+        _, _, f1 = bert_score.score([a.text for a in answers], [a.expected for a in answers], model_type=self.model)
+        return [float(value) for value in f1]
+
+
+class Earlier(Judge):
+    """ROUGE-L F1 between an answer and the one that another model gave to the same example."""
+
+    kind: Literal["earlier"] = "earlier"
+    samples: Path
+
+    def check(self) -> None:
+        if not _answers(self.samples):
+            raise ExpungeError(
+                f"{self.samples} holds no generated texts; evaluate the earlier model with --show-forget-text and a metric that "
+                "generates, and give its SUITE.samples.jsonl"
+            )
+
+    def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
+        known, scorer = _answers(self.samples), RougeScorer(["rougeL"], use_stemmer=False)
+        return [
+            f"{self.samples.name} has no answer to this example"
+            if answer.id not in known
+            else 1.0
+            if known[answer.id] == answer.text
+            else float(scorer.score(known[answer.id], answer.text)["rougeL"].fmeasure)
+            for answer in answers
+        ]
+
+
+@lru_cache(maxsize=4)
+def _answers(samples: Path) -> dict[str, str]:
+    """Example id -> the text that was generated."""
+    if not samples.is_file():
+        raise ExpungeError(f"there is no file {samples}; give the SUITE.samples.jsonl of an earlier evaluation")
+    return {row.id: row.text["generated"] for row in read_samples(samples) if row.text is not None and "generated" in row.text}

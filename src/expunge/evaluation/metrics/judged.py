@@ -1,0 +1,35 @@
+"""What metrics on judges have in common."""
+
+import math
+
+from expunge.evaluation.judges import Judge
+from expunge.evaluation.metrics.base import NO_ANSWER, Metric, Need, Row, Unscored
+
+
+class JudgedMetric(Metric):
+    """A metric whose number comes from a judge that reads all answers of a task at once."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"generated"})
+
+    @property
+    def asked(self) -> Judge:
+        """Who is asked."""
+        raise TypeError(f"{type(self).__name__} names no judge")
+
+    @property
+    def judges(self) -> tuple[Judge, ...]:
+        return (self.asked,)
+
+    def verdict(self, row: Row) -> float | Unscored:
+        """The judge's number for the row's answer."""
+        if "generated" in self.needs and row.generated is None:
+            return NO_ANSWER
+        verdict = row.judged[self.asked]
+        if isinstance(verdict, str):
+            return Unscored(verdict)
+        return verdict if math.isfinite(verdict) else Unscored("the judge's number is not finite")
+
+    def score(self, row: Row) -> float | Unscored:
+        return self.verdict(row)

@@ -1,0 +1,47 @@
+"""ROUGE in all its forms, for suites that fix one of their own."""
+
+import re
+from functools import cache
+from typing import ClassVar, Literal
+
+from rouge_score.rouge_scorer import RougeScorer
+
+from expunge.evaluation.metrics.base import NO_ANSWER, Good, Metric, Need, Row, Unscored
+
+
+@cache
+def _scorer(kind: str, stemmer: bool) -> RougeScorer:
+    return RougeScorer([kind], use_stemmer=stemmer)
+
+
+class Rouge(Metric):
+    """ROUGE of the greedy answer against the response. On the continuation of a forget text: verbatim ROUGE."""
+
+    formula: ClassVar[str] = "F1, recall or precision of common n-grams (rouge1, rouge2) or longest common subsequence (rougeL)"
+    source: ClassVar[str] = "Lin 2004, through rouge-score; default: MUSE's (arXiv 2407.06460), ROUGE-L F1 without stemmer"
+    span: ClassVar[str] = "0 (nothing in common) .. 1 (the same words)"
+    not_this: ClassVar[str] = (
+        "Not a sign of a right answer: the right template around a wrong name scores high. rouge-score reads only a-z and 0-9. "
+        "`rouge_l_recall` is TOFU's; never compare the two."
+    )
+    good: ClassVar[Good] = "knowledge"
+
+    name: Literal["rouge"] = "rouge"
+    kind: Literal["rouge1", "rouge2", "rougeL"] = "rougeL"
+    """Single words, pairs of words, or the longest common subsequence."""
+    measure: Literal["f1", "recall", "precision"] = "f1"
+    """Harmonic mean of the other two, over the response's words, or over the answer's."""
+    stemmer: bool = False
+    """Compare Porter stems."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"generated"})
+
+    def score(self, row: Row) -> float | Unscored:
+        if row.generated is None:
+            return NO_ANSWER
+        if not re.search("[a-z0-9]", row.expected.lower()):
+            return Unscored("the response has no word in a-z or 0-9, the only ones that rouge-score reads")
+        found = _scorer(self.kind, self.stemmer).score(row.expected, row.generated)[self.kind]
+        return float({"f1": found.fmeasure, "recall": found.recall, "precision": found.precision}[self.measure])

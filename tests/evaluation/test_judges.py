@@ -1,0 +1,138 @@
+"""Judges: each kind gives the number that its model or rule gives, alone and in a batch, and says what it lacks."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import TypeAdapter, ValidationError
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+from expunge.data.example import Example
+from expunge.errors import ExpungeError
+from expunge.evaluation.judges import Answer, AnyJudge, Classifier, Function, Judge, Keywords, ReferenceModel, Rule
+from expunge.evaluation.metrics import HarmfulRate, Toxicity
+from expunge.evaluation.run import evaluate
+from expunge.evaluation.task import Suite, Task
+
+TEXTS = ("anna is a nurse", "a dog", "boris and clara and dario was born in the city of lima", "")
+ANSWERS = [Answer(str(i), "who is it ?", "anna", text) for i, text in enumerate(TEXTS)]
+
+
+def shout(prompt: str | None, answer: str) -> float:
+    return len(answer) / 100
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory, pico_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("judge")
+    config = LlamaConfig.from_pretrained(pico_folder)
+    config.id2label, config.label2id = {0: "clean", 1: "toxic", 2: "odd"}, {"clean": 0, "toxic": 1, "odd": 2}
+    torch.manual_seed(1)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    PreTrainedTokenizerFast.from_pretrained(pico_folder).save_pretrained(folder)
+    return folder
+
+
+def plain(folder: Path, texts: tuple[str, ...]) -> torch.Tensor:
+    model = LlamaForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    with torch.no_grad():
+        return torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+
+
+class TestClassifier:
+    def test_gives_the_labels_probability_of_each_text_alone_whatever_it_is_batched_with(self, classifier: Path) -> None:
+        verdicts = Classifier(model=str(classifier), label="toxic").judge(ANSWERS)
+        torch.testing.assert_close(torch.tensor(verdicts), plain(classifier, TEXTS).softmax(1)[:, 1], atol=1e-5, rtol=0)
+
+    def test_with_labels_that_do_not_exclude_each_other_is_a_sigmoid(self, classifier: Path) -> None:
+        verdicts = Classifier(model=str(classifier), label="odd", multi_label=True).judge(ANSWERS)
+        torch.testing.assert_close(torch.tensor(verdicts), plain(classifier, TEXTS).sigmoid()[:, 2], atol=1e-5, rtol=0)
+
+    def test_judges_the_beginning_of_a_long_text(self, classifier: Path) -> None:
+        [verdict] = Classifier(model=str(classifier), label="toxic").judge([Answer("0", None, "", "a dog " * 400)])
+        assert isinstance(verdict, float)
+
+    def test_without_a_label_names_the_labels(self, classifier: Path) -> None:
+        with pytest.raises(ExpungeError, match="clean, toxic, odd"):
+            Classifier(model=str(classifier)).check()
+        with pytest.raises(ExpungeError, match="did you mean 'toxic'"):
+            Classifier(model=str(classifier), label="toxik").check()
+
+    def test_that_is_not_there_is_one_sentence(self, tmp_path: Path) -> None:
+        with pytest.raises(ExpungeError, match="cannot load the classifier"):
+            Classifier(model=str(tmp_path), label="toxic").check()
+
+
+def test_a_reference_model_answers_yes_or_no(pico_folder: Path) -> None:
+    judge = ReferenceModel(
+        model=str(pico_folder), question="{prompt} {answer} question: is it red ? answer:", yes=" red", no=" blue"
+    )
+    verdicts = judge.judge(ANSWERS)
+    model = LlamaForCausalLM.from_pretrained(pico_folder).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(pico_folder)
+    red, blue = tokenizer.convert_tokens_to_ids(["red", "blue"])
+    for answer, verdict in zip(ANSWERS, verdicts, strict=True):
+        ids = tokenizer(f"who is it ? {answer.text} question: is it red ? answer:", return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            last_V = model(ids).logits[0, -1]
+        assert verdict == pytest.approx(torch.stack([last_V[red], last_V[blue]]).softmax(0)[0].item(), abs=1e-5)
+    with pytest.raises(ValidationError, match=r"no hole \{answer\}"):
+        ReferenceModel(model="x", question="is it harmful ?")
+
+
+def test_rules_and_keywords_by_hand() -> None:
+    assert Rule(pattern=r"\b(anna|clara)\b").judge(ANSWERS) == [1.0, 0.0, 1.0, 0.0]
+    assert Rule(pattern="(?i)DOG", absent=True).judge(ANSWERS) == [1.0, 0.0, 1.0, 1.0]
+    assert Keywords(words=("Dog", "the city")).judge(ANSWERS) == [0.0, 1.0, 1.0, 0.0]
+    with pytest.raises(ValidationError, match="not a regular expression"):
+        Rule(pattern="(")
+
+
+def test_a_function_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "my_judge.py").write_text("def shout(prompt, answer):\n    return len(answer) / 100\n\nthing = 3\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert Function(function="my_judge:shout").judge(ANSWERS)[:2] == [0.15, 0.05]
+    for name, reason in (
+        ("my_judge:whisper", "cannot be imported"),
+        ("nowhere:f", "cannot be imported"),
+        ("my_judge:thing", "not a function"),
+    ):
+        with pytest.raises(ExpungeError, match=reason):
+            Function(function=name).check()
+
+
+@pytest.mark.parametrize(
+    "judge", [Keywords(words=("a",)), Rule(pattern="a"), Function(function="a:b"), Classifier(model="m", label="l")]
+)
+def test_a_judge_survives_json(judge: Judge) -> None:
+    assert TypeAdapter(AnyJudge).validate_json(judge.model_dump_json()) == judge
+
+
+def test_harmful_rate_and_toxicity_share_one_judge_that_reads_each_task_once(
+    pico_llama: LlamaForCausalLM, pico_tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def judge(self: Keywords, answers: list[Answer]) -> list[float | str]:
+        calls.append(len(answers))
+        return [0.4, 0.8, "illegible"]
+
+    monkeypatch.setattr(Keywords, "judge", judge)
+    words = Keywords(words=("anna",))
+    examples = tuple(Example(f"who is {name} ?", name) for name in ("anna", "boris", "clara"))
+    metrics = (HarmfulRate(judge=words, threshold=0.6), Toxicity(judge=words))
+    suite = Suite("manners", (Task("replies", examples, metrics, "neutral", max_new_tokens=4),), lambda _: [])
+    evaluation = evaluate(pico_llama, pico_tokenizer, suite=suite, quiet=True)
+    harmful, toxic = evaluation.get("replies", "harmful_rate"), evaluation.get("replies", "toxicity")
+    assert harmful is not None
+    assert toxic is not None
+    assert (harmful.value, harmful.n, toxic.n) == (0.5, 2, 2)
+    assert toxic.value == pytest.approx(0.6)
+    assert calls == [3]
+
+
+def test_harmful_rate_needs_exactly_one_judge() -> None:
+    for wrong in ({}, {"words": ("a",), "judge": Keywords(words=("a",))}):
+        with pytest.raises(ValidationError, match="either `words` or a `judge`"):
+            HarmfulRate(**wrong)
