@@ -22,6 +22,11 @@ METRICS: dict[str, Meaning] = {
         "Answer probability on the retain set as a share of the original model's: 1 means that nothing was lost.",
         "effect",
     ),
+    "relative_drop": Meaning(
+        "relative drop",
+        "Share of the original's score that is gone: 1 all of it, 0 none, below 0 the score has risen.",
+        "effect",
+    ),
     "probability": Meaning(
         "probability",
         "Probability of the right answer per token (geometric mean over its tokens); words of the template count too, so a model "
