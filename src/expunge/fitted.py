@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -33,6 +34,10 @@ class Made(NamedTuple):
     processes: int
     device_seconds: float
     peak_memory_bytes: int
+    counts: Mapping[str, int] = MappingProxyType({})
+    """Rows of the parts that were made of the forget set."""
+    done: Callable[[], None] = lambda: None
+    """Called when the artifact is in its place."""
 
 
 def carry_out(method: GuardingMethod | InPlaceEditing, model: PreTrainedModel, request: Request, encoder: Encoder) -> Made:

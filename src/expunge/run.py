@@ -23,9 +23,11 @@ from expunge.data.encode import Encoded, Encoder, default_format, save_format
 from expunge.data.example import Example, Request, fingerprint
 from expunge.data.read import read_examples, read_request
 from expunge.data.refusals import REFUSALS
+from expunge.data.where import choose
 from expunge.errors import ExpungeError
 from expunge.fitted import Made, carry_out
 from expunge.methods import Method, TrainingMethod
+from expunge.methods.base import ComposedMethod
 from expunge.methods.training import FineTune
 from expunge.models.load import load_model, load_tokenizer, model_fingerprint
 from expunge.records import Provenance, write_json, write_text
@@ -49,19 +51,29 @@ def execute(run: Run | FineTuneRun, out: Path, *, resume: bool = False, overwrit
     resume     goes on in an existing folder whose run.yaml says the same run
     overwrite  replaces an existing folder; its artifact stays until the new one is complete
     """
-    method: Method | FineTune = FineTune() if isinstance(run, FineTuneRun) else run.method
+    method: Method | FineTune = FineTune(parameters=run.parameters) if isinstance(run, FineTuneRun) else run.method
     _check_out(out, resume, overwrite)
     request = _request(run, method)
-    source = _model_source(run.model)
+    source = model_source(run.model)
     tokenizer = load_tokenizer(str(source), revision=run.revision, trust_remote_code=run.trust_remote_code)
     run = run if run.format is not None else run.model_copy(update={"format": default_format(tokenizer)})
     assert run.format is not None
     encoder = Encoder(tokenizer, run.format, max_length=run.max_length)
     rows = _encode(request, method, encoder) if isinstance(method, TrainingMethod) else None
-    if resume and _finished(run, out):
+    composed = isinstance(method, ComposedMethod)  # its stages check themselves whether they can be taken up again
+    if resume and not (composed and _differs(run, out)) and _finished(run, out):
         return Outcome(out, out / "artifact", 0, "the run was complete already")
-    if resume:
+    if resume and not composed:
         _check_same(run, out)
+    began = time.perf_counter()
+    if isinstance(method, ComposedMethod):
+        from expunge.composing import compose
+
+        assert isinstance(run, Run)
+        made = compose(run, request, out, resume=resume, overwrite=overwrite, quiet=quiet)
+        base = Base(path=str(source), sha256=model_fingerprint(str(source), revision=run.revision), revision=run.revision)
+        _prepare_folder(run, out, fresh=overwrite and not resume)
+        return _end(run, method, request, base, made, out, began)
     model = load_model(str(source), dtype=run.dtype, revision=run.revision, trust_remote_code=run.trust_remote_code)
     base = Base(path=str(source), sha256=model_fingerprint(str(source), revision=run.revision), revision=run.revision)
     began = time.perf_counter()
@@ -73,7 +85,13 @@ def execute(run: Run | FineTuneRun, out: Path, *, resume: bool = False, overwrit
     else:
         made = carry_out(method, model, request, encoder)
         _prepare_folder(run, out, fresh=overwrite and not resume)
-    if _main_process():
+    return _end(run, method, request, base, made, out, began)
+
+
+def _end(
+    run: Run | FineTuneRun, method: Method | FineTune, request: Request, base: Base, made: Made, out: Path, began: float
+) -> Outcome:
+    if main_process():
         _write(run, method, request, base, made, out, time.perf_counter() - began)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()  # no process goes on to read an artifact that is still being written
@@ -83,11 +101,11 @@ def execute(run: Run | FineTuneRun, out: Path, *, resume: bool = False, overwrit
 def _check_out(out: Path, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise ExpungeError("--resume goes on with a run and --overwrite starts it anew; give one of them")
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (resume or overwrite) and _main_process():
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (resume or overwrite) and main_process():
         raise ExpungeError(f"{out} exists already; go on with it by --resume, replace it by --overwrite, or give another --out")
 
 
-def _main_process() -> bool:
+def main_process() -> bool:
     """Under torchrun one process writes; the variable is there before any process group is."""
     return os.environ.get("RANK", "0") == "0"
 
@@ -95,11 +113,18 @@ def _main_process() -> bool:
 def _request(run: Run | FineTuneRun, method: Method | FineTune) -> Request:
     columns = run.columns or None
     if isinstance(run, FineTuneRun):
-        return Request(tuple(e for source in run.data for e in read_examples(source, columns=columns)))
-    request = read_request(run.forget, run.retain, run.holdout, run.refusals, columns=columns, where=run.where)
+        examples = [e for source in run.data for e in read_examples(source, columns=columns)]
+        return Request(tuple(examples[row] for row in choose(examples, run.where, run.only)))
+    request = read_request(run.forget, run.retain, run.holdout, run.refusals, columns=columns, where=run.where, only=run.only)
+    check_request(run, run.method, request)
+    return request
+
+
+def check_request(run: Run, method: Method, request: Request) -> None:
+    """Raises where the request lacks what the method needs."""
     if not isinstance(method, TrainingMethod):
         method.require(request)
-        return request
+        return
     if request.retain and not method.uses_retain:
         warnings.warn(f"{method.method_name()} makes no use of the retain set", UserWarning, stacklevel=2)
     if method.uses_retain and not request.retain:
@@ -108,10 +133,13 @@ def _request(run: Run | FineTuneRun, method: Method | FineTune) -> Request:
         )
     if run.training.stop_when_unknown and not request.holdout:
         raise ExpungeError("--stop-when-unknown compares with rows that the model never saw; give them as --holdout")
-    return request
+    if method.uses_refusals and any(e.prompt is None for e in request.forget):
+        raise ExpungeError(
+            f"{method.method_name()} answers prompts with a refusal, and the forget set has raw text; give prompt and response"
+        )
 
 
-def _model_source(model: str) -> Path | str:
+def model_source(model: str) -> Path | str:
     """A run or artifact of expunge stands for the weights inside it."""
     folder = artifact_folder(model)
     if folder is None:
@@ -128,10 +156,6 @@ def _encode(request: Request, method: TrainingMethod, encoder: Encoder) -> Rows:
     def alternative(row: int, refusal: int) -> Encoded:
         return encoder.encode_answer(request.forget[row].prompt, refusals[refusal])
 
-    if refusals and any(e.prompt is None for e in request.forget):
-        raise ExpungeError(
-            f"{method.method_name()} answers prompts with a refusal, and the forget set has raw text; give prompt and response"
-        )
     return Rows(
         forget=encoder.encode_many(request.forget),
         ids=[e.id for e in request.forget],
@@ -153,16 +177,21 @@ def _finished(run: Run | FineTuneRun, out: Path) -> bool:
     return True
 
 
-def _check_same(run: Run | FineTuneRun, out: Path) -> None:
+def _differs(run: Run | FineTuneRun, out: Path) -> bool:
     path = out / "run.yaml"
-    if path.is_file() and path.read_text(encoding="utf-8") != to_yaml(run):
+    return path.is_file() and path.read_text(encoding="utf-8") != to_yaml(run)
+
+
+def _check_same(run: Run | FineTuneRun, out: Path) -> None:
+    if _differs(run, out):
         raise ExpungeError(
-            f"{path} describes another run; --resume goes on with the same fields only, so give them again or another --out"
+            f"{out / 'run.yaml'} describes another run; --resume goes on with the same fields only, so give them again or "
+            "another --out"
         )
 
 
 def _prepare_folder(run: Run | FineTuneRun, out: Path, *, fresh: bool) -> None:
-    if not _main_process():
+    if not main_process():
         return
     out.mkdir(parents=True, exist_ok=True)
     if fresh:
@@ -201,6 +230,7 @@ def _write(
     write_json(out / "provenance.json", _provenance(run, base, _sets(run, request), made, wall_seconds))
     for checkpoint in out.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
+    made.done()
 
 
 def _save(trained: Trained, tokenizer: PreTrainedTokenizerBase, run: Run | FineTuneRun, folder: Path) -> None:
@@ -224,7 +254,7 @@ def _provenance(
         base=base.path,
         base_sha256=base.sha256,
         data={k: fingerprint(v) for k, v in sets.items() if v},
-        counts={k: len(v) for k, v in sets.items() if v},
+        counts={k: len(v) for k, v in sets.items() if v} | dict(made.counts),
         seed=run.training.seed,
         versions={"python": platform.python_version()} | {n: version(n) for n in ("torch", "transformers", "peft", "accelerate")},
         host=f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"

@@ -47,6 +47,11 @@ class _Common(BaseModel):
     """Names of columns in the data files: `--columns prompt instruction response output`."""
     format: Format | None = None
     """How a prompt and a response become text; left out, the tokenizer's chat template or a plain one, frozen in run.yaml."""
+    where: Texts = ()
+    """Conditions on attributes, such as `severity > 3`: rows to forget (or to learn) for which one does not hold are left out."""
+    only: str | None = None
+    """File of rows, the place and the id of one a line, as SPUNGE writes it for its parts: other rows to forget (or to learn) are
+    left out."""
     max_length: int = Field(512, ge=8)
     """Longest sequence in tokens; longer answers are cut at the end."""
     training: Training = Training()
@@ -61,8 +66,6 @@ class Run(_Common):
     """What to keep: data of the same kinds."""
     holdout: Sources = ()
     """Rows of the forget set's kind that the model never saw."""
-    where: Texts = ()
-    """Conditions on attributes, such as `severity > 3`: forget rows for which one does not hold are left out."""
     refusals: str | None = None
     """Refusals, one a line, for the methods that teach one; left out, a built-in list."""
     method: Method
@@ -73,6 +76,8 @@ class FineTuneRun(_Common):
 
     data: Sources
     """What to learn: JSONL, CSV, Parquet, a datasets folder or a hub id; one source or several."""
+    parameters: str = ".*"
+    """Regular expression; the weights whose full name it matches are trained, all others are frozen."""
 
 
 def to_yaml(value: BaseModel) -> str:

@@ -22,7 +22,7 @@ LAYERS = [
     ["merging"],
     ["spec", "recipes"],
     ["fitted", "importing"],
-    ["run"],
+    ["run", "composing"],
     ["evaluation"],
     ["attacks"],
     ["report"],

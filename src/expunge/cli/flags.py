@@ -4,7 +4,7 @@ import contextlib
 import io
 import re
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 from pydantic import ValidationError
@@ -15,8 +15,10 @@ from expunge.errors import ExpungeError, nearest
 Flags = TypeVar("Flags")
 
 
-def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags | None = None) -> Flags:
-    """A value of `cls` from flags named like its fields (`--learning-rate`); nested fields need no prefix.
+def parse(
+    cls: type[Flags], program: str, words: Sequence[str], default: Flags | None = None, *, prefixes: bool = False
+) -> Flags:
+    """A value of `cls` from flags named like its fields (`--learning-rate`); nested fields need no prefix unless `prefixes`.
 
     An unknown flag, a missing one or a bad value is an ExpungeError; `--help` prints and leaves.
     """
@@ -29,7 +31,7 @@ def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags |
                 args=list(words),
                 default=default,
                 return_unknown_args=True,
-                config=(AvoidSubcommands, OmitArgPrefixes),
+                config=_config(prefixes),
             )
     except ValidationError as error:
         first = error.errors()[0]
@@ -41,16 +43,20 @@ def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags |
         raise ExpungeError(f"{program}: {_sentence(printed.getvalue())}; `{program} --help` lists the flags") from None
     if unknown:
         word = unknown[0].split("=")[0]
-        raise ExpungeError(f"{program} has no flag '{word}'{nearest(word, _flags(cls, program, default))}")
+        raise ExpungeError(f"{program} has no flag '{word}'{nearest(word, _flags(cls, program, default, prefixes))}")
     assert value is not None
     return value
 
 
-def _flags(cls: type[Flags], program: str, default: Flags | None) -> list[str]:
+def _config(prefixes: bool) -> tuple[Any, ...]:
+    return (AvoidSubcommands,) if prefixes else (AvoidSubcommands, OmitArgPrefixes)
+
+
+def _flags(cls: type[Flags], program: str, default: Flags | None, prefixes: bool) -> list[str]:
     """All flags of a command, read off its help."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        tyro.cli(cls, prog=program, args=["--help"], default=default, config=(AvoidSubcommands, OmitArgPrefixes))
+        tyro.cli(cls, prog=program, args=["--help"], default=default, config=_config(prefixes))
     return sorted(set(re.findall(r"--[a-z][a-z0-9-]*", printed.getvalue())))
 
 

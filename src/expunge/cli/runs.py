@@ -30,12 +30,12 @@ class Folder(BaseModel):
 
 
 def parse_run(
-    flags: type[BaseModel], cls: type[Value], program: str, words: Sequence[str], fixed: dict[str, Any]
+    flags: type[BaseModel], cls: type[Value], program: str, words: Sequence[str], fixed: dict[str, Any], *, prefixes: bool = False
 ) -> tuple[Value, Folder]:
     """(run, folder). `flags` is `cls` with a field `folder` beside; `fixed` is what the words before the flags said."""
     plain = _config(words) | fixed
     default = _with_missing(flags, plain)
-    value = parse(flags, program, words, default)
+    value = parse(flags, program, words, default, prefixes=prefixes)
     folder = value.folder  # type: ignore[attr-defined]
     merged = value.model_dump(mode="json", exclude={"folder"})
     return build(cls, merged, program), folder

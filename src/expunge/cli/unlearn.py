@@ -10,10 +10,12 @@ from expunge.errors import ExpungeError
 
 
 def main(words: Sequence[str]) -> None:
+    from expunge.cli.nested import inner_choices, narrow, plain
     from expunge.cli.runs import Folder, _config, parse_run
     from expunge.methods import METHODS, method_class
     from expunge.run import execute
     from expunge.spec import Run
+    from expunge.train import Training
 
     name = words[0] if words and not words[0].startswith("-") else None
     if name is None and words[:1] in (["-h"], ["--help"]):
@@ -32,8 +34,15 @@ def main(words: Sequence[str]) -> None:
     if isinstance(said, dict) and said.get("name", name) != spec.method_name():
         said = {}  # the word on the command line wins over the file, and the file's fields are another method's
     method = {**said, "name": spec.method_name()}
-    form = create_model("Unlearn", __base__=Run, __doc__=spec.__doc__, method=(spec, ...), folder=(Folder, ...))
-    run, folder = parse_run(form, Run, f"expunge unlearn {spec.method_name()}", flags, {"method": method})
+    program = f"expunge unlearn {spec.method_name()}"
+    if inner_choices(spec):
+        inner = narrow(spec, method, flags)
+        fields = {"training": (plain(Training), Training()), "method": (plain(inner.spec), ...), "folder": (plain(Folder), ...)}
+        nested: Any = create_model("Unlearn", __base__=Run, __doc__=spec.__doc__, **fields)  # type: ignore[call-overload]
+        run, folder = parse_run(nested, Run, program, inner.words, {"method": inner.said}, prefixes=True)
+    else:
+        form = create_model("Unlearn", __base__=Run, __doc__=spec.__doc__, method=(spec, ...), folder=(Folder, ...))
+        run, folder = parse_run(form, Run, program, flags, {"method": method})
     outcome = execute(run, Path(folder.out), resume=folder.resume, overwrite=folder.overwrite)
     stopped = f" ({outcome.stopped})" if outcome.stopped else ""
     print(f"{outcome.folder}: {outcome.steps} steps{stopped}; the artifact is in {outcome.artifact}")

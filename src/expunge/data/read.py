@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from expunge.data.example import Example, Request
 from expunge.data.row import check_columns, to_example
-from expunge.data.where import rows_where
+from expunge.data.where import choose
 from expunge.errors import ExpungeError
 
 Located = Iterator[tuple[str, dict[str, Any]]]
@@ -61,13 +61,15 @@ def read_request(
     *,
     columns: Mapping[str, str] | None = None,
     where: Sequence[str] = (),
+    only: Source | None = None,
 ) -> Request:
     """Reads each set (one source or several) and warns, with counts, of what is in two sets or twice in the forget set.
 
     where  conditions on attributes, `severity > 3`: forget examples for which one does not hold are left out
+    only   a file of rows (`expunge.data.where.write_rows`): forget examples that it does not name are left out
     """
     each = _read_each(forget, columns)
-    chosen, sources = _where(_flat(each), tuple(map(len, each)), where)
+    chosen, sources = _where(_flat(each), tuple(map(len, each)), where, only)
     request = Request(
         forget=chosen,
         retain=_flat(_read_each(retain, columns)),
@@ -117,12 +119,12 @@ def _flat(parts: Sequence[tuple[Example, ...]]) -> tuple[Example, ...]:
 
 
 def _where(
-    examples: tuple[Example, ...], sources: tuple[int, ...], conditions: Sequence[str]
+    examples: tuple[Example, ...], sources: tuple[int, ...], conditions: Sequence[str], only: Source | None
 ) -> tuple[tuple[Example, ...], tuple[int, ...]]:
-    """The examples for which the conditions hold, and how many of them each source gave."""
-    if not conditions:
+    """The chosen examples, and how many of them each source gave."""
+    if not conditions and only is None:
         return examples, sources
-    rows, ends = rows_where(examples, conditions), list(accumulate(sources))
+    rows, ends = choose(examples, conditions, only), list(accumulate(sources))
     left = Counter(bisect_right(ends, row) for row in rows)
     return tuple(examples[row] for row in rows), tuple(left[i] for i in range(len(sources)))
 

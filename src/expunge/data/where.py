@@ -4,6 +4,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from expunge.data.example import Attribute, Example
@@ -67,6 +68,30 @@ def rows_where(examples: Sequence[Example], conditions: Sequence[str]) -> list[i
         if not rows:
             raise ExpungeError(f"none of {len(examples)} examples is left by '{text}'{_seen(examples, condition.attribute)}")
     return rows
+
+
+def choose(examples: Sequence[Example], where: Sequence[str], only: str | Path | None) -> list[int]:
+    """Places, from 0, of the examples that a file names and for which all conditions hold."""
+    rows = set(rows_where(examples, where))
+    return sorted(rows) if only is None else [row for row in rows_only(examples, only) if row in rows]
+
+
+def rows_only(examples: Sequence[Example], file: str | Path) -> list[int]:
+    """Places of the examples that `write_rows` wrote down; an error when they are not the ones any more."""
+    try:
+        lines = [line.split() for line in Path(file).read_text(encoding="utf-8").splitlines()]
+        rows = [(int(row), known) for row, known in lines]
+    except (OSError, ValueError) as error:
+        raise ExpungeError(f"{file} is no list of rows ({error}); each line is the place of a row and its id") from error
+    for row, known in rows:
+        if not 0 <= row < len(examples) or examples[row].id != known:
+            raise ExpungeError(f"{file} names row {row} with id {known}, which is not there in the data; the data has changed")
+    return [row for row, _ in rows]
+
+
+def write_rows(examples: Sequence[Example], rows: Sequence[int]) -> str:
+    """Which rows are meant, as text: place and id, without a word of their content."""
+    return "".join(f"{row} {examples[row].id}\n" for row in rows)
 
 
 def _value(text: str) -> str | float | bool:

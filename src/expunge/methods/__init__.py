@@ -6,6 +6,8 @@ from pydantic import Field
 
 from expunge.errors import ExpungeError, nearest
 from expunge.methods.base import Batch, Loss, Spec, TrainingMethod
+from expunge.methods.composed.spunge import Spunge
+from expunge.methods.composed.task_vector_negation import TaskVectorNegation
 from expunge.methods.editing.selective_pruning import SelectivePruning
 from expunge.methods.guarding.key_space import KeySpaceDetection
 from expunge.methods.guarding.neuron_adjust import NeuronAdjust
@@ -39,7 +41,9 @@ Method = Annotated[
     | RMU
     | SelectivePruning
     | NeuronAdjust
-    | KeySpaceDetection,
+    | KeySpaceDetection
+    | TaskVectorNegation
+    | Spunge,
     Field(discriminator="name"),
 ]
 """Any method; in YAML and JSON the field `name` says which."""
@@ -75,6 +79,8 @@ __all__ = [
     "SelectivePruning",
     "SimNPO",
     "Spec",
+    "Spunge",
+    "TaskVectorNegation",
     "TrainingMethod",
     "method_class",
 ]

@@ -11,7 +11,7 @@ row-major order.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from types import MappingProxyType
-from typing import ClassVar, Literal, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -124,10 +124,6 @@ class TrainingMethod(Spec):
         """
         return ()
 
-    def for_part(self, part: int, parts: int) -> Self:
-        """The method as it runs on one of several parts of the forget set alone (SPUNGE)."""
-        return self
-
     def prepare(self, model: nn.Module, probes: Sequence[Tokens]) -> Mapping[str, Tensor]:
         """What the loss or `finished` takes from the start model beyond `needs`, measured once before the loop.
 
@@ -188,3 +184,12 @@ class InPlaceEditing(Spec):
     def apply(self, model: nn.Module, request: Request, encoder: Encoder) -> str:
         """Changes the weights; gives one or two sentences for the card and the log."""
         raise TypeError(f"{type(self).__name__} changes nothing")
+
+
+class ComposedMethod(Spec):
+    """A method that runs others in sequence, each in a folder of its own inside the run's, and makes one artifact of theirs."""
+
+    family: ClassVar[Family] = "composed"
+
+    def require(self, request: Request) -> None:
+        """Raises where the request lacks what the method needs; called before a model is loaded."""

@@ -114,13 +114,18 @@ def _check_weights(folder: Path) -> None:
     raise ExpungeError(f"{folder} holds no *.safetensors weights; give a complete model folder")
 
 
+def model_folder(path: str, *, revision: str | None = None) -> Path:
+    """The folder of a model: the path itself, or the snapshot of a hub id in the local cache."""
+    _check_source(path)
+    return Path(path) if os.path.isdir(path) else _snapshot(path, revision)
+
+
 def model_fingerprint(path: str, *, revision: str | None = None) -> str:
     """sha256 over config.json and the weight files (names and contents, sorted by name) of a model folder.
 
     A hub id stands for its snapshot folder in the local cache, so the model must have been loaded before.
     """
-    _check_source(path)
-    folder = Path(path) if os.path.isdir(path) else _snapshot(path, revision)
+    folder = model_folder(path, revision=revision)
     digest = hashlib.sha256()
     files = [folder / "config.json", *sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)})]
     for file in files:

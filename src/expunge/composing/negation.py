@@ -1,0 +1,73 @@
+"""Task-vector negation, carried out: an expert of the forget set, and the model that lies the other way."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from expunge.artifact import read_manifest
+from expunge.composing.stages import Stages, artifact_files, take_over
+from expunge.errors import ExpungeError
+from expunge.fitted import Made
+from expunge.merging.adapters import CONFIG, WEIGHTS
+from expunge.methods.composed.task_vector_negation import TaskVectorNegation
+from expunge.methods.editing import TaskArithmetic
+from expunge.records import write_json
+from expunge.spec import FineTuneRun
+
+EXPERT = "expert"
+MERGED = "merged"
+
+
+def negate(method: TaskVectorNegation, stages: Stages) -> Made:
+    """The expert is trained, or taken as it is where it is complete; then it is negated."""
+    run = stages.run
+    expert_run = FineTuneRun(
+        model=run.model,
+        revision=run.revision,
+        dtype=run.dtype,
+        trust_remote_code=run.trust_remote_code,
+        columns=run.columns,
+        format=run.format,
+        max_length=run.max_length,
+        training=run.training,
+        data=run.forget,
+        where=run.where,
+        only=run.only,
+        parameters=method.parameters,
+    )
+    expert = stages.execute(expert_run, EXPERT)
+    said = f"Fine-tuned on the forget set for {expert.steps} steps" if expert.steps else "Fine-tuned on the forget set before"
+    notes = f"{said}, then negated with scale {method.scale:g}."
+    remove = [] if method.keep_expert else [stages.out / EXPERT]
+    if read_manifest(expert.artifact).kind == "adapter" and not method.merged:
+        turn = partial(turn_adapter, expert.artifact, scale=method.scale)
+        return stages.made("adapter", notes, turn, [(EXPERT, expert)], remove)
+    merged = stages.out / MERGED
+    result = stages.merge(TaskArithmetic(scale=-method.scale), [expert.artifact], MERGED)
+    if result is not None:
+        notes += f"\n\n```\n{result.sentences()}\n```"
+    write = partial(take_over, merged / "artifact", expert.artifact)
+    return stages.made("weights", notes, write, [(EXPERT, expert)], [merged, *remove])
+
+
+def turn_adapter(artifact: Path, folder: Path, *, scale: float) -> None:
+    """-scale (alpha / rank) B A: B with its signs turned, and alpha times `scale`. No bit of a factor is rounded.
+
+    Only the adapter's two files are read, never a model.
+    """
+    for file in artifact_files(artifact):
+        if file.name not in (CONFIG, WEIGHTS):
+            shutil.copyfile(file, folder / file.name)
+    factors = load_file(artifact / WEIGHTS)
+    whole = [name for name in factors if ".lora_" not in name]
+    if whole:
+        raise ExpungeError(f"{artifact} also holds weights trained whole, such as {whole[0]}; negate it with --merged")
+    turned = {name: -factor if ".lora_B" in name or ".lora_embedding_B" in name else factor for name, factor in factors.items()}
+    save_file(turned, folder / WEIGHTS, metadata={"format": "pt"})
+    config = json.loads((artifact / CONFIG).read_text(encoding="utf-8"))
+    config["lora_alpha"] *= scale
+    config["alpha_pattern"] = {name: alpha * scale for name, alpha in (config.get("alpha_pattern") or {}).items()}
+    write_json(folder / CONFIG, config)

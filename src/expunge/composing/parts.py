@@ -1,0 +1,149 @@
+"""SPUNGE, carried out: parts of the forget set, a run for each, one merge.
+
+run/  parts/VALUE/   rows.txt (which rows), run.yaml, metrics.jsonl, provenance.json, and while it is needed artifact/
+      merge.json  tensors.jsonl   what the merge kept and moved
+"""
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from expunge.composing.sorting import sort_rows
+from expunge.composing.stages import Stages, take_over
+from expunge.data.example import Attribute, Request
+from expunge.data.read import read_request
+from expunge.data.split import rows_by_attribute
+from expunge.data.where import choose, write_rows
+from expunge.errors import ExpungeError
+from expunge.fitted import Made
+from expunge.methods.composed.spunge import Parts, Spunge, part_request
+from expunge.records import write_text
+from expunge.run import Outcome, check_request, main_process
+from expunge.spec import Run, to_yaml
+
+MERGED = "merged"
+
+
+def unlearn_parts(method: Spunge, request: Request, stages: Stages) -> Made:
+    """Everything about the parts is checked before the first of them is written."""
+    parts = divide(method, request, stages)
+    runs = _part_runs(method, stages, parts)
+    for (value, rows), part_run in zip(parts.items(), runs.values(), strict=True):
+        try:
+            check_request(part_run, part_run.method, part_request(request, rows))
+        except ExpungeError as error:
+            raise ExpungeError(f"part '{value}': {error}") from error
+    _write_rows(stages, dict(zip(runs, parts.values(), strict=True)))
+    outcomes = _together(method, stages, runs) if method.processes > 1 else _in_turn(stages, runs)
+    result = stages.merge(method.merge, [o.artifact for _, o in outcomes], MERGED, write=method.write, rank=method.rank)
+    counts = {f"forget {value}": len(rows) for value, rows in parts.items()}
+    notes = "Parts: " + ", ".join(f"{value} ({len(rows)} rows)" for value, rows in parts.items()) + "."
+    if result is not None:
+        notes += f"\n\n```\n{result.sentences()}\n```"
+        for name in ("merge.json", "tensors.jsonl"):
+            shutil.copyfile(stages.out / MERGED / name, stages.out / name)
+    made_by_parts = [stages.out / name / made for name in runs for made in ("artifact", "expert")]
+    return stages.made(
+        method.write,
+        notes,
+        partial(take_over, stages.out / MERGED / "artifact", outcomes[0][1].artifact),
+        outcomes,
+        [stages.out / MERGED, *([] if method.keep_parts else made_by_parts)],
+        counts,
+    )
+
+
+def divide(method: Spunge, request: Request, stages: Stages) -> Parts:
+    """Value -> rows of `request.forget`."""
+    if method.split_by_classifier is None:
+        assert method.split is not None
+        return method.check(rows_by_attribute(request.forget, method.split))
+    return method.check(sort_rows(method, request.forget, stages.run, str(stages.source)))
+
+
+def _part_runs(method: Spunge, stages: Stages, parts: Parts) -> dict[str, Run]:
+    """Folder -> run. Each part starts from the same model, with the next seed."""
+    runs: dict[str, Run] = {}
+    for i, value in enumerate(parts):
+        name = f"parts/{_folder_name(value)}"
+        name += f"_{i}" if name in runs else ""
+        training = stages.run.training.model_copy(update={"seed": stages.run.training.seed + i})
+        own = {"method": method.method_of(i, len(parts)), "training": training, "where": ()}
+        runs[name] = stages.run.model_copy(update={**own, "only": str(stages.out / name / "rows.txt")})
+    return runs
+
+
+def _folder_name(value: Attribute) -> str:
+    return re.sub(r"[^\w.-]+", "_", str(value)).strip("._") or "part"
+
+
+def _write_rows(stages: Stages, rows_of: Mapping[str, Sequence[int]]) -> None:
+    """rows.txt of each part. Where a part is taken up again it has to be the same part."""
+    run = stages.run
+    if stages.overwrite and main_process():
+        shutil.rmtree(stages.out / "parts", ignore_errors=True)
+    examples = read_request(run.forget, columns=run.columns or None).forget
+    chosen = choose(examples, run.where, run.only)
+    for name, rows in rows_of.items():
+        file, text = stages.out / name / "rows.txt", write_rows(examples, [chosen[row] for row in rows])
+        if stages.resume and file.is_file() and file.read_text(encoding="utf-8") != text:
+            raise ExpungeError(f"{file} holds another part than the data gives now; start anew with --overwrite")
+        if main_process():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, text)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def _in_turn(stages: Stages, runs: Mapping[str, Run]) -> list[tuple[str, Outcome]]:
+    # a part's folder exists already, with its rows in it: taken up, where nothing was done it simply begins
+    begin = dataclasses.replace(stages, resume=True, overwrite=False)
+    return [(Path(name).name, begin.execute(run, name)) for name, run in runs.items()]
+
+
+def _together(method: Spunge, stages: Stages, runs: Mapping[str, Run]) -> list[tuple[str, Outcome]]:
+    """So many at a time, each as `expunge unlearn --config parts/VALUE/run.yaml`; what it says is in log.txt beside that."""
+    threads = max(1, torch.get_num_threads() // method.processes)
+    devices = torch.cuda.device_count()
+    waiting, running = list(enumerate(runs)), dict[str, subprocess.Popen[bytes]]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < method.processes:
+                place, name = waiting.pop(0)
+                there = {"CUDA_VISIBLE_DEVICES": str(place % devices)} if devices > 1 else {}
+                running[name] = _start(stages, name, runs[name], {"OMP_NUM_THREADS": str(threads), **there})
+            name, process = next(iter(running.items()))
+            if process.wait() != 0:
+                last = (stages.out / name / "log.txt").read_text(encoding="utf-8").strip().splitlines()[-1:]
+                raise ExpungeError(f"part {Path(name).name} failed ({''.join(last)}); its log is {stages.out / name / 'log.txt'}")
+            del running[name]
+    finally:
+        for process in running.values():
+            process.terminate()
+            process.wait()
+    folders = {Path(name).name: stages.out / name for name in runs}
+    return [(name, Outcome(folder, folder / "artifact", _steps(folder), None)) for name, folder in folders.items()]
+
+
+def _steps(folder: Path) -> int:
+    """Of a part that another process ran; a composed one has its steps one folder further down."""
+    logs = [log for log in (folder / "metrics.jsonl", folder / "expert" / "metrics.jsonl") if log.is_file()]
+    return sum(len(log.read_text(encoding="utf-8").splitlines()) for log in logs)
+
+
+def _start(stages: Stages, name: str, run: Run, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    folder = stages.out / name
+    write_text(folder / "run.yaml", to_yaml(run))
+    words = ["unlearn", "--config", str(folder / "run.yaml"), "--out", str(folder), "--resume"]
+    with open(folder / "log.txt", "wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "expunge", *words], env={**os.environ, **environment}, stdout=log, stderr=subprocess.STDOUT
+        )

@@ -1,0 +1,106 @@
+"""What all composed methods share: a stage as a run, a merge of what stages made, and what they cost."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from expunge import merging
+from expunge.data.encode import FORMAT_FILE
+from expunge.fitted import Made
+from expunge.memory import PeakMemory
+from expunge.merging.plan import Write
+from expunge.methods.editing import EditingMethod
+from expunge.models.load import model_folder
+from expunge.records import Provenance
+from expunge.run import Outcome, execute, main_process
+from expunge.spec import FineTuneRun, Run
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Where and how the stages of one composed run take place."""
+
+    run: Run
+    source: Path | str
+    """The model that every stage starts from."""
+    out: Path
+    resume: bool
+    overwrite: bool
+    quiet: bool
+
+    def execute(self, run: Run | FineTuneRun, name: str) -> Outcome:
+        """A run in the folder `name` of this one; nothing is done where it is complete already."""
+        return execute(run, self.out / name, resume=self.resume, overwrite=self.overwrite, quiet=self.quiet)
+
+    def base_folder(self) -> Path:
+        """The start model's files; a hub model was loaded by a stage before, so they are there."""
+        return model_folder(str(self.source), revision=self.run.revision)
+
+    def merge(
+        self, method: EditingMethod, models: Sequence[Path], name: str, *, write: Write = "weights", rank: int | None = None
+    ) -> merging.MergeResult | None:
+        """Merges the stages' artifacts into the start model, in the folder `name`; on one process of several."""
+        if not main_process():
+            return None
+        request = merging.make_request(
+            method, base=self.base_folder(), models=models, write=write, rank=rank, dtype=self.run.dtype
+        )
+        return merging.execute(request, self.out / name, overwrite=True, quiet=self.quiet)
+
+    def made(
+        self,
+        kind: Write,
+        notes: str,
+        write: Callable[[Path], None],
+        outcomes: Sequence[tuple[str, Outcome]],
+        remove: Sequence[Path] = (),
+        counts: dict[str, int] | None = None,
+    ) -> Made:
+        """remove: what is not needed any more when the artifact is in its place."""
+        costs = [_provenance(outcome) for _, outcome in outcomes]
+        stopped = "; ".join(f"{name}: {outcome.stopped}" for name, outcome in outcomes if outcome.steps and outcome.stopped)
+        return Made(
+            kind="adapter" if kind == "adapter" else "weights",
+            claim="L1",
+            notes=notes,
+            write=write,
+            steps=sum(outcome.steps for _, outcome in outcomes),
+            stopped=stopped or None,
+            processes=max(cost.processes for cost in costs),
+            device_seconds=sum(cost.device_seconds for cost in costs),
+            peak_memory_bytes=max(PeakMemory().peak, *(cost.peak_memory_bytes for cost in costs)),
+            counts=counts or {},
+            done=partial(_remove, remove),
+        )
+
+
+def artifact_files(artifact: Path) -> list[Path]:
+    """All files of an artifact but its manifest and card, which the next artifact has of its own."""
+    return [f for f in sorted(artifact.rglob("*")) if f.is_file() and f.name not in ("expunge.json", "README.md")]
+
+
+def take_over(artifact: Path, format_of: Path, folder: Path) -> None:
+    """Fills `folder` with the files of a merged artifact, without a second copy where the disk can link, and with the format that
+    the stages were trained in."""
+    for file in artifact_files(artifact):
+        target = folder / file.relative_to(artifact)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(file, target)
+        except OSError:
+            shutil.copyfile(file, target)
+    (folder / FORMAT_FILE).unlink(missing_ok=True)
+    shutil.copyfile(format_of / FORMAT_FILE, folder / FORMAT_FILE)
+
+
+def _provenance(outcome: Outcome) -> Provenance:
+    return Provenance.model_validate(json.loads((outcome.folder / "provenance.json").read_text(encoding="utf-8")))
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,34 @@
+"""Task-vector negation: learn the forget set, and go as far the other way."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from expunge.methods.base import ComposedMethod
+
+
+class TaskVectorNegation(ComposedMethod):
+    """theta_u = theta_0 - scale (theta_ft - theta_0), where theta_ft is theta_0 fine-tuned on the forget set by cross-entropy.
+
+    With --lora the task vector is s B A: the result is the same adapter with the sign of B turned and s multiplied by `scale`,
+    exact to the bit (both factors turned would be no change at all). With full weights, or `merged`, the difference is
+    subtracted tensor by tensor from files; a second model is never built.
+
+    The fine-tuned expert stays in RUN/expert: `--resume` with another --scale uses it again and trains nothing.
+    The scale trades forgetting against everything else, so sweep it. No retain set holds anything in place.
+    The expert is a model that does more of what is to be forgotten; `keep_expert` false deletes it.
+    """
+
+    paper: ClassVar[str] = "Ilharco et al. 2023, arXiv 2212.04089; with LoRA: Zhang et al. 2023, arXiv 2306.14870"
+    formula: ClassVar[str] = "theta = theta_start - scale (theta_finetuned_on_forget - theta_start)"
+    cost: ClassVar[str] = "fine-tuning on the forget set, then one pass over the weights; with LoRA over the adapter"
+
+    name: Literal["task_vector_negation"] = "task_vector_negation"
+    scale: float = Field(1.0, gt=0)
+    """Factor of the subtracted difference (lambda)."""
+    parameters: str = ".*"
+    """Regular expression; the weights whose full name it matches are fine-tuned, or with --lora get adapters."""
+    merged: bool = False
+    """Write a complete model also where the expert is an adapter."""
+    keep_expert: bool = True
+    """Leave the fine-tuned expert in the run's folder, so that other scales need no training."""
