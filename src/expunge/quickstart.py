@@ -39,7 +39,7 @@ def quickstart(out: Path, *, seed: int = 0, say: Callable[[str], None] = print, 
     """Runs everything and returns the path of the page. quiet leaves out the progress within the stages."""
     began = time.perf_counter()
     threads = torch.get_num_threads()
-    torch.set_num_threads(min(2, threads))  # the models are small: more threads only wait for each other
+    torch.set_num_threads(1)  # the models are small: more threads mostly wait for each other
     try:
         lab = _lab(out, seed, say)
         keep_file, refusals = _inputs(out, lab, seed)

@@ -20,7 +20,8 @@ from expunge.lab.size import SIZES, SizeName
 from expunge.lab.world import FORGETTABLE, generate
 from expunge.records import write_json
 
-THREADS = 2
+THREADS = 1
+"""Two threads save a third of the time on two idle cores and take ten times as long on a busy one."""
 FIGURES_FILE = "figures.json"
 
 
@@ -32,7 +33,7 @@ def build(
     gold   what to leave out for further gold models, e.g. `hazard/fumes`: models/gold_hazard_fumes is a base and original
            made without it. models/gold, which lacks facts/forget, is always there
     Every model is measured with the suite `lab` before it is saved; where a figure misses its bound, after three trainings
-    in a row, an ExpungeError names the figure. Training runs on two processor threads.
+    in a row, an ExpungeError names the figure. Training runs on one processor thread.
     A lab of the same seed, size, code and torch is copied from $EXPUNGE_CACHE (default ~/.cache/expunge)/labs.
     Errors: `out` holds something else; an unknown size or part.
     """
@@ -141,7 +142,7 @@ def _copy(kept: Path, out: Path, models: Sequence[str]) -> None:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Two threads are faster on two idle cores, and a fixed count keeps the weights the same; restored afterwards."""
+    """A fixed count keeps the weights the same; what was set before is set again afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
