@@ -16,7 +16,6 @@ from expunge.merging.output import Output
 from expunge.merging.plan import Plan
 from expunge.merging.report import MergeResult, TensorReport
 from expunge.models.checkpoint import INDEX
-from expunge.models.load import model_fingerprint
 from expunge.records import Provenance, write_json, write_text
 
 BESIDE = {".json", ".jinja", ".txt", ".model", ".py", ".tiktoken", ".vocab", ".spm"}
@@ -71,11 +70,12 @@ def write_run(
     work: Path,
     result: MergeResult,
     rows: Sequence[TensorReport],
+    base_sha256: str,
     cost: tuple[float, float, int],
 ) -> None:
     """Everything of the run folder beside what is finished in work/weights; the folder is then OUT but for its name."""
     done = work / "weights"
-    base = Base(path=str(plan.base.folder), sha256=model_fingerprint(str(plan.base.folder)))
+    base = Base(path=str(plan.base.folder), sha256=base_sha256)
     names = ", ".join(f"`{Path(label).name}`" for label in plan.request.models)
     notes = f"Merged from {names}.\n\n```\n{result.sentences()}\n```"
     if plan.request.recipe:

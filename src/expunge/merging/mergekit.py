@@ -6,15 +6,15 @@ Differences that remain: sums are always float32 with one rounding, also where `
 (seeded), and `rescale` divides by the density, of which mergekit's matching of norms is an estimate.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
 from expunge.errors import ExpungeError, nearest
+from expunge.merging.mergekit_parameters import Entry, Level, Parameters, Recipe
 from expunge.merging.opening import open_base
 from expunge.merging.plan import Request
 from expunge.methods.editing import Breadcrumbs, DareLinear, DareTies, EditingMethod, Linear, Slerp, TaskArithmetic, Ties
@@ -23,29 +23,6 @@ from expunge.models.load import DType
 KNOWN = {"models", "slices", "base_model", "merge_method", "parameters", "dtype", "out_dtype"} | {
     "name", "tokenizer", "tokenizer_source", "chat_template", "modules"
 }  # fmt: skip
-WITHOUT_EFFECT = {"int8_mask"}
-"""Parameters of mergekit that change memory only."""
-
-Setting = Any
-"""A number, a list of numbers (a gradient over the layers), or a list of {filter, value}."""
-Level = Mapping[str, Setting]
-
-
-class Entry(NamedTuple):
-    path: str
-    levels: tuple[Level, ...]
-    """Settings for this model, the strongest first."""
-
-
-class Recipe(NamedTuple):
-    """The file, with slices turned into models."""
-
-    method: str
-    base: str
-    entries: tuple[Entry, ...]
-    """Without the base, except where the method counts it."""
-    shared: tuple[Level, ...]
-    dtype: DType
 
 
 def read_mergekit(file: Path, *, shard_bytes: int) -> Request:
@@ -54,7 +31,7 @@ def read_mergekit(file: Path, *, shard_bytes: int) -> Request:
     layers = _layers(recipe.base)
 
     def method_of(name: str) -> EditingMethod:
-        parameters = _Parameters(file, recipe, name, layers)
+        parameters = Parameters(file, recipe, name, layers)
         try:
             method = BUILDERS[recipe.method](parameters)
         except ValidationError as error:
@@ -154,69 +131,7 @@ def _layers(path: str) -> int:
     return int((config.get("text_config") or config)["num_hidden_layers"])
 
 
-class _Parameters:
-    """The parameters of one tensor, by mergekit's rules: the innermost level that says something wins; a gradient is
-    interpolated over the layers; tensors outside of layers take its first value."""
-
-    def __init__(self, file: Path, recipe: Recipe, name: str, layers: int) -> None:
-        self.file, self.recipe, self.name = file, recipe, name
-        layer = re.search(r"\.(\d+)\.", name)
-        self.depth = 0.0 if layer is None else int(layer[1]) / (layers - 1) if layers > 1 else 1.0
-        self.asked: set[str] = set(WITHOUT_EFFECT)
-
-    def one(self, parameter: str, default: float | None) -> float:
-        return float(self._find(parameter, self.recipe.shared, default))
-
-    def flag(self, parameter: str, default: bool) -> bool:
-        return bool(self._find(parameter, self.recipe.shared, default))
-
-    def each(self, parameter: str, default: float | None) -> tuple[float, ...]:
-        """One value per model; without a default it has to be there."""
-        return tuple(float(self._find(parameter, entry.levels + self.recipe.shared, default)) for entry in self.recipe.entries)
-
-    def _find(self, parameter: str, levels: Sequence[Level], default: Setting) -> Setting:
-        self.asked.add(parameter)
-        for level in levels:
-            if parameter in level and (found := self._resolve(level[parameter])) is not None:
-                return found
-        if default is None:
-            raise ExpungeError(f"{self.file}: the parameter {parameter} is missing for {self.name or 'the models'}; add it")
-        return default
-
-    def _resolve(self, setting: Setting) -> Setting:
-        if isinstance(setting, dict):
-            setting = [setting]
-        if not isinstance(setting, list):
-            return setting
-        if setting and all(isinstance(part, dict) for part in setting):
-            for part in setting:
-                if part.get("filter") in (None, "*") or (self.name and part["filter"] in self.name):
-                    return self._resolve(part["value"])
-            return None
-        if not setting:
-            return None
-        place = self.depth * (len(setting) - 1)
-        before = int(place)
-        after = min(before + 1, len(setting) - 1)
-        share = place - before
-        return (1 - share) * float(setting[before]) + share * float(setting[after])
-
-    def refuse_rescale(self) -> None:
-        if self.flag("rescale", False):
-            raise ExpungeError(f"{self.file}: {self.recipe.method} with rescale is not offered; write rescale: false")
-
-    def check(self) -> None:
-        """Raises for a parameter that nobody asked for: it would have no effect."""
-        said = {
-            key for level in (*self.recipe.shared, *(level for e in self.recipe.entries for level in e.levels)) for key in level
-        }
-        if unknown := sorted(said - self.asked):
-            raise ExpungeError(
-                f"{self.file}: {self.recipe.method} has no parameter '{unknown[0]}'{nearest(unknown[0], self.asked)}; remove it"
-            )
-
-
-def _ties(p: _Parameters) -> EditingMethod:
+def _ties(p: Parameters) -> EditingMethod:
     p.refuse_rescale()
     return Ties(
         density=p.each("density", 1.0),
@@ -228,13 +143,13 @@ def _ties(p: _Parameters) -> EditingMethod:
     )
 
 
-def _task_arithmetic(p: _Parameters) -> EditingMethod:
+def _task_arithmetic(p: Parameters) -> EditingMethod:
     p.asked |= {"density", "rescale"}  # of no effect there either
     return TaskArithmetic(weights=p.each("weight", None), normalize=p.flag("normalize", False), scale=p.one("lambda", 1.0))
 
 
-def _dare(cls: type[DareLinear] | type[DareTies]) -> Callable[[_Parameters], EditingMethod]:
-    def build(p: _Parameters) -> EditingMethod:
+def _dare(cls: type[DareLinear] | type[DareTies]) -> Callable[[Parameters], EditingMethod]:
+    def build(p: Parameters) -> EditingMethod:
         return cls(
             density=p.each("density", 1.0),
             rescale=p.flag("rescale", True),
@@ -246,7 +161,7 @@ def _dare(cls: type[DareLinear] | type[DareTies]) -> Callable[[_Parameters], Edi
     return build
 
 
-def _breadcrumbs(p: _Parameters) -> EditingMethod:
+def _breadcrumbs(p: Parameters) -> EditingMethod:
     p.refuse_rescale()
     gammas = set(p.each("gamma", 0.01))
     if len(gammas) > 1:
@@ -261,15 +176,15 @@ def _breadcrumbs(p: _Parameters) -> EditingMethod:
     )
 
 
-def _linear(p: _Parameters) -> EditingMethod:
+def _linear(p: Parameters) -> EditingMethod:
     return Linear(weights=p.each("weight", None), normalize=p.flag("normalize", True))
 
 
-def _slerp(p: _Parameters) -> EditingMethod:
+def _slerp(p: Parameters) -> EditingMethod:
     return Slerp(t=p.one("t", None))
 
 
-BUILDERS: dict[str, Callable[[_Parameters], EditingMethod]] = {
+BUILDERS: dict[str, Callable[[Parameters], EditingMethod]] = {
     "linear": _linear,
     "slerp": _slerp,
     "task_arithmetic": _task_arithmetic,

@@ -16,8 +16,9 @@ DELTA = "delta.safetensors"
 DELTA_KEY = "expunge_delta"
 """Metadata of a file of differences: JSON, name -> sha256 of the base tensor."""
 
-HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", "tok_embeddings.weight")
+HEADS = ("lm_head.weight", "embed_out.weight")
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+"""Ends of names, over the model types of transformers, whose rows stand for tokens."""
 
 
 class BaseModel(NamedTuple):

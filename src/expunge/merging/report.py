@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+from expunge.merging.plan import Plan
 from expunge.records import Record
 
 
@@ -75,20 +76,18 @@ class MergeResult(Record):
 
 
 def total(
+    plan: Plan,
     out: Path,
-    method: str,
-    models: tuple[str, ...],
     rows: list[TensorReport],
     *,
-    elements: int,
     copied: int,
     seconds: float,
     written_bytes: int,
     resumed: int,
-    notes: tuple[str, ...],
-    plan: str,
+    fingerprint: str,
 ) -> MergeResult:
     """Sums over tensors, in their order."""
+    models = plan.request.models
     changed, kept = [0] * len(models), [0] * len(models)
     for row in rows:
         for i, model in enumerate(row.changed):
@@ -98,10 +97,10 @@ def total(
     left_out = math.sqrt(sum((row.residual * row.change) ** 2 for row in rows if row.residual is not None))
     return MergeResult(
         out=out,
-        method=method,
+        method=plan.request.method.method_name(),
         models=models,
         seconds=round(seconds, 3),
-        elements=elements,
+        elements=plan.elements,
         changed_elements=tuple(changed),
         kept=tuple(kept) if any(row.kept for row in rows) else None,
         outvoted=sum(row.outvoted for row in rows),
@@ -111,8 +110,8 @@ def total(
         merged=len(rows),
         written_bytes=written_bytes,
         resumed=resumed,
-        notes=notes,
-        plan=plan,
+        notes=plan.notes,
+        plan=fingerprint,
     )
 
 

@@ -1,10 +1,10 @@
 """One merge from beginning to end: plan, look for room, find what differs, compute, put the folder in place."""
 
-import os
 import shutil
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -13,15 +13,16 @@ from expunge.errors import ExpungeError
 from expunge.memory import PeakMemory
 from expunge.merging.finish import write_run
 from expunge.merging.fitting import Vocabulary
-from expunge.merging.journal import Findings, Journal
+from expunge.merging.folder import check_out, finished_merge, is_complete, prepare, put_in_place
+from expunge.merging.journal import JOURNAL, Findings, Journal
 from expunge.merging.output import OUTPUTS, Output
 from expunge.merging.plan import Item, Plan, Request, Write, check_disk, describe, make_plan
-from expunge.merging.report import MergeResult, total
-from expunge.merging.storage import Files, reserve
+from expunge.merging.report import MergeResult, TensorReport, total
+from expunge.merging.storage import Files
 from expunge.merging.stream import Stream
 from expunge.merging.thresholds import over_models
 from expunge.methods.editing import EditingMethod
-from expunge.models.load import DType
+from expunge.models.load import DType, model_fingerprint
 from expunge.progress import Progress
 
 SHARD_BYTES = 5_000_000_000
@@ -105,96 +106,65 @@ def execute(
     quiet: bool = False,
 ) -> MergeResult:
     """`merge` for a request that is made already."""
-    began, processor, memory = time.perf_counter(), time.process_time(), PeakMemory()
+    cost = _Cost()
     work = out.with_name(f".{out.name}.partial")
     plan = make_plan(request)
     fingerprint = plan.fingerprint()
-    if resume and not work.exists() and (finished := _finished(out, fingerprint)):
+    if resume and not work.exists() and (finished := finished_merge(out, fingerprint)):
         return finished
-    _check_out(out, work, resume, overwrite)
+    check_out(out, work, resume, overwrite)
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
-    passes = 2 if _over_models(plan) else 1
-    with (
-        Files() as files,
-        Progress(f"{request.method.method_name()}, MB", passes * plan.read_bytes // MEGABYTE, quiet=quiet) as bar,
-    ):
-        counter = _Counter(bar, memory)
-        stream = Stream(plan, files, threads or torch.get_num_threads(), counter.add)
-        journal = Journal(work, files)
-        findings = journal.read(fingerprint) if resume else None
-        started = findings is not None
-        if findings is None:
-            changed = stream.compare()
-            findings = Findings(changed, over_models(stream, changed) if _over_models(plan) else None)
-        output = OUTPUTS[request.write](stream, plan, findings)
-        if not started or not _complete(output, work):
-            check_disk(out, sum(shard.nbytes for shard in output.shards))
-            _prepare(output, work, journal, fingerprint, findings)
-        before = len(journal.done)
-        _fill(stream, output, work, journal)
-        memory.sample()
-        rows = [row for item in output.items if (row := journal.done[item.name]) is not None]
+    background = ThreadPoolExecutor(1)  # the base is hashed beside the work
+    try:
+        base_sha256 = background.submit(model_fingerprint, str(plan.base.folder))
+        total_mb = (2 if _over_models(plan) else 1) * plan.read_bytes // MEGABYTE
+        with Files() as files, Progress(f"{request.method.method_name()}, MB", total_mb, quiet=quiet) as bar:
+            stream = Stream(plan, files, threads or torch.get_num_threads(), _Counter(bar, cost.memory).add)
+            output, done, before = _compute(stream, out, work, fingerprint, resume)
+        rows = [row for item in output.items if (row := done[item.name]) is not None]
         result = total(
+            plan,
             out,
-            request.method.method_name(),
-            request.models,
             rows,
-            elements=plan.elements,
             copied=len(output.items) - len(rows),
-            seconds=time.perf_counter() - began,
+            seconds=time.perf_counter() - cost.began,
             written_bytes=sum(shard.nbytes for shard in output.shards),
             resumed=before,
-            notes=plan.notes,
-            plan=fingerprint,
+            fingerprint=fingerprint,
         )
-        write_run(plan, output, work, result, rows, (result.seconds, time.process_time() - processor, memory.peak))
-    journal.path.unlink()
-    _put(work, out)
+        write_run(plan, output, work, result, rows, base_sha256.result(), cost.so_far())
+    finally:
+        background.shutdown(wait=False, cancel_futures=True)
+    (work / JOURNAL).unlink()
+    put_in_place(work, out)
     return result
+
+
+def _compute(
+    stream: Stream, out: Path, work: Path, fingerprint: str, resume: bool
+) -> tuple[Output, dict[str, TensorReport | None], int]:
+    """All tensors into work/weights; also their reports, and how many an earlier run had finished."""
+    plan = stream.plan
+    journal = Journal(work, stream.files)
+    findings = journal.read(fingerprint) if resume else None
+    started = findings is not None
+    if findings is None:
+        changed = stream.compare()
+        findings = Findings(changed, over_models(stream, changed) if _over_models(plan) else None)
+    output = OUTPUTS[plan.request.write](stream, plan, findings)
+    if not started or not is_complete(output, work):
+        check_disk(out, sum(shard.nbytes for shard in output.shards))
+        prepare(output, work, journal, fingerprint, findings)
+    before = len(journal.done)
+    _fill(stream, output, work, journal)
+    return output, journal.done, before
 
 
 def _over_models(plan: Plan) -> bool:
     """Whether a cut is taken over more than a tensor."""
     method = plan.request.method
     return method.trims_over != "per_tensor" and method.band(0, max(plan.elements, 1)) is not None
-
-
-def _check_out(out: Path, work: Path, resume: bool, overwrite: bool) -> None:
-    if resume and overwrite:
-        raise ExpungeError("--resume goes on with a merge and --overwrite starts it anew; give one of them")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())) and not overwrite:
-        raise ExpungeError(f"{out} exists already; replace it by --overwrite, or give another --out")
-    if work.exists() and not (resume or overwrite):
-        raise ExpungeError(f"an interrupted merge lies in {work}; go on with it by --resume, or start anew by --overwrite")
-
-
-def _finished(out: Path, fingerprint: str) -> MergeResult | None:
-    """The result of this very merge, if it is there."""
-    try:
-        result = MergeResult.model_validate_json((out / "merge.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return result if result.plan == fingerprint else None
-
-
-def _complete(output: Output, work: Path) -> bool:
-    """Whether the files that a journal speaks of are all there."""
-    files = [(work / "weights" / shard.file, shard.nbytes) for shard in output.shards]
-    return all(file.is_file() and file.stat().st_size == nbytes for file, nbytes in files)
-
-
-def _prepare(output: Output, work: Path, journal: Journal, fingerprint: str, findings: Findings) -> None:
-    try:
-        shutil.rmtree(work, ignore_errors=True)
-        (work / "weights").mkdir(parents=True)
-        for shard in output.shards:
-            reserve(work / "weights" / shard.file, shard)
-        journal.done.clear()
-        journal.begin(fingerprint, findings)
-    except OSError as error:
-        shutil.rmtree(work, ignore_errors=True)
-        raise ExpungeError(f"{work} could not be made ({error}); choose another --out, or make room") from error
 
 
 def _fill(stream: Stream, output: Output, work: Path, journal: Journal) -> None:
@@ -221,14 +191,16 @@ def _fill(stream: Stream, output: Output, work: Path, journal: Journal) -> None:
         ) from error
 
 
-def _put(work: Path, out: Path) -> None:
-    """By rename; an old folder goes when the new one is there."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(work, out)
-    shutil.rmtree(old, ignore_errors=True)
+class _Cost:
+    """Wall and processor seconds and peak memory from here on."""
+
+    def __init__(self) -> None:
+        self.began, self.memory = time.perf_counter(), PeakMemory()
+        self._processor = time.process_time()
+
+    def so_far(self) -> tuple[float, float, int]:
+        self.memory.sample()
+        return time.perf_counter() - self.began, time.process_time() - self._processor, self.memory.peak
 
 
 class _Counter:

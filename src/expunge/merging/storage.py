@@ -4,7 +4,7 @@
 merge reads every byte once or twice only.
 """
 
-import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -223,7 +223,10 @@ def reserve(file: Path, shard: Shard) -> None:
         stream.write(shard.header)
         stream.flush()
         if sys.platform == "linux":
-            with contextlib.suppress(OSError):  # a file system without the call still gets its size by the next line
+            try:
                 os.posix_fallocate(stream.fileno(), 0, shard.nbytes)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise  # a file system that has no such call still gives the size by the next line
         os.truncate(stream.fileno(), shard.nbytes)
         os.fsync(stream.fileno())

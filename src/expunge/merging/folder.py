@@ -1,0 +1,58 @@
+"""The folder that a merge works in, beside OUT and hidden, and how it becomes OUT."""
+
+import os
+import shutil
+from pathlib import Path
+
+from expunge.errors import ExpungeError
+from expunge.merging.journal import Findings, Journal
+from expunge.merging.output import Output
+from expunge.merging.report import MergeResult
+from expunge.merging.storage import reserve
+
+
+def check_out(out: Path, work: Path, resume: bool, overwrite: bool) -> None:
+    if resume and overwrite:
+        raise ExpungeError("--resume goes on with a merge and --overwrite starts it anew; give one of them")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())) and not overwrite:
+        raise ExpungeError(f"{out} exists already; replace it by --overwrite, or give another --out")
+    if work.exists() and not (resume or overwrite):
+        raise ExpungeError(f"an interrupted merge lies in {work}; go on with it by --resume, or start anew by --overwrite")
+
+
+def finished_merge(out: Path, fingerprint: str) -> MergeResult | None:
+    """The result of this very merge, if it is there."""
+    try:
+        result = MergeResult.model_validate_json((out / "merge.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return result if result.plan == fingerprint else None
+
+
+def is_complete(output: Output, work: Path) -> bool:
+    """Whether the files that a journal speaks of are all there."""
+    files = [(work / "weights" / shard.file, shard.nbytes) for shard in output.shards]
+    return all(file.is_file() and file.stat().st_size == nbytes for file, nbytes in files)
+
+
+def prepare(output: Output, work: Path, journal: Journal, fingerprint: str, findings: Findings) -> None:
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        (work / "weights").mkdir(parents=True)
+        for shard in output.shards:
+            reserve(work / "weights" / shard.file, shard)
+        journal.done.clear()
+        journal.begin(fingerprint, findings)
+    except OSError as error:
+        shutil.rmtree(work, ignore_errors=True)
+        raise ExpungeError(f"{work} could not be made ({error}); choose another --out, or make room") from error
+
+
+def put_in_place(work: Path, out: Path) -> None:
+    """By rename; an old folder goes when the new one is there."""
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.replace(out, old)
+    os.replace(work, out)
+    shutil.rmtree(old, ignore_errors=True)
