@@ -44,7 +44,7 @@ def quickstart(out: Path, *, seed: int = 0, say: Callable[[str], None] = print, 
         lab = _lab(out, seed, say)
         keep_file, refusals = _inputs(out, lab, seed)
         runs = out / "runs"
-        for name in ("original", "gold"):
+        for name in ("gold", "original"):  # the original is compared with gold too
             say(f"scoring {name}")
             _score(lab / "models" / name, lab, runs / name / "evaluation", runs / "gold", quiet)
         for name in METHODS:
