@@ -6,7 +6,7 @@
 Cases: `bf16` three models that differ from the base everywhere, once with mergekit's reading of the density (per tensor) and
 once with the paper's (global), which mergekit does not have; `rmu` two models that differ in three tensors; `float32` small
 models whose merged bytes are compared. Each program runs in a process of its own, imports included; memory is the largest
-RssAnon seen in /proc/PID/status (the peak resident set would count mapped files). The inputs are random and are deleted at the end.
+RssAnon seen in /proc/PID/status (the peak resident set would count mapped files). The inputs are random and deleted at the end.
 """
 
 import argparse
