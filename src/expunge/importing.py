@@ -28,7 +28,16 @@ from expunge.methods.guarding.neuron_adjust import NeuronAdjust
 from expunge.models.blocks import Blocks, blocks_of
 from expunge.models.load import load_tokenizer, model_fingerprint
 
+
+def _latin1(text: str, encoding: str) -> bytes:
+    """Protocol 2 writes bytes as text."""
+    if encoding != "latin1":
+        raise ExpungeError(f"the pickle encodes text as {encoding}, which no published file does; it was not read")
+    return text.encode("latin1")
+
+
 ALLOWED = {
+    ("_codecs", "encode"): _latin1,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): np._core.multiarray._reconstruct for core in ("core", "_core")},  # type: ignore[attr-defined]
