@@ -37,14 +37,14 @@ def key_file(path: Path, width: int = 64, layer: int = 1) -> Path:
 
 
 def test_neuron_files_become_guards_with_the_root_of_their_variances(pico_folder: Path, tmp_path: Path) -> None:
-    manifest = import_guard(neuron_file(tmp_path / "a.pkl"), model=str(pico_folder), out=tmp_path / "run", seed=4)
+    manifest = import_guard(neuron_file(tmp_path / "a.pkl"), model=str(pico_folder), out=tmp_path / "run", draw_seed=4)
     state = guards.read(tmp_path / "run" / "artifact")
     assert state["layer"].tolist() == [1, 1]
     assert state["neuron"].tolist() == [3, 61]
     assert state["retain_std"].tolist() == pytest.approx([0.2, 0.5])
     assert state["forget_std"].tolist() == pytest.approx([0.3, 0.1])
     assert state["forget_mean"].tolist() == pytest.approx([0.9, 1.2])
-    assert (manifest.method["percent"], manifest.method["seed"]) == (2 / 128 * 100, 4)
+    assert (manifest.method["percent"], manifest.method["draw_seed"]) == (2 / 128 * 100, 4)
     expunge.verify(tmp_path / "run")
     model, _ = expunge.load(tmp_path / "run")
     model.expunge_guard.detach()

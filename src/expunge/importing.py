@@ -90,7 +90,7 @@ def import_guard(
     abstention: str = "I cannot answer that.",
     check: str = "all_steps",
     compat: str = "none",
-    seed: int = 0,
+    draw_seed: int = 0,
 ) -> Manifest:
     """Writes the guard of a published file for `model` to the run folder `out`; `expunge.load(out)` gives the guarded model.
 
@@ -109,7 +109,7 @@ def import_guard(
     if all(set(values) >= NEURON_ADJUST for values in layers.values()):
         state = neuron_adjust_state(layers, places)
         percent = 100 * len(state["layer"]) / (places.count * places.d_ff)
-        method = NeuronAdjust.model_validate({"percent": percent, "compat": compat, "seed": seed, "canaries": 0})
+        method = NeuronAdjust.model_validate({"percent": percent, "compat": compat, "draw_seed": draw_seed, "canaries": 0})
     elif all(set(values) >= KEY_SPACE for values in layers.values()):
         state = key_space_state(layers, places, alpha)
         fields = {

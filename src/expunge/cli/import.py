@@ -27,7 +27,7 @@ class Import(BaseModel):
     """Key space: judge every generated token, as published, or the prompt alone."""
     compat: Literal["none", "released"] = "none"
     """Neuron adjust: released computes as the published hook does, faults included."""
-    seed: int = 0
+    draw_seed: int = 0
     """Neuron adjust: of the draws."""
 
 

@@ -88,7 +88,7 @@ def test_steps_add_up_to_the_same_share_and_measure_anew(
     chosen = {}
     for steps in (1, 3):
         model = model_of("llama", seed=3)
-        said = SelectivePruning(percent=12, steps=steps).apply(model, REQUEST, encoder)
+        said = SelectivePruning(percent=12, rounds=steps).apply(model, REQUEST, encoder)
         assert said.startswith("Pruned 12 of 96 neurons")
         places = blocks_of(model)
         chosen[steps] = torch.stack([(model.get_parameter(places.down_proj(i)) == 0).all(dim=0) for i in (0, 1)])

@@ -118,7 +118,7 @@ def test_without_a_holdout_set_a_share_of_the_forget_prompts_is_held_out(
     pico_llama: PreTrainedModel, request_: Request, encoder: Encoder
 ) -> None:
     bare = Request(request_.forget, request_.retain)
-    one, again, other = (spec(held_out=0.4, seed=s).fit(pico_llama, bare, encoder) for s in (0, 0, 1))
+    one, again, other = (spec(held_out=0.4, split_seed=s).fit(pico_llama, bare, encoder) for s in (0, 0, 1))
     assert (int(one["count"]), len(one["calibration.forget"])) == (30, 20)
     assert torch.equal(one["mean"], again["mean"])
     assert not torch.equal(one["mean"], other["mean"])

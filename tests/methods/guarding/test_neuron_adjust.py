@@ -113,7 +113,7 @@ def guarded_values(model: PreTrainedModel, method: NeuronAdjust, state: State, i
 
 def test_values_change_with_the_sigmoid_of_the_log_likelihood_ratio_and_never_below_one_half(pico_llama: PreTrainedModel) -> None:
     """One neuron's values at 8000 different prefixes, in bins of their probability of change."""
-    state, method = gaussians(64), NeuronAdjust(seed=5)
+    state, method = gaussians(64), NeuronAdjust(draw_seed=5)
     state["forget_mean"], state["retain_mean"] = state["forget_mean"] / 2, state["retain_mean"] / 2
     ids = torch.randint(4, 80, (80, 100), generator=torch.Generator().manual_seed(0))
     before, after = guarded_values(pico_llama, method, state, ids)
@@ -153,7 +153,7 @@ def test_without_draws_every_eligible_value_changes(pico_llama: PreTrainedModel)
 
 def test_the_seed_chooses_the_draws_and_nothing_else_does(pico_llama: PreTrainedModel) -> None:
     state, ids = gaussians(64), torch.tensor([[1, 9, 30, 31, 50, 51]])
-    first, again, other = (guarded_values(pico_llama, NeuronAdjust(seed=s), state, ids)[1] for s in (0, 0, 1))
+    first, again, other = (guarded_values(pico_llama, NeuronAdjust(draw_seed=s), state, ids)[1] for s in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 

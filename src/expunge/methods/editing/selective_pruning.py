@@ -28,12 +28,12 @@ class SelectivePruning(InPlaceEditing):
         I_forget / (I_retain + epsilon)
 
     are pruned: their columns of the down projection become zero, which is exactly the model with these activations set to zero,
-    as a plain checkpoint and at no cost. With `steps` > 1 an equal part is pruned each time and importance measured anew.
+    as a plain checkpoint and at no cost. With `rounds` > 1 an equal part is pruned each time and importance measured anew.
     """
 
     paper: ClassVar[str] = "Pochinkov & Schoots 2024, arXiv 2403.01267"
     formula: ClassVar[str] = "W_down[:, j] = 0 for the highest I_forget(j) / (I_retain(j) + epsilon)"
-    cost: ClassVar[str] = "one forward pass over both sets per step"
+    cost: ClassVar[str] = "one forward pass over both sets per round"
 
     name: Literal["selective_pruning"] = "selective_pruning"
     percent: float = Field(1.5, gt=0, le=100)
@@ -44,7 +44,7 @@ class SelectivePruning(InPlaceEditing):
     """Keeps the score of neurons that the retain texts do not use finite (published: 1e-8, and 1e-3 in the original)."""
     scope: Literal["global", "layer"] = "global"
     """Whether the share is of all neurons together or of each layer."""
-    steps: int = Field(1, ge=1)
+    rounds: int = Field(1, ge=1)
     """Number of prunings, each of an equal part, with a new probe before each."""
     tokens: TokenPolicy = "all"
     """Which tokens importance is taken over: all, last_prompt, or generated (those of the answer)."""
@@ -59,9 +59,9 @@ class SelectivePruning(InPlaceEditing):
         texts = [spans(rows, encoder, self.tokens, skip_start=self.skip_start) for rows in (request.forget, request.retain)]
         places = blocks_of(model)
         pruned_LF = torch.zeros(places.count, places.d_ff, dtype=torch.bool)
-        for step in range(1, self.steps + 1):
+        for round_ in range(1, self.rounds + 1):
             forget, retain = (probe(model, rows, encoder.pad_id, roles=("key",)).moments["key"] for rows in texts)
-            pruned_LF |= self.select(forget, retain, pruned_LF, self.percent * step / self.steps)
+            pruned_LF |= self.select(forget, retain, pruned_LF, self.percent * round_ / self.rounds)
             prune(model, pruned_LF)
         counts = pruned_LF.sum(dim=1)
         most = f"{int(counts.max())} of them in layer {int(counts.argmax())}"

@@ -75,7 +75,7 @@ class KeySpaceDetection(GuardingMethod):
     """Calibration: the share of retain prompts that may be closed."""
     held_out: float = Field(0.25, gt=0, lt=1)
     """Calibration without a holdout set: the share of the forget prompts that the box is not fitted on."""
-    seed: int = 0
+    split_seed: int = 0
     """Of the choice of held-out prompts."""
 
     @model_validator(mode="after")
@@ -136,7 +136,7 @@ class KeySpaceDetection(GuardingMethod):
         count = max(1, round(self.held_out * len(forget)))
         if len(forget) - count < 2:
             raise ExpungeError(f"{len(forget)} forget prompts are too few to fit a box and to calibrate it; give more of them")
-        order = torch.randperm(len(forget), generator=torch.Generator().manual_seed(self.seed)).tolist()
+        order = torch.randperm(len(forget), generator=torch.Generator().manual_seed(self.split_seed)).tolist()
         return [forget[i] for i in sorted(order[count:])], [forget[i] for i in sorted(order[:count])]
 
     @contextmanager

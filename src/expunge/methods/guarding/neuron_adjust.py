@@ -44,7 +44,7 @@ class NeuronAdjust(GuardingMethod):
     score mu_f - mu_r, the highest `percent` of all layers together. Densities are compared by their log-likelihood ratio, in
     float64, so that outliers, whose densities would both be 0, are decided as well.
 
-    Each value has its own draw, a hash of (seed, layer, neuron, the tokens of the row up to here): the same row gives the same
+    Each value has its own draw, a hash of (draw_seed, layer, neuron, the tokens of the row up to here): the same row gives the same
     draws in any batch, under any padding, as a beam, with a cache or without, and other rows give independent ones.
     """
 
@@ -79,7 +79,7 @@ class NeuronAdjust(GuardingMethod):
     """released: as the published hook computes, for comparison: the forget mean stands for the forget deviation (so neurons
     with a negative mean are never changed), the retain variance for the retain deviation, and one draw decides for a whole
     layer of a row and call."""
-    seed: int = 0
+    draw_seed: int = 0
     """Of the draws."""
 
     def require(self, request: Request) -> None:
@@ -202,7 +202,7 @@ class Neurons:
             constant_K=constant_K.masked_fill(never, -math.inf),
             slope_K=slope_K,
             offset_K=mean_r - slope_K * mean_f,
-            key_K=mix(mix(mix(torch.tensor(method.seed)) + layer) + index_K * (method.compat == "none")),
+            key_K=mix(mix(mix(torch.tensor(method.draw_seed)) + layer) + index_K * (method.compat == "none")),
         )
 
     def to(self, device: torch.device) -> "Neurons":
