@@ -26,7 +26,7 @@ from transformers.cache_utils import DynamicLayer
 from expunge.data.encode import Encoded, collate, length_batches
 from expunge.evaluation.metrics.base import TokenStats
 from expunge.models.load import causal_model
-from expunge.models.logprobs import Labelled, cached_logits, labelled_logits, token_logprobs
+from expunge.models.logprobs import Labelled, cached_logits, logits_at, token_logprobs
 
 Ids = tuple[int, ...]
 Answers = Sequence[Encoded]
@@ -111,8 +111,12 @@ def _hooked(model: nn.Module) -> bool:
 @torch.inference_mode()
 def _letters(model: nn.Module, groups: Sequence[_Group], pad_id: int) -> list[TokenStats]:
     """Groups whose answers read the same tokens: one row each, labelled from the earliest answer on."""
-    rows = [Encoded((*group.shared, group.rows[0].ids[-1]), group.first + 1, False) for group in groups]
-    logits_NV = labelled_logits(model, collate(rows, pad_id).to(causal_model(model).device)).logits_NV
+    device = causal_model(model).device
+    tokens = collate([Encoded(group.shared, len(group.shared), False) for group in groups], pad_id).to(device)
+    wide = tokens.input_ids_BT.shape[1]
+    index = [b * wide + p for b, group in enumerate(groups) for p in range(group.first, len(group.shared))]
+    index_N = torch.tensor(index, dtype=torch.long, device=device)
+    logits_NV = logits_at(model, tokens.input_ids_BT, tokens.attention_mask_BT, index_N)
     starts = np.cumsum([0, *(len(group.shared) - group.first for group in groups)])
     pairs = [
         [(start + t - 1 - group.first, row.ids[t]) for t in range(row.answer_start, len(row.ids))]

@@ -97,6 +97,12 @@ def evaluate(
 
     scores = [_score(task, metric, samples[task.name]) for task in built.tasks for metric in task.metrics if metric.stands_alone]
     scores += built.summarize(Results(samples))
+    if built.outside is not None:
+        rest, more = built.outside(
+            engine, tokenizer, room=room, limit=limit, finished=finished, show=show_forget_text, quiet=quiet
+        )
+        samples |= rest
+        scores += more
     evaluation = Evaluation(
         suite=built.name,
         artifact=artifact if artifact is not None else inner.config.name_or_path,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -9,6 +10,12 @@ from expunge.data.example import Example
 from expunge.evaluation.metrics.base import Floats, Metric, Need, Role
 from expunge.evaluation.judges import Judge
 from expunge.records import Sample, Score
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from expunge.evaluation.engine import Engine
+    from expunge.evaluation.resume import Finished
 
 SUITE = "suite"
 """The task name of scores over a whole suite."""
@@ -71,6 +78,29 @@ class Results:
         return np.array([value for _, value in self._values.get((task, metric), ())], dtype=np.float64)
 
 
+class Outside(Protocol):
+    """Another program's tasks. It gets the engine, so that what hooks into the model is seen and nothing is loaded twice."""
+
+    def __call__(
+        self,
+        engine: "Engine",
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        room: int,
+        limit: int | None,
+        finished: "Finished",
+        show: bool,
+        quiet: bool,
+    ) -> tuple[dict[str, list[Sample]], list[Score]]:
+        """Task -> samples, and scores.
+
+        room      tokens that the model takes
+        limit     the first so many questions of each task
+        finished  where results of finished tasks are kept, and what the model is
+        show      write texts into the samples
+        """
+
+
 @dataclass(frozen=True)
 class Suite:
     """Named tasks, and the scores that are taken over all of them together."""
@@ -80,3 +110,5 @@ class Suite:
     definitions never stand under one name."""
     tasks: tuple[Task, ...]
     summarize: Callable[[Results], list[Score]]
+    outside: "Outside | None" = None
+    """Tasks that another program reads, asks and scores, after those above."""

@@ -73,6 +73,13 @@ def labelled_hidden(model: nn.Module, tokens: Tokens) -> LabelledHidden:
     return LabelledHidden(hidden_ND, labels_N, index_N // length, rows)
 
 
+def logits_at(model: nn.Module, input_ids_BT: Tensor, attention_mask_BT: Tensor, index_N: Tensor) -> Tensor:
+    """[N, V] logits of one forward pass at index_N, into the B * T positions, and nowhere else."""
+    _, output = _forward(model, input_ids_BT, attention_mask_BT, index_N, head=True)
+    logits_NV: Tensor = output.logits
+    return logits_NV
+
+
 class Cached(NamedTuple):
     """Logits, and the keys and values that a next pass goes on from."""
 

@@ -3,6 +3,7 @@
 from expunge.errors import ExpungeError, nearest
 from expunge.evaluation.suites.base import SuiteSpec
 from expunge.evaluation.suites.choices import Arc, Choices
+from expunge.evaluation.suites.general import LmEval, SpungeGeneral
 from expunge.evaluation.suites.lab import Lab
 from expunge.evaluation.suites.membership import Membership
 from expunge.evaluation.suites.mmlu import Mmlu
@@ -10,9 +11,25 @@ from expunge.evaluation.suites.skills import Skills
 from expunge.evaluation.suites.tofu import Tofu
 from expunge.evaluation.suites.wmdp import Wmdp
 
-SUITES: dict[str, type[SuiteSpec]] = {cls.suite_name(): cls for cls in (Tofu, Lab, Membership, Wmdp, Skills, Mmlu, Arc, Choices)}
+SUITES: dict[str, type[SuiteSpec]] = {
+    cls.suite_name(): cls for cls in (Tofu, Lab, Membership, Wmdp, Skills, Mmlu, Arc, Choices, SpungeGeneral, LmEval)
+}
 
-__all__ = ["SUITES", "Arc", "Choices", "Lab", "Membership", "Mmlu", "Skills", "SuiteSpec", "Tofu", "Wmdp", "suite_class"]
+__all__ = [
+    "SUITES",
+    "Arc",
+    "Choices",
+    "Lab",
+    "LmEval",
+    "Membership",
+    "Mmlu",
+    "Skills",
+    "SpungeGeneral",
+    "SuiteSpec",
+    "Tofu",
+    "Wmdp",
+    "suite_class",
+]
 
 
 def suite_class(name: str) -> type[SuiteSpec]:

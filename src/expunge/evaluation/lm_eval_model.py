@@ -1,0 +1,153 @@
+"""What lm-eval asks and this library answers: an lm-eval model over any transformers model, and over artifacts of every kind.
+
+This module imports lm-eval; nothing imports it before lm-eval is needed.
+"""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from lm_eval.models.huggingface import HFLM
+from torch import nn
+from tqdm import tqdm  # type: ignore[import-untyped]
+from transformers import PreTrainedTokenizerBase
+
+from expunge.artifact import load
+from expunge.data.encode import Encoded
+from expunge.errors import ExpungeError
+from expunge.evaluation.engine import Engine
+from expunge.evaluation.multiple_choice import score_answers
+from expunge.models.load import DType, causal_model
+
+UNLIMITED = 2048
+"""Tokens that a model without a limit of positions takes, as in lm-eval."""
+QUESTIONS = 512
+"""Questions that are encoded at a time: those of a large benchmark with its shots would fill the memory."""
+
+Request = tuple[tuple[str, str] | None, list[int], list[int]]
+"""Texts of context and continuation, and their tokens."""
+
+
+class EngineLM(HFLM):  # type: ignore[misc]
+    """A loaded model under lm-eval. Tokens, truncation, prompts and generation are lm-eval's (HFLM); log-probabilities come from
+    the engine of this library, with two differences: answers that share a prompt read it once, and padding is always masked, so
+    that whatever hooks into the model (a guard) sees real rows and the same scores come out for every batch size.
+    """
+
+    def __init__(
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, engine: Engine, *, room: int, batch_size: int | str = 16
+    ) -> None:
+        """room: tokens that the model takes; what is longer loses its beginning. batch_size: rows that generate together."""
+        # HFLM gives its tokenizer a pad token; the caller's stays as it is.
+        own = deepcopy(tokenizer)
+        super().__init__(pretrained=model, backend="causal", tokenizer=own, max_length=room, batch_size=batch_size)
+        self.pretrained = causal_model(model).config.name_or_path
+        self.engine = engine
+        self.cut: set[str] = set()
+        """Contexts that lost their beginning because the model takes no more tokens."""
+
+    @property
+    def max_gen_toks(self) -> int:
+        """Tokens of an answer where the task does not say; a short model keeps half its positions for the prompt."""
+        return min(256, int(self.max_length) // 2)
+
+    def tok_batch_encode(
+        self, strings: list[str], padding_side: str = "left", left_truncate_len: int | None = None, truncation: bool = False
+    ) -> Any:
+        if left_truncate_len:
+            self.cut |= {text for text in strings if len(self.tok_encode(text)) > left_truncate_len}
+        return super().tok_batch_encode(strings, padding_side, left_truncate_len, truncation)
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        """Sum of the log-probabilities of each continuation, and whether each of its tokens is the model's most probable one."""
+        together: dict[tuple[int, ...], list[int]] = {}
+        for index, (_, context, _) in enumerate(requests):
+            together.setdefault(tuple(context), []).append(index)
+        questions = list(together.values())
+        found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        with tqdm(total=len(requests), disable=disable_tqdm, desc="log-likelihoods") as bar:
+            for start in range(0, len(questions), QUESTIONS):
+                some = questions[start : start + QUESTIONS]
+                self._answer(requests, some, found)
+                bar.update(sum(map(len, some)))
+        return found
+
+    def _answer(self, requests: Sequence[Request], questions: Sequence[Sequence[int]], found: list[tuple[float, bool]]) -> None:
+        engine = self.engine
+        # Whole texts (perplexity) come without their words and have logits everywhere; choices have few.
+        most = engine.max_tokens if requests[questions[0][0]][0] is None else engine.shared_tokens
+        encoded = [[self._fitted(requests[index]) for index in question] for question in questions]
+        stats = score_answers(engine.model, encoded, engine.pad_id, max_tokens=most, max_rows=engine.shared_rows)
+        for question, answers in zip(questions, stats, strict=True):
+            for index, tokens in zip(question, answers, strict=True):
+                found[index] = (float(tokens.logp.sum(dtype=np.float64)), bool(tokens.hit.all()))
+                texts = requests[index][0]
+                if texts is not None:
+                    self.cache_hook.add_partial("loglikelihood", texts, found[index])
+
+    def _fitted(self, request: Request) -> Encoded:
+        """The end of what is too long. The last token is only predicted, so one more than the room fits in."""
+        texts, context, continuation = request
+        if not context or not 0 < len(continuation) <= self.max_length:
+            raise ExpungeError(
+                f"lm-eval asks for {len(continuation)} tokens after {len(context)} of context, and the model takes 1 to "
+                f"{self.max_length} after at least 1; leave this task out, or look at how its texts become tokens"
+            )
+        ids = (*context, *continuation)[-self.max_length - 1 :]
+        if texts is not None and len(ids) < len(context) + len(continuation):
+            self.cut.add(texts[0])
+        return Encoded(ids, len(ids) - len(continuation), False)
+
+
+class ExpungeLM(EngineLM):
+    """The model type `expunge` of lm-eval: `--model expunge --model_args artifact=RUN_OR_ARTIFACT`.
+
+    artifact   a run, an artifact (weights, adapter or guard), a model folder or a hub id: all that `expunge.load` takes
+    dtype      auto (as stored), float32, bfloat16 or float16
+    base       guard: the base model, where it is not at its recorded path any more; force attaches it to another one
+    """
+
+    def __init__(
+        self,
+        artifact: str,
+        dtype: DType = "auto",
+        device: str | None = None,
+        batch_size: int | str = 16,
+        max_batch_size: int | None = None,
+        max_length: int | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        base: str | None = None,
+        force: bool = False,
+    ) -> None:
+        """lm-eval's command line passes `device` (cuda:0, asked or not) and `max_batch_size` to every model type."""
+        if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
+            device = None
+        model, tokenizer = load(
+            artifact,
+            dtype=dtype,
+            device=device,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            base=base,
+            force=force,
+        )
+        room = max_length or positions(model)
+        super().__init__(model, tokenizer, Engine(model, pad(tokenizer)), room=room, batch_size=batch_size)
+        self.pretrained = artifact
+
+
+def positions(model: nn.Module) -> int:
+    """How many tokens the model takes."""
+    config = causal_model(model).config.get_text_config()
+    found = getattr(config, "max_position_embeddings", None)  # BLOOM has no limit
+    return int(found) if found else UNLIMITED
+
+
+def pad(tokenizer: PreTrainedTokenizerBase) -> int:
+    """A token for padding; it is masked, so that any will do."""
+    return next((int(i) for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if isinstance(i, int)), 0)
