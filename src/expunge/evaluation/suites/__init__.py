@@ -3,28 +3,31 @@
 from expunge.errors import ExpungeError, nearest
 from expunge.evaluation.suites.base import SuiteSpec
 from expunge.evaluation.suites.choices import Arc, Choices
-from expunge.evaluation.suites.general import LmEval, SpungeGeneral
+from expunge.evaluation.suites.custom import Custom
 from expunge.evaluation.suites.lab import Lab
 from expunge.evaluation.suites.membership import Membership
+from expunge.evaluation.suites.memorization import Memorization
 from expunge.evaluation.suites.mmlu import Mmlu
+from expunge.evaluation.suites.muse import Muse
 from expunge.evaluation.suites.skills import Skills
 from expunge.evaluation.suites.tofu import Tofu
 from expunge.evaluation.suites.wmdp import Wmdp
 
 SUITES: dict[str, type[SuiteSpec]] = {
-    cls.suite_name(): cls for cls in (Tofu, Lab, Membership, Wmdp, Skills, Mmlu, Arc, Choices, SpungeGeneral, LmEval)
+    cls.suite_name(): cls for cls in (Tofu, Muse, Lab, Memorization, Membership, Custom, Wmdp, Skills, Mmlu, Arc, Choices)
 }
 
 __all__ = [
     "SUITES",
     "Arc",
     "Choices",
+    "Custom",
     "Lab",
-    "LmEval",
     "Membership",
+    "Memorization",
     "Mmlu",
+    "Muse",
     "Skills",
-    "SpungeGeneral",
     "SuiteSpec",
     "Tofu",
     "Wmdp",

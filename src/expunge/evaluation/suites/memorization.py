@@ -1,0 +1,76 @@
+"""The suite memorization: does the model go on as the text that was to be forgotten does?"""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from expunge.data.example import Example
+from expunge.data.read import read_examples
+from expunge.errors import ExpungeError
+from expunge.evaluation.metrics import ExactMemorization, ExtractionStrength, Perplexity, Probability, Rouge
+from expunge.evaluation.metrics.base import Metric, Role
+from expunge.evaluation.suites.base import SuiteSpec, no_summary
+from expunge.evaluation.task import Suite, Task
+
+MEMORY: tuple[Metric, ...] = (ExtractionStrength(), ExactMemorization(), Rouge())
+ANSWERED: tuple[Metric, ...] = (Probability(), Perplexity(), *MEMORY)
+"""Of answers, which have an end: a text that is cut out of a longer one ends nowhere, and its end token says nothing."""
+
+
+class Memorization(SuiteSpec):
+    """Task `forget` (and `retain`, when a file is given): extraction_strength, exact_memorization and ROUGE-L F1 of the greedy
+    continuation with the true one (verbatim ROUGE); for questions probability and perplexity too.
+
+    Questions are asked in the model's format. Raw texts are cut: the first words are given as they stand, and the rest is what is
+    scored and compared, up to `max_new_tokens` tokens.
+    """
+
+    source: ClassVar[str] = "extraction: Carlini et al. 2021 (arXiv 2012.07805); verbatim ROUGE: MUSE (arXiv 2407.06460)"
+    layout: ClassVar[str] = "a folder with forget.jsonl and, if wanted, retain.jsonl: prompt+response, or text"
+
+    name: Literal["memorization"] = "memorization"
+    forget: str = "forget.jsonl"
+    """File with what was to be forgotten, in the folder of the data (or a path, or a hub id)."""
+    retain: str | None = None
+    """File with what should stay."""
+    given: float = Field(0.5, gt=0, lt=1)
+    """Share of the words of a raw text that are given."""
+    max_new_tokens: int = Field(128, ge=1)
+    """Tokens that are written and compared."""
+
+    def build(self, data: str | Path) -> Suite:
+        files: dict[Role, str] = {"forget": self.forget}
+        if self.retain is not None:
+            files["retain"] = self.retain
+        return Suite(self.name, tuple(self._task(data, role, name) for role, name in files.items()), no_summary)
+
+    def _task(self, data: str | Path, role: Role, name: str) -> Task:
+        inside = Path(data) / name
+        examples = read_examples(inside if inside.exists() else name)
+        raw = [example.prompt is None for example in examples]
+        if any(raw) and not all(raw):
+            raise ExpungeError(f"{name} holds raw texts and questions; put them into two files, they are not scored alike")
+        verbatim = all(raw)
+        asked = tuple(split_text(example, self.given) for example in examples) if verbatim else examples
+        return Task(
+            role,
+            asked,
+            MEMORY if verbatim else ANSWERED,
+            role,
+            max_new_tokens=self.max_new_tokens,
+            verbatim=verbatim,
+            expected_tokens=self.max_new_tokens,
+        )
+
+
+def split_text(example: Example, given: float) -> Example:
+    """A raw text as a prompt, its first words, and the rest, which begins with its own blank."""
+    text = example.response
+    starts = [i for i, c in enumerate(text) if i and c.isspace() and not text[i - 1].isspace() and text[i:].strip()]
+    if not starts:
+        raise ExpungeError(
+            f"example {example.id} has one word; a raw text is cut into a beginning and a rest, so give longer ones"
+        )
+    cut = starts[min(len(starts) - 1, max(0, round(given * (len(starts) + 1)) - 1))]
+    return Example(text[:cut], text[cut:], attributes=example.attributes)
