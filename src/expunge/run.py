@@ -72,6 +72,9 @@ def execute(run: Run | FineTuneRun, out: Path, *, resume: bool = False, overwrit
         assert isinstance(run, Run)
         made = compose(run, request, out, resume=resume, overwrite=overwrite, quiet=quiet)
         base = Base(path=str(source), sha256=model_fingerprint(str(source), revision=run.revision), revision=run.revision)
+        (out / "provenance.json").unlink(
+            missing_ok=True
+        )  # of an artifact with other fields: incomplete until the new one is there
         _prepare_folder(run, out, fresh=overwrite and not resume)
         return _end(run, method, request, base, made, out, began)
     model = load_model(str(source), dtype=run.dtype, revision=run.revision, trust_remote_code=run.trust_remote_code)
