@@ -151,9 +151,7 @@ def main() -> None:
     print(f"{'':<10}{'release':>12}{'expunge':>12}{'ratio':>8}{'bar':>6}")
     print(f"{'CPU time':<10}{one['seconds']:>10.3f} s{other['seconds']:>10.3f} s{ratios['CPU time']:>8.2f}{BARS['CPU time']:>6}")
     sizes = "".join(f"{result['memory'] / 2**20:>8.0f} MiB" for result in (one, other))
-    print(
-        f"{'memory':<10}{sizes}{ratios['memory']:>8.2f}{BARS['memory']:>6}   ({other['imports'] / 2**20:.0f} MiB of each are imports)"
-    )
+    print(f"{'memory':<10}{sizes}{ratios['memory']:>8.2f}{BARS['memory']:>6}   ({other['imports'] / 2**20:.0f} MiB imports)")
     apart = max(abs(a / b - 1) for a, b in zip(one["losses"], other["losses"], strict=True))
     worst = max(float((first[n] - second[n]).norm() / first[n].norm()) for n in first)
     losses = f"from {one['losses'][0]:.6f} to {one['losses'][-1]:.6f}"
