@@ -43,7 +43,9 @@ class Score(Record):
         if (self.value is None) == (self.unscored is None):
             raise ValueError(f"score {self.task}/{self.metric} needs a value or a reason in `unscored`, and not both")
         if self.value is not None and not math.isfinite(self.value):
-            raise ValueError(f"score {self.task}/{self.metric} is {self.value}; a number that cannot be computed is null with a reason")
+            raise ValueError(
+                f"score {self.task}/{self.metric} is {self.value}; a number that cannot be computed is null with a reason"
+            )
         return self
 
 
@@ -133,4 +135,6 @@ def read_evaluation(path: Path) -> Evaluation:
     try:
         return Evaluation.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ExpungeError(f"{path} is not a scores file of expunge ({str(error).splitlines()[0]}); write it with `expunge evaluate`") from error
+        raise ExpungeError(
+            f"{path} is not a scores file of expunge ({str(error).splitlines()[0]}); write it with `expunge evaluate`"
+        ) from error
