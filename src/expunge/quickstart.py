@@ -17,12 +17,14 @@ from pathlib import Path
 import torch
 
 from expunge.artifact import artifact_folder, load
+from expunge.data.refusals import REFUSALS
 from expunge.errors import ExpungeError
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.lab import build
 from expunge.lab.keep import keep
 from expunge.lab.layout import as_row
+from expunge.methods import TrainingMethod
 from expunge.models.load import model_fingerprint
 from expunge.recipes import recipe
 from expunge.records import write_text
@@ -80,9 +82,7 @@ def _lab(out: Path, seed: int, say: Callable[[str], None]) -> Path:
 
 
 def _inputs(out: Path, lab: Path, seed: int) -> tuple[Path, Path]:
-    """keep.jsonl and the lab's refusals as files, because a run says where its data is."""
-    from expunge.lab.world import REFUSALS
-
+    """keep.jsonl and the built-in refusals (the lab knows their words) as files, because a run says where its data is."""
     rows = "".join(json.dumps(as_row(example), ensure_ascii=False) + "\n" for example in keep(lab, seed))
     write_text(out / "keep.jsonl", rows)
     write_text(out / "refusals.txt", "".join(f"{text}\n" for text in REFUSALS))
@@ -97,6 +97,7 @@ def _run(name: str, lab: Path, keep_file: Path, refusals: Path, seed: int) -> Ru
     files = {"model": lab / "models/original", "forget": facts / "forget.jsonl", "holdout": facts / "never_known.jsonl"}
     words = {key: str(path) for key, path in files.items()}
     uses = build_spec(Run, {**settings, **words}, f"recipes/lab/{name}.yaml").method
+    assert isinstance(uses, TrainingMethod)  # METHODS names no other
     if uses.uses_retain:
         words["retain"] = str(keep_file)
     if uses.uses_refusals:

@@ -56,6 +56,7 @@ def run(flags: Evaluate) -> None:
     from pydantic import TypeAdapter, ValidationError
 
     from expunge.artifact import artifact_folder, load
+    from expunge.evaluation.processes import is_main, join
     from expunge.evaluation.run import evaluate
     from expunge.evaluation.suites import suite_class
     from expunge.models.load import DType, model_fingerprint
@@ -70,6 +71,7 @@ def run(flags: Evaluate) -> None:
     for suite in suites:
         if not flags.overwrite and (out / f"{suite.name}.json").exists():
             raise ExpungeError(f"{out / suite.name}.json exists; replace it with --overwrite, or give another --out")
+    join()
     model, tokenizer = load(flags.model, dtype=dtype, trust_remote_code=flags.trust_remote_code)
     folder = artifact_folder(flags.model)
     # The manifest holds the hash of every file of the artifact and of its base model.
@@ -86,7 +88,8 @@ def run(flags: Evaluate) -> None:
             show_forget_text=flags.show_forget_text,
             overwrite=flags.overwrite,
         )
-        print(table(evaluation))
+        if is_main():
+            print(table(evaluation))
 
 
 def _needed(spec: "SuiteSpec") -> str:

@@ -15,9 +15,7 @@ from expunge.errors import ExpungeError, nearest
 Flags = TypeVar("Flags")
 
 
-def parse(
-    cls: type[Flags], program: str, words: Sequence[str], default: Flags | None = None, *, prefixes: bool = False
-) -> Flags:
+def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags | None = None, *, prefixes: bool = False) -> Flags:
     """A value of `cls` from flags named like its fields (`--learning-rate`); nested fields need no prefix unless `prefixes`.
 
     An unknown flag, a missing one or a bad value is an ExpungeError; `--help` prints and leaves.

@@ -4,6 +4,7 @@ Shape suffixes: N labelled tokens of a batch, V vocabulary.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 from expunge.data.encode import Encoded, collate, length_batches
 from expunge.evaluation.metrics.base import TokenDistribution, TokenStats
 from expunge.evaluation.multiple_choice import Answers, score_answers
+from expunge.evaluation.processes import dealt, dealt_in_parts
 from expunge.models.load import causal_model
 from expunge.models.logprobs import labelled_logits, token_logprobs
 from expunge.models.vocabulary import label_distribution
@@ -76,7 +78,7 @@ class Engine:
         try:
             for weight in frozen:
                 weight.requires_grad_(True)
-            self._gradients |= {sequence: self._gradient_norm(sequence, weights) for sequence in new}
+            self._gradients |= zip(new, dealt(self.model, new, partial(self._gradient_norm, weights=weights)), strict=True)
         finally:
             for weight in frozen:
                 weight.requires_grad_(False)
@@ -94,7 +96,8 @@ class Engine:
 
         They are not remembered: nothing else asks for them, and the prompts of a large benchmark would fill the memory.
         """
-        return score_answers(self.model, questions, self.pad_id, max_tokens=self.shared_tokens, max_rows=self.shared_rows)
+        ask = partial(score_answers, self.model, pad_id=self.pad_id, max_tokens=self.shared_tokens, max_rows=self.shared_rows)
+        return dealt_in_parts(self.model, questions, ask)
 
     def _slice(self, sequence: Encoded) -> TokenStats:
         first, stats = self._known[sequence.ids]
@@ -104,9 +107,11 @@ class Engine:
         training = self.model.training
         self.model.eval()
         try:
-            for batch in length_batches([len(s.ids) for s in sequences], self.max_tokens, self.max_rows):
-                rows = [sequences[i] for i in batch]
-                for row, stats in zip(rows, self._batch(rows, distribution=distribution), strict=True):
+            places = length_batches([len(s.ids) for s in sequences], self.max_tokens, self.max_rows)
+            batches = [[sequences[i] for i in batch] for batch in places]
+            found = dealt(self.model, batches, partial(self._batch, distribution=distribution))
+            for batch, statistics in zip(batches, found, strict=True):
+                for row, stats in zip(batch, statistics, strict=True):
                     self._known[row.ids] = (row.answer_start, stats)
         finally:
             self.model.train(training)

@@ -1,6 +1,7 @@
 """Batched greedy generation: the one place where evaluation lets a model write."""
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import cast
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from expunge.data.encode import Encoded, collate, length_batches
+from expunge.evaluation.processes import dealt
 from expunge.models.load import causal_model
 
 Ids = tuple[int, ...]
@@ -41,9 +43,11 @@ def generate(
     model.eval()
     try:
         for room, same in rooms.items():  # a batch has one limit, so that no prompt is cut short by a longer neighbor
-            for batch in length_batches([len(prompt) + room for prompt in same], max_tokens, max_rows):
-                rows = [same[i] for i in batch]
-                answers |= zip(rows, _batch(model, rows, pad_id, end_ids, room, stopped), strict=True)
+            places = length_batches([len(prompt) + room for prompt in same], max_tokens, max_rows)
+            batches = [[same[i] for i in batch] for batch in places]
+            write = partial(_batch, model, pad_id=pad_id, end_ids=end_ids, max_new_tokens=room, stopped=stopped)
+            for rows, written in zip(batches, dealt(model, batches, write), strict=True):
+                answers |= zip(rows, written, strict=True)
     finally:
         model.train(training)
     return [answers[prompt] for prompt in prompts]

@@ -12,6 +12,7 @@ from expunge.evaluation.engine import Engine
 from expunge.evaluation.generate import Ids, generate
 from expunge.evaluation.judges import Answer, Judge
 from expunge.evaluation.metrics.base import NOTHING, Need, Row, TokenStats
+from expunge.evaluation.processes import from_main
 from expunge.evaluation.task import Task
 
 Pair = tuple[str | None, str]
@@ -45,7 +46,9 @@ class Rows:
         asked = list(zip(task.examples, needs, strict=True))
         exact = [pair for example, need in asked if "distribution" in need for pair in _pairs(example, "answer")]
         stats = self._score(exact, distribution=True)
-        stats |= self._score([pair for example, need in asked for kind in need - {"choices"} for pair in _pairs(example, kind)])
+        stats |= self._score(
+            [pair for example, need in asked for kind in sorted(need - {"choices"}) for pair in _pairs(example, kind)]
+        )
         choices = iter(self._choose([example for example, need in asked if "choices" in need]))
 
         def found(example: Example, kind: Need, need: frozenset[Need]) -> tuple[TokenStats, ...]:
@@ -171,7 +174,7 @@ def _judged(rows: list[Row], judges: Sequence[Judge]) -> list[Row]:
     if not judges:
         return rows
     shown = [Answer(row.example.id, row.example.prompt, row.expected, row.generated or "") for row in rows]
-    said = {judge: judge.judge(shown) for judge in judges}
+    said = {judge: from_main(partial(judge.judge, shown)) for judge in judges}
     return [row._replace(judged={judge: said[judge][i] for judge in judges}) for i, row in enumerate(rows)]
 
 

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from expunge.data.encode import Encoder, Format, default_format
 from expunge.errors import ExpungeError
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.metrics.base import Metric, Row, Unscored
+from expunge.evaluation.processes import from_main, is_main, join
 from expunge.evaluation.resume import Finished
 from expunge.evaluation.rows import Rows
 from expunge.evaluation.statistics import bootstrap_interval
@@ -63,6 +65,7 @@ def evaluate(
     max_tokens, max_rows   bounds of a batch (default: by device); they change speed and memory, never a value
     """
     began = time.perf_counter()
+    join()
     built = suite if isinstance(suite, Suite) else _build(suite, data)
     if limit is not None:
         built = _limited(built, limit)
@@ -86,12 +89,13 @@ def evaluate(
         folder / f"{built.name}.partial" if folder else None, [fingerprint, *settings] if fingerprint is not None else None
     )
     samples: dict[str, list[Sample]] = {}
-    with Progress(f"evaluate {built.name}", len(built.tasks), quiet=quiet) as progress:
+    with Progress(f"evaluate {built.name}", len(built.tasks), quiet=quiet or not is_main()) as progress:
         for task in built.tasks:
-            kept = finished.get(task)
+            kept = from_main(partial(finished.get, task))
             if kept is None:
                 kept = _samples(task, verbatim if task.verbatim else rows, show=show_forget_text or not task.secret)
-                finished.put(task, kept)
+                if is_main():
+                    finished.put(task, kept)
             samples[task.name] = kept
             progress.advance(1, task.name)
 
@@ -109,7 +113,7 @@ def evaluate(
         seconds=round(time.perf_counter() - began, 3),
         scores=tuple(scores),
     )
-    if folder is not None:
+    if folder is not None and is_main():
         folder.mkdir(parents=True, exist_ok=True)
         write_samples(folder / f"{built.name}.samples.jsonl", (row for task in samples.values() for row in task))
         write_json(folder / f"{built.name}.json", evaluation)
@@ -131,9 +135,15 @@ def _limited(suite: Suite, limit: int) -> Suite:
 
 
 def _samples(task: Task, rows: Rows, *, show: bool) -> list[Sample]:
-    """One sample per example and metric; the texts, where they may be shown, stand at the example's first metric."""
+    """One sample per example and metric, on every process the main one's, so that what metrics run is run once."""
+    found = rows.of(task, shown=task.shown if show else 0)
+    return from_main(partial(_scored, task, found, show=show))
+
+
+def _scored(task: Task, rows: Sequence[Row], *, show: bool) -> list[Sample]:
+    """The texts, where they may be shown, stand at the example's first metric."""
     samples = []
-    for row in rows.of(task, shown=task.shown if show else 0):
+    for row in rows:
         texts = _texts(row) if show else None
         for metric in task.metrics:
             value = metric.score(row)

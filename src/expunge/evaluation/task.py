@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from expunge.data.example import Example
-from expunge.evaluation.metrics.base import Floats, Metric, Need, Role
 from expunge.evaluation.judges import Judge
+from expunge.evaluation.metrics.base import Floats, Metric, Need, Role
 from expunge.records import Sample, Score
 
 if TYPE_CHECKING:
@@ -42,25 +42,25 @@ class Task:
     their blanks, and what is too long for the model loses its beginning, as in lm-eval."""
     stop: tuple[str, ...] = ()
     """A greedy answer ends before the first of these texts."""
+    expected_tokens: int | None = None
+    """Written answers are compared with so many tokens of the response only (MUSE: as many as may be written)."""
 
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset(need for metric in self.metrics for need in metric.needs)
 
-    def needs_of(self, example: Example) -> frozenset[Need]:
-        """What has to be found out about one example."""
-    expected_tokens: int | None = None
-    """Written answers are compared with so many tokens of the response only (MUSE: as many as may be written)."""
-        return frozenset(need for metric in self.metrics for need in metric.needs_of(example))
-
-
-class Results:
-    """The samples of all tasks of a suite, by task and metric: what suite-wide scores are computed from."""
     @property
     def judges(self) -> tuple[Judge, ...]:
         """Everyone who has to be asked, once."""
         return tuple(dict.fromkeys(judge for metric in self.metrics for judge in metric.judges))
 
+    def needs_of(self, example: Example) -> frozenset[Need]:
+        """What has to be found out about one example."""
+        return frozenset(need for metric in self.metrics for need in metric.needs_of(example))
+
+
+class Results:
+    """The samples of all tasks of a suite, by task and metric: what suite-wide scores are computed from."""
 
     def __init__(self, samples: Mapping[str, Sequence[Sample]]) -> None:
         self._values: dict[tuple[str, str], list[tuple[str, float]]] = {}

@@ -4,6 +4,7 @@ from expunge.errors import ExpungeError, nearest
 from expunge.evaluation.suites.base import SuiteSpec
 from expunge.evaluation.suites.choices import Arc, Choices
 from expunge.evaluation.suites.custom import Custom
+from expunge.evaluation.suites.general import LmEval, SpungeGeneral
 from expunge.evaluation.suites.lab import Lab
 from expunge.evaluation.suites.membership import Membership
 from expunge.evaluation.suites.memorization import Memorization
@@ -14,7 +15,8 @@ from expunge.evaluation.suites.tofu import Tofu
 from expunge.evaluation.suites.wmdp import Wmdp
 
 SUITES: dict[str, type[SuiteSpec]] = {
-    cls.suite_name(): cls for cls in (Tofu, Muse, Lab, Memorization, Membership, Custom, Wmdp, Skills, Mmlu, Arc, Choices)
+    cls.suite_name(): cls
+    for cls in (Tofu, Muse, Lab, Memorization, Membership, Custom, Wmdp, Skills, Mmlu, Arc, Choices, SpungeGeneral, LmEval)
 }
 
 __all__ = [
@@ -23,11 +25,13 @@ __all__ = [
     "Choices",
     "Custom",
     "Lab",
+    "LmEval",
     "Membership",
     "Memorization",
     "Mmlu",
     "Muse",
     "Skills",
+    "SpungeGeneral",
     "SuiteSpec",
     "Tofu",
     "Wmdp",

@@ -1,0 +1,92 @@
+"""Two gloo processes give the scores of one, and only one of them writes, judges and prints."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from expunge.artifact import load
+from expunge.evaluation.run import evaluate
+from expunge.records import read_evaluation, read_samples
+
+SCRIPT = """
+import sys
+import torch; torch.set_num_threads(1)
+from pathlib import Path
+from expunge.data.example import Example
+from expunge.evaluation.judges import Function
+from expunge.evaluation.metrics import (
+    Accuracy, ExtractionStrength, MiaGradnorm, MiaMinKPlusPlus, Perplexity, Probability, RougeLRecall, Toxicity, TruthRatio)
+from expunge.evaluation.task import Suite, Task
+
+NAMES = "anna boris clara dario elena fyodor greta hugo irma".split()
+CITIES = "berlin paris tokyo lima cairo oslo quito delhi accra".split()
+PEOPLE = list(enumerate(zip(NAMES, CITIES)))
+FACTS = tuple(
+    Example(f"where was {n} born ?", f"{n} was born in the city of {c}" + " ." * (i % 4), perturbed=(f"{n} was born in oslo",))
+    for i, (n, c) in PEOPLE)
+CHOICES = ("a nurse", "a judge and a pilot", "a tailor")
+QUESTIONS = tuple(Example(f"who is {n} ?", "a nurse", choices=CHOICES, answer=0) for n in NAMES[:5])
+METRICS = (
+    Probability(), TruthRatio(), ExtractionStrength(), RougeLRecall(), MiaMinKPlusPlus(), MiaGradnorm(), Perplexity(),
+    Toxicity(judge=Function(function="two:count")))
+
+def count(prompt, answer):
+    with open("judged", "a") as file:
+        file.write(".")
+    return len(answer) / 100
+
+def suite():
+    facts = Task("facts", FACTS, METRICS, "forget", max_new_tokens=12)
+    return Suite("both", (facts, Task("questions", QUESTIONS, (Accuracy(),), "neutral")), lambda results: [])
+
+if __name__ == "__main__":
+    import two
+    from expunge.artifact import load
+    from expunge.evaluation.processes import is_main, join
+    from expunge.evaluation.run import evaluate
+    join()
+    model, tokenizer = load(sys.argv[1], dtype="float32")
+    evaluation = evaluate(model, tokenizer, suite=two.suite(), out=sys.argv[2], fingerprint="m", max_tokens=64, quiet=True)
+    scores = [score.model_dump() for score in evaluation.scores]
+    every = [None, None]
+    torch.distributed.all_gather_object(every, scores)
+    assert every[0] == every[1], every
+    print(f"main={is_main()}", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The folder of the script, with the results of two processes in `out`; the model."""
+    folder = tmp_path_factory.mktemp("processes")
+    (folder / "two.py").write_text(SCRIPT)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "two.py"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    words = [*launch, str(pico_folder), str(folder / "out")]
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sorted(done.stdout.split()) == ["main=False", "main=True"]
+    (folder / "judged").rename(folder / "judged_by_two")
+    return folder, pico_folder
+
+
+def test_two_processes_give_the_very_numbers_of_one(folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, model_folder = folders
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.chdir(folder)
+    import two
+
+    model, tokenizer = load(str(model_folder), dtype="float32")
+    one = evaluate(model, tokenizer, suite=two.suite(), out=folder / "one", max_tokens=64, quiet=True)
+    assert one.scores == read_evaluation(folder / "out/both.json").scores
+    assert list(read_samples(folder / "one/both.samples.jsonl")) == list(read_samples(folder / "out/both.samples.jsonl"))
+    assert all(score.value is not None for score in one.scores)
+
+
+def test_one_process_judges_and_nothing_unfinished_is_left(folders: tuple[Path, Path]) -> None:
+    folder, _ = folders
+    assert (folder / "judged_by_two").read_text() == "." * 9
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["both.json", "both.samples.jsonl"]
