@@ -114,3 +114,12 @@ def test_missing_and_unreadable_files_are_sentences(suite: Path, tmp_path: Path)
     (tmp_path / "holdout.jsonl").unlink()
     with pytest.raises(ExpungeError, match=r"holdout.jsonl"):
         Custom().build(suite)
+
+
+def test_without_the_loss_attack_there_is_no_reference_attack(
+    suite: Path, pico_llama: LlamaForCausalLM, pico_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tasks = [{**task, "metrics": ["mia_min_k"]} for task in SUITE["tasks"][:2]]
+    changed(suite, tasks=tasks, model_utility=[], forget_quality=None)
+    evaluation = evaluate(pico_llama, pico_tokenizer, suite="custom", data=suite, quiet=True)
+    assert [score.metric for score in evaluation.scores] == ["mia_min_k", "mia_min_k_relative_difference", "privleak"]

@@ -33,14 +33,15 @@ def reference_scores(folder: Path | None, suite: str, sets: Sets, attacks: Seque
 def attack_scores(
     results: Results, sets: Sets, attacks: Sequence[str], *, retain: Scores | None, reference: Scores | None, advice: str
 ) -> list[Score]:
-    """For each attack its AUC, for `mia_reference` too, then each AUC's relative difference from the retain model's.
+    """For each attack its AUC, for `mia_reference` too where there is mia_loss, then each AUC's relative difference from the retain model's.
 
     retain      a model that never saw the forget set, for the relative differences
     reference   any model of the same language, for mia_reference: log-probability under this model minus that under it
     advice      how to make the retain model's scores
     """
     scores = [score(results, sets, name, membership_auc(_mine(results, sets, name))) for name in attacks]
-    scores.append(score(results, sets, "mia_reference", _against(results, sets, reference)))
+    if "mia_loss" in attacks:
+        scores.append(score(results, sets, "mia_reference", _against(results, sets, reference)))
     for name in attacks:
         scores.append(score(results, sets, f"{name}_relative_difference", _relative(results, sets, name, retain, advice)))
     return scores

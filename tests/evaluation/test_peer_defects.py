@@ -1,0 +1,43 @@
+"""Defects of other evaluation code that must not come back here, where no test of a metric holds them already.
+
+Elsewhere: extraction strength of one wrong token (metrics/test_metrics.py), KS on folded ratios (there too), real end tokens that
+are masked as padding (test_engine.py), results cached by the metric's name (test_run.py), perplexity over padding
+(metrics/test_text_metrics.py), forget texts in logs (suites/test_membership.py).
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from expunge.data.example import Example
+from expunge.evaluation.metrics import Probability, TruthRatio
+from expunge.evaluation.run import evaluate
+from expunge.evaluation.task import Suite, Task
+from expunge.records import read_samples
+
+FACTS = tuple(
+    Example(f"where is {name} ?", "in lima", perturbed=("in oslo", "in paris")) for name in ("anna", "boris", "clara", "dario")
+)
+
+
+def samples(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, examples: tuple[Example, ...], out: Path
+) -> dict[tuple[str, str], float | None]:
+    task = Task("facts", examples, (TruthRatio(), Probability(among_perturbed=True)), "forget")
+    evaluate(model, tokenizer, suite=Suite("facts", (task,), lambda _: []), out=out, quiet=True)
+    return {(row.metric, row.id): row.value for row in read_samples(out / "facts.samples.jsonl")}
+
+
+def test_an_unscored_example_does_not_move_the_values_of_the_others_to_wrong_examples(
+    pico_llama: LlamaForCausalLM, pico_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    whole = samples(pico_llama, pico_tokenizer, FACTS, tmp_path / "whole")
+    gap = (replace(FACTS[0], perturbed=()), FACTS[1], replace(FACTS[2], perturbed=()), FACTS[3])
+    some = samples(pico_llama, pico_tokenizer, gap, tmp_path / "some")
+    assert some.keys() == whole.keys()
+    assert len(set(whole.values())) == 8
+    for (metric, id), value in some.items():
+        missing = id in (FACTS[0].id, FACTS[2].id)
+        assert value is None if missing else value == pytest.approx(whole[metric, id], rel=1e-5)
