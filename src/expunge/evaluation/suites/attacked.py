@@ -33,7 +33,8 @@ def reference_scores(folder: Path | None, suite: str, sets: Sets, attacks: Seque
 def attack_scores(
     results: Results, sets: Sets, attacks: Sequence[str], *, retain: Scores | None, reference: Scores | None, advice: str
 ) -> list[Score]:
-    """For each attack its AUC, for `mia_reference` too where there is mia_loss, then each AUC's relative difference from the retain model's.
+    """For each attack its AUC, for `mia_reference` too where there is mia_loss; then each AUC's relative difference from the
+    retain model's.
 
     retain      a model that never saw the forget set, for the relative differences
     reference   any model of the same language, for mia_reference: log-probability under this model minus that under it
