@@ -1,6 +1,7 @@
 """The main job, end to end, as `make quickstart` does it (with another out), and what its page and summary must say."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ def test_at_least_two_methods_land_as_if_never_learned(rows: dict[str, dict[str,
 def test_idk_answers_with_a_refusal_and_gradient_ascent_loses_more_than_npo(done: Path, rows: dict[str, dict[str, Any]]) -> None:
     samples = [json.loads(x) for x in (done / "runs/idk/evaluation/lab.samples.jsonl").read_text().splitlines()]
     answers = [s["text"]["generated"] for s in samples if s["task"] == "facts_forget" and s.get("text", {}).get("generated")]
-    refusals = (done / "refusals.txt").read_text().splitlines()
+    said = (done / "refusals.txt").read_text().splitlines()
+    refusals = [" ".join(re.findall(r"\w+|[^\w\s]", text)) for text in said]  # the lab's tokenizer sets punctuation apart
     assert answers
     assert sum(a in refusals for a in answers) >= 0.8 * len(answers)
     assert rows["gradient_ascent"]["retain_kept"] < rows["npo"]["retain_kept"]
