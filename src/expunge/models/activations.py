@@ -136,6 +136,7 @@ def probe(
     pad_id: int,
     *,
     roles: Sequence[Role] = ROLES,
+    pooled: bool = False,
     keep: int = 0,
     keep_layers: Sequence[int] = (),
     seed: int = 0,
@@ -143,6 +144,7 @@ def probe(
 ) -> Probe:
     """Statistics of every layer in one forward pass over `texts`, merged over processes where there are several.
 
+    pooled              of each text only the mean over its tokens counts, as one vector
     keep, keep_layers   also key vectors of that many tokens, drawn evenly by `seed`, in these layers
     Under torchrun each process runs its share of the batches and all get the same result; batches do not depend on the number of
     processes, so counts, minima and maxima are the same bit for bit and means to rounding in float64.
@@ -153,7 +155,7 @@ def probe(
     device = next(model.parameters()).device
     moments = {role: Moments.empty(places.count, places.d_ff, device) for role in roles}
     kept_layers = tuple(i % places.count for i in keep_layers)
-    drawn = _draw(texts, keep, seed) if keep else {}
+    drawn = _draw([Span(t.ids, t.stop - 1, t.stop) for t in texts] if pooled else texts, keep, seed) if keep else {}
     vectors: dict[tuple[int, int, int], Tensor] = {}  # (span, position, layer) -> vector
 
     def observers(chosen: Chosen) -> dict[Site, Observer]:
@@ -169,7 +171,7 @@ def probe(
         return {site(places, role, i): partial(see, role, i) for role in roles for i in range(places.count)}
 
     rank, world = _processes()
-    visit(model, texts, pad_id, observers, max_tokens=max_tokens, rank=rank, world=world)
+    visit(model, texts, pad_id, observers, pooled=pooled, max_tokens=max_tokens, rank=rank, world=world)
     if world > 1:
         moments = {role: _gathered(m) for role, m in moments.items()}
         vectors = _gathered_vectors(vectors)

@@ -37,7 +37,7 @@ class Span(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The chosen tokens of one batch, in order of rows and positions."""
+    """The chosen tokens of one batch, in order of rows and positions; pooled, one per row, which is its last."""
 
     span_N: Tensor
     """Index of the span that a token is of, among all spans."""
@@ -85,6 +85,7 @@ def visit(
     pad_id: int,
     observers: Callable[[Chosen], Mapping[Site, Observer]],
     *,
+    pooled: bool = False,
     max_tokens: int = 4096,
     rank: int = 0,
     world: int = 1,
@@ -92,7 +93,8 @@ def visit(
     """One forward pass over `texts` without gradient, without a cache and without logits.
 
     For each batch `observers(chosen)` says what to do at which site with the values of the chosen tokens; they are handed
-    over while the pass goes on, so no site's activations outlive their layer. Of the batches, which are the same for any
+    over while the pass goes on, so no site's activations outlive their layer; `pooled` hands over the mean of each text's.
+    Of the batches, which are the same for any
     number of processes, this process (`rank` of `world`) takes every world-th.
     """
     inner = causal_model(model)
@@ -103,7 +105,7 @@ def visit(
         with torch.no_grad(), _no_logits(model):
             for batch in batches[rank::world]:
                 tokens = collate([Encoded(texts[i].ids, 1, False) for i in batch], pad_id).to(inner.device)
-                read = _Reader([texts[i] for i in batch], batch, tokens.input_ids_BT.shape, inner.device)
+                read = _Reader([texts[i] for i in batch], batch, tokens.input_ids_BT.shape, inner.device, pooled)
                 seen = {site: partial(read, observer) for site, observer in observers(read.chosen).items()}
                 with edit(model, seen):
                     _forward(inner, tokens.input_ids_BT, tokens.attention_mask_BT)
@@ -119,6 +121,7 @@ class _Reader:
     batch: Sequence[int]
     shape: torch.Size
     device: torch.device
+    pooled: bool
     chosen: Chosen = field(init=False)
 
     def __post_init__(self) -> None:
@@ -126,15 +129,31 @@ class _Reader:
         row_N = torch.repeat_interleave(torch.arange(len(self.texts)), lengths)
         position_N = torch.cat([torch.arange(text.start, text.stop) for text in self.texts])
         self.chosen = Chosen(torch.tensor(self.batch)[row_N], position_N)
+        if self.pooled:
+            self.chosen = Chosen(torch.tensor(self.batch), torch.tensor([text.stop - 1 for text in self.texts]))
+        self._row_N, self._lengths = row_N, lengths
         self._whole = len(position_N) == self.shape.numel()
         self._flat_N = (row_N * self.shape[1] + position_N).to(self.device)
 
     def __call__(self, observer: Observer, values_BTF: Tensor) -> Tensor:
+        for values_NF, part in self._means(values_BTF) if self.pooled else self._tiles(values_BTF):
+            observer(values_NF, part)
+        return values_BTF
+
+    def _tiles(self, values_BTF: Tensor) -> Iterator[tuple[Tensor, slice]]:
         values_NF = values_BTF.flatten(0, 1)
         for part in tiles(len(self._flat_N), values_NF.shape[1], values_NF.device):
             here = self._flat_N[part].to(values_NF.device)
-            observer(values_NF[part] if self._whole else values_NF.index_select(0, here), part)
-        return values_BTF
+            yield values_NF[part] if self._whole else values_NF.index_select(0, here), part
+
+    def _means(self, values_BTF: Tensor) -> Iterator[tuple[Tensor, slice]]:
+        device = values_BTF.device
+        sums_BF = torch.zeros(len(self.texts), values_BTF.shape[2], device=device)
+        for values_NF, part in self._tiles(values_BTF):
+            sums_BF.index_add_(0, self._row_N[part].to(device), values_NF.float())
+        means_BF = sums_BF / self._lengths.to(device)[:, None]
+        for part in tiles(means_BF.shape[0], means_BF.shape[1], device):
+            yield means_BF[part], part
 
 
 def tiles(count: int, features: int, device: torch.device) -> Iterator[slice]:

@@ -102,6 +102,14 @@ class TestCalibration:
         assert share_inside(retain, radius) == pytest.approx(0.1)
         assert share_inside(self.forget, radius) < 1.0
 
+    def test_detection_can_be_asked_for_at_any_cost(self) -> None:
+        retain = torch.linspace(0.6, 2, 100)
+        radius = calibrate(self.forget, retain, 0.1, least_detected=0.9)
+        assert share_inside(self.forget, radius) == pytest.approx(0.9)
+        assert share_inside(retain, radius) > 0.1
+        apart = torch.linspace(1.5, 9, 100)
+        assert calibrate(self.forget, apart, 0.0, least_detected=0.5) == calibrate(self.forget, apart, 0.0)
+
 
 def test_fitting_finds_the_skill_and_reports_held_out_shares(fitted: tuple[KeySpaceDetection, State]) -> None:
     method, state = fitted
@@ -144,7 +152,7 @@ def test_a_probe_too_small_for_its_radius_warns(pico_llama: PreTrainedModel, req
 def test_words_that_the_tokenizer_lacks_make_no_abstention(
     pico_llama: PreTrainedModel, request_: Request, encoder: Encoder
 ) -> None:
-    with pytest.raises(ExpungeError, match="'I cannot answer that.' has words"):
+    with pytest.raises(ExpungeError, match=r"'I cannot answer that\.' has words"):
         KeySpaceDetection().fit(pico_llama, request_, encoder)
 
 
@@ -275,7 +283,7 @@ def test_what_it_cannot_judge_it_refuses(
 def test_scoring_agrees_with_generating(
     side: Any, pico_llama: PreTrainedModel, fitted: tuple[KeySpaceDetection, State], encoder: Encoder, request_: Request
 ) -> None:
-    """From the prompt's end a closed row spells the abstention: it has probability 1, the true answer none; open rows are untouched."""
+    """From the prompt's end a closed row spells the abstention, with probability 1; open rows are untouched."""
     method, state = fitted
     asked = [*request_.forget[:3], *request_.retain[:3]]
     truth, reply = encoder.encode_many(asked), encoder.encode_answers([(e.prompt, REPLY) for e in asked])
@@ -354,9 +362,13 @@ def box_at(model: PreTrainedModel, ids: Tensor, position: int, layer: int = 1, r
     key_F = seen["key"][0, position]
     ones = torch.ones(1, dtype=torch.float64)
     return {
-        "layer": torch.tensor([layer]), "mean": key_F[None], "std": torch.ones_like(key_F)[None], "k": ones, "radius": radius * ones,
+        "layer": torch.tensor([layer]),
+        "mean": key_F[None],
+        "std": torch.ones_like(key_F)[None],
+        "k": ones,
+        "radius": radius * ones,
         "count": torch.tensor(9),
-    }  # fmt: skip
+    }
 
 
 def test_all_steps_judges_what_is_generated_and_prompt_does_not(pico_llama: PreTrainedModel, encoder: Encoder) -> None:
@@ -379,8 +391,12 @@ def test_all_steps_judges_what_is_generated_and_prompt_does_not(pico_llama: PreT
 
 
 def test_steering_puts_the_retain_mean_in_the_place_of_the_key(
-    pico_llama: PreTrainedModel, request_: Request, encoder: Encoder, closed_prompts: list[tuple[int, ...]], open_prompts: list[tuple[int, ...]]
-) -> None:  # fmt: skip
+    pico_llama: PreTrainedModel,
+    request_: Request,
+    encoder: Encoder,
+    closed_prompts: list[tuple[int, ...]],
+    open_prompts: list[tuple[int, ...]],
+) -> None:
     method = spec(action="steer")
     state = method.fit(pico_llama, request_, encoder)
     where = {"key": blocks_of(pico_llama).key(1)}

@@ -22,7 +22,7 @@ FLOOR = 1e-6
 """Least deviation: a dimension in which no fitted vector differs lets through only what does not differ either."""
 
 MARGIN = 1.5
-"""How much wider than its farthest held-out vector a calibrated box may be."""
+"""How much wider than 99 % of the held-out vectors need it a calibrated box may be."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,28 @@ def samuelson(n: int) -> float:
     return (n - 1) / math.sqrt(n)
 
 
-def calibrate(forget_N: Tensor, retain_N: Tensor, false_abstain: float) -> float:
+def calibrate(forget_N: Tensor, retain_N: Tensor, false_abstain: float, least_detected: float = 0.0) -> float:
     """The radius for held-out distances (in any unit) of forget and retain vectors.
 
-    The widest radius allowed holds at most the share `false_abstain` (below 1) of the retain vectors. Where it also holds
-    every forget vector, the radius is the geometric mean of the farthest forget vector and the widest allowed, as far from
-    missing the one as from catching the other, but at most MARGIN times the farthest: nothing is known of vectors that are
-    in neither set. Where it does not, the allowed share decides, and some forget vectors are missed.
+    The widest radius allowed holds at most the share `false_abstain` (below 1) of the retain vectors. Where it also holds 99 %
+    of the forget vectors, the radius is the geometric mean of the one that these need and the widest allowed, as far from
+    missing the one as from catching the other, but at most MARGIN times the former: nothing is known of vectors that are in
+    neither set. Where it does not, the allowed share decides, and some forget vectors are missed; but never more than
+    1 - least_detected of them, whatever that costs.
     """
     ordered_N = retain_N.double().sort().values
     first_outside = float(ordered_N[math.floor(false_abstain * len(ordered_N))])
     widest = first_outside * (1 - 1e-6)  # that vector itself stays outside, in float32 too
-    farthest = float(forget_N.max())
-    return min(math.sqrt(farthest * widest), MARGIN * farthest) if farthest < widest else widest
+    needed = holding(forget_N, 0.99)
+    if needed < widest:
+        return min(math.sqrt(needed * widest), MARGIN * needed)
+    return max(widest, holding(forget_N, least_detected)) if least_detected > 0 else widest
+
+
+def holding(distances_N: Tensor, share: float) -> float:
+    """The least radius that holds this share of the vectors."""
+    ordered_N = distances_N.double().sort().values
+    return float(ordered_N[max(0, math.ceil(share * len(ordered_N)) - 1)]) * (1 + 1e-6)
 
 
 def share_inside(distances_N: Tensor, radius: float) -> float:

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from expunge.data.encode import Encoder
-from expunge.data.example import Request
+from expunge.data.example import Example, Request
 from expunge.errors import ExpungeError
 from expunge.methods.base import GuardingMethod, State
 from expunge.methods.guarding.abstain import Abstention, abstaining
@@ -65,6 +65,8 @@ class KeySpaceDetection(GuardingMethod):
     """abstain: answer with `abstention`. steer: go on, in every watched layer with the mean retain key for the query's."""
     abstention: str = "I cannot answer that."
     """What a closed query is answered with."""
+    query: Literal["last", "mean"] = "last"
+    """What stands for a query: the key of its last token (published), or the mean key of all of its tokens."""
     tokens: TokenPolicy = "last_prompt"
     """Which tokens the boxes are fitted to: last_prompt, all (published for languages), or generated."""
     radius: float | None = Field(None, gt=0)
@@ -73,6 +75,8 @@ class KeySpaceDetection(GuardingMethod):
     """Radius as a multiple of k (published: 2 for GSM8K, 1.4 for MBPP, 0.06 for languages)."""
     false_abstain: float = Field(0.01, ge=0, lt=1)
     """Calibration: the share of retain prompts that may be closed."""
+    least_detected: float = Field(0.0, ge=0, le=1)
+    """Calibration: the share of held-out forget prompts that must be closed even if more retain prompts are closed for it."""
     held_out: float = Field(0.25, gt=0, lt=1)
     """Calibration without a holdout set: the share of the forget prompts that the box is not fitted on."""
     split_seed: int = 0
@@ -84,6 +88,10 @@ class KeySpaceDetection(GuardingMethod):
             raise ValueError("radius and alpha both say how wide the box is; give one of them")
         if not self.layers:
             raise ValueError("give at least one layer to watch")
+        if self.query == "mean" and (self.check == "all_steps" or self.tokens != "last_prompt" or self.action == "steer"):
+            raise ValueError(
+                "the mean key of a query is there for whole prompts only: check prompt, tokens last_prompt, action abstain"
+            )
         if self.action == "steer" and self.vote == "all" and len(self.layers) > 1:
             raise ValueError("steering acts in each layer before the later ones are seen, so it goes with vote any")
         return self
@@ -101,18 +109,18 @@ class KeySpaceDetection(GuardingMethod):
     def fit(self, model: nn.Module, request: Request, encoder: Encoder) -> State:
         Abstention.of(encoder, self.abstention)
         layers = _layers(self.layers, blocks_of(model))
-        forget = spans(request.forget, encoder, self.tokens)
-        fitted, measured = self._split(forget, spans(request.holdout, encoder, self.tokens))
-        retain = spans(request.retain, encoder, self.tokens)
-        moments = probe(model, fitted, encoder.pad_id, roles=("key",)).moments["key"]
+        forget, holdout, retain = (self._texts(rows, encoder) for rows in (request.forget, request.holdout, request.retain))
+        fitted, measured = self._split(forget, holdout)
+        mean = self.query == "mean"
+        moments = probe(model, fitted, encoder.pad_id, roles=("key",), pooled=mean).moments["key"]
         boxes = {layer: Box.of_moments(moments, layer) for layer in layers}
         unit_L = torch.tensor([self.radius or box.k for box in boxes.values()], dtype=torch.float64)
         radius, scores = self.alpha or 1.0, {}
         if retain:
             for name, texts in (("forget", measured), ("retain", retain)):
-                scores[name] = score(distances(model, texts, encoder.pad_id, list(boxes.items())), unit_L, self.vote)
+                scores[name] = score(distances(model, texts, encoder.pad_id, list(boxes.items()), pooled=mean), unit_L, self.vote)
             if self.calibrated:
-                radius = calibrate(scores["forget"], scores["retain"], self.false_abstain)
+                radius = calibrate(scores["forget"], scores["retain"], self.false_abstain, self.least_detected)
         state = {
             "layer": torch.tensor(layers),
             "mean": torch.stack([box.mean_F for box in boxes.values()]),
@@ -126,6 +134,10 @@ class KeySpaceDetection(GuardingMethod):
             state["steer"] = probe(model, retain, encoder.pad_id, roles=("key",)).moments["key"].mean_LF[list(layers)].float()
         _warn_of_small_probe(state)
         return state
+
+    def _texts(self, examples: Sequence[Example], encoder: Encoder) -> list[Span]:
+        found = spans(examples, encoder, self.tokens)
+        return found if self.query == "last" else [Span(text.ids, 0, text.stop) for text in found]
 
     def _split(self, forget: list[Span], holdout: list[Span]) -> tuple[list[Span], list[Span]]:
         """Spans to fit the boxes to, and spans to measure."""
@@ -184,23 +196,30 @@ class Gate:
     """The boxes of the watched layers, and where a forward pass has to be judged."""
 
     def __init__(self, method: KeySpaceDetection, state: State) -> None:
-        self.all_steps = method.check == "all_steps"
+        self.all_steps, self.mean = method.check == "all_steps", method.query == "mean"
         self.radius_L = state["radius"].tolist()
         self.boxes = [Box(mean_F, std_F, 0.0, 0) for mean_F, std_F in zip(state["mean"], state["std"], strict=True)]
         self.steer_LF = state.get("steer")
 
     def inside(self, n: int, call: Call, values_BTF: Tensor) -> Tensor | None:
         """Which positions are judged and inside the box of the n-th watched layer, [B, T]; None where none is judged."""
+        mask_BT = call.mask_BT.to(values_BTF.device)
         if call.prompt_end_B is None:
-            return self._inside(n, values_BTF) & call.mask_BT.to(values_BTF.device)
+            return self._inside(n, _running_means(values_BTF, mask_BT) if self.mean else values_BTF) & mask_BT
         if not self.all_steps and not call.has_prompt_end:
             return None
         end_B = call.prompt_end_B.to(values_BTF.device)
         columns_T = torch.arange(call.width, device=values_BTF.device)
         if self.all_steps:
-            return self._inside(n, values_BTF) & call.mask_BT.to(values_BTF.device) & (columns_T >= end_B[:, None])
+            return self._inside(n, values_BTF) & mask_BT & (columns_T >= end_B[:, None])
         here_B = (end_B >= 0) & (end_B < call.width)
-        key_BF = values_BTF[torch.arange(call.rows, device=values_BTF.device), end_B.clamp(0, call.width - 1)]
+        if self.mean:
+            asked_BT = (mask_BT & (columns_T <= end_B[:, None])).float()
+            key_BF = torch.stack([w @ x.float() for w, x in zip(asked_BT, values_BTF, strict=True)]) / asked_BT.sum(
+                1, keepdim=True
+            )
+        else:
+            key_BF = values_BTF[torch.arange(call.rows, device=values_BTF.device), end_B.clamp(0, call.width - 1)]
         return (self._inside(n, key_BF) & here_B)[:, None] & (columns_T == end_B[:, None])
 
     def steer(self, n: int, inside_BT: Tensor, values_BTF: Tensor) -> Tensor:
@@ -214,12 +233,14 @@ class Gate:
         return torch.le(torch.cat(parts), self.radius_L[n]).view(values.shape[:-1])
 
 
-def distances(model: nn.Module, texts: Sequence[Span], pad_id: int, boxes: Sequence[tuple[int, Box]]) -> Tensor:
+def distances(
+    model: nn.Module, texts: Sequence[Span], pad_id: int, boxes: Sequence[tuple[int, Box]], *, pooled: bool = False
+) -> Tensor:
     """z of every looked-at token in every box (given with its layer), float32 [boxes, N], tokens in order; one pass, and nothing
-    else of it is kept."""
+    else of it is kept. pooled: of the mean over each text's tokens."""
     places = blocks_of(model)
-    lengths = torch.tensor([text.stop - text.start for text in texts])
-    first = lengths.cumsum(0) - lengths - torch.tensor([text.start for text in texts])
+    lengths = torch.tensor([1 if pooled else text.stop - text.start for text in texts])
+    first = lengths.cumsum(0) - lengths - torch.tensor([text.stop - 1 if pooled else text.start for text in texts])
     found = torch.zeros(len(boxes), int(lengths.sum()))
 
     def observers(chosen: Chosen) -> dict[Site, Observer]:
@@ -232,8 +253,14 @@ def distances(model: nn.Module, texts: Sequence[Span], pad_id: int, boxes: Seque
 
         return {places.key(layer): partial(see, layer) for layer in {layer for layer, _ in boxes}}
 
-    visit(model, texts, pad_id, observers)
+    visit(model, texts, pad_id, observers, pooled=pooled)
     return found
+
+
+def _running_means(values_BTF: Tensor, mask_BT: Tensor) -> Tensor:
+    """At each position the mean over the row's tokens up to it."""
+    weight_BT1 = mask_BT.float()[..., None]
+    return (values_BTF.float() * weight_BT1).cumsum(dim=1) / weight_BT1.cumsum(dim=1).clamp(min=1)
 
 
 def score(distances_LN: Tensor, unit_L: Tensor, vote: Vote) -> Tensor:

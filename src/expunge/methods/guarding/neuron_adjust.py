@@ -44,8 +44,8 @@ class NeuronAdjust(GuardingMethod):
     score mu_f - mu_r, the highest `percent` of all layers together. Densities are compared by their log-likelihood ratio, in
     float64, so that outliers, whose densities would both be 0, are decided as well.
 
-    Each value has its own draw, a hash of (draw_seed, layer, neuron, the tokens of the row up to here): the same row gives the same
-    draws in any batch, under any padding, as a beam, with a cache or without, and other rows give independent ones.
+    Each value has its own draw, a hash of (draw_seed, layer, neuron, the tokens of the row up to here): the same row gives the
+    same draws in any batch, under any padding, as a beam, with a cache or without, and other rows give independent ones.
     """
 
     paper: ClassVar[str] = "Li et al. 2025, arXiv 2503.21730 (Neuron Adjust)"
