@@ -1,6 +1,7 @@
 """Two gloo processes give the scores of one, and only one of them writes, judges and prints."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,7 +69,7 @@ def folders(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     words = [*launch, str(pico_folder), str(folder / "out")]
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(done.stdout.split()) == ["main=False", "main=True"]
+    assert sorted(re.findall("main=(True|False)", done.stdout)) == ["False", "True"]  # lines of two processes may run together
     (folder / "judged").rename(folder / "judged_by_two")
     return folder, pico_folder
 
