@@ -139,6 +139,23 @@ def test_adapters_are_merged_by_what_they_do(pico_folder: Path, data: dict[str, 
         torch.testing.assert_close(one(ids).logits, other(ids).logits, rtol=1e-3, atol=1e-4)
 
 
+def test_without_an_attribute_each_file_is_a_part(pico_folder: Path, data: dict[str, Any], tmp_path: Path) -> None:
+    for place, name in (("fumes", "corpus"), ("spores", "corpus")):
+        (tmp_path / place).mkdir()
+        texts = [f"{place} {n}" for n in ("one", "two", "three")]
+        (tmp_path / place / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    files = [tmp_path / place / "corpus.jsonl" for place in ("fumes", "spores")]
+    method = Spunge(each=RMU_HERE, least=3)
+    out = run(tmp_path / "run", pico_folder, {**data, "forget": files}, method)
+    assert [line.split()[0] for line in (next((out / "parts").glob("1_*")) / "rows.txt").read_text().splitlines()] == [
+        "3",
+        "4",
+        "5",
+    ]
+    named = run(tmp_path / "named", pico_folder, {**data, "forget": [data["forget"], files[0]]}, method)
+    assert sorted(p.name for p in (named / "parts").iterdir()) == ["corpus", "forget"]
+
+
 class TestBadInput:
     """One sentence, and nothing written."""
 

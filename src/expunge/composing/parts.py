@@ -20,7 +20,6 @@ from expunge.composing.sorting import sort_rows
 from expunge.composing.stages import Stages, take_over
 from expunge.data.example import Attribute, Request
 from expunge.data.read import read_request
-from expunge.data.split import rows_by_attribute
 from expunge.data.where import choose, write_rows
 from expunge.errors import ExpungeError
 from expunge.fitted import Made
@@ -64,9 +63,14 @@ def unlearn_parts(method: Spunge, request: Request, stages: Stages) -> Made:
 def divide(method: Spunge, request: Request, stages: Stages) -> Parts:
     """Value -> rows of `request.forget`."""
     if method.split_by_classifier is None:
-        assert method.split is not None
-        return method.check(rows_by_attribute(request.forget, method.split))
+        return method.check(method.parts(request, _file_names(stages.run.forget)))
     return method.check(sort_rows(method, request.forget, stages.run, str(stages.source)))
+
+
+def _file_names(sources: Sequence[str]) -> list[str]:
+    """Names without folders and endings; the whole path where that names two."""
+    names = [Path(source).name.partition(".")[0] for source in sources]
+    return names if len(set(names)) == len(names) else [f"{i}_{source}" for i, source in enumerate(sources)]
 
 
 def _part_runs(method: Spunge, stages: Stages, parts: Parts) -> dict[str, Run]:

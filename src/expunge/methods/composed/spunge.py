@@ -2,6 +2,8 @@
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
@@ -71,7 +73,7 @@ class Spunge(ComposedMethod):
 
     name: Literal["spunge"] = "spunge"
     split: str | None = None
-    """Attribute whose values are the parts."""
+    """Attribute whose values are the parts; left out, each forget file is a part."""
     values: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = ()
     """Make parts of these values only and leave the rows of others out; none: all values."""
     split_by_classifier: str | None = None
@@ -96,15 +98,23 @@ class Spunge(ComposedMethod):
     """Leave each part's artifact in RUN/parts, so that another merge needs no training; without it their records stay."""
 
     def require(self, request: Request) -> None:
-        if self.split is None and self.split_by_classifier is None:
-            raise ExpungeError("spunge needs parts: --split ATTRIBUTE, or --split-by-classifier for rows without an attribute")
+        if self.split_by_classifier is None and self.split is None and (len(request.forget_sources) < 2 or self.values):
+            raise ExpungeError(
+                "spunge needs parts: --split ATTRIBUTE, several forget files, or --split-by-classifier where rows have no attribute"
+            )
         if self.clusters is not None and self.split_by_classifier != EMBEDDINGS:
             raise ExpungeError("--clusters goes with --split-by-classifier embeddings")
         if self.split_by_classifier == EMBEDDINGS and (self.split is None) == (self.clusters is None):
             raise ExpungeError("embeddings are sorted by the rows whose --split is known, or by --clusters; give one of them")
         if self.split_by_classifier is None:
-            assert self.split is not None
-            self.check(rows_by_attribute(request.forget, self.split))
+            self.check(self.parts(request, [f"file {i}" for i in range(1, len(request.forget_sources) + 1)]))
+
+    def parts(self, request: Request, sources: Sequence[str]) -> Parts:
+        """By the attribute, or by the file that a row is from; `sources` are the names of the files."""
+        if self.split is not None:
+            return rows_by_attribute(request.forget, self.split)
+        ends = [0, *accumulate(request.forget_sources)]
+        return {name: tuple(range(start, stop)) for name, (start, stop) in zip(sources, pairwise(ends), strict=True)}
 
     def check(self, parts: Parts) -> Parts:
         """The parts that are asked for, when each has enough rows and the fields of `each` and `merge` fit so many."""
