@@ -100,7 +100,7 @@ class Spunge(ComposedMethod):
     def require(self, request: Request) -> None:
         if self.split_by_classifier is None and self.split is None and (len(request.forget_sources) < 2 or self.values):
             raise ExpungeError(
-                "spunge needs parts: --split ATTRIBUTE, several forget files, or --split-by-classifier where rows have no attribute"
+                "spunge needs parts: --split ATTRIBUTE, several forget files, or --split-by-classifier for rows without one"
             )
         if self.clusters is not None and self.split_by_classifier != EMBEDDINGS:
             raise ExpungeError("--clusters goes with --split-by-classifier embeddings")
