@@ -103,6 +103,15 @@ def test_an_answer_key_that_is_no_label_is_an_error(tmp_path: Path) -> None:
         arc.read_arc(tmp_path, "easy")
 
 
+def test_one_folder_may_hold_all_corpora(tmp_path: Path) -> None:
+    for name in ("wmdp", "mmlu/test", "arc/ARC-Easy"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "wmdp/bio-questions.json").write_text(json.dumps([ROW]))
+    (tmp_path / "mmlu/test/anatomy_test.csv").write_text("q,w,x,y,z,A\n")
+    (tmp_path / "arc/ARC-Easy/ARC-Easy-Test.jsonl").write_text(json.dumps(FLAT) + "\n")
+    assert len(wmdp.read_wmdp(tmp_path)) == len(mmlu.read_mmlu(tmp_path, "anatomy")) == len(arc.read_arc(tmp_path)) == 1
+
+
 @pytest.mark.real
 def test_the_real_files_are_whole(data_root: Path) -> None:
     assert [len(wmdp.read_wmdp(data_root / "wmdp", domain)) for domain in wmdp.DOMAINS] == [1520, 412, 2225]

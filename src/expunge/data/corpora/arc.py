@@ -22,7 +22,7 @@ def read_arc(source: str | Path = HUB, level: Level = "easy", split: Split = "te
     """Question -> prompt, the right choice -> response. Both the published rows and the hub's are read."""
     name = f"ARC-{level.capitalize()}"
     stem = f"{name}-{split.capitalize()}.jsonl"
-    names = (f"{name}/{stem}", f"ARC-V1-Feb2018-2/{name}/{stem}", stem)
+    names = (f"{name}/{stem}", f"ARC-V1-Feb2018-2/{name}/{stem}", f"arc/{name}/{stem}", stem)
     config = f"{name}/{'validation' if split == 'dev' else split}"
     return tuple(_example(row, where) for where, row in read_rows(place(source, names, HUB, config)))
 

@@ -61,7 +61,8 @@ def read_mmlu(source: str | Path, subject: str, split: Split = "test") -> tuple[
     if subject not in SUBJECTS:
         raise ExpungeError(f"MMLU has no subject '{subject}'{nearest(subject, SUBJECTS)}; its 57 are listed in {__name__}")
     file = f"{subject}_{split}.csv"
-    found = place(source, (f"{split}/{file}", f"data/{split}/{file}", file), HUB, f"{subject}/{_hub_split(split)}")
+    names = (f"{split}/{file}", f"data/{split}/{file}", f"mmlu/{split}/{file}", file)
+    found = place(source, names, HUB, f"{subject}/{_hub_split(split)}")
     if isinstance(found, Path):
         return tuple(_from_cells(cells, f"{found} row {row}", subject) for row, cells in enumerate(_cells(found), start=1))
     rows = read_rows(found)

@@ -27,7 +27,7 @@ wmdp_bio, wmdp_chem, wmdp_cyber, no shots). The letters with their leading space
 
 def read_wmdp(source: str | Path = HUB, domain: Domain = "bio") -> tuple[Example, ...]:
     """question -> prompt, the right choice -> response; attributes: domain."""
-    names = tuple(f"{domain}-questions{suffix}" for suffix in (".json", ".jsonl", ".parquet"))
+    names = tuple(f"{folder}{domain}-questions{suffix}" for folder in ("", "wmdp/") for suffix in (".json", ".jsonl", ".parquet"))
     return tuple(_example(row, where, domain) for where, row in read_rows(place(source, names, HUB, f"wmdp-{domain}/test")))
 
 
