@@ -8,6 +8,7 @@ from torch import Tensor
 
 from expunge.merging.plan import Item
 from expunge.merging.report import TensorReport
+from expunge.merging.storage import check_finite, squared_norm
 from expunge.merging.stream import Stream
 from expunge.merging.thresholds import within_tensor
 from expunge.methods.editing.base import Angle, Cut, Piece
@@ -34,10 +35,12 @@ def merge_tensor(
     by_model = within_tensor(stream, item, models) if cuts is None else cuts
     angle = _angle(stream, item, models[0]) if method.measures_angle else None
     readers = stream.readers(item, models)
-    kept, outvoted, change, base = [0] * len(models), 0, 0.0, 0.0
+    kept, outvoted, change, base, sizes = [0] * len(models), 0, 0.0, 0.0, [0.0] * len(models)
     trims = False
+    labels = [stream.plan.sources[model].label for model in models]
     for start, stop in stream.pieces(item):
         base_E = stream.base(item, start, stop)
+        base += squared_norm(base_E, stream.plan.base.label, item.name, start)
         if method.reads == "differences":
             inputs = tuple(reader.difference(start, stop, base_E) for reader in readers.values())
             # added to zeros, a difference is not rounded to the base's last place
@@ -45,6 +48,8 @@ def merge_tensor(
         else:
             inputs = tuple(reader.weights(start, stop, base_E) for reader in readers.values())
             under_E = base_E
+        for i, values_E in enumerate(inputs):
+            sizes[i] += squared_norm(values_E, labels[i], item.name, start)
         piece = Piece(
             name=item.name,
             start=start,
@@ -57,19 +62,21 @@ def merge_tensor(
             angle=angle,
         )
         edited = method.edit(piece)
-        moved_E = edited.values_E if under_E is not base_E else edited.values_E - base_E
+        moved_E = edited.values_E
+        if under_E is base_E:
+            moved_E = torch.sub(edited.values_E, base_E, out=stream.scratch.floats(1, stop - start))
+        change += squared_norm(moved_E, "the merge", item.name, start)
         sink(start, moved_E if differences else edited.values_E)
         trims = bool(edited.kept)
         kept = [a + b for a, b in zip(kept, edited.kept, strict=True)] if trims else kept
         outvoted += edited.outvoted
-        change += float(torch.dot(moved_E, moved_E))
-        base += float(torch.dot(base_E, base_E))
     return TensorReport(
         name=item.name,
         elements=item.base.elements,
         changed=models,
         kept=tuple(kept) if trims else (),
         outvoted=outvoted,
+        distances=tuple(map(math.sqrt, sizes)) if method.reads == "differences" else (),
         change=math.sqrt(change),
         base=math.sqrt(base),
     )
@@ -78,7 +85,10 @@ def merge_tensor(
 def copy_tensor(stream: Stream, item: Item, sink: Sink) -> None:
     """A tensor that no model changes, as it is on disk; only its numbers are checked."""
     for start, stop in stream.pieces(item):
-        sink(start, stream.raw(item, start, stop))
+        raw_E = stream.raw(item, start, stop)
+        if item.merged:
+            check_finite(raw_E, stream.plan.base.label, item.name, start)
+        sink(start, raw_E)
 
 
 def _angle(stream: Stream, item: Item, model: int) -> Angle:

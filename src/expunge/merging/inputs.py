@@ -66,40 +66,44 @@ class Source(NamedTuple):
 
 
 class Reader:
-    """Pieces of one tensor of one model, in float32."""
+    """Pieces of one tensor of one model, in float32, each in the same buffer."""
 
-    def __init__(self, files: Files, scratch: Scratch, source: Input, label: str, name: str) -> None:
-        self.files, self.scratch, self.source, self.label, self.name = files, scratch, source, label, name
+    def __init__(self, files: Files, scratch: Scratch, buffer: int, source: Input, label: str, name: str) -> None:
+        self.files, self.scratch, self.buffer = files, scratch, buffer
+        self.source, self.label, self.name = source, label, name
         if isinstance(source, LowRank):
             self._left, self._right = self._factors(source)
 
     def difference(self, start: int, stop: int, base_E: Tensor) -> Tensor:
         """model - base, rounded once."""
         if isinstance(self.source, Values):
-            values_E = self._stored(self.source.tensor, start, stop)
-            values_E.sub_(base_E[: len(values_E)])
-            return _pad(values_E, torch.zeros(stop - start - len(values_E)))
+            return self._values(self.source.tensor, start, stop, base_E).sub_(base_E)
         return self._delta(self.source, start, stop)
 
     def weights(self, start: int, stop: int, base_E: Tensor) -> Tensor:
         if isinstance(self.source, Values):
-            values_E = self._stored(self.source.tensor, start, stop)
-            return _pad(values_E, base_E[len(values_E) :])
+            return self._values(self.source.tensor, start, stop, base_E)
         return self._delta(self.source, start, stop).add_(base_E)
 
     def _delta(self, source: Difference | LowRank, start: int, stop: int) -> Tensor:
         if isinstance(source, Difference):
-            return self._stored(source.tensor, start, stop)
+            return self._stored(source.tensor, start, stop, self.scratch.floats(self.buffer, stop - start))
         columns = self._right.shape[1]
         first, last = start // columns, -(-stop // columns)
         rows = self._left[first:last] @ self._right
         return rows.flatten()[start - first * columns : stop - first * columns]
 
-    def _stored(self, tensor: Stored, start: int, stop: int) -> Tensor:
-        stop = max(min(stop, tensor.elements), start)
-        raw_E = read_raw(self.files, tensor, start, stop, self.scratch.raw(1, (stop - start) * tensor.dtype.itemsize))
-        check_finite(raw_E, self.label, self.name, start)
-        return raw_E.float() if raw_E.dtype != torch.float32 else raw_E.clone()
+    def _values(self, tensor: Stored, start: int, stop: int, base_E: Tensor) -> Tensor:
+        """Rows that the model does not have are the base's."""
+        values_E = self.scratch.floats(self.buffer, stop - start)
+        has = max(min(stop, tensor.elements) - start, 0)
+        self._stored(tensor, start, start + has, values_E[:has])
+        values_E[has:] = base_E[has:]
+        return values_E
+
+    def _stored(self, tensor: Stored, start: int, stop: int, into_E: Tensor) -> Tensor:
+        raw = self.scratch.raw(1, (stop - start) * tensor.dtype.itemsize)
+        return into_E.copy_(read_raw(self.files, tensor, start, stop, raw))
 
     def _factors(self, source: LowRank) -> tuple[Tensor, Tensor]:
         left, right = (whole(self.files, t, self.label, self.name) for t in (source.left, source.right))
@@ -115,7 +119,3 @@ def whole(files: Files, tensor: Stored, label: str, name: str) -> Tensor:
     raw = read_raw(files, tensor, 0, tensor.elements, torch.empty(tensor.nbytes, dtype=torch.uint8))
     check_finite(raw, label, name, 0)
     return raw.float().reshape(tensor.shape)
-
-
-def _pad(values_E: Tensor, rest_E: Tensor) -> Tensor:
-    return values_E if len(rest_E) == 0 else torch.cat([values_E, rest_E])

@@ -116,8 +116,9 @@ def _sink(stream: Stream, name: str, dtype: torch.dtype, folder: Path, place: Pl
     file = folder / place.file
 
     def sink(start: int, values_E: Tensor) -> None:
-        rounded_E = values_E.to(dtype)
-        if values_E.dtype == torch.float32:
+        rounded_E = values_E
+        if values_E.dtype != dtype:
+            rounded_E = stream.scratch.raw(1, len(values_E) * dtype.itemsize).view(dtype).copy_(values_E)
             try:
                 check_finite(rounded_E, "", name, start)
             except ExpungeError as error:

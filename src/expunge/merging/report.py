@@ -18,6 +18,8 @@ class TensorReport(Record):
     """Entries of each of them that survived the sparsifying; empty for methods that do not sparsify."""
     outvoted: int
     """Surviving entries that lost the election of a sign."""
+    distances: tuple[float, ...]
+    """Euclidean norm of each of them minus the base, untrimmed; empty for methods that interpolate weights."""
     change: float
     """Euclidean norm of new minus base weights."""
     base: float

@@ -27,6 +27,8 @@ from expunge.progress import Progress
 
 SHARD_BYTES = 5_000_000_000
 MEGABYTE = 1_000_000
+STEP = 32
+"""Megabytes between two looks at the progress bar and the memory."""
 
 
 def merge(
@@ -213,7 +215,7 @@ class _Counter:
     def add(self, count: int) -> None:
         with self._lock:
             self.bytes += count
-            if whole := self.bytes // MEGABYTE:
+            if (whole := self.bytes // MEGABYTE) >= STEP:
                 self.bytes -= whole * MEGABYTE
                 self.memory.sample()
                 self.bar.advance(whole)

@@ -66,9 +66,10 @@ class Search:
         """Adds a piece to the pass."""
         if self.found:
             return
-        distance = bits - np.uint32(self.low)  # wraps around below the window, to the far end
-        inside = distance[distance < np.uint32(self.high - self.low)] >> np.uint32(self.shift)
-        above = int(np.count_nonzero(bits >= np.uint32(self.high)))
+        over = bits >= np.uint32(self.high)
+        above = int(np.count_nonzero(over))
+        chosen = np.not_equal(bits >= np.uint32(self.low), over, out=over)
+        inside = (bits[chosen] - np.uint32(self.low)) >> np.uint32(self.shift)
         with self._lock:
             self.above += above
             np.add.at(self.bins, inside, 1)

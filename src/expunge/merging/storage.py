@@ -7,6 +7,7 @@ merge reads every byte once or twice only.
 import errno
 import hashlib
 import json
+import math
 import os
 import struct
 import sys
@@ -48,7 +49,7 @@ class Stored(NamedTuple):
 
     @property
     def elements(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -117,15 +118,23 @@ class Files:
 
 
 class Scratch:
-    """The buffers of one thread: raw bytes as they are on disk, as large as a piece of the widest dtype."""
+    """The buffers of one thread, used again for every piece: fresh memory is cold, and costs more than the arithmetic in it."""
 
     def __init__(self) -> None:
-        self._raw = [torch.empty(0, dtype=torch.uint8)] * 2
+        self._raw: dict[int, Tensor] = {}
+        self._floats: dict[int, Tensor] = {}
 
     def raw(self, which: int, nbytes: int) -> Tensor:
-        if len(self._raw[which]) < nbytes:
+        """Bytes as they are on disk: 0 for the base, 1 for whatever else is read or written."""
+        if which not in self._raw or self._raw[which].numel() < nbytes:
             self._raw[which] = torch.empty(nbytes, dtype=torch.uint8)
         return self._raw[which][:nbytes]
+
+    def floats(self, which: int, count: int) -> Tensor:
+        """0 for the base, 1 for the change, then one for each model."""
+        if which not in self._floats or self._floats[which].numel() < count:
+            self._floats[which] = torch.empty(count)
+        return self._floats[which][:count]
 
 
 def pieces(elements: int) -> Iterator[tuple[int, int]]:
@@ -142,16 +151,30 @@ def read_raw(files: Files, tensor: Stored, start: int, stop: int, buffer: Tensor
     return raw.view(tensor.dtype)
 
 
+def squared_norm(values_E: Tensor, label: str, name: str, start: int) -> float:
+    """<x, x>, which is finite only if every element is: a test that costs nothing beside a number for the report."""
+    total = float(torch.dot(values_E, values_E))
+    if math.isfinite(total):
+        return total
+    bad = (~torch.isfinite(values_E)).nonzero()
+    if len(bad):
+        raise not_finite(label, name, start + int(bad[0]), float(values_E[bad[0]]))
+    return float(torch.dot(values_E.double(), values_E.double()))
+
+
+def not_finite(label: str, name: str, where: int, value: float) -> ExpungeError:
+    return ExpungeError(
+        f"{label}: {name} holds {value} at element {where}; a merge needs finite weights, repair that model first"
+    )
+
+
 def check_finite(raw_E: Tensor, label: str, name: str, start: int) -> None:
     """On the bits: two maxima of whole numbers cost a tenth of a test of floats."""
     kind, infinity = INFINITY[raw_E.dtype]
     bits = raw_E.view(torch.uint8).numpy().view(kind)
     if len(bits) and (bits.max() >= infinity or bits.view(f"u{bits.itemsize}").max() >= infinity | 1 << (8 * bits.itemsize - 1)):
-        where = start + int(np.flatnonzero(~np.isfinite(raw_E.double().numpy()))[0])
-        value = float(raw_E[where - start])
-        raise ExpungeError(
-            f"{label}: {name} holds {value} at element {where}; a merge needs finite weights, repair that model first"
-        )
+        where = int(np.flatnonzero(~np.isfinite(raw_E.double().numpy()))[0])
+        raise not_finite(label, name, start + where, float(raw_E[where]))
 
 
 def sha256_of(files: Files, tensor: Stored) -> str:

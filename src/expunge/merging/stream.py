@@ -15,7 +15,7 @@ from torch import Tensor
 from expunge.merging.compare import differing
 from expunge.merging.inputs import Reader
 from expunge.merging.plan import Item, Plan
-from expunge.merging.storage import Files, Scratch, check_finite, pieces, read_raw
+from expunge.merging.storage import Files, Scratch, pieces, read_raw
 
 Value = TypeVar("Value")
 
@@ -31,6 +31,11 @@ class Stream:
         self.plan, self.files, self.threads, self.advance = plan, files, threads, advance
         self._own = _Own()
         self._stop = threading.Event()
+
+    @property
+    def scratch(self) -> Scratch:
+        """Of the calling thread."""
+        return self._own.scratch
 
     def each(self, work: Callable[[Item], Value], items: Sequence[Item]) -> Iterator[tuple[Item, Value]]:
         """Results as they come, largest tensors first; the first error stops the other threads."""
@@ -58,31 +63,26 @@ class Stream:
                 self.advance(item.read_bytes * (stop - start) // item.base.elements)
 
     def raw(self, item: Item, start: int, stop: int) -> Tensor:
-        """A piece of the base as it is on disk, its numbers checked."""
-        nbytes = (stop - start) * item.base.dtype.itemsize
-        raw_E = read_raw(self.files, item.base, start, stop, self._own.scratch.raw(0, nbytes))
-        if item.merged:
-            check_finite(raw_E, self.plan.base.label, item.name, start)
-        return raw_E
+        """A piece of the base as it is on disk."""
+        return read_raw(self.files, item.base, start, stop, self.scratch.raw(0, (stop - start) * item.base.dtype.itemsize))
 
     def base(self, item: Item, start: int, stop: int) -> Tensor:
-        """A piece of the base in float32, in memory of its own."""
-        return self.raw(item, start, stop).to(torch.float32, copy=True)
+        """A piece of the base in float32; good until the next one is asked for, as are those of readers."""
+        return self.scratch.floats(0, stop - start).copy_(self.raw(item, start, stop))
 
     def readers(self, item: Item, models: Sequence[int]) -> dict[int, Reader]:
         found = {}
-        for model in models:
+        for i, model in enumerate(models):
             source = item.inputs[model]
             assert source is not None
-            found[model] = Reader(self.files, self._own.scratch, source, self.plan.sources[model].label, item.name)
+            found[model] = Reader(self.files, self.scratch, i + 2, source, self.plan.sources[model].label, item.name)
         return found
 
     def compare(self) -> dict[str, tuple[int, ...]]:
         """name -> models that differ from the base there."""
         merged = [item for item in self.plan.items if item.merged]
         return {
-            item.name: found
-            for item, found in self.each(lambda i: differing(self.files, self._own.scratch, self.plan, i), merged)
+            item.name: found for item, found in self.each(lambda i: differing(self.files, self.scratch, self.plan, i), merged)
         }
 
 

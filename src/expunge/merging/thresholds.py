@@ -104,7 +104,7 @@ def _sample(stream: Stream, model: int, items: Sequence[Item], total: int) -> Bi
         for block in range(blocks):
             start = min(block * elements // blocks, elements - width)
             values_E = reader.difference(start, start + width, stream.base(item, start, start + width))
-            parts.append(magnitude_bits(values_E.numpy()))
+            parts.append(magnitude_bits(values_E.numpy()).copy())
     return np.concatenate(parts)
 
 

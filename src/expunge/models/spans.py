@@ -93,9 +93,9 @@ def visit(
     """One forward pass over `texts` without gradient, without a cache and without logits.
 
     For each batch `observers(chosen)` says what to do at which site with the values of the chosen tokens; they are handed
-    over while the pass goes on, so no site's activations outlive their layer; `pooled` hands over the mean of each text's.
-    Of the batches, which are the same for any
-    number of processes, this process (`rank` of `world`) takes every world-th.
+    over while the pass goes on, so no site's activations outlive their layer. `pooled` hands over the mean of each text's
+    chosen tokens. Of the batches, which are the same for any number of processes, this process (`rank` of `world`) takes
+    every world-th.
     """
     inner = causal_model(model)
     batches = length_batches([len(text.ids) for text in texts], max_tokens, 256)

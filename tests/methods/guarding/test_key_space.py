@@ -412,6 +412,36 @@ def test_steering_puts_the_retain_mean_in_the_place_of_the_key(
     assert torch.equal(steered[1], plain[1])
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_query_can_be_the_mean_key_of_its_tokens(
+    side: Any, pico_llama: PreTrainedModel, request_: Request, encoder: Encoder,
+    closed_prompts: list[tuple[int, ...]], open_prompts: list[tuple[int, ...]],
+) -> None:  # fmt: skip
+    method = spec(query="mean")
+    state = method.fit(pico_llama, request_, encoder)
+    prompts = encoder.encode_prompts([str(e.prompt) for e in request_.forget])
+    keys = []
+    for ids in prompts:
+        with torch.no_grad(), capture(pico_llama, {"key": blocks_of(pico_llama).key(1)}) as seen:
+            pico_llama(torch.tensor([ids]))
+        keys.append(seen["key"][0].mean(0))
+    torch.testing.assert_close(state["mean"][0], torch.stack(keys).mean(0))
+    assert float(state["k"][0]) == pytest.approx(Box.of_vectors(torch.stack(keys)).k, rel=1e-4)
+    mixed = [closed_prompts[0], open_prompts[2], closed_prompts[1], open_prompts[0]]
+    truth = encoder.encode_many([request_.forget[0], request_.retain[0], request_.forget[1]])
+    with method.attach(pico_llama, state, encoder):
+        written = generate(pico_llama, mixed, side=side)
+        scored = labelled_logits(pico_llama, collate(truth, 0, side))
+        whole = pico_llama(torch.tensor([[*closed_prompts[0], 50, 51]])).logits
+    assert [REPLY in encoder.tokenizer.decode(row) for row in written] == [True, False, True, False]
+    first_N = torch.tensor([int((scored.row_N == b).nonzero()[0]) for b in range(3)])
+    reply = encoder.encode_answer("?", REPLY).ids[-7:]
+    assert (scored.logits_NV[first_N].argmax(-1) == reply[0]).tolist() == [True, False, True]
+    assert whole[0, len(closed_prompts[0]) - 1].argmax() == reply[0]
+    with pytest.raises(ValidationError, match="whole prompts only"):
+        spec(query="mean", check="all_steps")
+
+
 def test_several_layers_vote(pico_llama: PreTrainedModel, encoder: Encoder) -> None:
     ids, other = torch.tensor([[1, 9, 30, 31, 12]]), torch.tensor([[1, 9, 30, 31, 60]])
     both, mixed = (

@@ -100,18 +100,37 @@ def elect(
     for values_E in inputs[1:]:
         vote_E.add_(values_E if sign == "sum" else values_E.sign())
     # adding 0 turns -0 into 0, whose copied sign is plus
-    sign_E = vote_E.sign_() if cancelled == "base" else torch.copysign(torch.ones(()), vote_E.add_(0.0))
-    merged_E, divisor_E = torch.zeros_like(sign_E), torch.zeros_like(sign_E)
-    agreeing = 0
+    sign_E = vote_E.sign_() if cancelled == "base" else torch.copysign(torch.ones(()), vote_E.add_(0.0), out=vote_E)
+    votes, agreeing = _Votes(len(sign_E), weights), 0
+    merged_E = inputs[0]
     for values_E, weight in zip(inputs, weights, strict=True):
-        merged_E.add_(values_E.mul_(sign_E).clamp_min_(0))
-        agrees_E = values_E.sign_()
-        agreeing += int(agrees_E.sum())  # whole numbers below 2^24: exact in float32
-        divisor_E.add_(agrees_E, alpha=weight)
+        agreeing += votes.add(values_E.mul_(sign_E).clamp_min_(0), weight)
+        merged_E = values_E if values_E is merged_E else merged_E.add_(values_E)
     if normalize:
-        # where nobody agrees the sum is 0, and any divisor but 0 leaves it so
-        merged_E.div_(divisor_E.clamp_min_(min((w for w in weights if w > 0), default=1.0)))
+        merged_E.div_(votes.divisor())
     return Merged(merged_E.mul_(sign_E), agreeing)
+
+
+class _Votes:
+    """The weights of those that agree, summed in the order of the models; where all weigh 1 they are counted in bytes."""
+
+    def __init__(self, size: int, weights: Sequence[float]) -> None:
+        self.smallest = min((w for w in weights if w > 0), default=1.0)
+        self.counted = all(w == 1 for w in weights) and len(weights) < 256
+        self.sums_E = torch.zeros(size, dtype=torch.uint8 if self.counted else torch.float32)
+
+    def add(self, values_E: Tensor, weight: float) -> int:
+        """Entries above 0 agree; how many there are."""
+        agrees = np.greater(values_E.numpy(), 0)
+        if self.counted:
+            np.add(self.sums_E.numpy(), agrees.view(np.uint8), out=self.sums_E.numpy())
+        else:
+            self.sums_E.add_(torch.from_numpy(agrees).float(), alpha=weight)
+        return int(np.count_nonzero(agrees))
+
+    def divisor(self) -> Tensor:
+        """Where nobody agrees the sum of entries is 0, and any divisor but 0 leaves it so."""
+        return self.sums_E.float().clamp_min_(self.smallest)
 
 
 def add_scaled(base_E: Tensor, change_E: Tensor, scale: float) -> Tensor:
