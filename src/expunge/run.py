@@ -6,7 +6,6 @@ Whatever can be wrong with the input is found before the folder is made. A run t
 same call with resume=True: from the last checkpoint, or, when the artifact is complete, not at all.
 """
 
-import os
 import platform
 import shutil
 import time
@@ -30,6 +29,7 @@ from expunge.methods import Method, TrainingMethod
 from expunge.methods.base import ComposedMethod
 from expunge.methods.training import FineTune
 from expunge.models.load import load_model, load_tokenizer, model_fingerprint
+from expunge.processes import is_main
 from expunge.records import Provenance, write_json, write_text
 from expunge.reference import Rows
 from expunge.spec import FineTuneRun, Run, to_yaml
@@ -94,7 +94,7 @@ def execute(run: Run | FineTuneRun, out: Path, *, resume: bool = False, overwrit
 def _end(
     run: Run | FineTuneRun, method: Method | FineTune, request: Request, base: Base, made: Made, out: Path, began: float
 ) -> Outcome:
-    if main_process():
+    if is_main():
         _write(run, method, request, base, made, out, time.perf_counter() - began)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()  # no process goes on to read an artifact that is still being written
@@ -104,13 +104,8 @@ def _end(
 def _check_out(out: Path, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise ExpungeError("--resume goes on with a run and --overwrite starts it anew; give one of them")
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (resume or overwrite) and main_process():
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (resume or overwrite) and is_main():
         raise ExpungeError(f"{out} exists already; go on with it by --resume, replace it by --overwrite, or give another --out")
-
-
-def main_process() -> bool:
-    """Under torchrun one process writes; the variable is there before any process group is."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def _request(run: Run | FineTuneRun, method: Method | FineTune) -> Request:
@@ -194,7 +189,7 @@ def _check_same(run: Run | FineTuneRun, out: Path) -> None:
 
 
 def _prepare_folder(run: Run | FineTuneRun, out: Path, *, fresh: bool) -> None:
-    if not main_process():
+    if not is_main():
         return
     out.mkdir(parents=True, exist_ok=True)
     if fresh:

@@ -28,6 +28,7 @@ from expunge.errors import ExpungeError
 from expunge.memory import PeakMemory
 from expunge.methods.base import Batch, Loss, TrainingMethod
 from expunge.models.blocks import blocks_of
+from expunge.processes import join
 from expunge.progress import Progress
 from expunge.reference import Reference, Rows, mean_answer_probability, share
 
@@ -190,6 +191,7 @@ def train(
 
 def _accelerator(training: Training) -> Accelerator:
     # Accelerate keeps one global state per process and refuses a second precision; each run starts its own.
+    join()
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(
         mixed_precision="bf16" if training.precision == "bfloat16" else "no",

@@ -12,7 +12,7 @@ import expunge
 SOURCE = Path(expunge.__file__).parent
 LAYERS = [
     ["errors", "records"],
-    ["progress", "memory"],
+    ["progress", "memory", "processes"],
     ["data"],
     ["models"],
     ["methods"],

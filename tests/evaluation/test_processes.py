@@ -46,8 +46,8 @@ def suite():
 if __name__ == "__main__":
     import two
     from expunge.artifact import load
-    from expunge.evaluation.processes import is_main, join
     from expunge.evaluation.run import evaluate
+    from expunge.processes import is_main, join
     join()
     model, tokenizer = load(sys.argv[1], dtype="float32")
     evaluation = evaluate(model, tokenizer, suite=two.suite(), out=sys.argv[2], fingerprint="m", max_tokens=64, quiet=True)
@@ -65,7 +65,8 @@ def folders(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     folder = tmp_path_factory.mktemp("processes")
     (folder / "two.py").write_text(SCRIPT)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "two.py"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(folder)}
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     words = [*launch, str(pico_folder), str(folder / "out")]
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -56,10 +56,10 @@ def run(flags: Evaluate) -> None:
     from pydantic import TypeAdapter, ValidationError
 
     from expunge.artifact import artifact_folder, load
-    from expunge.evaluation.processes import is_main, join
     from expunge.evaluation.run import evaluate
     from expunge.evaluation.suites import suite_class
     from expunge.models.load import DType, model_fingerprint
+    from expunge.processes import is_main, join
 
     try:
         dtype: DType = TypeAdapter(DType).validate_python(flags.dtype)

@@ -24,8 +24,9 @@ from expunge.data.where import choose, write_rows
 from expunge.errors import ExpungeError
 from expunge.fitted import Made
 from expunge.methods.composed.spunge import Parts, Spunge, part_request
+from expunge.processes import is_main
 from expunge.records import write_text
-from expunge.run import Outcome, check_request, main_process
+from expunge.run import Outcome, check_request
 from expunge.spec import Run, to_yaml
 
 MERGED = "merged"
@@ -92,7 +93,7 @@ def _folder_name(value: Attribute) -> str:
 def _write_rows(stages: Stages, rows_of: Mapping[str, Sequence[int]]) -> None:
     """rows.txt of each part. Where a part is taken up again it has to be the same part."""
     run = stages.run
-    if stages.overwrite and main_process():
+    if stages.overwrite and is_main():
         shutil.rmtree(stages.out / "parts", ignore_errors=True)
     examples = read_request(run.forget, columns=run.columns or None).forget
     chosen = choose(examples, run.where, run.only)
@@ -100,7 +101,7 @@ def _write_rows(stages: Stages, rows_of: Mapping[str, Sequence[int]]) -> None:
         file, text = stages.out / name / "rows.txt", write_rows(examples, [chosen[row] for row in rows])
         if stages.resume and file.is_file() and file.read_text(encoding="utf-8") != text:
             raise ExpungeError(f"{file} holds another part than the data gives now; start anew with --overwrite")
-        if main_process():
+        if is_main():
             file.parent.mkdir(parents=True, exist_ok=True)
             write_text(file, text)
     if torch.distributed.is_initialized():

@@ -15,8 +15,9 @@ from expunge.memory import PeakMemory
 from expunge.merging.plan import Write
 from expunge.methods.editing import EditingMethod
 from expunge.models.load import model_folder
+from expunge.processes import is_main
 from expunge.records import Provenance
-from expunge.run import Outcome, execute, main_process
+from expunge.run import Outcome, execute
 from expunge.spec import FineTuneRun, Run
 
 
@@ -44,7 +45,7 @@ class Stages:
         self, method: EditingMethod, models: Sequence[Path], name: str, *, write: Write = "weights", rank: int | None = None
     ) -> merging.MergeResult | None:
         """Merges the stages' artifacts into the start model, in the folder `name`; on one process of several."""
-        if not main_process():
+        if not is_main():
             return None
         request = merging.make_request(
             method, base=self.base_folder(), models=models, write=write, rank=rank, dtype=self.run.dtype

@@ -4,28 +4,16 @@ Batches are made as on one process and never depend on who computes them, so tha
 same numbers. Each process holds the whole model; where its weights are sharded instead, all compute everything together.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
-import torch
-from accelerate import PartialState
 from torch import distributed, nn
 from torch.distributed.tensor import DTensor
 
+from expunge.processes import is_main
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def join() -> None:
-    """Joins the other processes of torchrun, each with its own device; alone, and when already joined, nothing happens."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not distributed.is_initialized():
-        PartialState(cpu=not torch.cuda.is_available())
-
-
-def is_main() -> bool:
-    """Whether this process writes files and prints."""
-    return not distributed.is_initialized() or distributed.get_rank() == 0
 
 
 def dealt(model: nn.Module, items: Sequence[Item], compute: Callable[[Item], Result]) -> list[Result]:

@@ -15,13 +15,14 @@ from expunge.data.encode import Encoder, Format, default_format
 from expunge.errors import ExpungeError
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.metrics.base import Metric, Row, Unscored
-from expunge.evaluation.processes import from_main, is_main, join
+from expunge.evaluation.processes import from_main
 from expunge.evaluation.resume import Finished
 from expunge.evaluation.rows import Rows
 from expunge.evaluation.statistics import bootstrap_interval
 from expunge.evaluation.suites import SuiteSpec, suite_class
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.models.load import causal_model
+from expunge.processes import is_main, join
 from expunge.progress import Progress
 from expunge.records import Evaluation, Sample, Score, write_json, write_samples
 
