@@ -178,6 +178,8 @@ texts = [Span(tuple(torch.randint(4, 80, (n,), generator=g).tolist()), 0, n) for
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32)
 found = probe(model, texts, 0, max_tokens=64, keep=5, keep_layers=(1,))
 save_probe(sys.argv[2], found, {"kept": json.dumps(found.vectors.vectors_LNF.sum().item())})
+if "RANK" in os.environ:
+    torch.distributed.destroy_process_group()
 """
 
 
