@@ -1,13 +1,55 @@
-"""Every recipe is a whole run that can be read, and says nothing that is not a field."""
+"""Every recipe is a whole run that can be read, says nothing that is not a field, and names data that is read as it should be."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import datasets
 import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from expunge import artifact
+from expunge.data.read import read_request
+from expunge.data.split import by_attribute
 from expunge.recipes import recipe, recipes_folder
+from expunge.run import check_request, execute
 from expunge.spec import Run, build, to_yaml
 
 NAMES = sorted(str(path.relative_to(recipes_folder()).with_suffix("")) for path in recipes_folder().rglob("*.yaml"))
+PUBLISHED = [n for n in NAMES if n.startswith(("rmu_", "tvn_", "spunge_"))]
+GROUPS = ("mexican", "women", "muslim", "lgbtq", "physical_dis", "jewish")
+WORDS = "what who where red green blue dog bird river city of the in and or job name color food one two three four five".split()  # noqa: SIM905
+
+
+def sentence(*numbers: int) -> str:
+    return " ".join(WORDS[number % len(WORDS)] for number in (3, *numbers, 5))
+
+
+HUB: dict[tuple[str, str | None, str], list[dict[str, Any]]] = {
+    ("toxigen/toxigen-data", "annotated", "train"): [
+        {"text": sentence(i, len(group), g), "target_group": group, "toxicity_human": float(1 + i % 5), "toxicity_ai": 3.0}
+        for g, group in enumerate(GROUPS)
+        for i in range(50)
+    ],
+    ("google/civil_comments", None, "train"): [
+        {"text": sentence(i, i // 20), "toxicity": 0.5, "severe_toxicity": i % 10 / 10} for i in range(40)
+    ],
+    ("Salesforce/wikitext", "wikitext-2-raw-v1", "test"): [
+        {"text": text} for i in range(30) for text in ("", f" = {WORDS[i % 20]} = \n", f" {sentence(i, i + 1)} . \n")
+    ],
+    ("cais/wmdp-bio-forget-corpus", None, "train"): [{"title": "t", "abstract": "a", "text": sentence(i, 7)} for i in range(24)],
+    ("cais/wmdp-corpora", "cyber-forget-corpus", "train"): [{"text": sentence(i, 11)} for i in range(24)],
+}
+"""(id, configuration, split) -> rows: the layouts of the hub, with other words in them."""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(path: str, name: str | None = None, split: str | None = None) -> datasets.Dataset:
+        assert split is not None
+        return datasets.Dataset.from_list(HUB[path, name, split])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("skills")])
@@ -17,7 +59,7 @@ def test_a_recipe_is_a_run(name: str, tmp_path: Path) -> None:
     assert to_yaml(run)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("rmu_", "tvn_", "spunge_"))])
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_a_published_setting_is_complete(name: str) -> None:
     said = recipe(name)
     assert {"model", "forget", "method", "training"} <= said.keys()
@@ -25,6 +67,41 @@ def test_a_published_setting_is_complete(name: str) -> None:
     uses = run.method.each if run.method.name == "spunge" else run.method
     assert bool(run.retain) == (uses.name == "rmu")
     assert run.training.learning_rate
+
+
+@pytest.mark.filterwarnings("ignore:.*more than once")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_its_data_is_found_on_the_hub_and_has_what_the_method_asks_for(name: str, hub: None) -> None:
+    run = build(Run, recipe(name), name)
+    request = read_request(run.forget, run.retain, where=run.where)
+    check_request(run, run.method, request)
+    assert all(example.prompt is None for example in (*request.forget, *request.retain))
+    if "toxigen" in name:
+        assert {example.attributes["severity"] for example in request.forget} == {4.0, 5.0}
+        groups = set(by_attribute(request.forget, "group"))
+        assert groups == set(GROUPS) if name.startswith("spunge") else groups == set(GROUPS[:5])
+    elif "wmdp" in name:
+        assert {domain: len(rows) for domain, rows in by_attribute(request.forget, "domain").items()} == {"bio": 24, "cyber": 24}
+    else:
+        assert request.forget_sources == (60, 24)
+    assert all(example.response.strip() for example in request.retain)
+
+
+@pytest.mark.filterwarnings("ignore:.*more than once")
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_it_runs_as_it_is_on_a_small_model(
+    name: str, hub: None, tmp_path: Path, model_of: Callable[..., PreTrainedModel], pico_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Only the model, its context and the number of steps are others; eight blocks, as the recipes of RMU read the eighth."""
+    model_of("mistral" if "zephyr" in name else "llama", num_hidden_layers=8).save_pretrained(tmp_path / "model")
+    pico_tokenizer.save_pretrained(tmp_path / "model")
+    said = recipe(name)
+    said["training"] |= {"steps": 2, "batch_size": 2}
+    run = build(Run, {**said, "model": str(tmp_path / "model"), "max_length": 64}, name)
+    outcome = execute(run, tmp_path / "run", quiet=True)
+    assert artifact.verify(outcome.artifact).method["name"] == run.method.name
+    if name.startswith("spunge") and name.endswith("explicit"):
+        assert {part.name for part in (tmp_path / "run/parts").iterdir()} == {"toxigen-data", "civil_comments"}
 
 
 def test_the_published_rmu_is_that_of_the_release() -> None:

@@ -61,7 +61,8 @@ class Run(_Common):
     """One unlearning run; `expunge unlearn --config run.yaml` repeats it."""
 
     forget: Sources
-    """What to forget: JSONL, CSV, Parquet, a datasets folder or a hub id (`locuslab/TOFU:forget01`); one source or several."""
+    """What to forget: JSONL, CSV, Parquet, a datasets folder, a hub id (`locuslab/TOFU:forget01`) or a corpus that a folder holds
+    (`data/toxigen:annotated/train`), with conditions in brackets (`SOURCE[severity > 3]`); one source or several."""
     retain: Sources = ()
     """What to keep: data of the same kinds."""
     holdout: Sources = ()

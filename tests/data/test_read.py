@@ -227,9 +227,11 @@ class TestBadRows:
         monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: pytest.fail("asked the hub"))
         monkeypatch.chdir(tmp_path)
         (tmp_path / "data" / "tofu").mkdir(parents=True)
-        for source in (tmp_path / "nothing.jsonl", "data/nothing.jsonl", "./data/nothing", "/a/b/c", "data/tofu:forget01"):
+        for source in (tmp_path / "nothing.jsonl", "data/nothing.jsonl", "./data/nothing", "/a/b/c"):
             with pytest.raises(ExpungeError, match=f"there is no file or folder {re.escape(str(Path(source)))}"):
                 read_examples(source)
+        with pytest.raises(ExpungeError, match=r"data/tofu holds no forget01\.jsonl"):
+            read_examples("data/tofu:forget01")
 
     def test_a_folder_of_several_files_or_splits_asks_for_one(self, tmp_path):
         write(tmp_path / "a.jsonl", ROWS)

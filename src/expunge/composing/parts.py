@@ -19,7 +19,7 @@ import torch
 from expunge.composing.sorting import sort_rows
 from expunge.composing.stages import Stages, take_over
 from expunge.data.example import Attribute, Request
-from expunge.data.read import read_request
+from expunge.data.read import read_request, split_conditions
 from expunge.data.where import choose, write_rows
 from expunge.errors import ExpungeError
 from expunge.fitted import Made
@@ -69,8 +69,8 @@ def divide(method: Spunge, request: Request, stages: Stages) -> Parts:
 
 
 def _file_names(sources: Sequence[str]) -> list[str]:
-    """Names without folders and endings; the whole path where that names two."""
-    names = [Path(source).name.partition(".")[0] for source in sources]
+    """Names without folders, endings, sets and conditions; the whole source where that names two."""
+    names = [Path(str(split_conditions(source)[0]).partition(":")[0]).name.partition(".")[0] for source in sources]
     return names if len(set(names)) == len(names) else [f"{i}_{source}" for i, source in enumerate(sources)]
 
 

@@ -1,56 +1,56 @@
-"""Files, folders and hub ids -> examples. Every row is checked here, before a model is loaded and before anything is written.
+"""What a person names on the command line -> examples and requests. Every row is checked here, before a model is loaded and
+before anything is written.
 
-An error names the file, the line and the reason. No torch, and `datasets` only where it is needed.
+A source is a file, a folder, a hub id, or a set of a corpus that this library knows (`expunge.data.corpora`), and conditions in
+brackets may follow it: `toxigen/toxigen-data:annotated/train[severity > 3]`.
 """
 
-import csv
-import gzip
-import json
 import re
 import warnings
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any
 
+from expunge.data.corpora import corpus_set
 from expunge.data.example import Example, Request
-from expunge.data.row import check_columns, to_example
-from expunge.data.where import choose
+from expunge.data.files import Source, each_row, read_lines
+from expunge.data.row import to_examples
+from expunge.data.where import choose, rows_where
 from expunge.errors import ExpungeError
 
-Located = Iterator[tuple[str, dict[str, Any]]]
-"""(file and line, row)"""
-Source = str | Path
-
-_HUB = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(:(?P<config>[^/:]*)(/(?P<split>[^/:]+))?)?")
+_CONDITIONS = re.compile(r"(?P<source>.*[^\]])(?P<conditions>(\[[^\[\]]+\])+)")
 
 
 def read_examples(source: Source, *, columns: Mapping[str, str] | None = None, split: str | None = None) -> tuple[Example, ...]:
-    """All examples of a data file, a folder or a hub data set, in order.
+    """All examples of a source, in order.
 
     source   a file (.jsonl, .json with a list or with lines, .csv, .parquet; each but the last also .gz), a folder that
-             `datasets` saved or that holds one such file, or a hub id: `ID`, `ID:CONFIG` or `ID:CONFIG/SPLIT`
+             `datasets` saved or that holds one such file, or a hub id: `ID`, `ID:CONFIG` or `ID:CONFIG/SPLIT`. Corpora whose
+             rows need their own reading are known by their hub id, and as `FOLDER:SET` where a folder holds them. Conditions
+             on attributes may follow, each in brackets, `SOURCE[severity > 3][group = women]`: other rows are left out
     columns  field -> column, for files with other names: `{"prompt": "instruction", "attributes.group": "target_group"}`;
-             the fields and the names that are known without it are `expunge.data.row.COLUMNS`
+             the fields and the names that are known without it are `expunge.data.row.COLUMNS`. Corpora have their own
     split    split of a hub data set, where the id does not say it
     """
-    rows = list(_rows(source, split))
-    if not rows:
-        raise ExpungeError(f"{source} holds no examples; give a file with at least one row")
-    columns = columns or {}
-    if columns:
-        check_columns(columns, dict.fromkeys(name for _, row in rows for name in row), str(source))
-    return tuple(to_example(row, columns, where) for where, row in rows)
+    place, conditions = split_conditions(source)
+    read_set = corpus_set(place)
+    examples = to_examples(each_row(place, split), columns or {}, str(place)) if read_set is None else read_set()
+    if not examples:
+        raise ExpungeError(f"{place} holds no examples; give a file with at least one row")
+    try:
+        return tuple(examples[row] for row in rows_where(examples, conditions))
+    except ExpungeError as error:
+        raise ExpungeError(f"{place}: {error}") from error
 
 
-def read_rows(source: Source, *, split: str | None = None) -> list[tuple[str, dict[str, Any]]]:
-    """(file and line, row) of all rows of what `read_examples` reads, for a corpus that makes examples of its fields itself."""
-    rows = list(_rows(source, split))
-    if not rows:
-        raise ExpungeError(f"{source} holds no rows; give a file with at least one")
-    return rows
+def split_conditions(source: Source) -> tuple[Source, tuple[str, ...]]:
+    """The source without the conditions behind it, and these."""
+    match = None if Path(source).exists() else _CONDITIONS.fullmatch(str(source))
+    if match is None:
+        return source, ()
+    return match["source"], tuple(match["conditions"][1:-1].split("]["))
 
 
 def read_request(
@@ -90,25 +90,6 @@ def read_request(
     return request
 
 
-def read_lines(source: Source) -> tuple[str, ...]:
-    """Texts, one a line, plain or as JSON strings (TOFU's idontknow.jsonl is plain lines): the refusals of a request."""
-    path = Path(source)
-    if not path.is_file():
-        raise ExpungeError(f"there is no file {path}; give a file with one text a line")
-    texts = []
-    for number, line in _lines(path):
-        try:
-            value = json.loads(line) if line[0] in '"[{' else line
-        except ValueError:
-            value = line
-        if not isinstance(value, str):
-            raise ExpungeError(f"{path} line {number} is a JSON object or list; write each text on a line of its own")
-        texts.append(value)
-    if not texts:
-        raise ExpungeError(f"{path} holds no texts; give a file with one text a line")
-    return tuple(texts)
-
-
 def _read_each(sources: Source | Sequence[Source] | None, columns: Mapping[str, str] | None) -> list[tuple[Example, ...]]:
     several = [] if sources is None else [sources] if isinstance(sources, str | Path) else sources
     return [read_examples(source, columns=columns) for source in several]
@@ -131,151 +112,3 @@ def _where(
 
 def _warn(message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=3)
-
-
-def _rows(source: Source, split: str | None) -> Located:
-    path = Path(source)
-    if path.is_dir():
-        return _folder_rows(path)
-    if path.is_file():
-        return _file_rows(path)
-    hub = _HUB.fullmatch(str(source))
-    if hub and not _suffix(path) and not Path(hub["id"]).exists():
-        return _hub_rows(str(source), hub["id"], hub["config"] or None, hub["split"] or split)
-    raise ExpungeError(f"there is no file or folder {path}; check the path")
-
-
-def _suffix(path: Path) -> str:
-    """`.jsonl` for a.jsonl and a.jsonl.gz; nothing for a suffix that is not read."""
-    name = path.name.lower()
-    return next((s for s in _READERS if name.endswith((s, s + ".gz"))), "")
-
-
-def _file_rows(path: Path) -> Located:
-    suffix = _suffix(path)
-    if not suffix or path.name.lower().endswith(".parquet.gz"):
-        raise ExpungeError(f"{path} is of no kind that is read; give {', '.join(_READERS)}, a datasets folder or a hub id")
-    return _READERS[suffix](path)
-
-
-def _open(path: Path) -> IO[str]:
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-    return open(path, encoding="utf-8-sig", newline="")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, numbered from 1 and stripped. Lines end at line feeds and at nothing else."""
-    number = 0
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(file, start=1):
-                if line := line.strip():
-                    yield number, line
-    except UnicodeDecodeError as error:
-        raise ExpungeError(f"{path} is not UTF-8 after line {number} ({error.reason}); convert it") from error
-    except (OSError, EOFError) as error:
-        raise ExpungeError(f"{path} cannot be read ({error}); check the file") from error
-
-
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ExpungeError(f"{where} is not JSON ({error}); correct it") from error
-
-
-def _jsonl_rows(path: Path) -> Located:
-    for number, line in _lines(path):
-        where = f"{path} line {number}"
-        yield where, _object(_json(line, where), where)
-
-
-def _json_rows(path: Path) -> Located:
-    """A list of objects, or lines of them, as `datasets` names such files .json too."""
-    first = next(_lines(path), None)
-    if first is None or not first[1].startswith("["):
-        yield from _jsonl_rows(path)
-        return
-    for number, row in enumerate(_json("\n".join(line for _, line in _lines(path)), str(path)), start=1):
-        where = f"{path} row {number}"
-        yield where, _object(row, where)
-
-
-def _object(value: Any, where: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ExpungeError(f'{where} is not an object; write rows like {{"prompt": "...", "response": "..."}}')
-    return value
-
-
-def _csv_rows(path: Path) -> Located:
-    """Empty cells are missing ones."""
-    csv.field_size_limit(2**31 - 1)  # documents are longer than the default 128 kB
-    try:
-        with _open(path) as file:
-            reader = csv.DictReader(file, strict=True)
-            for row in reader:
-                where = f"{path} line {reader.line_num}"
-                if None in row:
-                    raise ExpungeError(
-                        f"{where} has more cells than the first line has names; put quotes around texts with commas"
-                    )
-                yield where, {name: cell for name, cell in row.items() if cell}
-    except (csv.Error, UnicodeDecodeError, OSError, EOFError) as error:
-        raise ExpungeError(f"{path} is not CSV in UTF-8 ({error}); convert it") from error
-
-
-def _parquet_rows(path: Path) -> Located:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ExpungeError(f"{path} is not Parquet ({str(error).splitlines()[0]}); write it again") from error
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield f"{path} row {number}", row
-
-
-_READERS: dict[str, Callable[[Path], Located]] = {
-    ".jsonl": _jsonl_rows,
-    ".json": _json_rows,
-    ".csv": _csv_rows,
-    ".parquet": _parquet_rows,
-}
-
-
-def _folder_rows(folder: Path) -> Located:
-    if (folder / "dataset_dict.json").is_file():
-        splits = ", ".join(str(folder / name) for name in json.loads((folder / "dataset_dict.json").read_text())["splits"])
-        raise ExpungeError(f"{folder} holds several splits; give one of {splits}")
-    if (folder / "state.json").is_file():
-        import datasets
-
-        try:
-            rows = datasets.load_from_disk(str(folder))
-        except (OSError, ValueError, KeyError) as error:
-            raise ExpungeError(f"{folder} is not a whole datasets folder ({error}); save it again") from error
-        return ((f"{folder} row {number}", row) for number, row in enumerate(rows, start=1))
-    files = sorted(path for path in folder.iterdir() if path.is_file() and _suffix(path))
-    if len(files) != 1:
-        names = ", ".join(path.name for path in files) or "none"
-        raise ExpungeError(
-            f"the folder {folder} holds {len(files)} data files where one is needed ({names}); give the path of a file"
-        )
-    return _file_rows(files[0])
-
-
-def _hub_rows(source: str, hub_id: str, config: str | None, split: str | None) -> Located:
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(hub_id, config, split=split)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ExpungeError(f"there is no file {source}, and as a hub id it cannot be loaded: {reason}") from error
-    if isinstance(loaded, dict):
-        if len(loaded) != 1:
-            raise ExpungeError(f"{source} has the splits {', '.join(loaded)}; give one as {hub_id}:{config or ''}/SPLIT")
-        loaded = next(iter(loaded.values()))
-    return ((f"{source} row {number}", row) for number, row in enumerate(loaded, start=1))

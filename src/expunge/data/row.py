@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from expunge.data.example import Attribute, Example
@@ -33,6 +33,14 @@ def check_columns(columns: Mapping[str, str], present: Mapping[str, None], sourc
         if column not in present:
             found = ", ".join(present)
             raise ExpungeError(f"{source} has no column '{column}' for {name}{nearest(column, present)}; it has {found}")
+
+
+def to_examples(rows: Iterable[tuple[str, Row]], columns: Mapping[str, str], source: str) -> tuple[Example, ...]:
+    """One example a row; (file and line, row) as `expunge.data.files.each_row` gives them."""
+    found = list(rows)
+    if columns and found:
+        check_columns(columns, dict.fromkeys(name for _, row in found for name in row), source)
+    return tuple(to_example(row, columns, where) for where, row in found)
 
 
 def to_example(row: Row, columns: Mapping[str, str], where: str) -> Example:

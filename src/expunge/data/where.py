@@ -20,32 +20,41 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     ">": operator.gt,
 }
-_CONDITION = re.compile(r"\s*(?P<name>[^\s<>=!]+)\s*(?P<comparison><=|>=|!=|==|=|<|>)\s*(?P<value>.*?)\s*", re.DOTALL)
+_CONDITION = re.compile(r"\s*(?P<name>[^\s<>=!]+)(\s*(?P<comparison><=|>=|!=|==|=|<|>)\s*|\s+in\s+)(?P<value>.*?)\s*", re.DOTALL)
 
 
 class Condition(NamedTuple):
-    """One comparison of an attribute with a value."""
+    """One comparison of an attribute with a value, or with several (`in`)."""
 
     attribute: str
     comparison: str
-    value: str | float | bool
+    value: str | float | bool | tuple[str | float | bool, ...]
 
     def holds(self, found: Attribute) -> bool:
         """Numbers compare as numbers, texts and truth values by equality only."""
+        if isinstance(self.value, tuple):
+            return any(Condition(self.attribute, "=", value).holds(found) for value in self.value)
         if isinstance(self.value, float):
             return _is_number(found) and COMPARISONS[self.comparison](float(found), self.value)
         same = found == self.value if isinstance(self.value, bool) else str(found) == self.value
         return same is (self.comparison != "!=")
 
     def __str__(self) -> str:
-        return f"{self.attribute} {self.comparison} {f'{self.value:g}' if isinstance(self.value, float) else self.value}"
+        values = self.value if isinstance(self.value, tuple) else (self.value,)
+        return f"{self.attribute} {self.comparison} {', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in values)}"
 
 
 def parse(text: str) -> Condition:
-    """`NAME < <= > >= = != VALUE`; the value is a number, true, false, or words, in quotes where they would be a number."""
+    """`NAME < <= > >= = != VALUE` or `NAME in VALUE, VALUE ...`; a value is a number, true, false, or words, in quotes where they
+    would be a number."""
     match = _CONDITION.fullmatch(text)
     if not match or not match["value"]:
         raise ExpungeError(f"'{text}' is no condition; write an attribute, a comparison and a value, such as 'severity > 3'")
+    if match["comparison"] is None:
+        values = [word.strip() for word in match["value"].split(",")]
+        if not all(values):
+            raise ExpungeError(f"'{text}' has an empty value; write them with commas between, such as 'group in women, muslim'")
+        return Condition(match["name"], "in", tuple(_value(word) for word in values))
     value = _value(match["value"])
     if match["comparison"] in ("<", "<=", ">", ">=") and not isinstance(value, float):
         raise ExpungeError(f"'{text}' compares with '{match['value']}', which is not a number; use = or != for words")
@@ -62,7 +71,7 @@ def rows_where(examples: Sequence[Example], conditions: Sequence[str]) -> list[i
     for text in conditions:
         condition = parse(text)
         check_attribute(examples, condition.attribute)
-        if isinstance(condition.value, float):
+        if any(isinstance(v, float) for v in (condition.value if isinstance(condition.value, tuple) else (condition.value,))):
             _check_numbers(examples, condition)
         rows = [row for row in rows if condition.holds(examples[row].attributes[condition.attribute])]
         if not rows:

@@ -1,10 +1,35 @@
 """Corpora of the field: one module each, with where it comes from and how its fields become examples."""
 
-from expunge.data.corpora import arc, gsm8k, humaneval, mbpp, mmlu, squad, tofu, wmdp
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from expunge.data.corpora import (
+    arc,
+    civil_comments,
+    gsm8k,
+    humaneval,
+    mbpp,
+    mmlu,
+    muse,
+    real_toxicity_prompts,
+    squad,
+    tofu,
+    toxigen,
+    wikitext,
+    wmdp,
+)
+from expunge.data.example import Example
+from expunge.errors import ExpungeError, nearest
 
 CORPORA = {
     "tofu": tofu,
+    "muse": muse,
     "wmdp": wmdp,
+    "toxigen": toxigen,
+    "civil_comments": civil_comments,
+    "real_toxicity_prompts": real_toxicity_prompts,
+    "wikitext": wikitext,
     "mmlu": mmlu,
     "arc": arc,
     "gsm8k": gsm8k,
@@ -13,3 +38,27 @@ CORPORA = {
     "squad": squad,
 }
 """Name -> module: the closed list."""
+
+SETS = tuple(module.SETS for module in (tofu, muse, wmdp, toxigen, civil_comments, real_toxicity_prompts, wikitext))
+"""The corpora of which a person names a set, `HUB_ID:NAME` or `FOLDER:NAME`; no two have a set of the same name."""
+
+
+def corpus_set(source: str | Path) -> Callable[[], tuple[Example, ...]] | None:
+    """What reads the set of a corpus that `source` names; None for a file, a folder and any other hub id."""
+    if isinstance(source, Path) or Path(source).exists():
+        return None
+    place, _, name = source.partition(":")
+    for sets in SETS:
+        if place in sets.hubs:
+            return partial(sets.read, place, sets.get(place, name))
+    folder, colon, name = source.rpartition(":")
+    if not colon or not Path(folder).is_dir():
+        return None
+    for sets in SETS:
+        if (found := sets.named(name)) is not None:
+            return partial(sets.read, folder, found)
+    known = [name for sets in SETS for name in sets.names]
+    raise ExpungeError(
+        f"{folder} is a folder, and no corpus has a set '{name}'{nearest(name, known)}; give the path of a file, or one of "
+        "the sets that `expunge.data.corpora` knows"
+    )

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from expunge.data.corpora.fields import place, text, texts
 from expunge.data.example import Example
-from expunge.data.read import read_rows
+from expunge.data.files import read_rows
 from expunge.errors import ExpungeError
 
 HUB = "allenai/ai2_arc"

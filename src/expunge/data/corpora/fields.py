@@ -1,10 +1,80 @@
 """What the corpora share: where the file of a split lies, and fields that are checked before they are used."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from expunge.errors import ExpungeError
+from expunge.data.example import Example
+from expunge.data.files import Located, each_row
+from expunge.errors import ExpungeError, nearest
+
+
+@dataclass(frozen=True)
+class Sets:
+    """The sets of a corpus by the names that a person gives: `HUB_ID:NAME`, or `FOLDER:NAME` where a folder holds the corpus."""
+
+    hubs: Mapping[str, str | None]
+    """Hub ids whose rows are read by the corpus itself, each with the set that it stands for without a name."""
+    names: tuple[str, ...]
+    read: Callable[[str, str], tuple[Example, ...]]
+    """(folder or hub id, name) -> examples."""
+
+    def named(self, name: str) -> str | None:
+        """The set that is meant: as on the hub, too, `default/train`, `cyber-forget-corpus/train`, `prompts/hate_women_1k`."""
+        bare = name.removeprefix("default").strip("/")
+        return next((n for n in (bare, bare.removesuffix("/train"), bare.removesuffix("_1k")) if n in self.names), None)
+
+    def get(self, place: str, name: str) -> str:
+        """The set of that name at the hub id `place`; an error that names the nearest where there is none."""
+        only = self.hubs[place]
+        if only is not None and name.removeprefix("default").strip("/") in ("", "train"):
+            return only
+        found = self.named(name)
+        if found is None or only not in (None, found):
+            known = self.names if only is None else (only,)
+            listed = ", ".join(known[:8]) + (" ..." if len(known) > 8 else "")
+            raise ExpungeError(f"{place} has no set '{name}'{nearest(name, known)}; write {place}:NAME with one of {listed}")
+        return found
+
+
+def each_place(source: str | Path, names: Sequence[str], hub: str, config: str) -> list[str | Path]:
+    """The files of the first of `names` that the folder `source` has, shards in order; or what gives the same on the hub.
+
+    names    paths inside the folder, as the corpus is published; `*` stands for the numbers of shards
+    hub      hub id of the corpus; config what follows it: `CONFIG/SPLIT`
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        return [place(source, names, hub, config)]
+    found = next((files for name in names if (files := sorted(f for f in folder.glob(name) if f.is_file()))), None)
+    return [*found] if found else [place(source, names, hub, config)]
+
+
+def rows_of(source: str | Path, names: Sequence[str], hub: str, config: str) -> Located:
+    """(file and line, row) of every row there, one after the other."""
+    return chain.from_iterable(each_row(found) for found in each_place(source, names, hub, config))
+
+
+def scores(row: Mapping[str, Any], names: Sequence[str], where: str) -> dict[str, float]:
+    """Those of the fields that hold a number; CSV writes it as text. What a row has no number for is left out."""
+    return {name: value for name in names if (value := score(row, name, where)) is not None}
+
+
+def score(row: Mapping[str, Any], name: str, where: str) -> float | None:
+    """A field that has to be a number or nothing."""
+    value = row.get(name)
+    if value is None or value == "" or isinstance(value, bool):
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        raise ExpungeError(
+            f"{where} has '{value}' in its field '{name}', which is no number; take the file as published"
+        ) from None
+    return found if math.isfinite(found) else None
 
 
 def place(source: str | Path, names: Sequence[str], hub: str, config: str) -> str | Path:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from expunge.data.corpora.fields import place, text
 from expunge.data.example import Example
-from expunge.data.read import read_rows
+from expunge.data.files import read_rows
 from expunge.errors import ExpungeError
 
 HUB = "openai/gsm8k"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from expunge.data.corpora.fields import place, text
 from expunge.data.example import Example
-from expunge.data.read import read_rows
+from expunge.data.files import read_rows
 
 HUB = "openai/openai_humaneval"
 LAYOUT = "HumanEval.jsonl.gz (or HumanEval.jsonl) with task_id, prompt, canonical_solution, test, entry_point"

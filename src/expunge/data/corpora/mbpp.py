@@ -10,7 +10,7 @@ from typing import Literal
 
 from expunge.data.corpora.fields import number, place, text, texts
 from expunge.data.example import Attribute, Example
-from expunge.data.read import read_rows
+from expunge.data.files import read_rows
 from expunge.errors import ExpungeError
 
 HUB = "google-research-datasets/mbpp"

@@ -10,8 +10,8 @@ from typing import Literal
 
 from expunge.data.corpora.fields import number, place, text, texts
 from expunge.data.example import Example
+from expunge.data.files import read_rows
 from expunge.data.questions import lettered
-from expunge.data.read import read_rows
 from expunge.errors import ExpungeError, nearest
 
 HUB = "cais/mmlu"

@@ -5,9 +5,9 @@ Shi et al. 2024, arXiv 2407.06460. Hub ids muse-bench/MUSE-News and muse-bench/M
 
 from pathlib import Path
 
-from expunge.data.corpora.fields import place, text
+from expunge.data.corpora.fields import Sets, place, text
 from expunge.data.example import Example
-from expunge.data.read import read_rows
+from expunge.data.files import read_rows
 from expunge.errors import ExpungeError, nearest
 
 HUBS = ("muse-bench/MUSE-News", "muse-bench/MUSE-Books")
@@ -53,3 +53,11 @@ def ask(question: Example, shots: tuple[Example, ...]) -> Example:
     """A question behind the worked ones, as MUSE puts it, with the blank after `Answer:` that its prompt ends in."""
     worked = "".join(f"Question: {shot.prompt}\nAnswer: {shot.response}\n\n" for shot in shots)
     return Example(f"{worked}Question: {question.prompt}\nAnswer: ", question.response)
+
+
+SETS = Sets(
+    {},
+    tuple(f"{part}/{split}" for part, splits in SPLITS.items() for split in splits),
+    lambda source, name: read_muse(source, *name.split("/")),
+)
+"""In a folder; most rows of the hub are texts, or questions and answers, like any others."""

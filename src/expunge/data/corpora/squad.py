@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from expunge.data.corpora.fields import place, text, texts
 from expunge.data.example import Example
-from expunge.data.read import read_rows
+from expunge.data.files import read_rows
 from expunge.errors import ExpungeError
 
 MLQA, XQUAD = "facebook/mlqa", "google/xquad"

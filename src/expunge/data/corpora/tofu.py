@@ -6,8 +6,10 @@ Maini et al. 2024, arXiv 2401.06121. Data: MIT, https://huggingface.co/datasets/
 from pathlib import Path
 from typing import Literal, get_args
 
+from expunge.data.corpora.fields import Sets
 from expunge.data.example import Example
-from expunge.data.read import read_examples, read_lines
+from expunge.data.files import read_lines, read_rows
+from expunge.data.row import to_examples
 from expunge.errors import ExpungeError, nearest
 
 HUB = "locuslab/TOFU"
@@ -29,7 +31,7 @@ def read_tofu(source: str | Path = HUB, split: str = "full") -> tuple[Example, .
     """
     if split not in SPLITS:
         raise ExpungeError(f"TOFU has no split '{split}'{nearest(split, SPLITS)}; it has {', '.join(SPLITS)}")
-    examples = read_examples(_place(source, split))
+    examples = to_examples(read_rows(_place(source, split)), {}, str(source))
     bare = [row for row, example in enumerate(examples, start=1) if not example.perturbed]
     if split.endswith("_perturbed") and bare:
         raise ExpungeError(
@@ -52,3 +54,7 @@ def _place(source: str | Path, split: str) -> str | Path:
         if (file := Path(source) / (split + suffix)).is_file():
             return file
     raise ExpungeError(f"{source} holds no {split}.jsonl (question, answer, ...: one file a split); get it from {HUB}")
+
+
+SETS = Sets({}, SPLITS, read_tofu)
+"""In a folder; rows of the hub are questions and answers like any others."""

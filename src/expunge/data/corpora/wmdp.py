@@ -1,16 +1,19 @@
-"""WMDP: four-choice questions about hazardous biology, chemistry and cybersecurity, as a proxy for what to forget.
+"""WMDP: four-choice questions about hazardous biology, chemistry and cybersecurity, as a proxy for what to forget, and the texts
+to forget and to keep.
 
-Li et al. 2024, arXiv 2403.03218. Data: MIT, hub id cais/wmdp (1,273 biology, 408 chemistry, 1,987 cybersecurity); the first
-release had 1,520, 412 and 2,225. Never compare scores between the two.
+Li et al. 2024, arXiv 2403.03218. Questions: MIT, hub id cais/wmdp (1,273 biology, 408 chemistry, 1,987 cybersecurity); the first
+release had 1,520, 412 and 2,225. Never compare scores between the two. Texts: hub ids cais/wmdp-corpora and, given on request,
+cais/wmdp-bio-forget-corpus (papers on biology to forget) and cais/wmdp-cyber-forget-corpus (the same as in the former, for the
+case that it has moved); in the release one JSONL file each.
 """
 
 from pathlib import Path
 from typing import Literal, get_args
 
-from expunge.data.corpora.fields import number, place, text, texts
+from expunge.data.corpora.fields import Sets, number, place, rows_of, text, texts
 from expunge.data.example import Example
+from expunge.data.files import read_rows
 from expunge.data.questions import lettered
-from expunge.data.read import read_rows
 from expunge.errors import ExpungeError
 
 HUB = "cais/wmdp"
@@ -23,6 +26,32 @@ HEADERS: dict[str, str] = {
 }
 """The first line of the prompt; a blank line, the question, the choices behind letters and `Answer:` follow (lm-eval's
 wmdp_bio, wmdp_chem, wmdp_cyber, no shots). The letters with their leading space are compared."""
+
+CORPORA_HUB = "cais/wmdp-corpora"
+FORGET_HUBS = {"cais/wmdp-bio-forget-corpus": "bio-forget-corpus", "cais/wmdp-cyber-forget-corpus": "cyber-forget-corpus"}
+"""Hub ids with one set; that of the papers on biology is the only place where they are."""
+Corpus = Literal["bio-forget-corpus", "bio-retain-corpus", "cyber-forget-corpus", "cyber-retain-corpus"]
+CORPUS_LAYOUT = "cyber-forget-corpus.jsonl, bio_remove_dataset.jsonl (bio-forget-corpus), ...: one object with `text` a line"
+_RELEASED = {
+    "bio-forget-corpus": ("bio_remove_dataset.jsonl", "bio_forget.jsonl"),
+    "cyber-forget-corpus": ("cyber_forget.jsonl",),
+}
+
+
+def read_wmdp_corpus(source: str | Path = CORPORA_HUB, corpus: Corpus = "cyber-forget-corpus") -> tuple[Example, ...]:
+    """The field `text` of each row as raw text, whole papers for biology (without their title and abstract); attributes: domain.
+
+    The released RMU reads each line of its JSONL files as the text, braces, quotes and escapes included, of all but the papers on
+    biology: its cyber half is trained to forget JSON. Here no file is read so. Rows without text are left out.
+    """
+    names = (f"{corpus}.jsonl", *_RELEASED.get(corpus, ()), f"{corpus}/train-*.parquet", f"{corpus}.parquet")
+    inside = (*names, *(f"wmdp/{name}" for name in names))
+    source = "cais/wmdp-bio-forget-corpus" if (source, corpus) == (CORPORA_HUB, "bio-forget-corpus") else source
+    hub, config = (str(source), "/train") if source in FORGET_HUBS else (CORPORA_HUB, f"{corpus}/train")
+    found = [text(row, "text", where) for where, row in rows_of(source, inside, hub, config) if row.get("text") != ""]
+    if not found:
+        raise ExpungeError(f"{source} holds no text in its {corpus}; take it as published")
+    return tuple(Example(None, written, attributes={"domain": corpus.partition("-")[0]}) for written in found)
 
 
 def read_wmdp(source: str | Path = HUB, domain: Domain = "bio") -> tuple[Example, ...]:
@@ -41,3 +70,11 @@ def _example(row: dict[str, object], where: str, domain: str) -> Example:
     if len(choices) != 4 or not 0 <= answer < 4:
         raise ExpungeError(f"{where} has {len(choices)} choices and the answer {answer}; a question has four, counted from 0")
     return Example(text(row, "question", where), choices[answer], choices, answer, attributes={"domain": domain})
+
+
+def _read_set(source: str, name: str) -> tuple[Example, ...]:
+    corpus: Corpus = next(known for known in get_args(Corpus) if known == name)
+    return read_wmdp_corpus(source, corpus)
+
+
+SETS = Sets({CORPORA_HUB: None, **FORGET_HUBS}, get_args(Corpus), _read_set)
