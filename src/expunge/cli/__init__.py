@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command is known, so that `expunge --help` answers at once.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0, or 2 after one sentence on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # libraries draw bars into a log; ours writes plain lines there
     try:
         if not words or words[0] in ("-h", "--help"):
             _help()

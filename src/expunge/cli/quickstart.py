@@ -1,5 +1,6 @@
 """`expunge quickstart [--out DIR] [--seed N]`."""
 
+import os
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,6 +19,7 @@ class Quickstart(BaseModel):
 
 
 def run(flags: Quickstart) -> None:
+    os.environ.setdefault("TQDM_DISABLE", "1")  # many small models are loaded and saved, each with a bar that says nothing
     from expunge.quickstart import quickstart
 
     quickstart(Path(flags.out), seed=flags.seed)

@@ -1,0 +1,1 @@
+"""Text -> examples -> tokens -> batches."""

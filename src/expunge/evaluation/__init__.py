@@ -1,0 +1,1 @@
+"""Artifact x suite -> scores with intervals."""

@@ -1,0 +1,1 @@
+"""The network: loading, where its parts are, log-probabilities, hooks, activations, checkpoints."""

@@ -1,0 +1,1 @@
+"""Methods made of others: what they are; `composing` carries them out."""

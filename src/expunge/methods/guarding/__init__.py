@@ -1,0 +1,1 @@
+"""Guards: at inference, with the weights left as they are."""
