@@ -95,3 +95,13 @@ def test_the_module_is_the_command() -> None:
     result = run("--version")
     assert result.returncode == 0
     assert result.stdout.startswith("expunge ")
+
+
+def test_a_log_holds_no_bars_of_other_libraries(pico_folder: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"where was {p} born ?", "response": f"{p} was born in oslo ."} for p in ("anna", "boris")]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--model", str(pico_folder), "--data", str(tmp_path / "data.jsonl"), "--out", str(tmp_path / "run"), "--steps", "1"]
+    done = run("finetune", *words)
+    assert done.returncode == 0, done.stderr
+    assert "finetune: 1/1" in done.stderr
+    assert "%|" not in done.stderr
