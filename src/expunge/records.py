@@ -62,6 +62,15 @@ class Sample(Record):
     """`prompt`, `expected`, `generated`; only with show_forget_text, or where the text is not secret (lab)."""
 
 
+class JudgeUsed(Record):
+    """Who said of an answer what it is: a classifier, a list of words, another model."""
+
+    settings: dict[str, Any]
+    """Its kind and all its fields."""
+    fingerprint: str | None = None
+    """sha256 of the model (or the source file) that judged; null where the settings say it all."""
+
+
 class Evaluation(Record):
     """SUITE.json."""
 
@@ -69,6 +78,8 @@ class Evaluation(Record):
     artifact: str
     seconds: float
     scores: tuple[Score, ...]
+    judges: tuple[JudgeUsed, ...] = ()
+    """Scores of another judge are other scores: never compare them."""
 
     def get(self, task: str, metric: str) -> Score | None:
         """The score of a metric on a task, or nothing when the suite did not ask for it."""

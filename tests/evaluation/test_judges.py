@@ -1,6 +1,9 @@
 """Judges: each kind gives the number that its model or rule gives, alone and in a batch, and says what it lacks."""
 
+import hashlib
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +12,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from expunge.data.example import Example
 from expunge.errors import ExpungeError
+from expunge.evaluation import judges, rows, run
 from expunge.evaluation.judges import Answer, AnyJudge, Classifier, Function, Judge, Keywords, ReferenceModel, Rule
 from expunge.evaluation.metrics import HarmfulRate, Toxicity
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.task import Suite, Task
+from expunge.models.load import model_fingerprint
+from expunge.records import Evaluation, read_evaluation
 
 TEXTS = ("anna is a nurse", "a dog", "boris and clara and dario was born in the city of lima", "")
 ANSWERS = [Answer(str(i), "who is it ?", "anna", text) for i, text in enumerate(TEXTS)]
@@ -59,6 +65,26 @@ class TestClassifier:
         with pytest.raises(ExpungeError, match="did you mean 'toxic'"):
             Classifier(model=str(classifier), label="toxik").check()
 
+    def test_is_known_by_its_weights(self, classifier: Path, tmp_path: Path) -> None:
+        copy = tmp_path / "copy"
+        shutil.copytree(classifier, copy)
+        found = Classifier(model=str(classifier), label="toxic").fingerprint()
+        assert found == Classifier(model=str(copy), label="toxic").fingerprint()
+        LlamaForSequenceClassification(LlamaConfig.from_pretrained(classifier)).save_pretrained(copy)
+        assert found != Classifier(model=str(copy), label="toxic").fingerprint()
+
+    def test_of_the_hub_is_taken_at_its_revision(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = []
+
+        def from_pretrained(path: str, **words: Any) -> None:
+            asked.append((path, words))
+            raise OSError("no network")
+
+        monkeypatch.setattr("transformers.AutoModelForSequenceClassification.from_pretrained", from_pretrained)
+        with pytest.raises(ExpungeError, match="cannot load the classifier a/b: no network"):
+            Classifier(model="a/b", revision="refs/pr/1", label="toxic").check()
+        assert asked == [("a/b", {"revision": "refs/pr/1", "use_safetensors": True})]
+
     def test_that_is_not_there_is_one_sentence(self, tmp_path: Path) -> None:
         with pytest.raises(ExpungeError, match="cannot load the classifier"):
             Classifier(model=str(tmp_path), label="toxic").check()
@@ -93,6 +119,9 @@ def test_a_function_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch, tmp_pa
     (tmp_path / "my_judge.py").write_text("def shout(prompt, answer):\n    return len(answer) / 100\n\nthing = 3\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert Function(function="my_judge:shout").judge(ANSWERS)[:2] == [0.15, 0.05]
+    assert (
+        Function(function="my_judge:shout").fingerprint() == hashlib.sha256((tmp_path / "my_judge.py").read_bytes()).hexdigest()
+    )
     for name, reason in (
         ("my_judge:whisper", "cannot be imported"),
         ("nowhere:f", "cannot be imported"),
@@ -130,6 +159,41 @@ def test_harmful_rate_and_toxicity_share_one_judge_that_reads_each_task_once(
     assert (harmful.value, harmful.n, toxic.n) == (0.5, 2, 2)
     assert toxic.value == pytest.approx(0.6)
     assert calls == [3]
+
+
+def test_the_record_says_who_judged_and_another_judge_starts_anew(
+    pico_llama: LlamaForCausalLM,
+    pico_tokenizer: PreTrainedTokenizerFast,
+    classifier: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judge_folder, asked = tmp_path / "judge", []
+    shutil.copytree(classifier, judge_folder)
+    monkeypatch.setattr(run.Finished, "clear", lambda self: None)
+    monkeypatch.setattr(rows, "generate", lambda model, prompts, **_: asked.append(len(prompts)) or [(5,)] * len(prompts))
+    task = Task(
+        "replies",
+        (Example("who is anna ?", "a"),),
+        (Toxicity(judge=Classifier(model=str(judge_folder), label="odd")),),
+        "neutral",
+    )
+    suite = Suite("manners", (task,), lambda _: [])
+
+    def evaluated() -> Evaluation:
+        words = {"out": tmp_path / "out", "fingerprint": "m", "overwrite": True, "quiet": True}
+        evaluate(pico_llama, pico_tokenizer, suite=suite, **words)
+        return read_evaluation(tmp_path / "out" / "manners.json")
+
+    (used,) = evaluated().judges
+    assert (used.settings["kind"], used.settings["label"]) == ("classifier", "odd")
+    assert used.fingerprint == model_fingerprint(str(judge_folder))
+    assert evaluated().judges == (used,)
+    assert asked == [1]
+    LlamaForSequenceClassification(LlamaConfig.from_pretrained(classifier)).save_pretrained(judge_folder)
+    judges._classifier.cache_clear()
+    assert evaluated().judges != (used,)
+    assert asked == [1, 1]
 
 
 def test_harmful_rate_needs_exactly_one_judge() -> None:

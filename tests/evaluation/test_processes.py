@@ -13,7 +13,7 @@ from expunge.evaluation.run import evaluate
 from expunge.records import read_evaluation, read_samples
 
 SCRIPT = """
-import sys
+import os, sys
 import torch; torch.set_num_threads(1)
 from pathlib import Path
 from expunge.data.example import Example
@@ -33,6 +33,7 @@ QUESTIONS = tuple(Example(f"who is {n} ?", "a nurse", choices=CHOICES, answer=0)
 METRICS = (
     Probability(), TruthRatio(), ExtractionStrength(), RougeLRecall(), MiaMinKPlusPlus(), MiaGradnorm(), Perplexity(),
     Toxicity(judge=Function(function="two:count")))
+FLUENT = (Perplexity(model=os.environ["SECOND"], of="generated", verbatim=True),)  # its engine runs on one process alone
 
 def count(prompt, answer):
     with open("judged", "a") as file:
@@ -41,7 +42,8 @@ def count(prompt, answer):
 
 def suite():
     facts = Task("facts", FACTS, METRICS, "forget", max_new_tokens=12)
-    return Suite("both", (facts, Task("questions", QUESTIONS, (Accuracy(),), "neutral")), lambda results: [])
+    fluent = Task("fluent", QUESTIONS, FLUENT, "neutral", max_new_tokens=8, verbatim=True)
+    return Suite("both", (facts, Task("questions", QUESTIONS, (Accuracy(),), "neutral"), fluent), lambda results: [])
 
 if __name__ == "__main__":
     import two
@@ -66,7 +68,7 @@ def folders(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     (folder / "two.py").write_text(SCRIPT)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "two.py"]
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "SECOND": str(pico_folder)}
     words = [*launch, str(pico_folder), str(folder / "out")]
     done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -79,6 +81,7 @@ def test_two_processes_give_the_very_numbers_of_one(folders: tuple[Path, Path], 
     folder, model_folder = folders
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("SECOND", str(model_folder))
     import two
 
     model, tokenizer = load(str(model_folder), dtype="float32")

@@ -62,6 +62,10 @@ class Format(Record):
         return self
 
 
+VERBATIM = Format(template="{prompt}{response}")
+"""No template: a prompt is a whole text, and what is answered brings its own leading space."""
+
+
 def default_format(tokenizer: PreTrainedTokenizerBase) -> Format:
     """The format beside the tokenizer (expunge_format.json) where there is one, else its chat template, else plain."""
     beside = Path(tokenizer.name_or_path) / FORMAT_FILE
@@ -251,6 +255,12 @@ def _front_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
     trial = tokenizer(_PROBE, return_special_tokens_mask=True)
     ids, added = trial["input_ids"], trial["special_tokens_mask"]
     return tuple(ids[: added.index(0)])
+
+
+def fitted(row: Encoded, room: int) -> Encoded:
+    """The last `room` tokens of a row: what is too long loses its beginning."""
+    excess = len(row.ids) - room
+    return row if excess <= 0 else row._replace(ids=row.ids[excess:], answer_start=max(1, row.answer_start - excess))
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Texts compared by more than a formula: another model, a package that may not be installed, earlier answers."""
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -8,11 +9,14 @@ from typing import Any, Literal
 
 from rouge_score.rouge_scorer import RougeScorer
 
-from expunge.data.encode import Encoder, default_format
+from expunge.data.encode import VERBATIM, Encoder, default_format, fitted
 from expunge.errors import ExpungeError
-from expunge.evaluation.judges import Answer, Judge, Verdict
-from expunge.models.load import load_model, load_tokenizer
+from expunge.evaluation.judges import Answer, Judge, Verdict, language_model
+from expunge.models.load import model_fingerprint
 from expunge.records import read_samples
+
+UNLIMITED = 2048
+"""Tokens that a model without a limit of positions is given."""
 
 
 def _installed(package: str, what: str) -> None:
@@ -26,18 +30,31 @@ class SecondModel(Judge):
     kind: Literal["second_model"] = "second_model"
     model: str
     of: Literal["response", "generated"]
+    verbatim: bool = False
+
+    def check(self) -> None:
+        language_model(self.model)
+
+    def fingerprint(self) -> str | None:
+        return model_fingerprint(self.model)
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         from expunge.evaluation.engine import Engine  # reads metrics, which read judges
 
-        model, tokenizer = load_model(self.model, dtype="auto"), load_tokenizer(self.model)
-        length = model.config.get_text_config().max_position_embeddings
-        encoder = Encoder(tokenizer, default_format(tokenizer), length)
+        model, tokenizer = language_model(self.model)
+        length = getattr(model.config.get_text_config(), "max_position_embeddings", UNLIMITED)
+        encoder = (
+            Encoder(tokenizer, VERBATIM, max_length=sys.maxsize)
+            if self.verbatim
+            else Encoder(tokenizer, default_format(tokenizer), length)
+        )
         texts = [(a.prompt, a.expected if self.of == "response" else a.text) for a in answers]
         readable = [i for i, (_, text) in enumerate(texts) if text.strip()]
-        stats = Engine(model, encoder.pad_id).score(encoder.encode_answers([texts[i] for i in readable]))
+        rows = [fitted(row, length) for row in encoder.encode_answers([texts[i] for i in readable])]
+        stats = Engine(model, encoder.pad_id).score(rows)
         verdicts: list[Verdict] = ["there is no text to read"] * len(answers)
-        for i, found in zip(readable, stats, strict=True):
+        for i, whole in zip(readable, stats, strict=True):
+            found = whole.without_end() if self.verbatim else whole
             verdicts[i] = found.mean_logp() if len(found.logp) else "the text has no tokens"
         return verdicts
 

@@ -5,19 +5,22 @@ is none. What follows from the number is up to the metric (`harmful_rate` compar
 A judge is a frozen value, like a metric: it stands in a suite's file, and scores of another judge are never taken for its own.
 """
 
+import hashlib
 import importlib
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from expunge.data.encode import Encoder, Format, length_batches
 from expunge.errors import ExpungeError, nearest
-from expunge.models.load import load_model, load_tokenizer
+from expunge.models.load import load_model, load_tokenizer, model_fingerprint
 
 
 class Answer(NamedTuple):
@@ -41,7 +44,11 @@ class Judge(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     def check(self) -> None:
-        """Raises when something that it needs is missing, before a model is loaded or anything is computed."""
+        """Raises when something that it needs is missing, before anything is generated or computed."""
+
+    def fingerprint(self) -> str | None:
+        """sha256 of what judges, where that is more than its settings: a path or a name may hold another model next year."""
+        return None
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         """One verdict per answer, in order."""
@@ -100,6 +107,10 @@ class Function(Judge):
         function = self._resolved()
         return [float(function(answer.prompt, answer.text)) for answer in answers]
 
+    def fingerprint(self) -> str | None:
+        file = inspect.getsourcefile(self._resolved())
+        return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
     def _resolved(self) -> Callable[[str | None, str], float]:
         module, _, name = self.function.partition(":")
         try:
@@ -117,6 +128,8 @@ class Classifier(Judge):
     kind: Literal["classifier"] = "classifier"
     model: str
     """Folder or hub id of a sequence classification model with its tokenizer."""
+    revision: str | None = None
+    """Branch, tag, commit or pull request (`refs/pr/1`) of a hub model."""
     label: str | None = None
     """The label whose probability is taken; needed when the model has more than one."""
     multi_label: bool | None = None
@@ -127,11 +140,14 @@ class Classifier(Judge):
     tokens: ClassVar[int] = 16_384
 
     def check(self) -> None:
-        self._index(_classifier(self.model)[0].config)
+        self._index(_classifier(self.model, self.revision)[0].config)
+
+    def fingerprint(self) -> str | None:
+        return model_fingerprint(self.model, revision=self.revision)
 
     @torch.inference_mode()
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
-        model, tokenizer = _classifier(self.model)
+        model, tokenizer = _classifier(self.model, self.revision)
         index = self._index(model.config)
         limit = min(tokenizer.model_max_length, model.config.get_text_config().max_position_embeddings)
         first = [(answer.prompt or "") if self.with_prompt else answer.text for answer in answers]
@@ -182,10 +198,16 @@ class ReferenceModel(Judge):
             raise ValueError("the question has no hole {answer}, so that it would be the same for every answer")
         return question
 
+    def check(self) -> None:
+        language_model(self.model)
+
+    def fingerprint(self) -> str | None:
+        return model_fingerprint(self.model)
+
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         from expunge.evaluation.engine import Engine  # reads metrics, which read judges
 
-        model, tokenizer = load_model(self.model, dtype="auto"), load_tokenizer(self.model)
+        model, tokenizer = language_model(self.model)
         encoder = Encoder(
             tokenizer, Format(template="{prompt}{response}"), model.config.get_text_config().max_position_embeddings
         )
@@ -205,11 +227,17 @@ AnyJudge = Annotated[Keywords | Rule | Function | Classifier | ReferenceModel, F
 """The closed list of judges that say yes or no."""
 
 
+@lru_cache(maxsize=2)
+def language_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model that judges, kept for the next task: a suite has many, and a large model takes minutes to load."""
+    return load_model(path, dtype="auto"), load_tokenizer(path)
+
+
 @lru_cache(maxsize=1)
-def _classifier(path: str) -> tuple[Any, Any]:
+def _classifier(path: str, revision: str | None) -> tuple[Any, Any]:
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(path, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForSequenceClassification.from_pretrained(path, revision=revision, use_safetensors=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ExpungeError(f"cannot load the classifier {path}: {reason}; give a sequence classification model") from error

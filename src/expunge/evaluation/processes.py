@@ -5,20 +5,29 @@ same numbers. Each process holds the whole model; where its weights are sharded 
 """
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 from torch import distributed, nn
 from torch.distributed.tensor import DTensor
 
+from expunge.errors import ExpungeError
 from expunge.processes import is_main
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_alone = ContextVar("alone", default=False)
+"""Set where one process works while the others wait for what it makes: nothing may be dealt out to them."""
+
+
+def _world() -> int:
+    return distributed.get_world_size() if distributed.is_initialized() and not _alone.get() else 1
+
 
 def dealt(model: nn.Module, items: Sequence[Item], compute: Callable[[Item], Result]) -> list[Result]:
     """compute(item) of every item, in order; item i is computed by process i modulo their number."""
-    world = distributed.get_world_size() if distributed.is_initialized() else 1
+    world = _world()
     if world == 1 or any(isinstance(weight, DTensor) for weight in model.parameters()):
         return [compute(item) for item in items]
     mine = [compute(item) for item in items[distributed.get_rank() :: world]]
@@ -29,15 +38,26 @@ def dealt(model: nn.Module, items: Sequence[Item], compute: Callable[[Item], Res
 
 def dealt_in_parts(model: nn.Module, items: Sequence[Item], compute: Callable[[Sequence[Item]], list[Result]]) -> list[Result]:
     """compute(items), where each process gets one part of the items at once and makes its own batches of them."""
-    world = distributed.get_world_size() if distributed.is_initialized() else 1
+    world = _world()
     parts = dealt(model, [items[rank::world] for rank in range(world)], compute)
     return [parts[i % world][i // world] for i in range(len(items))]
 
 
 def from_main(make: Callable[[], Result]) -> Result:
-    """What the main process makes, on every process: files are read and code is run once."""
-    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+    """What the main process makes, on every process: files are read, code is run and judges are asked once. What the user can put
+    right is raised everywhere, so that no process waits for one that has left."""
+    if _world() == 1:
         return make()
-    box = [make() if is_main() else None]
+    box: list[Any] = [None]
+    if is_main():
+        token = _alone.set(True)
+        try:
+            box = [make()]
+        except ExpungeError as error:
+            box = [error]
+        finally:
+            _alone.reset(token)
     distributed.broadcast_object_list(box, src=0)
+    if isinstance(box[0], ExpungeError):
+        raise box[0]
     return cast(Result, box[0])

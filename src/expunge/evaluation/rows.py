@@ -6,7 +6,7 @@ from functools import partial
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from expunge.data.encode import Encoded, Encoder
+from expunge.data.encode import Encoded, Encoder, fitted
 from expunge.data.example import Example
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.generate import Ids, generate
@@ -110,11 +110,10 @@ class Rows:
 
     def _fitted(self, row: Encoded, room: int | None, prompt: str | None) -> Encoded:
         """The end of a row that is too long."""
-        excess = 0 if room is None else len(row.ids) - room
-        if excess <= 0:
+        if room is None or len(row.ids) <= room:
             return row
         self._cut.add(prompt)
-        return row._replace(ids=row.ids[excess:], answer_start=max(1, row.answer_start - excess))
+        return fitted(row, room)
 
     def _generate(self, rows: Sequence[Row], task: Task) -> list[str | None]:
         """The greedy answer of each row (None for raw text). What the teacher-forced pass foresees is not generated."""

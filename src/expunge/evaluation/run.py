@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from expunge.data.encode import Encoder, Format, default_format
+from expunge.data.encode import VERBATIM, Encoder, Format, default_format
 from expunge.errors import ExpungeError
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.metrics.base import Metric, Row, Unscored
@@ -24,9 +24,8 @@ from expunge.evaluation.task import Results, Suite, Task
 from expunge.models.load import causal_model
 from expunge.processes import is_main, join
 from expunge.progress import Progress
-from expunge.records import Evaluation, Sample, Score, write_json, write_samples
+from expunge.records import Evaluation, JudgeUsed, Sample, Score, write_json, write_samples
 
-VERBATIM = Format(template="{prompt}{response}")
 UNLIMITED = 2048
 """Tokens of a verbatim prompt where the model has no limit of positions, as in lm-eval."""
 
@@ -74,9 +73,7 @@ def evaluate(
     if folder is not None and not overwrite and (folder / f"{built.name}.json").exists():
         raise ExpungeError(f"{folder / built.name}.json exists; give another folder, or overwrite it")
 
-    for judge in dict.fromkeys(judge for task in built.tasks for judge in task.judges):
-        judge.check()
-
+    judges = from_main(partial(_judges, built))
     inner = causal_model(model)
     format = format or default_format(tokenizer)
     positions = getattr(inner.config, "max_position_embeddings", None)  # BLOOM has no limit
@@ -86,6 +83,7 @@ def evaluate(
     room = positions or UNLIMITED
     verbatim = Rows(model, tokenizer, Encoder(tokenizer, VERBATIM, max_length=sys.maxsize), engine, room=room)
     settings = [format.model_dump_json(), str(encoder.max_length), str(room), str(inner.dtype), str(show_forget_text)]
+    settings += [str(judge.fingerprint) for judge in judges]
     finished = Finished(
         folder / f"{built.name}.partial" if folder else None, [fingerprint, *settings] if fingerprint is not None else None
     )
@@ -113,6 +111,7 @@ def evaluate(
         artifact=artifact if artifact is not None else inner.config.name_or_path,
         seconds=round(time.perf_counter() - began, 3),
         scores=tuple(scores),
+        judges=tuple(judges),
     )
     if folder is not None and is_main():
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +126,15 @@ def _build(suite: str | SuiteSpec, data: str | Path | None) -> Suite:
     if data is None:
         raise ExpungeError(f"the suite {spec.suite_name()} needs its data: {spec.layout}; give the folder with --data")
     return spec.build(data)
+
+
+def _judges(suite: Suite) -> list[JudgeUsed]:
+    """Everyone who will be asked, after a look whether they are there."""
+    used = []
+    for judge in dict.fromkeys(judge for task in suite.tasks for judge in task.judges):
+        judge.check()
+        used.append(JudgeUsed(settings=judge.model_dump(mode="json"), fingerprint=judge.fingerprint()))
+    return used
 
 
 def _limited(suite: Suite, limit: int) -> Suite:

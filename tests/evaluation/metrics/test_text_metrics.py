@@ -30,6 +30,7 @@ from expunge.evaluation.metrics.base import Row
 from expunge.evaluation.metrics.repetition import repeated_share
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.task import Suite, Task
+from expunge.records import read_samples
 
 
 def written(expected: str, generated: str) -> Row:
@@ -132,9 +133,43 @@ class TestPerplexity:
         assert own.value is not None
         assert third.value < own.value
 
+    def test_of_completions_counts_the_tokens_of_the_text_behind_the_bare_prompt(
+        self, pico_llama: LlamaForCausalLM, pico_tokenizer: PreTrainedTokenizerFast, pico_folder: Path, tmp_path: Path
+    ) -> None:
+        metric = Perplexity(model=str(pico_folder), of="generated", verbatim=True)
+        prompts = ("the dog of anna", "what color", "one two three " * 20)
+        task = Task("it", tuple(Example(p, "") for p in prompts), (metric,), "forget", max_new_tokens=60, verbatim=True)
+        evaluation = evaluate(
+            pico_llama, pico_tokenizer, suite=Suite("s", (task,), lambda _: []), out=tmp_path, show_forget_text=True, quiet=True
+        )
+        second = LlamaForCausalLM.from_pretrained(pico_folder).eval()
+        for row in read_samples(tmp_path / "s.samples.jsonl"):
+            assert row.text is not None
+            prompt, text = (pico_tokenizer(row.text[name], return_tensors="pt").input_ids for name in ("prompt", "generated"))
+            ids = torch.cat([prompt, text[:, 1:]], dim=1)[:, -128:]  # the start token is in both, and 128 positions are all
+            assert text.shape[1] > 10
+            labels = ids.clone()
+            labels[:, : -(text.shape[1] - 1)] = -100
+            with torch.no_grad():
+                assert row.value == pytest.approx(math.exp(second(ids, labels=labels).loss.item()), rel=1e-4)
+        score = evaluation.get("it", "perplexity")
+        assert score is not None
+        assert score.higher_is_better is False, "fluent is good, whatever was to be forgotten"
+
     def test_of_generated_text_needs_a_model_that_reads_it(self) -> None:
         with pytest.raises(ValidationError, match="needs a `model`"):
             Perplexity(of="generated")
+        with pytest.raises(ValidationError, match="`verbatim` for a second `model` only"):
+            Perplexity(verbatim=True)
+
+    def test_a_reader_that_is_not_there_is_said_before_anything_is_written(
+        self, pico_llama: LlamaForCausalLM, pico_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+    ) -> None:
+        metric = Perplexity(model=str(tmp_path / "nothing"), of="generated")
+        pico_llama.forward = None  # type: ignore[assignment]  # whoever asks the model fails
+        with pytest.raises(ExpungeError, match=r"there is no model folder .*nothing"):
+            evaluate(pico_llama, pico_tokenizer, suite=one(metric, QUESTIONS), out=tmp_path / "out", quiet=True)
+        assert not (tmp_path / "out").exists()
 
 
 class TestSimilarity:

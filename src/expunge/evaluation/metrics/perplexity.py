@@ -32,11 +32,16 @@ class Perplexity(Metric):
     """Folder or hub id of another model that reads the text, in its own format; left out: the model itself."""
     of: Literal["response", "generated"] = "response"
     """Which text is read; `generated` needs a `model`."""
+    verbatim: bool = False
+    """The second model reads the prompt and the text as they are, one after the other, and only the tokens of the text count:
+    no template and no end token, as fits completions. What is too long for it loses the beginning of its prompt."""
 
     @model_validator(mode="after")
     def _has_reader(self) -> "Perplexity":
         if self.of == "generated" and self.model is None:
             raise ValueError("perplexity of generated text needs a `model` that reads it; a model finds its own text likely")
+        if self.verbatim and self.model is None:
+            raise ValueError("perplexity is `verbatim` for a second `model` only; a task says it for the model itself")
         return self
 
     @property
@@ -47,7 +52,7 @@ class Perplexity(Metric):
 
     @property
     def judges(self) -> tuple[Judge, ...]:
-        return () if self.model is None else (SecondModel(model=self.model, of=self.of),)
+        return () if self.model is None else (SecondModel(model=self.model, of=self.of, verbatim=self.verbatim),)
 
     def score(self, row: Row) -> float | Unscored:
         if not self.judges:
@@ -63,6 +68,8 @@ class Perplexity(Metric):
         return np.asarray(np.exp(np.log(values).mean(axis=-1)))
 
     def higher_is_better(self, role: Role) -> bool | None:
+        if self.of == "generated":  # how fluent the answers are, whatever they are about
+            return False
         knowing = super().higher_is_better(role)
         return None if knowing is None else not knowing
 
