@@ -141,7 +141,7 @@ def test_a_guard_that_does_not_act_is_refused_by_its_canaries(make: Callable[[An
     folder = tmp_path / "artifact"
     shutil.copytree(make(KEY_SPACE) / "artifact", folder)
     state = load_file(folder / guards.FILE)
-    save_file({**state, "mean": state["mean"] + 1000}, folder / guards.FILE)
+    save_file({**state, "centre": state["centre"] + 1000}, folder / guards.FILE)
     with pytest.raises(ExpungeError, match="differs from its checksum"):
         expunge.verify(folder)
     manifest = json.loads((folder / "expunge.json").read_text())
@@ -159,7 +159,7 @@ def test_a_refused_guard_leaves_nothing_on_the_model(
     rows = [tuple(Example(f"{a} plus {b} is", ".") for a in part for b in NUMBERS) for part in (NUMBERS[:4], NUMBERS[4:])]
     state = dict(guards.fit(KEY_SPACE.model_copy(update={"false_abstain": 0.9}), pico_llama, Request(*rows), encoder))
     state["canary.effect"] = torch.ones_like(state["canary.effect"])
-    state["mean"] = state["mean"] + 1000
+    state["centre"] = state["centre"] + 1000
     before = (sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pico_llama.modules()), set(vars(pico_llama)))
     with pytest.raises(ExpungeError, match="does not act"):
         guards.attach(pico_llama, KEY_SPACE, state, encoder)

@@ -67,7 +67,7 @@ def test_key_files_become_guards_with_alpha_times_k(pico_folder: Path, tmp_path:
     assert main(words) == 0
     state = guards.read(tmp_path / "run" / "artifact")
     assert state["radius"].tolist() == [1200.0]
-    assert state["std"].unique().tolist() == [2.0]
+    assert state["unit"].unique().tolist() == [2.0]
     model, tokenizer = expunge.load(tmp_path / "run")
     assert model.expunge_guard.method.check == "all_steps"
     assert REPLY in tokenizer.decode(model.generate(torch.tensor([[1, 9]]), max_new_tokens=8)[0])

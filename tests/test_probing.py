@@ -94,15 +94,15 @@ def test_the_analysis_measures_what_its_fields_say(pico_llama: PreTrainedModel, 
     boxes = {name: [Box.of_vectors(v[layer][::2]) for layer in (0, 1)] for name, v in vectors.items()}
     for own, mine in boxes.items():
         assert made.k[own] == pytest.approx([box.k for box in mine], rel=1e-4)
-        assert made.log_volume[own] == pytest.approx([float((2 * b.k * b.std_F).log().mean()) for b in mine], rel=1e-4)
+        assert made.log_volume[own] == pytest.approx([float((2 * b.k * b.unit_F).log().mean()) for b in mine], rel=1e-4)
         for other in SETS:
             z = boxes[own][1].distance(vectors[other][1][1::2])
             curve = made.curves[own][other]
             assert (curve[0], curve[-1]) == pytest.approx((float(z.min()), float(z.max())), rel=1e-4)
     pair = next(p for p in made.pairs if (p.own, p.other) == ("born", "sums"))
-    apart = boxes["born"][1].mean_F - boxes["sums"][1].mean_F
+    apart = boxes["born"][1].centre_F - boxes["sums"][1].centre_F
     assert pair.distance[1] == pytest.approx(float(apart.norm()), rel=1e-4)
-    assert pair.farthest[1] == pytest.approx(float((apart.abs() / boxes["born"][1].std_F).max()), rel=1e-4)
+    assert pair.farthest[1] == pytest.approx(float((apart.abs() / boxes["born"][1].unit_F).max()), rel=1e-4)
     assert sum(made.selected["born"]) * 64 == pytest.approx(13)  # ceil of 10 % of 128
     mirrored = next(p for p in made.pairs if (p.own, p.other) == ("sums", "born"))
     assert mirrored.log_overlap == pytest.approx(pair.log_overlap)

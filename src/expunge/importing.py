@@ -176,8 +176,8 @@ def key_space_state(layers: Layers, places: Blocks, alpha: float) -> State:
     k_L = torch.tensor([float(layers[name]["k"]) for _, name in found], dtype=torch.float64)
     return {
         "layer": torch.tensor([layer for layer, _ in found]),
-        "mean": mean_LF,
-        "std": std_LF.clamp(min=1e-6),
+        "centre": mean_LF,
+        "unit": std_LF.clamp(min=1e-6),
         "k": k_L,
         "radius": alpha * k_L,
         "count": torch.tensor(0),  # the files do not say

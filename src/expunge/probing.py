@@ -106,7 +106,7 @@ def analyse(
             model, encoder.pad_id, {n: rows[1::2] for n, rows in texts.items()}, {n: b[layer] for n, b in boxes.items()}, layer
         ),
         k={n: tuple(box.k for box in mine) for n, mine in boxes.items()},
-        log_volume={n: tuple(float((2 * box.k * box.std_F.double()).log().mean()) for box in mine) for n, mine in boxes.items()},
+        log_volume={n: tuple(float((2 * box.k * box.unit_F.double()).log().mean()) for box in mine) for n, mine in boxes.items()},
         pairs=tuple(_pair(a, b, boxes[a], boxes[b]) for a in sets for b in sets if a != b),
         percent=percent,
         selected=_selected({n: p.moments["pre_activation"] for n, p in probes.items()}, percent),
@@ -131,14 +131,14 @@ def _curves(
 def _pair(own: str, other: str, boxes: Sequence[Box], others: Sequence[Box]) -> Pair:
     distance, farthest, disjoint, overlap = [], [], [], []
     for a, b in zip(boxes, others, strict=True):
-        apart_F = (a.mean_F - b.mean_F).double()
-        low_F = torch.maximum(a.mean_F - a.k * a.std_F, b.mean_F - b.k * b.std_F)
-        high_F = torch.minimum(a.mean_F + a.k * a.std_F, b.mean_F + b.k * b.std_F)
-        least_F = torch.minimum(a.mean_F - a.k * a.std_F, b.mean_F - b.k * b.std_F)
-        most_F = torch.maximum(a.mean_F + a.k * a.std_F, b.mean_F + b.k * b.std_F)
+        apart_F = (a.centre_F - b.centre_F).double()
+        low_F = torch.maximum(a.centre_F - a.k * a.unit_F, b.centre_F - b.k * b.unit_F)
+        high_F = torch.minimum(a.centre_F + a.k * a.unit_F, b.centre_F + b.k * b.unit_F)
+        least_F = torch.minimum(a.centre_F - a.k * a.unit_F, b.centre_F - b.k * b.unit_F)
+        most_F = torch.maximum(a.centre_F + a.k * a.unit_F, b.centre_F + b.k * b.unit_F)
         meets_F = high_F > low_F
         distance.append(float(apart_F.norm()))
-        farthest.append(float((apart_F.abs() / a.std_F).max()))
+        farthest.append(float((apart_F.abs() / a.unit_F).max()))
         disjoint.append(1 - float(meets_F.double().mean()))
         ratio = ((high_F - low_F) / (most_F - least_F))[meets_F].double().log()
         overlap.append(float(ratio.mean()) if len(ratio) else 0.0)

@@ -67,10 +67,24 @@ def test_a_box_of_a_probe_is_that_of_its_vectors() -> None:
     for tile in vectors.split(13):
         moments.update(1, tile)
     one, other = Box.of_moments(moments, 1), Box.of_vectors(vectors)
-    torch.testing.assert_close(one.mean_F, other.mean_F)
-    torch.testing.assert_close(one.std_F, other.std_F)
+    torch.testing.assert_close(one.centre_F, other.centre_F)
+    torch.testing.assert_close(one.unit_F, other.unit_F)
     assert one.k == pytest.approx(other.k)
     assert (one.n, other.n) == (60, 60)
+
+
+def test_the_tightest_box_holds_every_vector_at_radius_one_and_touches_both_ends_of_every_dimension() -> None:
+    vectors = torch.randn(60, 33, generator=torch.Generator().manual_seed(0)).exp() * torch.rand(33)
+    moments = Moments.empty(1, 33)
+    moments.update(0, vectors)
+    box, other = Box.of_vectors(vectors, "range"), Box.of_moments(moments, 0, "range")
+    assert torch.equal(box.centre_F, other.centre_F)
+    assert torch.equal(box.unit_F, other.unit_F)
+    assert (box.k, other.k) == (1.0, 1.0)
+    assert share_inside(box.distance(vectors), 1 + 1e-5) == 1.0
+    for end in (vectors.amin(0), vectors.amax(0)):  # a step beyond either end of any one dimension is outside
+        beyond = box.centre_F.repeat(33, 1) + torch.diag(1.001 * (end - box.centre_F))
+        assert share_inside(box.distance(beyond), 1.0) == 0.0
 
 
 def test_a_dimension_that_never_moved_lets_through_only_what_does_not_move_either() -> None:
@@ -128,8 +142,8 @@ def test_without_a_holdout_set_a_share_of_the_forget_prompts_is_held_out(
     bare = Request(request_.forget, request_.retain)
     one, again, other = (spec(held_out=0.4, split_seed=s).fit(pico_llama, bare, encoder) for s in (0, 0, 1))
     assert (int(one["count"]), len(one["calibration.forget"])) == (30, 20)
-    assert torch.equal(one["mean"], again["mean"])
-    assert not torch.equal(one["mean"], other["mean"])
+    assert torch.equal(one["centre"], again["centre"])
+    assert not torch.equal(one["centre"], other["centre"])
 
 
 def test_radius_and_alpha_are_taken_as_they_are(pico_llama: PreTrainedModel, request_: Request, encoder: Encoder) -> None:
@@ -147,6 +161,18 @@ def test_radius_and_alpha_are_taken_as_they_are(pico_llama: PreTrainedModel, req
 def test_a_probe_too_small_for_its_radius_warns(pico_llama: PreTrainedModel, request_: Request, encoder: Encoder) -> None:
     with pytest.warns(UserWarning, match=r"beyond 6.93.* any of the 50 fitted.*fit on 66 or more"):
         spec(radius=8.0).fit(pico_llama, request_, encoder)
+
+
+def test_a_box_may_be_measured_by_its_range(pico_llama: PreTrainedModel, request_: Request, encoder: Encoder) -> None:
+    method = spec(sides="range")
+    state = method.fit(pico_llama, request_, encoder)
+    assert state["k"].tolist() == [1.0]
+    assert share_inside(state["calibration.forget"], 1.0) >= 0.9
+    assert share_inside(state["calibration.retain"], 1.0) == 0.0
+    assert "half ranges" in method.summary(state)
+    wide = spec(sides="range", radius=8.0).fit(pico_llama, request_, encoder)  # Samuelson's bound is about deviations
+    assert wide["radius"].tolist() == [8.0]
+    assert torch.equal(wide["centre"], state["centre"])
 
 
 def test_words_that_the_tokenizer_lacks_make_no_abstention(
@@ -363,8 +389,8 @@ def box_at(model: PreTrainedModel, ids: Tensor, position: int, layer: int = 1, r
     ones = torch.ones(1, dtype=torch.float64)
     return {
         "layer": torch.tensor([layer]),
-        "mean": key_F[None],
-        "std": torch.ones_like(key_F)[None],
+        "centre": key_F[None],
+        "unit": torch.ones_like(key_F)[None],
         "k": ones,
         "radius": radius * ones,
         "count": torch.tensor(9),
@@ -425,7 +451,7 @@ def test_a_query_can_be_the_mean_key_of_its_tokens(
         with torch.no_grad(), capture(pico_llama, {"key": blocks_of(pico_llama).key(1)}) as seen:
             pico_llama(torch.tensor([ids]))
         keys.append(seen["key"][0].mean(0))
-    torch.testing.assert_close(state["mean"][0], torch.stack(keys).mean(0))
+    torch.testing.assert_close(state["centre"][0], torch.stack(keys).mean(0))
     assert float(state["k"][0]) == pytest.approx(Box.of_vectors(torch.stack(keys)).k, rel=1e-4)
     mixed = [closed_prompts[0], open_prompts[2], closed_prompts[1], open_prompts[0]]
     truth = encoder.encode_many([request_.forget[0], request_.retain[0], request_.forget[1]])

@@ -1,25 +1,33 @@
 """Boxes around the key vectors of a skill, and how wide to make them.
 
-A box is a mean and a deviation per dimension; how far a vector v is from its centre is the largest distance of any dimension,
+A box is a centre and a unit of length per dimension; how far a vector v is from its centre is the largest distance of any
+dimension,
 
     z(v) = max_d |v_d - m_d| / s_d          inside, if z(v) <= r.
 
-k = max z over the fitted vectors is the least radius that holds them all. By Samuelson's inequality k <= (n - 1) / sqrt(n) for
-any n vectors, so a radius beyond that is a claim about vectors that no probe of this size can have seen.
+Published: m is the mean and s the deviation of the fitted vectors, and k = max z over them is the least radius that holds them
+all. By Samuelson's inequality k <= (n - 1) / sqrt(n) for any n vectors, so a radius beyond that is a claim about vectors that no
+probe of this size can have seen. The other reading takes the tightest box as it is: m is the middle and s half of the range of
+the fitted vectors, so k = 1. Keys are skewed and heavy-tailed, each dimension in its own way, and a deviation does not tell how
+far such a dimension reaches: one radius in deviations is as wide as the worst of them needs it.
 
 Shape suffixes: F dimensions of a key, N vectors, L layers.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from expunge.models.activations import Moments
 
+Sides = Literal["deviation", "range"]
+"""What a side of the box is measured by: the deviation of the fitted vectors (published), or half of their range."""
+
 FLOOR = 1e-6
-"""Least deviation: a dimension in which no fitted vector differs lets through only what does not differ either."""
+"""Least unit: a dimension in which no fitted vector differs lets through only what does not differ either."""
 
 MARGIN = 1.5
 """How much wider than 99 % of the held-out vectors need it a calibrated box may be."""
@@ -27,44 +35,46 @@ MARGIN = 1.5
 
 @dataclass(frozen=True)
 class Box:
-    """Centre and deviations in float32 (comparisons are made in float32 whatever the model's dtype), and k."""
+    """Centre and units in float32 (comparisons are made in float32 whatever the model's dtype), and k."""
 
-    mean_F: Tensor
-    std_F: Tensor
-    """Sample deviation (n - 1)."""
+    centre_F: Tensor
+    """Mean, or middle of the range."""
+    unit_F: Tensor
+    """Sample deviation (n - 1), or half of the range."""
     k: float
     n: int
 
     @classmethod
-    def of_moments(cls, moments: Moments, layer: int) -> "Box":
+    def of_moments(cls, moments: Moments, layer: int, sides: Sides = "deviation") -> "Box":
         """k in closed form: the farthest value of a dimension is its minimum or its maximum, so no vectors are needed."""
-        return cls._of(
-            int(moments.n_L[layer]), *(t[layer] for t in (moments.mean_LF, moments.m2_LF, moments.min_LF, moments.max_LF))
-        )
+        parts = (t[layer] for t in (moments.mean_LF, moments.m2_LF, moments.min_LF, moments.max_LF))
+        return cls._of(sides, int(moments.n_L[layer]), *parts)
 
     @classmethod
-    def of_vectors(cls, vectors_NF: Tensor) -> "Box":
+    def of_vectors(cls, vectors_NF: Tensor, sides: Sides = "deviation") -> "Box":
         """The same from the vectors themselves, some columns at a time, so that they stay in the processor's cache."""
         ones_N, parts = vectors_NF.new_ones(len(vectors_NF), dtype=torch.float64), []
         for columns in vectors_NF.split(512, dim=1):
             wide = columns.double()
             mean, low, high = ones_N @ wide / len(ones_N), wide.amin(dim=0), wide.amax(dim=0)
             parts.append((mean, ones_N @ wide.sub_(mean).square_(), low, high))
-        return cls._of(len(ones_N), *(torch.cat(column) for column in zip(*parts, strict=True)))
+        return cls._of(sides, len(ones_N), *(torch.cat(column) for column in zip(*parts, strict=True)))
 
     @classmethod
-    def _of(cls, n: int, mean_F: Tensor, m2_F: Tensor, min_F: Tensor, max_F: Tensor) -> "Box":
-        std_F = (m2_F / max(1, n - 1)).sqrt().clamp(min=FLOOR)
+    def _of(cls, sides: Sides, n: int, mean_F: Tensor, m2_F: Tensor, min_F: Tensor, max_F: Tensor) -> "Box":
+        if sides == "range":
+            return cls(((min_F + max_F) / 2).float(), ((max_F - min_F) / 2).clamp(min=FLOOR).float(), 1.0, n)
+        unit_F = (m2_F / max(1, n - 1)).sqrt().clamp(min=FLOOR)
         farthest_F = torch.maximum(max_F - mean_F, mean_F - min_F)
-        return cls(mean_F.float(), std_F.float(), float((farthest_F / std_F).max()), n)
+        return cls(mean_F.float(), unit_F.float(), float((farthest_F / unit_F).max()), n)
 
     def to(self, device: torch.device) -> "Box":
-        return self if self.mean_F.device == device else Box(self.mean_F.to(device), self.std_F.to(device), self.k, self.n)
+        return self if self.centre_F.device == device else Box(self.centre_F.to(device), self.unit_F.to(device), self.k, self.n)
 
     def distance(self, vectors_NF: Tensor) -> Tensor:
         """z of each vector, float32 [N]: the one number that decides at every radius."""
         box = self.to(vectors_NF.device)
-        return ((vectors_NF.float() - box.mean_F).abs_() / box.std_F).amax(dim=-1)
+        return ((vectors_NF.float() - box.centre_F).abs_() / box.unit_F).amax(dim=-1)
 
 
 def samuelson(n: int) -> float:

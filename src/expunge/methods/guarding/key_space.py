@@ -19,7 +19,7 @@ from expunge.data.example import Example, Request
 from expunge.errors import ExpungeError
 from expunge.methods.base import GuardingMethod, State
 from expunge.methods.guarding.abstain import Abstention, abstaining
-from expunge.methods.guarding.boxes import Box, calibrate, samuelson, share_inside
+from expunge.methods.guarding.boxes import Box, Sides, calibrate, samuelson, share_inside
 from expunge.methods.guarding.calls import Call, follow
 from expunge.models.activations import probe
 from expunge.models.blocks import Blocks, blocks_of
@@ -34,7 +34,7 @@ class KeySpaceDetection(GuardingMethod):
 
         closed  iff  z(v) = max_d |v_d - m_d| / s_d <= r,      v the key of the prompt's last token, m and s of the forget prompts
 
-    in the watched layers. A closed query is answered by `abstention`, whole and without decoding a token; all others are
+    in the watched layers: their mean and deviation, or the middle and half of their range. A closed query is answered by `abstention`, whole and without decoding a token; all others are
     answered by the model as it is. Decisions are made per row.
 
     The radius r is `radius`, or `alpha` times k, the least radius that holds all fitted prompts (as published), or it is
@@ -67,10 +67,12 @@ class KeySpaceDetection(GuardingMethod):
     """What a closed query is answered with."""
     query: Literal["last", "mean"] = "last"
     """What stands for a query: the key of its last token (published), or the mean key of all of its tokens."""
+    sides: Sides = "deviation"
+    """What each side of the box is measured by: the deviation of the fitted keys (published), or half of their range."""
     tokens: TokenPolicy = "last_prompt"
     """Which tokens the boxes are fitted to: last_prompt, all (published for languages), or generated."""
     radius: float | None = Field(None, gt=0)
-    """Radius in deviations, the same in every layer."""
+    """Radius in deviations (with sides range: in half ranges), the same in every layer."""
     alpha: float | None = Field(None, gt=0)
     """Radius as a multiple of k (published: 2 for GSM8K, 1.4 for MBPP, 0.06 for languages)."""
     false_abstain: float = Field(0.01, ge=0, lt=1)
@@ -113,7 +115,7 @@ class KeySpaceDetection(GuardingMethod):
         fitted, measured = self._split(forget, holdout)
         mean = self.query == "mean"
         moments = probe(model, fitted, encoder.pad_id, roles=("key",), pooled=mean).moments["key"]
-        boxes = {layer: Box.of_moments(moments, layer) for layer in layers}
+        boxes = {layer: Box.of_moments(moments, layer, self.sides) for layer in layers}
         unit_L = torch.tensor([self.radius or box.k for box in boxes.values()], dtype=torch.float64)
         radius, scores = self.alpha or 1.0, {}
         if retain:
@@ -123,8 +125,8 @@ class KeySpaceDetection(GuardingMethod):
                 radius = calibrate(scores["forget"], scores["retain"], self.false_abstain, self.least_detected)
         state = {
             "layer": torch.tensor(layers),
-            "mean": torch.stack([box.mean_F for box in boxes.values()]),
-            "std": torch.stack([box.std_F for box in boxes.values()]),
+            "centre": torch.stack([box.centre_F for box in boxes.values()]),
+            "unit": torch.stack([box.unit_F for box in boxes.values()]),
             "k": torch.tensor([box.k for box in boxes.values()], dtype=torch.float64),
             "radius": unit_L * radius,
             "count": torch.tensor(moments.n),
@@ -132,7 +134,8 @@ class KeySpaceDetection(GuardingMethod):
         }
         if self.action == "steer":
             state["steer"] = probe(model, retain, encoder.pad_id, roles=("key",)).moments["key"].mean_LF[list(layers)].float()
-        _warn_of_small_probe(state)
+        if self.sides == "deviation":
+            _warn_of_small_probe(state)
         return state
 
     def _texts(self, examples: Sequence[Example], encoder: Encoder) -> list[Span]:
@@ -179,11 +182,12 @@ class KeySpaceDetection(GuardingMethod):
             yield
 
     def summary(self, state: State) -> str:
-        text = "Watches layer{} {}: {} queries fitted, radius {} deviations (k = {}).".format(
+        text = "Watches layer{} {}: {} queries fitted, radius {} {} (k = {}).".format(
             "s" if len(state["layer"]) > 1 else "",
             ", ".join(str(int(layer)) for layer in state["layer"]),
             int(state["count"]),
             ", ".join(f"{float(r):.3g}" for r in state["radius"]),
+            "deviations" if self.sides == "deviation" else "half ranges",
             ", ".join(f"{float(k):.3g}" for k in state["k"]),
         )
         if "calibration.retain" in state:
@@ -198,7 +202,7 @@ class Gate:
     def __init__(self, method: KeySpaceDetection, state: State) -> None:
         self.all_steps, self.mean = method.check == "all_steps", method.query == "mean"
         self.radius_L = state["radius"].tolist()
-        self.boxes = [Box(mean_F, std_F, 0.0, 0) for mean_F, std_F in zip(state["mean"], state["std"], strict=True)]
+        self.boxes = [Box(centre_F, unit_F, 0.0, 0) for centre_F, unit_F in zip(state["centre"], state["unit"], strict=True)]
         self.steer_LF = state.get("steer")
 
     def inside(self, n: int, call: Call, values_BTF: Tensor) -> Tensor | None:
