@@ -126,7 +126,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=["probe", "decoding", "forgotten", "box"])
     flags = parser.parse_args()
     model, encoder, ratios = make_model(), make_encoder(), {}
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f} million parameters, {flags.rounds} rounds after one to warm up")
+    size = sum(p.numel() for p in model.parameters())
+    print(f"{size / 1e6:.0f} million parameters, {flags.rounds} rounds after one to warm up")
 
     if "probe" in flags.only:
         few, many = texts(flags.texts, 1), texts(4 * flags.texts, 2)

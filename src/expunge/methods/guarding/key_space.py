@@ -34,8 +34,8 @@ class KeySpaceDetection(GuardingMethod):
 
         closed  iff  z(v) = max_d |v_d - m_d| / s_d <= r,      v the key of the prompt's last token, m and s of the forget prompts
 
-    in the watched layers: their mean and deviation, or the middle and half of their range. A closed query is answered by `abstention`, whole and without decoding a token; all others are
-    answered by the model as it is. Decisions are made per row.
+    (their mean and deviation, or the middle and half of their range), in the watched layers. A closed query is answered by
+    `abstention`, whole and without decoding a token; all others are answered by the model as it is. Decisions are made per row.
 
     The radius r is `radius`, or `alpha` times k, the least radius that holds all fitted prompts (as published), or it is
     calibrated: prompts that the box was not fitted on (the holdout set, or a share of the forget set) and the retain prompts
