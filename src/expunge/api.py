@@ -7,7 +7,7 @@ from expunge.artifact import load, verify
 from expunge.data.encode import Format
 from expunge.evaluation.run import evaluate
 from expunge.methods import Method
-from expunge.models.load import DType
+from expunge.models.load import DeviceMap, DType
 from expunge.report import report
 from expunge.run import Outcome, execute
 from expunge.spec import FineTuneRun, Run
@@ -38,6 +38,7 @@ def unlearn(
     columns: Mapping[str, str] | None = None,
     format: Format | None = None,
     max_length: int = 512,
+    device_map: DeviceMap | None = None,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
@@ -48,6 +49,7 @@ def unlearn(
     forget    what to forget; retain what to keep; holdout rows that the model never saw; refusals one a line
     where     conditions on attributes, such as `severity > 3`, that leave forget rows out
     training  how the weights move; format how text is rendered (default: the model's chat template or a plain one)
+    device_map  spreads the layers over several accelerators, for methods without gradient steps
     resume    goes on with a run that was killed; overwrite replaces one
 
     Raises ExpungeError, one sentence, before anything is written when the input is wrong.
@@ -64,6 +66,7 @@ def unlearn(
         holdout=_sources(holdout),
         refusals=None if refusals is None else str(refusals),
         where=(where,) if isinstance(where, str) else tuple(where),
+        device_map=device_map,
         method=method,
     )
     return execute(run, Path(out), resume=resume, overwrite=overwrite, quiet=quiet)

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from expunge.data.encode import Encoder, default_format
 from expunge.errors import ExpungeError
 from expunge.methods import method_class
 from expunge.methods.base import GuardingMethod, Spec
-from expunge.models.load import DType, load_model, load_tokenizer, model_fingerprint
+from expunge.models.load import DeviceMap, DType, load_model, load_tokenizer, model_fingerprint
 from expunge.records import Record, write_json, write_text
 
 Kind = Literal["weights", "adapter", "guard"]
@@ -77,13 +78,13 @@ def save_artifact(
     """
     from expunge import __version__
 
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    beside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
     try:
-        write(partial)
-        write_text(partial / "README.md", _card(kind, spec, base, claim, notes))
-        files = {str(p.relative_to(partial)): sha256(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+        write(beside)
+        write_text(beside / "README.md", _card(kind, spec, base, claim, notes))
+        files = {str(p.relative_to(beside)): sha256(p) for p in sorted(beside.rglob("*")) if p.is_file()}
         manifest = Manifest(
             expunge=__version__,
             kind=kind,
@@ -93,12 +94,12 @@ def save_artifact(
             base=base,
             files=files,
         )
-        write_json(partial / "expunge.json", manifest)
-        _replace(partial, folder)
+        write_json(beside / "expunge.json", manifest)
+        _replace(beside, folder)
     except OSError as error:
         raise ExpungeError(f"the artifact {folder} could not be written ({error}); what was there before is untouched") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(beside, ignore_errors=True)
     return manifest
 
 
@@ -144,6 +145,7 @@ def load(
     device: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    device_map: DeviceMap | None = None,
     base: str | None = None,
     force: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -152,46 +154,49 @@ def load(
     An adapter comes attached to its base model, after the base's hash was compared with the recorded one; so does a guard, which
     stays on the model until `model.expunge_guard.detach()`. dtype `auto` is the dtype that the weights are stored in.
 
-    base    guard: the model to attach it to, where it is not at its recorded path any more
-    force   guard: attach it to a model with another hash, and warn where its canary prompts show no effect
+    device_map  layers side by side on several devices, for models that no single one holds
+    base        guard: the model to attach it to, where it is not at its recorded path any more
+    force       guard: attach it to a model with another hash, and warn where its canary prompts show no effect
     """
     folder = artifact_folder(path)
+    weights = partial(load_model, dtype=dtype, device=device, device_map=device_map, trust_remote_code=trust_remote_code)
     if folder is None:
-        model = load_model(str(path), dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+        model = weights(str(path), revision=revision)
         return model, load_tokenizer(str(path), revision=revision, trust_remote_code=trust_remote_code)
     manifest = read_manifest(folder)
     if manifest.kind == "weights":
-        model = load_model(str(folder), dtype=dtype, device=device, trust_remote_code=trust_remote_code)
-        return model, load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
+        return weights(str(folder)), load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
     if manifest.kind == "adapter":
-        return _load_adapter(folder, manifest, dtype, device, trust_remote_code)
-    return _load_guard(folder, manifest, dtype, device, trust_remote_code, base or manifest.base.path, force)
+        return _load_adapter(folder, manifest, weights), tokenizer
+    return _load_guard(folder, manifest, weights, tokenizer, base or manifest.base.path, force), tokenizer
+
+
+Loader = Callable[..., PreTrainedModel]
+"""`load_model` with everything but the path and the revision given."""
 
 
 def _load_guard(
-    folder: Path, manifest: Manifest, dtype: DType, device: str | None, trust_remote_code: bool, path: str, force: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    folder: Path, manifest: Manifest, weights: Loader, tokenizer: PreTrainedTokenizerBase, path: str, force: bool
+) -> PreTrainedModel:
     revision = manifest.base.revision if path == manifest.base.path else None
     method = method_class(str(manifest.method["name"])).model_validate(manifest.method)
     if not isinstance(method, GuardingMethod):
         raise ExpungeError(
             f"{folder} is a guard of the method {method.method_name()}, which makes none; its expunge.json was changed"
         )
-    model = load_model(path, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code)
+    model = weights(path, revision=revision)
     found = model_fingerprint(path, revision=revision)
     if found != manifest.base.sha256 and not force:
         raise ExpungeError(
             f"the guard {folder} was fitted on a model with hash {manifest.base.sha256[:12]}, but {path} has {found[:12]}; "
             "give the right model, or attach it all the same with --force"
         )
-    tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
     guards.attach(model, method, guards.read(folder), Encoder(tokenizer, default_format(tokenizer)), check=not force)
-    return model, tokenizer
+    return model
 
 
-def _load_adapter(
-    folder: Path, manifest: Manifest, dtype: DType, device: str | None, trust_remote_code: bool
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_adapter(folder: Path, manifest: Manifest, weights: Loader) -> PreTrainedModel:
     base = manifest.base
     found = model_fingerprint(base.path, revision=base.revision)
     if found != base.sha256:
@@ -199,10 +204,10 @@ def _load_adapter(
             f"the adapter {folder} belongs to a base model with hash {base.sha256[:12]}, but {base.path} has {found[:12]}; "
             "put the right base model there"
         )
-    model = load_model(base.path, dtype=dtype, device=device, revision=base.revision, trust_remote_code=trust_remote_code)
-    tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
+    model = weights(base.path, revision=base.revision)
     # PEFT places adapter weights in float32 beside a half-precision base unless told not to.
-    return PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False).eval(), tokenizer
+    adapted: PreTrainedModel = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False).eval()
+    return adapted
 
 
 def sha256(path: Path) -> str:
@@ -210,13 +215,13 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _replace(partial: Path, folder: Path) -> None:
+def _replace(beside: Path, folder: Path) -> None:
     """Two renames: at every instant either the old or the new artifact is there, whole, under one of two names."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
-    os.replace(partial, folder)
+    os.replace(beside, folder)
     shutil.rmtree(old, ignore_errors=True)
 
 

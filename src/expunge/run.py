@@ -26,9 +26,9 @@ from expunge.data.where import choose
 from expunge.errors import ExpungeError
 from expunge.fitted import Made, carry_out
 from expunge.methods import Method, TrainingMethod
-from expunge.methods.base import ComposedMethod
+from expunge.methods.base import ComposedMethod, GuardingMethod, InPlaceEditing
 from expunge.methods.training import FineTune
-from expunge.models.load import load_model, load_tokenizer, model_fingerprint
+from expunge.models.load import DeviceMap, load_model, load_tokenizer, model_fingerprint
 from expunge.processes import is_main
 from expunge.records import Provenance, write_json, write_text
 from expunge.reference import Rows
@@ -53,6 +53,8 @@ def execute(run: Run | FineTuneRun, out: Path, *, resume: bool = False, overwrit
     """
     method: Method | FineTune = FineTune(parameters=run.parameters) if isinstance(run, FineTuneRun) else run.method
     _check_out(out, resume, overwrite)
+    spread = run.device_map if isinstance(run, Run) else None
+    _check_device_map(spread, method)
     request = _request(run, method)
     source = model_source(run.model)
     tokenizer = load_tokenizer(str(source), revision=run.revision, trust_remote_code=run.trust_remote_code)
@@ -77,7 +79,9 @@ def execute(run: Run | FineTuneRun, out: Path, *, resume: bool = False, overwrit
         )  # of an artifact with other fields: incomplete until the new one is there
         _prepare_folder(run, out, fresh=overwrite and not resume)
         return _end(run, method, request, base, made, out, began)
-    model = load_model(str(source), dtype=run.dtype, revision=run.revision, trust_remote_code=run.trust_remote_code)
+    model = load_model(
+        str(source), dtype=run.dtype, revision=run.revision, device_map=spread, trust_remote_code=run.trust_remote_code
+    )
     base = Base(path=str(source), sha256=model_fingerprint(str(source), revision=run.revision), revision=run.revision)
     began = time.perf_counter()
     if isinstance(method, TrainingMethod):
@@ -106,6 +110,15 @@ def _check_out(out: Path, resume: bool, overwrite: bool) -> None:
         raise ExpungeError("--resume goes on with a run and --overwrite starts it anew; give one of them")
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (resume or overwrite) and is_main():
         raise ExpungeError(f"{out} exists already; go on with it by --resume, replace it by --overwrite, or give another --out")
+
+
+def _check_device_map(spread: DeviceMap | None, method: Method | FineTune) -> None:
+    if spread is None:
+        return
+    if not isinstance(method, GuardingMethod | InPlaceEditing):
+        raise ExpungeError(f"--device-map is for methods without gradient steps; shard {method.method_name()} with torchrun")
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ExpungeError("--device-map and several processes both spread the work over the accelerators; give one of them")
 
 
 def _request(run: Run | FineTuneRun, method: Method | FineTune) -> Request:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from expunge.data.encode import Format
 from expunge.errors import ExpungeError, nearest
 from expunge.methods import Method
-from expunge.models.load import DType
+from expunge.models.load import DeviceMap, DType
 from expunge.train import Training
 
 Value = TypeVar("Value", bound=BaseModel)
@@ -69,6 +69,9 @@ class Run(_Common):
     """Rows of the forget set's kind that the model never saw."""
     refusals: str | None = None
     """Refusals, one a line, for the methods that teach one; left out, a built-in list."""
+    device_map: DeviceMap | None = None
+    """Spread the layers of a model that no single accelerator holds over several (auto, balanced, ...); for methods without
+    gradient steps. Left out, the model is on one device; training is sharded by torchrun instead."""
     method: Method
 
 

@@ -9,8 +9,8 @@ import pytest
 from expunge.errors import ExpungeError
 from expunge.records import Evaluation, Sample, Score, write_json, write_samples
 from expunge.report import report
-from expunge.report.matrix import KNOWLEDGE, Asked, forgetting, heat_map, matrix_table, relative_drops
-from expunge.report.read import RunRecord, read_run
+from expunge.report.matrix import KNOWLEDGE, Asked, forgetting, heat_map, matrices, matrix_table, relative_drops
+from expunge.report.read import Artifact, RunRecord, read_run
 from expunge.report.tables import html, markdown
 
 LANGUAGES = ("en", "de", "es")
@@ -143,6 +143,25 @@ def test_a_report_over_such_runs_has_the_matrix(tmp_path: Path, original: RunRec
     assert "relative drop" in page
     single = report([original.folder, runs[0].folder], tmp_path / "single").read_text()
     assert "forget one, keep the others" not in single
+
+
+def made_by(method: str, run: RunRecord) -> RunRecord:
+    artifact = Artifact(kind="guard", method={"name": method}, family="guarding", claim="L0")
+    return run.model_copy(update={"artifact": artifact, "name": f"{method} {run.name}"})
+
+
+def test_each_method_has_a_matrix_of_its_own(original: RunRecord, runs: list[RunRecord]) -> None:
+    both = [made_by(method, run) for run in runs[::-1] for method in ("key_space", "neuron_adjust")]
+    one, other = matrices(original, both, "skills")
+    assert (one.name, other.name) == ("skills-key_space-matrix", "skills-neuron_adjust-matrix")
+    assert list(one.rows) == [f"language_{name}" for name in LANGUAGES]  # as the suite has them, not as the runs were given
+    assert one.names["language_de"] == "key_space forgets_de"
+    assert matrix_table(other).caption.startswith("neuron_adjust: relative drop")
+    (alone,) = matrices(original, [*both[::2], both[1]], "skills")
+    assert (alone.name, alone.method) == ("skills-matrix", None)
+    (mixed,) = matrices(original, [both[0], both[3]], "skills")  # no method forgot two tasks, all together did
+    assert list(mixed.rows) == ["language_de", "language_es"]
+    assert matrices(original, both[:2], "skills") == ()
 
 
 def test_metrics_of_knowledge_exist() -> None:

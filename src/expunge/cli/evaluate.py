@@ -44,6 +44,12 @@ class Evaluate(BaseModel):
     `expunge suites NAME` lists them."""
     dtype: str = "auto"
     """auto (as stored), float32, bfloat16 or float16."""
+    device_map: str | None = None
+    """Spread a model that no single accelerator holds over several: auto, balanced, balanced_low_0 or sequential."""
+    base: str | None = None
+    """Of a guard: the model to attach it to, where it is not at its recorded path any more."""
+    force: bool = False
+    """Attach a guard to a model with another hash than the one that it was fitted on."""
     trust_remote_code: bool = False
     """Run Python code that comes with a hub model. Off unless asked for."""
     show_forget_text: bool = False
@@ -58,13 +64,18 @@ def run(flags: Evaluate) -> None:
     from expunge.artifact import artifact_folder, load
     from expunge.evaluation.run import evaluate
     from expunge.evaluation.suites import suite_class
-    from expunge.models.load import DType, model_fingerprint
+    from expunge.models.load import DeviceMap, DType, model_fingerprint
     from expunge.processes import is_main, join
 
     try:
         dtype: DType = TypeAdapter(DType).validate_python(flags.dtype)
     except ValidationError:
         raise ExpungeError(f"--dtype {flags.dtype} is not known; give auto, float32, bfloat16 or float16") from None
+    try:
+        device_map: DeviceMap | None = TypeAdapter(DeviceMap | None).validate_python(flags.device_map)
+    except ValidationError:
+        known = "auto, balanced, balanced_low_0 or sequential"
+        raise ExpungeError(f"--device-map {flags.device_map} is not known; give {known}") from None
     specs = [_spec(suite_class(name), flags) for name in flags.suite.split(",")]
     suites = [spec.build(flags.data or _needed(spec)) for spec in specs]
     out = _out(flags)
@@ -72,7 +83,14 @@ def run(flags: Evaluate) -> None:
         if not flags.overwrite and (out / f"{suite.name}.json").exists():
             raise ExpungeError(f"{out / suite.name}.json exists; replace it with --overwrite, or give another --out")
     join()
-    model, tokenizer = load(flags.model, dtype=dtype, trust_remote_code=flags.trust_remote_code)
+    model, tokenizer = load(
+        flags.model,
+        dtype=dtype,
+        device_map=device_map,
+        trust_remote_code=flags.trust_remote_code,
+        base=flags.base,
+        force=flags.force,
+    )
     folder = artifact_folder(flags.model)
     # The manifest holds the hash of every file of the artifact and of its base model.
     what = hashlib.sha256((folder / "expunge.json").read_bytes()).hexdigest() if folder else model_fingerprint(flags.model)

@@ -38,6 +38,8 @@ class Probe(BaseModel):
     """Longest text in tokens; the rest is cut off."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto (as stored), float32, bfloat16 or float16."""
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
+    """Spread a model that no single accelerator holds over several."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Names of columns in the data files."""
     trust_remote_code: bool = False
@@ -59,7 +61,9 @@ def run(flags: Probe) -> None:
     sets = {name: read_examples(source, columns=flags.columns or None)[: flags.limit] for name, source in named.items()}
     if flags.analysis and (short := [name for name, rows in sets.items() if len(rows) < 6]):
         raise ExpungeError(f"--analysis fits a box to half of the texts, and the set {short[0]} has fewer than 6; give more")
-    model, tokenizer = load(flags.model, dtype=flags.dtype, trust_remote_code=flags.trust_remote_code)
+    model, tokenizer = load(
+        flags.model, dtype=flags.dtype, device_map=flags.device_map, trust_remote_code=flags.trust_remote_code
+    )
     encoder = Encoder(tokenizer, default_format(tokenizer), max_length=flags.max_length)
     probes = probe_sets(model, encoder, sets, tokens=flags.tokens, skip_start=flags.skip_start)
     write_probes(out, probes, sets, {"model": flags.model, "tokens": flags.tokens, "skip_start": str(flags.skip_start)})

@@ -73,11 +73,12 @@ class Moments:
         m2_F = ones_N.double() @ wide_NF.sub_(mean_F).square_()
         abs_F = ones_N @ single_NF.abs()
         positive_F = ones_N @ torch.gt(single_NF, 0, out=torch.empty_like(single_NF))  # a sixth of the time of (x > 0).float()
-        self._merge_layer(layer, n, mean_F, m2_F)
-        self.abs_LF[layer] += abs_F
-        self.positive_LF[layer] += positive_F
-        torch.minimum(self.min_LF[layer], values_NF.amin(dim=0).double(), out=self.min_LF[layer])
-        torch.maximum(self.max_LF[layer], values_NF.amax(dim=0).double(), out=self.max_LF[layer])
+        home = self.mean_LF.device  # a model may be spread over several devices
+        self._merge_layer(layer, n, mean_F.to(home), m2_F.to(home))
+        self.abs_LF[layer] += abs_F.to(home)
+        self.positive_LF[layer] += positive_F.to(home)
+        torch.minimum(self.min_LF[layer], values_NF.amin(dim=0).double().to(home), out=self.min_LF[layer])
+        torch.maximum(self.max_LF[layer], values_NF.amax(dim=0).double().to(home), out=self.max_LF[layer])
 
     def merge(self, other: "Moments") -> None:
         """Adds the tokens that `other` has seen."""

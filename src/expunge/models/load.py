@@ -13,6 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from expunge.errors import ExpungeError
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
+"""How accelerate spreads the layers of a model over accelerators (and, where these are full, the processor's memory)."""
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 PICKLES = ("*.bin", "*.pt", "*.pth")
@@ -36,6 +38,7 @@ def load_model(
     dtype: DType,
     revision: str | None = None,
     device: str | torch.device | None = None,
+    device_map: DeviceMap | None = None,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """A causal language model in evaluation mode, weights from safetensors only.
@@ -44,6 +47,7 @@ def load_model(
     dtype              `auto` is the dtype that the checkpoint was saved in; there is no default, because transformers 5
                        would silently take the checkpoint's dtype where version 4 took float32
     device             default: cuda when there is one, else cpu
+    device_map         instead of one device: layers side by side on several, for models that no single one holds
     trust_remote_code  runs Python code that comes with the model; off unless asked for
     """
     _check_source(path)
@@ -57,6 +61,7 @@ def load_model(
             config=config,
             revision=revision,
             dtype=dtype,
+            device_map=device_map,
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
@@ -68,7 +73,8 @@ def load_model(
     missing = sorted(info["missing_keys"])
     if missing:  # transformers would go on with random numbers in their place
         raise ExpungeError(f"{path} lacks {len(missing)} weights of its model, such as {missing[0]}; copy or save it again")
-    model.to(where)  # type: ignore[arg-type]
+    if device_map is None:
+        model.to(where)  # type: ignore[arg-type]
     model.eval()
     return model
 

@@ -49,6 +49,13 @@ class Matrix(NamedTuple):
     """Forgotten task -> relative drop on each column's task, in the order of the columns."""
     names: dict[str, str]
     """Forgotten task -> name of the run that forgot it."""
+    method: str | None = None
+    """Of all rows, where there is a matrix for each of several methods."""
+
+    @property
+    def name(self) -> str:
+        """Of its table and of its figure's file."""
+        return "-".join([self.suite, *([self.method] if self.method else []), "matrix"])
 
     def entries(self) -> Iterator[Entry]:
         """What could be computed."""
@@ -121,6 +128,28 @@ def forgetting(runs: Sequence[RunRecord], suite: str) -> dict[str, RunRecord]:
     return found
 
 
+def matrices(original: RunRecord, runs: Sequence[RunRecord], suite: str) -> tuple[Matrix, ...]:
+    """One matrix for each method whose runs forgot two tasks or more; where none did, one of all runs together, if they did.
+
+    Rows are in the order of the original's tasks.
+    """
+    tasks = list(dict.fromkeys(sample.task for sample in original.samples.get(suite, ())))
+    by_method: dict[str | None, list[RunRecord]] = {}
+    for run in runs:
+        by_method.setdefault(run.method, []).append(run)
+
+    def rows_of(some: Sequence[RunRecord]) -> dict[str, RunRecord]:
+        found = forgetting(some, suite)
+        return {task: found[task] for task in sorted(found, key=lambda t: tasks.index(t) if t in tasks else len(tasks))}
+
+    found = {method: rows_of(mine) for method, mine in by_method.items()}
+    several = {method: rows for method, rows in found.items() if len(rows) > 1}
+    if len(several) > 1:
+        return tuple(relative_drops(original, rows, suite)._replace(method=method) for method, rows in several.items())
+    rows = next(iter(several.values()), None) or rows_of(runs)
+    return (relative_drops(original, rows, suite),) if len(rows) > 1 else ()
+
+
 def _drop(original: RunRecord, run: RunRecord, suite: str, asked: Asked) -> Score:
     before, after = (model.values(suite, asked.task, asked.metric) for model in (original, run))
     shared = sorted(before.keys() & after.keys())
@@ -150,7 +179,8 @@ def matrix_table(matrix: Matrix) -> Table:
         ]
         rows.append((Cell(task_label(forgotten)), Cell(matrix.names[forgotten]), *cells))
     caption = "Relative drop against the original, with 95 % intervals: rows were forgotten, columns were tested."
-    return Table(f"{matrix.suite}-matrix", caption, (Column("forgotten"), Column("run"), *titles), tuple(rows))
+    caption = f"{matrix.method}: {caption[0].lower()}{caption[1:]}" if matrix.method else caption
+    return Table(matrix.name, caption, (Column("forgotten"), Column("run"), *titles), tuple(rows))
 
 
 def _tint(score: Score) -> float | None:
@@ -196,7 +226,7 @@ def heat_map(matrix: Matrix) -> str:
                 weight = "bold" if own else "normal"
                 x = LEFT + CELL * (c + 0.5)
                 axes.text(x, y + high / 2, text, ha="center", va="center", fontsize=11.5, color=ink, fontweight=weight)
-        return write_svg(figure, f"{matrix.suite}-matrix", "Relative drop: forgotten tasks by tested tasks", hovers)
+        return write_svg(figure, matrix.name, "Relative drop: forgotten tasks by tested tasks", hovers)
 
 
 def _said(forgotten: str, asked: Asked, score: Score) -> str:

@@ -78,8 +78,7 @@ def report(
     sections = [section(suite, made, before, never, show_forget_text) for suite in suites]
     curves = loss_curves(made)
     figures = {f"{'' if s.lab else s.suite + '-'}tradeoff.svg": s.figure for s in sections if s.figure}
-    matrices = {s.suite: s.matrix for s in sections if s.matrix}
-    figures |= {f"{suite}-matrix.svg": heat_map(matrix) for suite, matrix in matrices.items()}
+    figures |= {f"{matrix.name}.svg": heat_map(matrix) for s in sections for matrix in s.matrices}
     if curves:
         figures["curves.svg"] = curves
     rocs = {run.name: roc(run.calibration.forget, run.calibration.retain) for run in made if run.calibration}
@@ -121,7 +120,7 @@ def _as_given(runs: Sequence[RunRecord], folders: Sequence[Path | str]) -> list[
 
 
 def _tables(section: Section) -> list[Table]:
-    return [section.summary, section.scores, *([matrix_table(section.matrix)] if section.matrix else [])]
+    return [section.summary, section.scores, *map(matrix_table, section.matrices)]
 
 
 def _page(
@@ -168,7 +167,7 @@ def meanings(sections: Sequence[Section], runs: Sequence[RunRecord], references:
     shown = {s.metric for m in (*runs, *references) for e in m.evaluations for s in e.scores}
     if any(s.lab for s in sections):
         shown |= {"forget_effect", "retain_kept"}
-    if any(s.matrix for s in sections):
+    if any(s.matrices for s in sections):
         shown.add("relative_drop")
     order = [*(m for m in METRICS if m in shown), *sorted(shown - METRICS.keys())]
     return [meaning(metric) for metric in order]

@@ -7,7 +7,7 @@ from expunge.report.answers import AnswerSet, answer_sets, withheld
 from expunge.report.contents import lab_table, score_table, suite_summary
 from expunge.report.effects import SUITE, forget_effect, retain_kept
 from expunge.report.headline import lab_headline, suite_headline
-from expunge.report.matrix import Matrix, forgetting, relative_drops
+from expunge.report.matrix import Matrix, matrices
 from expunge.report.read import RunRecord
 from expunge.report.tables import Table
 from expunge.report.tradeoff import Point, drawable, lab_tradeoff, quality_tradeoff
@@ -27,8 +27,8 @@ class Section(NamedTuple):
     scores: Table
     answers: list[AnswerSet]
     withheld: bool
-    matrix: Matrix | None = None
-    """Forgotten by tested tasks, where two runs or more forgot different tasks."""
+    matrices: tuple[Matrix, ...] = ()
+    """Forgotten by tested tasks, where two runs or more of a method forgot different tasks."""
 
 
 def section(
@@ -39,7 +39,7 @@ def section(
     models = [*references, *evaluated]
     scores = score_table(suite, models, original)
     answers, hidden = answer_sets(suite, models, show_forget_text), withheld(suite, models, show_forget_text)
-    matrix = _matrix(suite, evaluated, original)
+    drops = matrices(original, evaluated, suite) if original and original.evaluation(suite) else ()
     if suite == SUITE and original and gold and len(references) == 2:
         points = [
             Point(
@@ -55,19 +55,12 @@ def section(
         figure = lab_tradeoff(drawn)
         summary = lab_table(evaluated, original, gold)
         headline = lab_headline(evaluated, original, gold)
-        return Section(suite, True, headline, summary, figure, undrawn, scores, answers, hidden, matrix)
+        return Section(suite, True, headline, summary, figure, undrawn, scores, answers, hidden, drops)
     drawn, undrawn = drawable(_quality_points(suite, models, original, gold))
     general = quality_tradeoff(drawn, suite) if drawn else None
     summary = suite_summary(suite, models, len(references))
     headline = suite_headline(suite, evaluated, original)
-    return Section(suite, False, headline, summary, general, undrawn, scores, answers, hidden, matrix)
-
-
-def _matrix(suite: str, runs: Sequence[RunRecord], original: RunRecord | None) -> Matrix | None:
-    found = forgetting(runs, suite)
-    if original is None or not original.evaluation(suite) or len(found) < 2:
-        return None
-    return relative_drops(original, found, suite)
+    return Section(suite, False, headline, summary, general, undrawn, scores, answers, hidden, drops)
 
 
 def role(model: RunRecord, original: RunRecord | None, gold: RunRecord | None) -> Role:
