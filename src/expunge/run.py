@@ -6,6 +6,7 @@ Whatever can be wrong with the input is found before the folder is made. A run t
 same call with resume=True: from the last checkpoint, or, when the artifact is complete, not at all.
 """
 
+import os
 import platform
 import shutil
 import time
