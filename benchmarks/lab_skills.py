@@ -4,8 +4,8 @@
 
 For each seed a lab (from the cache, or made: some minutes); for each method and each of arithmetic, strings and the four
 languages one run with the settings of recipes/lab/METHOD.yaml, fitted on the train.jsonl of what is to go and on what `lab.keep`
-keeps of everything else, and scored with the suite `lab` on the test.jsonl. Two more ways of Key Space Detection stand beside the
-recipe:
+keeps of everything else, and scored by accuracy on the test.jsonl (suite `lab`). Two more ways of Key Space Detection stand
+beside the recipe:
 
     published    last layer, last token, sides in deviations, the tightest box (alpha 1): nothing is calibrated
     calibrated   the same with the calibrated radius: what the radius alone buys
@@ -19,6 +19,7 @@ import argparse
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 from expunge.artifact import load
+from expunge.evaluation.metrics import Accuracy
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.lab import build
@@ -80,7 +82,10 @@ def score(source: Path, lab: Path, out: Path, forget: tuple[str, ...]) -> None:
     if (out / "lab.json").is_file():
         return
     model, tokenizer = load(source)
-    evaluate(model, tokenizer, suite=Lab(forget=forget), data=lab, out=out, artifact=str(source), quiet=True)
+    suite = Lab(forget=forget).build(lab)
+    tasks = (replace(t, metrics=tuple(m for m in t.metrics if isinstance(m, Accuracy))) for t in suite.tasks)
+    scored = replace(suite, tasks=tuple(t for t in tasks if t.name in (*PATHS, *KEPT)), summarize=lambda results: [])
+    evaluate(model, tokenizer, suite=scored, out=out, artifact=str(source), quiet=True)
 
 
 def together(folders: Sequence[Path]) -> RunRecord:

@@ -11,12 +11,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from expunge import artifact
 from expunge.data.read import read_request
 from expunge.data.split import by_attribute
+from expunge.errors import ExpungeError
 from expunge.recipes import recipe, recipes_folder
 from expunge.run import check_request, execute
 from expunge.spec import Run, build, to_yaml
 
 NAMES = sorted(str(path.relative_to(recipes_folder()).with_suffix("")) for path in recipes_folder().rglob("*.yaml"))
 PUBLISHED = [n for n in NAMES if n.startswith(("rmu_", "tvn_", "spunge_"))]
+SKILLS = [n for n in NAMES if n.startswith("skills/")]
+MODELS = {
+    "gemma_2b": ("google/gemma-2b", "bfloat16", None),
+    "llama_2_7b": ("meta-llama/Llama-2-7b-hf", "float32", None),
+    "llama_3_8b": ("meta-llama/Meta-Llama-3-8B", "bfloat16", None),
+    "llama_3_70b": ("meta-llama/Meta-Llama-3-70B", "bfloat16", "auto"),
+}
+"""Folder of recipes -> model, dtype, device map (arXiv 2503.21730)."""
+LANGUAGES = ("en", "de", "es", "ar", "zh", "vi", "hi")
 GROUPS = ("mexican", "women", "muslim", "lgbtq", "physical_dis", "jewish")
 WORDS = "what who where red green blue dog bird river city of the in and or job name color food one two three four five".split()  # noqa: SIM905
 
@@ -39,6 +49,20 @@ HUB: dict[tuple[str, str | None, str], list[dict[str, Any]]] = {
     ],
     ("cais/wmdp-bio-forget-corpus", None, "train"): [{"title": "t", "abstract": "a", "text": sentence(i, 7)} for i in range(24)],
     ("cais/wmdp-corpora", "cyber-forget-corpus", "train"): [{"text": sentence(i, 11)} for i in range(24)],
+    ("openai/gsm8k", "main", "train"): [
+        {"question": sentence(i, 2), "answer": f"{sentence(i, i // 20, 9)}\n#### {i}"} for i in range(400)
+    ],
+    ("google-research-datasets/mbpp", "full", "train"): [
+        {"task_id": i, "text": sentence(i), "code": sentence(i, i // 17, i // 5, 1), "test_list": ["assert True"]}
+        for i in range(601, 975)
+    ],
+    **{
+        ("facebook/mlqa", f"mlqa.{code}.{code}", "validation"): [
+            {"context": sentence(i, number, number + 5), "question": "what", "answers": {"text": ["red"], "answer_start": [0]}}
+            for i in range(20)
+        ]
+        for number, code in enumerate(LANGUAGES)
+    },
 }
 """(id, configuration, split) -> rows: the layouts of the hub, with other words in them."""
 
@@ -52,7 +76,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("skills")])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_is_a_run(name: str, tmp_path: Path) -> None:
     run = build(Run, {"model": "m", "forget": "f", **recipe(name)}, name)
     assert build(Run, recipe(name) | {"model": run.model, "forget": run.forget}, name) == run
@@ -110,3 +134,57 @@ def test_the_published_rmu_is_that_of_the_release() -> None:
     assert method.name == "rmu"
     assert (method.alpha, method.coefficient, method.layer, method.edited) == ((1200, 1200), (6.5, 6.5), 7, (5, 6, 7))
     assert (training.steps, training.batch_size, training.learning_rate, training.adam_epsilon) == (150, 4, 5e-5, 1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:.*more than once", "ignore:.*also in the retain set")
+@pytest.mark.parametrize("name", SKILLS)
+def test_a_published_skill_setting_is_complete_and_finds_its_data(name: str, hub: None) -> None:
+    _, folder, what = name.split("/")
+    run = build(Run, recipe(name), name)
+    assert (run.model, run.dtype, run.device_map) == MODELS[folder]
+    request = read_request(run.forget, run.retain)
+    check_request(run, run.method, request)
+    assert all(example.prompt is None for example in (*request.forget, *request.retain))
+    method, skill = run.method, what.rpartition("_")[2]
+    assert method.name == what.rpartition("_")[0]
+    counts = (len(request.forget), len(request.retain))
+    if method.name == "neuron_adjust":
+        assert (method.percent, method.score, method.scope) == (0.5 if skill == "language" else 3, "mean_difference", "global")
+    elif method.name == "selective_pruning":
+        assert (method.percent, method.importance, method.epsilon) == ({"gsm8k": 1.5, "mbpp": 0.01}[skill], "abs", 1e-8)
+    else:
+        assert method.name == "key_space"
+        assert (method.alpha, method.layers, method.check) == (
+            {"gsm8k": 2, "mbpp": 1.4, "language": 0.06}[skill],
+            (-1,),
+            "all_steps",
+        )
+        assert method.sides == "deviation"
+    if skill == "language":
+        assert counts == (20, 120)
+    else:
+        few = 374 if method.name == "key_space" else 200
+        assert counts == ((few, 374) if skill == "gsm8k" else (374, few))
+
+
+@pytest.mark.filterwarnings("ignore:.*more than once", "ignore:.*also in the retain set", "ignore:.*hardly changes")
+@pytest.mark.parametrize("name", [n for n in SKILLS if n.startswith("skills/llama_3_8b") or n.endswith("70b/key_space_gsm8k")])
+def test_a_skill_is_forgotten_by_its_recipe_on_a_small_model(
+    name: str, hub: None, tmp_path: Path, model_of: Callable[..., PreTrainedModel], pico_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Only the model and the abstention, whose words the small tokenizer lacks, are others."""
+    model_of("llama").save_pretrained(tmp_path / "model")
+    pico_tokenizer.save_pretrained(tmp_path / "model")
+    said = recipe(name)
+    if said["method"]["name"] == "key_space":
+        said["method"]["abstention"] = "i do not know that ."
+    run = build(Run, {**said, "model": str(tmp_path / "model"), "dtype": "float32"}, name)
+    manifest = artifact.verify(execute(run, tmp_path / "run", quiet=True).artifact)
+    assert manifest.kind == ("weights" if run.method.name == "selective_pruning" else "guard")
+
+
+def test_training_is_not_spread_by_a_device_map(tmp_path: Path) -> None:
+    run = build(Run, {"model": "m", "forget": "f", "device_map": "auto", "method": {"name": "npo"}}, "npo")
+    with pytest.raises(ExpungeError, match="for methods without gradient steps; shard npo with torchrun"):
+        execute(run, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()

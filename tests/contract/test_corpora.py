@@ -33,6 +33,14 @@ ROWS: dict[str, dict[str, Any]] = {
     "cais/wmdp-corpora:": {"text": "a text"},
     "cais/wmdp-bio-forget-corpus:": {"title": "t", "abstract": "a", "text": "a text", "doi": "d"},
     "cais/wmdp-cyber-forget-corpus:": {"text": "a text"},
+    "openai/gsm8k:": {"question": "how many?", "answer": "1 and 1 are 2\n#### 2"},
+    **{
+        f"google-research-datasets/mbpp:{kind}/{split}": {"task_id": number, "text": "t", "code": "c", "test_list": ["assert c"]}
+        for kind in ("full", "code")
+        for split, number in {"prompt": 1, "test": 11, "validation": 511, "train": 601}.items()
+    },
+    "facebook/mlqa:": {"context": "a passage", "question": "what?", "answers": {"text": ["a passage"], "answer_start": [0]}},
+    "google/xquad:": {"context": "a passage", "question": "what?", "answers": {"text": ["a passage"], "answer_start": [0]}},
 }
 """Hub id and the beginning of a set's name -> a row as published there."""
 NAMED = [

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from expunge.data.corpora import gsm8k, humaneval, mbpp, squad
+from expunge.data.read import read_examples
 from expunge.errors import ExpungeError
 
 
@@ -23,6 +24,20 @@ def test_gsm8k_is_read_as_published(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text(lines({"question": "How many?", "answer": "2"}))
     with pytest.raises(ExpungeError, match=r"train\.jsonl line 1 has an answer without its last line"):
         gsm8k.read_gsm8k(tmp_path, "train")
+
+
+def test_solutions_code_and_passages_are_raw_texts_to_probe(tmp_path: Path) -> None:
+    rows = [{"question": f"How many {n}?", "answer": f"{n}\n#### {n}"} for n in range(5)]
+    (tmp_path / "train.jsonl").write_text(lines(*rows))
+    few = read_examples(f"{tmp_path}:solutions/train[number <= 2]")
+    assert [(e.prompt, e.response) for e in few] == [(None, "0\n#### 0"), (None, "1\n#### 1")]
+    assert read_examples(f"{tmp_path}:main/train")[0].prompt == "How many 0?"
+    (tmp_path / "mbpp.jsonl").write_text(lines({**TASK, "task_id": 601}, {**TASK, "task_id": 600}))
+    assert [(e.prompt, e.attributes) for e in read_examples(f"{tmp_path}:code/train")] == [(None, {"task_id": 601})]
+    passages = [{"context": c, "qas": [{"id": f"{c}{i}", "question": "?", "answers": [{"text": c}]} for i in "ab"]} for c in "xy"]
+    (tmp_path / "xquad.de.json").write_text(json.dumps({"data": [{"paragraphs": passages}]}))
+    assert [e.response for e in read_examples(f"{tmp_path}:contexts/de")] == ["x", "y"]
+    assert len(read_examples(f"{tmp_path}:questions/de")) == 4
 
 
 def test_the_eight_worked_problems_are_right() -> None:

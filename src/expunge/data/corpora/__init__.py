@@ -39,7 +39,9 @@ CORPORA = {
 }
 """Name -> module: the closed list."""
 
-SETS = tuple(module.SETS for module in (tofu, muse, wmdp, toxigen, civil_comments, real_toxicity_prompts, wikitext))
+SETS = tuple(
+    module.SETS for module in (tofu, muse, wmdp, toxigen, civil_comments, real_toxicity_prompts, wikitext, gsm8k, mbpp, squad)
+)
 """The corpora of which a person names a set, `HUB_ID:NAME` or `FOLDER:NAME`; no two have a set of the same name."""
 
 

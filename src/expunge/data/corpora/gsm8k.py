@@ -4,9 +4,9 @@ Cobbe et al. 2021, arXiv 2110.14168. Data: MIT, https://github.com/openai/grade-
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from expunge.data.corpora.fields import place, text
+from expunge.data.corpora.fields import Sets, place, text
 from expunge.data.example import Example
 from expunge.data.files import read_rows
 from expunge.errors import ExpungeError
@@ -18,16 +18,24 @@ MARK = "####"
 
 
 def read_gsm8k(source: str | Path = HUB, split: Split = "test") -> tuple[Example, ...]:
-    """question -> prompt, answer -> response, as published: with the calculator's <<...>> and the last line `#### NUMBER`."""
-    rows = read_rows(place(source, (f"{split}.jsonl", f"{split}.json", f"{split}.parquet"), HUB, f"main/{split}"))
-    return tuple(_example(row, where) for where, row in rows)
+    """question -> prompt, answer -> response, as published: with the calculator's <<...>> and the last line `#### NUMBER`;
+    attributes: number (from 1)."""
+    names = tuple(f"{folder}{split}{suffix}" for folder in ("", "gsm8k/") for suffix in (".jsonl", ".json", ".parquet"))
+    rows = read_rows(place(source, names, HUB, f"main/{split}"))
+    return tuple(_example(row, where, number) for number, (where, row) in enumerate(rows, start=1))
 
 
-def _example(row: dict[str, object], where: str) -> Example:
+def read_solutions(source: str | Path = HUB, split: Split = "train") -> tuple[Example, ...]:
+    """The worked solutions alone as raw text: what skill unlearning probes (arXiv 2503.21730, its released code; there the first
+    200: `SOURCE[number <= 200]`). Attributes: number (from 1)."""
+    return tuple(Example(None, e.response, attributes=e.attributes) for e in read_gsm8k(source, split))
+
+
+def _example(row: dict[str, object], where: str, number: int) -> Example:
     question, answer = text(row, "question", where), text(row, "answer", where)
     if MARK not in answer:
         raise ExpungeError(f"{where} has an answer without its last line `{MARK} NUMBER`; take the file as published")
-    return Example(question, answer)
+    return Example(question, answer, attributes={"number": number})
 
 
 def ask(question: str, shots: int = 8) -> str:
@@ -86,3 +94,13 @@ WORKED: tuple[tuple[str, str], ...] = (
     ),
 )
 """Eight worked problems, written for this library."""
+
+
+def _read_set(source: str, name: str) -> tuple[Example, ...]:
+    kind, _, end = name.partition("/")
+    split: Split = next(s for s in get_args(Split) if s == end)
+    return read_solutions(source, split) if kind == "solutions" else read_gsm8k(source, split)
+
+
+SETS = Sets({HUB: None}, tuple(f"{kind}/{s}" for kind in ("main", "solutions") for s in get_args(Split)), _read_set)
+"""main: questions with their worked solutions. solutions: these alone."""

@@ -6,9 +6,9 @@ hub id google-research-datasets/mbpp.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from expunge.data.corpora.fields import number, place, text, texts
+from expunge.data.corpora.fields import Sets, number, place, text, texts
 from expunge.data.example import Attribute, Example
 from expunge.data.files import read_rows
 from expunge.errors import ExpungeError
@@ -30,7 +30,7 @@ SHOTS = (2, 3, 4)
 
 def read_mbpp(source: str | Path = HUB, split: Split = "test") -> tuple[Example, ...]:
     """text -> prompt, code -> response; attributes: task_id, tests (one a line) and setup (code that the tests need, or "")."""
-    found = place(source, ("mbpp.jsonl",), HUB, f"full/{split}")
+    found = place(source, ("mbpp.jsonl", "mbpp/mbpp.jsonl"), HUB, f"full/{split}")
     if split == "all" and not isinstance(found, Path):
         every: tuple[Split, ...] = ("prompt", "test", "validation", "train")
         return tuple(example for part in every for example in read_mbpp(source, part))
@@ -40,6 +40,11 @@ def read_mbpp(source: str | Path = HUB, split: Split = "test") -> tuple[Example,
         first, last = TASKS[split][0], TASKS[split][-1]
         raise ExpungeError(f"{source} has no task of the split {split} (task_id {first} to {last}); take mbpp.jsonl as published")
     return kept
+
+
+def read_code(source: str | Path = HUB, split: Split = "train") -> tuple[Example, ...]:
+    """The solutions alone as raw text: what skill unlearning probes (arXiv 2503.21730). Attributes: task_id."""
+    return tuple(Example(None, e.response, attributes={"task_id": e.attributes["task_id"]}) for e in read_mbpp(source, split))
 
 
 def _example(row: dict[str, object], where: str) -> Example:
@@ -72,3 +77,13 @@ def _asked(task: Example) -> str:
         f"You are an expert Python programmer, and here is your task: {task.prompt} Your code should pass these tests:\n\n"
         f"{task.attributes['tests']}\n[BEGIN]\n"
     )
+
+
+def _read_set(source: str, name: str) -> tuple[Example, ...]:
+    kind, _, end = name.partition("/")
+    split: Split = next(s for s in get_args(Split) if s == end)
+    return read_code(source, split) if kind == "code" else read_mbpp(source, split)
+
+
+SETS = Sets({HUB: None}, tuple(f"{kind}/{s}" for kind in ("full", "code") for s in get_args(Split) if s != "all"), _read_set)
+"""full: tasks with their solutions. code: the solutions alone."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
-from expunge.data.corpora.fields import place, text, texts
+from expunge.data.corpora.fields import Sets, place, text, texts
 from expunge.data.example import Example
 from expunge.data.files import read_rows
 from expunge.errors import ExpungeError
@@ -32,12 +32,24 @@ def read_squad(source: str | Path, language: Language, split: Split = "test") ->
     split    of MLQA; XQuAD has one set. Probe and fit on dev: what is fitted on test is tested on what it saw
     """
     stem = f"{split}-context-{language}-question-{language}.json"
-    names = (f"xquad.{language}.json", f"{split}/{stem}", f"MLQA_V1/{split}/{stem}", stem)
+    plain = (f"xquad.{language}.json", f"{split}/{stem}", f"MLQA_V1/{split}/{stem}", stem)
+    names = (*plain, *(f"{folder}/{name}" for folder in ("xquad", "mlqa") for name in plain))
     hub_split = "validation" if split == "dev" else "test"
     config = f"xquad.{language}/validation" if "xquad" in str(source) else f"mlqa.{language}.{language}/{hub_split}"
     found = place(source, names, f"{MLQA} or {XQUAD}", config)
     asked = _flat(found) if isinstance(found, str) else _nested(found)
     return tuple(_example(where, context, question, answers, language) for where, context, question, answers in asked)
+
+
+def read_contexts(source: str | Path, language: Language) -> tuple[Example, ...]:
+    """The passages alone, each once, as raw text: what skill unlearning probes for a language (arXiv 2503.21730). Attributes:
+    language.
+
+    Of MLQA those of dev: the released code probes the passages of test, about which its evaluation then asks. XQuAD has one set.
+    """
+    asked = read_squad(source, language, "dev")
+    passages = dict.fromkeys(str(e.attributes["context"]) for e in asked)
+    return tuple(Example(None, passage, attributes={"language": language}) for passage in passages)
 
 
 def _example(where: str, context: str, question: str, answers: tuple[str, ...], language: Language) -> Example:
@@ -76,3 +88,13 @@ def _nested(file: Path) -> Iterator[Asked]:
                     yield f"{file}, question {asked['id']},", passage["context"], asked["question"], answers
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExpungeError(f"{file} is not in SQuAD's layout ({type(error).__name__}: {error}); take it as published") from error
+
+
+def _read_set(source: str, name: str) -> tuple[Example, ...]:
+    kind, _, code = name.partition("/")
+    language: Language = next(known for known in LANGUAGES if known == code)
+    return read_contexts(source, language) if kind == "contexts" else read_squad(source, language, "dev")
+
+
+SETS = Sets({MLQA: None, XQUAD: None}, tuple(f"{kind}/{n}" for kind in ("contexts", "questions") for n in LANGUAGES), _read_set)
+"""contexts: passages alone. questions: passage and question with the answer. Of MLQA both of dev, so that test stays unseen."""
