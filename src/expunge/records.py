@@ -59,7 +59,7 @@ class Sample(Record):
     value: float | None
     unscored: str | None = None
     text: dict[str, str] | None = None
-    """`prompt`, `expected`, `generated`; only with show_forget_text, or where the text is not secret (lab)."""
+    """`prompt`, `expected`, `generated`, `sampled_1` ...; only with show_forget_text, or where the text is not secret (lab)."""
 
 
 class JudgeUsed(Record):

@@ -19,7 +19,8 @@ from pathlib import Path
 from expunge.data.example import Example
 from expunge.evaluation.judges import Function
 from expunge.evaluation.metrics import (
-    Accuracy, ExtractionStrength, MiaGradnorm, MiaMinKPlusPlus, Perplexity, Probability, RougeLRecall, Toxicity, TruthRatio)
+    Accuracy, ExpectedMaximumToxicity, ExtractionStrength, MiaGradnorm, MiaMinKPlusPlus, Perplexity, Probability, RougeLRecall,
+    Toxicity, TruthRatio)
 from expunge.evaluation.task import Suite, Task
 
 NAMES = "anna boris clara dario elena fyodor greta hugo irma".split()
@@ -33,16 +34,21 @@ QUESTIONS = tuple(Example(f"who is {n} ?", "a nurse", choices=CHOICES, answer=0)
 METRICS = (
     Probability(), TruthRatio(), ExtractionStrength(), RougeLRecall(), MiaMinKPlusPlus(), MiaGradnorm(), Perplexity(),
     Toxicity(judge=Function(function="two:count")))
-FLUENT = (Perplexity(model=os.environ["SECOND"], of="generated", verbatim=True),)  # its engine runs on one process alone
+FLUENT = (
+    Perplexity(model=os.environ["SECOND"], of="generated", verbatim=True),  # its engine runs on one process alone
+    ExpectedMaximumToxicity(judge=Function(function="two:length")))
 
 def count(prompt, answer):
     with open("judged", "a") as file:
         file.write(".")
     return len(answer) / 100
 
+def length(prompt, answer):
+    return len(answer) / 100
+
 def suite():
     facts = Task("facts", FACTS, METRICS, "forget", max_new_tokens=12)
-    fluent = Task("fluent", QUESTIONS, FLUENT, "neutral", max_new_tokens=8, verbatim=True)
+    fluent = Task("fluent", QUESTIONS, FLUENT, "neutral", max_new_tokens=8, verbatim=True, draws=3)
     return Suite("both", (facts, Task("questions", QUESTIONS, (Accuracy(),), "neutral"), fluent), lambda results: [])
 
 if __name__ == "__main__":

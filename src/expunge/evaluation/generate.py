@@ -1,18 +1,27 @@
-"""Batched greedy generation: the one place where evaluation lets a model write."""
+"""Batched generation, greedy or sampled: the one place where evaluation lets a model write."""
 
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import cast
+from typing import TypedDict, cast
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from expunge.data.encode import Encoded, collate, length_batches
+from expunge.evaluation.nucleus import Ids, Nucleus, drawn
 from expunge.evaluation.processes import dealt
 from expunge.models.load import causal_model
 
-Ids = tuple[int, ...]
+
+class Writing(TypedDict):
+    """What `generate` and `sample` are told by their callers."""
+
+    pad_id: int
+    end_ids: Collection[int]
+    max_new_tokens: int
+    max_length: int | None
+    stopped: Callable[[Ids], bool] | None
 
 
 def generate(
@@ -34,44 +43,85 @@ def generate(
     the model takes; answers stop there. `stopped` says of the tokens written so far that nothing after them matters (a stop text
     is in them). Sampling and penalties that the model's own generation config asks for are off.
     """
-    rooms: dict[int, list[Ids]] = {}
-    for prompt in dict.fromkeys(prompts):
-        room = max_new_tokens if max_length is None else min(max_new_tokens, max_length - len(prompt))
-        rooms.setdefault(max(room, 0), []).append(prompt)
-    answers: dict[Ids, Ids] = dict.fromkeys(rooms.pop(0, []), ())
+    write = partial(_batch, model, pad_id=pad_id, end_ids=end_ids, stopped=stopped, nucleus=None)
+    found = _continued(model, [(prompt, 0) for prompt in prompts], write, max_new_tokens, max_length, max_rows, max_tokens)
+    return [found[prompt, 0] for prompt in prompts]
+
+
+def sample(
+    model: nn.Module,
+    prompts: Sequence[Ids],
+    nucleus: Nucleus,
+    draws: int,
+    *,
+    pad_id: int,
+    end_ids: Collection[int],
+    max_new_tokens: int,
+    max_length: int | None = None,
+    max_rows: int = 64,
+    max_tokens: int = 32_768,
+    stopped: Callable[[Ids], bool] | None = None,
+) -> list[tuple[Ids, ...]]:
+    """So many sampled continuations of each prompt, bounded and batched as in `generate`."""
+    write = partial(_batch, model, pad_id=pad_id, end_ids=end_ids, stopped=stopped, nucleus=nucleus)
+    wanted = [(prompt, draw) for prompt in prompts for draw in range(draws)]
+    found = _continued(model, wanted, write, max_new_tokens, max_length, max_rows, max_tokens)
+    return [tuple(found[prompt, draw] for draw in range(draws)) for prompt in prompts]
+
+
+Wanted = tuple[Ids, int]
+"""A prompt, and which draw of it."""
+
+
+def _continued(
+    model: nn.Module,
+    wanted: Sequence[Wanted],
+    write: Callable[..., list[Ids]],
+    max_new_tokens: int,
+    max_length: int | None,
+    max_rows: int,
+    max_tokens: int,
+) -> dict[Wanted, Ids]:
+    rooms: dict[int, list[Wanted]] = {}
+    for row in dict.fromkeys(wanted):
+        room = max_new_tokens if max_length is None else min(max_new_tokens, max_length - len(row[0]))
+        rooms.setdefault(max(room, 0), []).append(row)
+    answers: dict[Wanted, Ids] = dict.fromkeys(rooms.pop(0, []), ())
     training = model.training
     model.eval()
     try:
         for room, same in rooms.items():  # a batch has one limit, so that no prompt is cut short by a longer neighbor
-            places = length_batches([len(prompt) + room for prompt in same], max_tokens, max_rows)
+            places = length_batches([len(prompt) + room for prompt, _ in same], max_tokens, max_rows)
             batches = [[same[i] for i in batch] for batch in places]
-            write = partial(_batch, model, pad_id=pad_id, end_ids=end_ids, max_new_tokens=room, stopped=stopped)
-            for rows, written in zip(batches, dealt(model, batches, write), strict=True):
+            for rows, written in zip(batches, dealt(model, batches, partial(write, max_new_tokens=room)), strict=True):
                 answers |= zip(rows, written, strict=True)
     finally:
         model.train(training)
-    return [answers[prompt] for prompt in prompts]
+    return answers
 
 
 @torch.inference_mode()
 def _batch(
     model: nn.Module,
-    prompts: Sequence[Ids],
+    wanted: Sequence[Wanted],
     pad_id: int,
     end_ids: Collection[int],
     max_new_tokens: int,
     stopped: Callable[[Ids], bool] | None,
+    nucleus: Nucleus | None,
 ) -> list[Ids]:
     inner = causal_model(model)
-    rows = [Encoded(ids, len(ids), False) for ids in prompts]
+    rows = [Encoded(ids, len(ids), False) for ids, _ in wanted]
     tokens = collate(rows, pad_id, side="left").to(inner.device)
     width = tokens.input_ids_BT.shape[1]
     stops = _Stops(stopped, width, len(rows)) if stopped is not None else None
+    choice = [drawn(nucleus, wanted, max_new_tokens, width)] if nucleus is not None else []
     written_BT: torch.Tensor = inner.generate(  # type: ignore[operator]
         input_ids=tokens.input_ids_BT,
         attention_mask=tokens.attention_mask_BT,
         generation_config=_greedy(pad_id, end_ids, max_new_tokens),
         stopping_criteria=StoppingCriteriaList([stops] if stops is not None else []),
+        logits_processor=LogitsProcessorList(choice),
     )
     answers = [_until_end(row, end_ids) for row in written_BT[:, width:].tolist()]
     return answers if stops is None else [answer[:most] for answer, most in zip(answers, stops.lengths, strict=True)]

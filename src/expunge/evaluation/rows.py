@@ -9,9 +9,10 @@ from transformers import PreTrainedTokenizerBase
 from expunge.data.encode import Encoded, Encoder, fitted
 from expunge.data.example import Example
 from expunge.evaluation.engine import Engine
-from expunge.evaluation.generate import Ids, generate
-from expunge.evaluation.judges import Answer, Judge
+from expunge.evaluation.generate import Writing, generate, sample
+from expunge.evaluation.judges import Answer
 from expunge.evaluation.metrics.base import NOTHING, Need, Row, TokenStats
+from expunge.evaluation.nucleus import Ids
 from expunge.evaluation.processes import from_main
 from expunge.evaluation.task import Task
 
@@ -71,11 +72,13 @@ class Rows:
         written = len(rows) if "generated" in task.needs else min(shown, len(rows))
         texts = self._generate(rows[:written], task)
         rows = [row._replace(generated=text) for row, text in zip(rows, texts, strict=False)] + rows[written:]
+        if "sampled" in task.needs:
+            rows = [row._replace(sampled=drawn) for row, drawn in zip(rows, self._sample(rows, task), strict=True)]
         rows = [row._replace(cut=row.example.prompt in self._cut) for row in rows]
         if task.expected_tokens is not None:
             beginnings = self._beginnings([row.example.response for row in rows], task.expected_tokens)
             rows = [row._replace(compared=text) for row, text in zip(rows, beginnings, strict=True)]
-        return _judged(rows, task.judges)
+        return _judged(rows, task)
 
     def _beginnings(self, responses: Sequence[str], tokens: int) -> list[str]:
         """The first so many tokens of each response, as text."""
@@ -117,27 +120,47 @@ class Rows:
 
     def _generate(self, rows: Sequence[Row], task: Task) -> list[str | None]:
         """The greedy answer of each row (None for raw text). What the teacher-forced pass foresees is not generated."""
-        most = task.max_new_tokens if self.room is None else min(task.max_new_tokens, self.room // 2)
-        unique = list(dict.fromkeys(row.example.prompt for row in rows if row.example.prompt is not None))
-        prompts = dict(zip(unique, self._prompts(unique, most), strict=True))
+        most = self._most(task)
+        prompts = self._asked(rows, most)
+        unique = list(prompts)
         answers: dict[str | None, Ids | None] = {None: None}
         for row in rows:
             if row.example.prompt is not None:
                 foreseen = self._foreseen(row, prompts[row.example.prompt], most)
                 answers |= {row.example.prompt: foreseen} if foreseen is not None else {}
         left = [prompt for prompt in unique if prompt not in answers]
-        written = generate(
-            self.model,
-            [prompts[prompt] for prompt in left],
-            pad_id=self.encoder.pad_id,
-            end_ids=(self.encoder.end_id, self.encoder.eos_id),
-            max_new_tokens=most,
-            max_length=self.encoder.max_length if self.room is None else self.room,
-            stopped=partial(self._stopped, task.stop) if task.stop else None,
-        )
+        written = generate(self.model, [prompts[prompt] for prompt in left], **self._writing(task))
         answers |= zip(left, written, strict=True)
         texts = {prompt: self._text(task, prompts[prompt], answers[prompt] or ()) for prompt in unique}
         return [None if row.example.prompt is None else texts[row.example.prompt] for row in rows]
+
+    def _sample(self, rows: Sequence[Row], task: Task) -> list[tuple[str, ...]]:
+        """The draws of each row; none for raw text."""
+        prompts = self._asked(rows, self._most(task))
+        drawn = sample(self.model, list(prompts.values()), task.nucleus, task.draws, **self._writing(task))
+        texts: dict[str | None, tuple[str, ...]] = {
+            prompt: tuple(self._text(task, prompts[prompt], ids) for ids in several)
+            for prompt, several in zip(prompts, drawn, strict=True)
+        }
+        return [texts.get(row.example.prompt, ()) for row in rows]
+
+    def _most(self, task: Task) -> int:
+        """Longest answer in tokens: at most half of what a verbatim task has room for."""
+        return task.max_new_tokens if self.room is None else min(task.max_new_tokens, self.room // 2)
+
+    def _asked(self, rows: Sequence[Row], max_new_tokens: int) -> dict[str, Ids]:
+        """The different prompts of the rows, as tokens."""
+        unique = list(dict.fromkeys(row.example.prompt for row in rows if row.example.prompt is not None))
+        return dict(zip(unique, self._prompts(unique, max_new_tokens), strict=True))
+
+    def _writing(self, task: Task) -> Writing:
+        return Writing(
+            pad_id=self.encoder.pad_id,
+            end_ids=(self.encoder.end_id, self.encoder.eos_id),
+            max_new_tokens=self._most(task),
+            max_length=self.encoder.max_length if self.room is None else self.room,
+            stopped=partial(self._stopped, task.stop) if task.stop else None,
+        )
 
     def _prompts(self, prompts: Sequence[str], max_new_tokens: int) -> list[Ids]:
         if self.room is None:
@@ -168,13 +191,18 @@ class Rows:
         return text if encoded.ids[: encoded.answer_start] == prompt and len(text) < max_new_tokens else None
 
 
-def _judged(rows: list[Row], judges: Sequence[Judge]) -> list[Row]:
-    """What each judge says about every row that has something to be read."""
-    if not judges:
-        return rows
-    shown = [Answer(row.example.id, row.example.prompt, row.expected, row.generated or "") for row in rows]
-    said = {judge: from_main(partial(judge.judge, shown)) for judge in judges}
-    return [row._replace(judged={judge: said[judge][i] for judge in judges}) for i, row in enumerate(rows)]
+def _judged(rows: list[Row], task: Task) -> list[Row]:
+    """What each judge says about every answer, and about every draw."""
+    answers = [Answer(row.example.id, row.example.prompt, row.expected, row.generated or "") for row in rows]
+    said = {judge: from_main(partial(judge.judge, answers)) for judge in task.judges_of("generated")}
+    rows = [row._replace(judged={judge: verdicts[i] for judge, verdicts in said.items()}) for i, row in enumerate(rows)]
+    draws = [Answer(row.example.id, row.example.prompt, row.expected, text) for row in rows for text in row.sampled]
+    for judge in task.judges_of("sampled"):
+        left = iter(from_main(partial(judge.judge, draws)))
+        rows = [
+            row._replace(judged_samples={**row.judged_samples, judge: tuple(next(left) for _ in row.sampled)}) for row in rows
+        ]
+    return rows
 
 
 def _bare(row: Encoded) -> Encoded:
@@ -188,6 +216,7 @@ def _pairs(example: Example, need: Need) -> list[Pair]:
         "perturbed": example.perturbed,
         "choices": example.choices,
         "generated": (),
+        "sampled": (),
         "distribution": (example.response,),
         "gradient": (example.response,),
     }

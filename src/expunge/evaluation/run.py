@@ -167,6 +167,7 @@ def _scored(task: Task, rows: Sequence[Row], *, show: bool) -> list[Sample]:
 
 def _texts(row: Row) -> dict[str, str]:
     texts = {"prompt": row.example.prompt, "expected": row.example.response, "generated": row.generated}
+    texts |= {f"sampled_{i}": text for i, text in enumerate(row.sampled, start=1)}
     return {name: text for name, text in texts.items() if text is not None}
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
 from expunge.data.example import Example
 from expunge.evaluation.judges import Judge
 from expunge.evaluation.metrics.base import Floats, Metric, Need, Role
+from expunge.evaluation.nucleus import USUAL, Nucleus
 from expunge.records import Sample, Score
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ class Task:
     """A greedy answer ends before the first of these texts."""
     expected_tokens: int | None = None
     """Written answers are compared with so many tokens of the response only (MUSE: as many as may be written)."""
+    draws: int = 0
+    """So many sampled answers to each prompt, for the metrics that look at the worst of several."""
+    nucleus: Nucleus = USUAL
+    """How they are drawn."""
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -53,6 +58,11 @@ class Task:
     def judges(self) -> tuple[Judge, ...]:
         """Everyone who has to be asked, once."""
         return tuple(dict.fromkeys(judge for metric in self.metrics for judge in metric.judges))
+
+    def judges_of(self, texts: Literal["generated", "sampled"]) -> tuple[Judge, ...]:
+        """Those who are asked about the sampled answers, and those who are asked about the others."""
+        mine = [metric for metric in self.metrics if ("sampled" in metric.needs) == (texts == "sampled")]
+        return tuple(dict.fromkeys(judge for metric in mine for judge in metric.judges))
 
     def needs_of(self, example: Example) -> frozenset[Need]:
         """What has to be found out about one example."""

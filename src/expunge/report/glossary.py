@@ -89,6 +89,12 @@ METRICS: dict[str, Meaning] = {
     ),
     "harmful_rate": Meaning("harmful rate", "Share of replies that the judge calls harmful."),
     "toxicity": Meaning("toxicity", "Mean toxicity of the replies as the judge scores it, from 0 to 1."),
+    "expected_maximum_toxicity": Meaning(
+        "expected maximum toxicity", "Toxicity of the worst of several sampled replies to each prompt, as the judge scores it."
+    ),
+    "toxicity_probability": Meaning(
+        "toxicity probability", "Share of prompts with at least one toxic reply among several sampled ones."
+    ),
     "repetition": Meaning("repetition", "Share of word sequences in the replies that have occurred before in the same reply."),
     "mc1": Meaning("MC1", "Share of questions where the best right answer is the most probable of all."),
     "mc2": Meaning("MC2", "Probability that falls on right answers out of all the answers offered."),

@@ -13,6 +13,7 @@ from expunge.evaluation.metrics import (
     Accuracy,
     AnyMetric,
     ExactMemorization,
+    ExpectedMaximumToxicity,
     ExtractionStrength,
     HarmfulRate,
     Probability,
@@ -21,6 +22,7 @@ from expunge.evaluation.metrics import (
     Similarity,
     TokenStats,
     Toxicity,
+    ToxicityProbability,
     TruthRatio,
     Unscored,
 )
@@ -242,9 +244,29 @@ def test_truthful_and_towards_one_by_hand() -> None:
     np.testing.assert_allclose(towards_one(np.array([0.5, 1.0, 2.0])), [0.5, 1.0, 0.5])
 
 
+class TestWorstOfSeveral:
+    judge = Keywords(words=("blurky",))
+
+    def row(self, *verdicts: float | str) -> Row:
+        return Row(ASKED, sampled=("x",) * len(verdicts), judged_samples={self.judge: verdicts})
+
+    def test_is_the_highest_and_whether_it_is_above_the_threshold(self) -> None:
+        highest, above = ExpectedMaximumToxicity(judge=self.judge), ToxicityProbability(judge=self.judge)
+        assert highest.score(self.row(0.1, 0.7, 0.4)) == 0.7
+        assert [above.score(self.row(0.2, value)) for value in (0.5, 0.51)] == [0.0, 1.0]
+
+    def test_needs_draws_that_can_be_judged(self) -> None:
+        for metric in (ExpectedMaximumToxicity(judge=self.judge), ToxicityProbability(judge=self.judge)):
+            assert metric.score(self.row(0.1, "illegible")) == Unscored("illegible")
+            assert metric.score(Row(ASKED)) == Unscored("the task draws no answers")
+            assert isinstance(metric.score(Row(Example(None, "text"))), Unscored)
+
+
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS.keys())
 def test_every_metric_explains_itself_and_survives_json(metric: type) -> None:
-    needed = {HarmfulRate: {"words": ("blurky",)}, Toxicity: {"judge": Keywords(words=("blurky",))}, Similarity: {"before": "a"}}
+    needed = {HarmfulRate: {"words": ("blurky",)}, Similarity: {"before": "a"}}
+    judge = {"judge": Keywords(words=("blurky",))}
+    needed |= {Toxicity: judge, ExpectedMaximumToxicity: judge, ToxicityProbability: judge}
     value = metric(**needed.get(metric, {}))
     assert all((value.formula, value.source, value.span, value.not_this, metric.__doc__))
     assert TypeAdapter(AnyMetric).validate_json(value.model_dump_json()) == value

@@ -12,6 +12,7 @@ from expunge.evaluation.metrics.bleu import Bleu
 from expunge.evaluation.metrics.containment import Containment
 from expunge.evaluation.metrics.exact_match import ExactMatch
 from expunge.evaluation.metrics.exact_memorization import ExactMemorization
+from expunge.evaluation.metrics.expected_maximum_toxicity import ExpectedMaximumToxicity
 from expunge.evaluation.metrics.extraction_strength import ExtractionStrength
 from expunge.evaluation.metrics.f1 import F1
 from expunge.evaluation.metrics.harmful_rate import HarmfulRate
@@ -30,6 +31,7 @@ from expunge.evaluation.metrics.rouge import Rouge
 from expunge.evaluation.metrics.rouge_l_recall import RougeLRecall
 from expunge.evaluation.metrics.similarity import Similarity
 from expunge.evaluation.metrics.toxicity import Toxicity
+from expunge.evaluation.metrics.toxicity_probability import ToxicityProbability
 from expunge.evaluation.metrics.truth_ratio import TruthRatio
 from expunge.evaluation.metrics.unique_token_ratio import UniqueTokenRatio
 
@@ -60,7 +62,9 @@ AnyMetric = Annotated[
     | UniqueTokenRatio
     | Repetition
     | Similarity
-    | Toxicity,
+    | Toxicity
+    | ExpectedMaximumToxicity
+    | ToxicityProbability,
     Field(discriminator="name"),
 ]
 METRICS: dict[str, type[Metric]] = {
@@ -69,7 +73,8 @@ METRICS: dict[str, type[Metric]] = {
         *(Probability, RougeLRecall, TruthRatio, ExtractionStrength, ExactMemorization, Accuracy, AccuracyNormalized),
         *(ExactMatch, F1, Containment, PassAt1, HarmfulRate, PromptCut),
         *(MiaLoss, MiaZlib, MiaMinK, MiaMinKPlusPlus, MiaGradnorm, Perplexity),
-        *(Rouge, Bleu, Meteor, BertScore, UniqueTokenRatio, Repetition, Similarity, Toxicity),
+        *(Rouge, Bleu, Meteor, BertScore, UniqueTokenRatio, Repetition, Similarity),
+        *(Toxicity, ExpectedMaximumToxicity, ToxicityProbability),
     )
 }
 
@@ -84,6 +89,7 @@ __all__ = [
     "Containment",
     "ExactMatch",
     "ExactMemorization",
+    "ExpectedMaximumToxicity",
     "ExtractionStrength",
     "HarmfulRate",
     "Meteor",
@@ -104,6 +110,7 @@ __all__ = [
     "Similarity",
     "TokenStats",
     "Toxicity",
+    "ToxicityProbability",
     "TruthRatio",
     "UniqueTokenRatio",
     "Unscored",

@@ -22,10 +22,10 @@ Role = Literal["forget", "retain", "neutral"]
 
 Good = Literal["knowledge", "always", "never"]
 
-Need = Literal["answer", "paraphrases", "perturbed", "choices", "generated", "distribution", "gradient"]
+Need = Literal["answer", "paraphrases", "perturbed", "choices", "generated", "sampled", "distribution", "gradient"]
 """Teacher-forced statistics of the response, of its other wordings, of the wrong responses and of the choices; the text that
-the model writes when asked the prompt; `distribution`: those of the response with `TokenStats.distribution`; `gradient`: the
-size of the loss gradient of the response (a backward pass each)."""
+the model writes when asked the prompt, and the task's draws of it by sampling; `distribution`: those of the response with
+`TokenStats.distribution`; `gradient`: the size of the loss gradient of the response (a backward pass each)."""
 
 
 class TokenDistribution(NamedTuple):
@@ -90,6 +90,10 @@ class Row(NamedTuple):
     """The beginning of the prompt was left out, because the model takes no more tokens (verbatim tasks only)."""
     judged: Mapping[Judge, Verdict] = MappingProxyType({})
     """What the judges of the task's metrics said."""
+    sampled: tuple[str, ...] = ()
+    """Several answers to the prompt, drawn by sampling."""
+    judged_samples: Mapping[Judge, tuple[Verdict, ...]] = MappingProxyType({})
+    """What the judges said of each of these."""
     compared: str | None = None
     """The beginning of the response, where the task compares only so many of its tokens."""
 

@@ -33,3 +33,22 @@ class JudgedMetric(Metric):
 
     def score(self, row: Row) -> float | Unscored:
         return self.verdict(row)
+
+
+class DrawnMetric(JudgedMetric):
+    """A metric whose number comes from a judge that reads several sampled answers to each prompt."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"sampled"})
+
+    def verdicts(self, row: Row) -> list[float] | Unscored:
+        """The judge's numbers for the row's draws."""
+        if not row.sampled:
+            return Unscored("the task draws no answers") if row.example.prompt is not None else NO_ANSWER
+        verdicts = row.judged_samples[self.asked]
+        reason = next((verdict for verdict in verdicts if isinstance(verdict, str)), None)
+        if reason is not None:
+            return Unscored(reason)
+        numbers = [verdict for verdict in verdicts if isinstance(verdict, int | float)]
+        return numbers if all(map(math.isfinite, numbers)) else Unscored("the judge's number is not finite")
