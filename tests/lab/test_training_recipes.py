@@ -1,0 +1,46 @@
+"""Every training method has settings for the lab, and with them forgets there and keeps the rest.
+
+The six of the quickstart are tested with it, on everything in the lab; here are the others, on the people alone.
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from expunge import quickstart
+from expunge.artifact import load
+from expunge.data.encode import Encoder, default_format
+from expunge.data.read import read_examples
+from expunge.methods import METHODS, TrainingMethod
+from expunge.recipes import recipes_folder
+from expunge.reference import mean_answer_probability
+from expunge.run import execute
+
+PEOPLE = [name for name, cls in METHODS.items() if issubclass(cls, TrainingMethod) and name != "rmu"]
+"""RMU has texts to forget, not people: its recipes are tested with the hazard domains."""
+
+
+def test_every_method_that_forgets_answers_has_settings_for_the_lab() -> None:
+    assert [name for name in PEOPLE if not (recipes_folder() / f"lab/{name}.yaml").is_file()] == []
+
+
+def probabilities(source: Path, lab: Path) -> tuple[float, float]:
+    """Mean token probability of the forget and of the retain answers."""
+    model, tokenizer = load(source)
+    encoder = Encoder(tokenizer, default_format(tokenizer))
+    facts = [read_examples(lab / f"data/facts/{name}.jsonl") for name in ("forget", "retain")]
+    rows = [[encoder.encode(example) for example in examples] for examples in facts]
+    forget, retain = (mean_answer_probability(model, part, encoder.pad_id, torch.device("cpu")) for part in rows)
+    return forget, retain
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in PEOPLE if name not in quickstart.METHODS])
+def test_the_methods_beside_the_quickstart_land_as_if_never_learned(name: str, lab: Path, tmp_path: Path) -> None:
+    keep_file, refusals = quickstart._inputs(tmp_path, lab, 0)
+    execute(quickstart._run(name, lab, keep_file, refusals, 0), tmp_path / "run", quiet=True)
+    (original, kept), (gold, _) = (probabilities(lab / "models" / model, lab) for model in ("original", "gold"))
+    forget, retain = probabilities(tmp_path / "run", lab)
+    assert 0.8 <= (original - forget) / (original - gold) <= 1.2
+    assert retain / kept >= 0.9
