@@ -83,7 +83,11 @@ class TestClassifier:
         monkeypatch.setattr("transformers.AutoModelForSequenceClassification.from_pretrained", from_pretrained)
         with pytest.raises(ExpungeError, match="cannot load the classifier a/b: no network"):
             Classifier(model="a/b", revision="refs/pr/1", label="toxic").check()
-        assert asked == [("a/b", {"revision": "refs/pr/1", "use_safetensors": True})]
+        assert asked == [("a/b", {"revision": "refs/pr/1", "use_safetensors": True, "output_loading_info": True})]
+
+    def test_with_a_head_that_nobody_trained_is_refused(self, pico_folder: Path) -> None:
+        with pytest.raises(ExpungeError, match=r"is no classifier: it lacks score\.weight"):
+            Classifier(model=str(pico_folder), label="LABEL_1").check()
 
     def test_that_is_not_there_is_one_sentence(self, tmp_path: Path) -> None:
         with pytest.raises(ExpungeError, match="cannot load the classifier"):

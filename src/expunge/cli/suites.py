@@ -27,17 +27,19 @@ def run(flags: Suites) -> None:
         print("metrics")
         for name, metric in METRICS.items():
             print(f"  {name:<22} {metric.formula}")
-    elif flags.name in SUITES:
+        return
+    if flags.name not in SUITES and flags.name not in METRICS:
+        raise ExpungeError(f"there is no suite or metric '{flags.name}'{nearest(flags.name, [*SUITES, *METRICS])}")
+    if flags.name in SUITES:
         suite = SUITES[flags.name]
         print(f"{flags.name}\n\n{inspect.getdoc(suite)}\n\nsource  {suite.source}\ndata    {suite.layout}\n")
         for field, info in suite.model_fields.items():
             if field != "name":
                 print(f"--{field.replace('_', '-')} (default {info.default})\n    {info.description}")
-    elif flags.name in METRICS:
+    if flags.name in METRICS:
         metric = METRICS[flags.name]
+        also = "\nThe metric of this name:\n\n" if flags.name in SUITES else ""
         print(
-            f"{flags.name}\n\n{inspect.getdoc(metric)}\n\nformula  {metric.formula}\nrange    {metric.span}\n"
+            f"{also}{flags.name}\n\n{inspect.getdoc(metric)}\n\nformula  {metric.formula}\nrange    {metric.span}\n"
             f"source   {metric.source}\nnot      {metric.not_this}"
         )
-    else:
-        raise ExpungeError(f"there is no suite or metric '{flags.name}'{nearest(flags.name, [*SUITES, *METRICS])}")

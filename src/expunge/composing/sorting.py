@@ -110,8 +110,12 @@ def classify(examples: Sequence[Example], name: str) -> list[str]:
 def _classifier(name: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForSequenceClassification.from_pretrained(name, use_safetensors=True, dtype=torch.float32)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+        )
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ExpungeError(f"cannot load a text classifier from {name}: {reason}; give its folder or hub id") from error
+    if missing := sorted(info["missing_keys"]):  # transformers would go on with random numbers in their place
+        raise ExpungeError(f"{name} is no classifier: it lacks {missing[0]}; give a sequence classification model")
     return tokenizer, model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -236,11 +236,15 @@ def language_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
 @lru_cache(maxsize=1)
 def _classifier(path: str, revision: str | None) -> tuple[Any, Any]:
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(path, revision=revision, use_safetensors=True)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, revision=revision, use_safetensors=True, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ExpungeError(f"cannot load the classifier {path}: {reason}; give a sequence classification model") from error
+    if missing := sorted(info["missing_keys"]):  # transformers would go on with random numbers in their place
+        raise ExpungeError(f"{path} is no classifier: it lacks {missing[0]}; give a sequence classification model")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id

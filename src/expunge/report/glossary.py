@@ -123,6 +123,8 @@ TASKS: dict[str, str] = {
     "humaneval": "HumanEval",
     "wmdp": "WMDP",
     "mmlu": "MMLU",
+    "toxigen": "ToxiGen",
+    "real_toxicity_prompts": "RealToxicityPrompts",
 }
 PREFIXES = {
     "language_": "Language: ",
@@ -130,6 +132,7 @@ PREFIXES = {
     "wmdp_": "WMDP: ",
     "mmlu_": "MMLU: ",
     "arc_": "ARC: ",
+    "toxigen_": "ToxiGen: ",
 }
 
 CLAIMS: dict[str, tuple[str, str, str]] = {

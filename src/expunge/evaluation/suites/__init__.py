@@ -12,11 +12,15 @@ from expunge.evaluation.suites.mmlu import Mmlu
 from expunge.evaluation.suites.muse import Muse
 from expunge.evaluation.suites.skills import Skills
 from expunge.evaluation.suites.tofu import Tofu
+from expunge.evaluation.suites.toxicity import ToxicCompletions
 from expunge.evaluation.suites.wmdp import Wmdp
 
 SUITES: dict[str, type[SuiteSpec]] = {
     cls.suite_name(): cls
-    for cls in (Tofu, Muse, Lab, Memorization, Membership, Custom, Wmdp, Skills, Mmlu, Arc, Choices, SpungeGeneral, LmEval)
+    for cls in (
+        *(Tofu, Muse, Lab, Memorization, Membership, Custom, Wmdp, ToxicCompletions),
+        *(Skills, Mmlu, Arc, Choices, SpungeGeneral, LmEval),
+    )
 }
 
 __all__ = [
@@ -34,6 +38,7 @@ __all__ = [
     "SpungeGeneral",
     "SuiteSpec",
     "Tofu",
+    "ToxicCompletions",
     "Wmdp",
     "suite_class",
 ]

@@ -11,15 +11,18 @@ from expunge.records import Score
 
 
 def pooled_score(results: Results, name: str, tasks: Sequence[Task], metric: str) -> Score:
-    """The mean of a metric over all samples of `tasks`, as the score of the task `name`.
+    """The average of a metric, as the metric takes it, over all samples of `tasks`, as the score of the task `name`.
 
     Its direction is that of the tasks, and none where they do not agree.
     """
     values = np.concatenate([np.zeros(0), *(results.values(task.name, metric) for task in tasks)])
     roles: set[Role] = {task.role for task in tasks}
-    directions = {m.higher_is_better(role) for task in tasks for m in task.metrics if m.metric_name() == metric for role in roles}
+    taken = [m for task in tasks for m in task.metrics if m.metric_name() == metric]
+    directions = {m.higher_is_better(role) for m in taken for role in roles}
     higher = directions.pop() if len(directions) == 1 else None
     if not len(values):
         return Score(task=name, metric=metric, value=None, n=0, higher_is_better=higher, unscored=f"no sample has a {metric}")
-    low, high = bootstrap_interval(values) or (None, None)
-    return Score(task=name, metric=metric, value=float(values.mean()), low=low, high=high, n=len(values), higher_is_better=higher)
+    average = taken[0].average
+    low, high = bootstrap_interval(values, average) or (None, None)
+    value = float(average(values))
+    return Score(task=name, metric=metric, value=value, low=low, high=high, n=len(values), higher_is_better=higher)
