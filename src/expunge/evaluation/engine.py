@@ -13,10 +13,10 @@ from torch import nn
 from expunge.data.encode import Encoded, collate, length_batches
 from expunge.evaluation.metrics.base import TokenDistribution, TokenStats
 from expunge.evaluation.multiple_choice import Answers, score_answers
-from expunge.evaluation.processes import dealt, dealt_in_parts
+from expunge.evaluation.processes import dealt
 from expunge.models.load import causal_model
 from expunge.models.logprobs import labelled_logits, token_logprobs
-from expunge.models.vocabulary import label_distribution
+from expunge.models.vocabulary import label_distribution, peaks
 
 Ids = tuple[int, ...]
 
@@ -96,8 +96,7 @@ class Engine:
 
         They are not remembered: nothing else asks for them, and the prompts of a large benchmark would fill the memory.
         """
-        ask = partial(score_answers, self.model, pad_id=self.pad_id, max_tokens=self.shared_tokens, max_rows=self.shared_rows)
-        return dealt_in_parts(self.model, questions, ask)
+        return score_answers(self.model, questions, self.pad_id, max_tokens=self.shared_tokens, max_rows=self.shared_rows)
 
     def _slice(self, sequence: Encoded) -> TokenStats:
         first, stats = self._known[sequence.ids]
@@ -119,11 +118,13 @@ class Engine:
     @torch.inference_mode()
     def _batch(self, rows: Sequence[Encoded], *, distribution: bool) -> list[TokenStats]:
         labelled = labelled_logits(self.model, collate(rows, self.pad_id).to(self.device))
-        logp_N = token_logprobs(labelled).cpu().numpy()
-        hit_N = (labelled.logits_NV.argmax(dim=-1) == labelled.labels_N).cpu().numpy()
+        found = peaks(labelled.logits_NV)
+        logits_N = labelled.logits_NV.gather(1, labelled.labels_N[:, None])[:, 0].float()
+        logp_N, hit_N = (logits_N - found.lse_N).cpu().numpy(), (found.best_N == labelled.labels_N).cpu().numpy()
         spread = None
         if distribution:
-            spread = TokenDistribution(*(x.cpu().numpy() for x in label_distribution(labelled.logits_NV, labelled.labels_N)))
+            around = label_distribution(labelled.logits_NV, labelled.labels_N, found.lse_N)
+            spread = TokenDistribution(*(value.cpu().numpy() for value in around))
         ends = np.cumsum([len(row.ids) - row.answer_start for row in rows])
         places = [slice(end - (len(row.ids) - row.answer_start), end) for row, end in zip(rows, ends, strict=True)]
         return [

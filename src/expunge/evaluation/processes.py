@@ -36,13 +36,6 @@ def dealt(model: nn.Module, items: Sequence[Item], compute: Callable[[Item], Res
     return [everyone[i % world][i // world] for i in range(len(items))]
 
 
-def dealt_in_parts(model: nn.Module, items: Sequence[Item], compute: Callable[[Sequence[Item]], list[Result]]) -> list[Result]:
-    """compute(items), where each process gets one part of the items at once and makes its own batches of them."""
-    world = _world()
-    parts = dealt(model, [items[rank::world] for rank in range(world)], compute)
-    return [parts[i % world][i // world] for i in range(len(items))]
-
-
 def from_main(make: Callable[[], Result]) -> Result:
     """What the main process makes, on every process: files are read, code is run and judges are asked once. What the user can put
     right is raised everywhere, so that no process waits for one that has left."""

@@ -73,9 +73,19 @@ def labelled_hidden(model: nn.Module, tokens: Tokens) -> LabelledHidden:
     return LabelledHidden(hidden_ND, labels_N, index_N // length, rows)
 
 
-def logits_at(model: nn.Module, input_ids_BT: Tensor, attention_mask_BT: Tensor, index_N: Tensor) -> Tensor:
-    """[N, V] logits of one forward pass at index_N, into the B * T positions, and nowhere else."""
-    _, output = _forward(model, input_ids_BT, attention_mask_BT, index_N, head=True)
+def logits_at(
+    model: nn.Module,
+    input_ids_BT: Tensor,
+    attention_mask_BT: Tensor,
+    index_N: Tensor,
+    position_ids_BT: Tensor | None = None,
+) -> Tensor:
+    """[N, V] logits of one forward pass at index_N, into the B * T positions, and nowhere else.
+
+    attention_mask_BT   1 where there is a token; or, with position_ids_BT, [B, 1, T, T]: who sees whom, as the model's attention
+                        takes it (bool for sdpa, to be added to the scores for eager)
+    """
+    _, output = _forward(model, input_ids_BT, attention_mask_BT, index_N, head=True, position_ids_BT=position_ids_BT)
     logits_NV: Tensor = output.logits
     return logits_NV
 
@@ -93,18 +103,14 @@ def cached_logits(
     attention_mask_BS: Tensor,
     index_N: Tensor,
     cache: Cache | None = None,
-    position_ids_BT: Tensor | None = None,
 ) -> Cached:
     """One forward pass over T new tokens a row that go on after the S - T tokens in `cache`; logits at index_N and nowhere else.
 
     index_N             into the B * T new positions
     attention_mask_BS   1 where there is a token, of what is cached and of what is new. Padding may stand before the cached
-                        tokens and after the new ones, not between them: a sliding window counts columns. Or, with
-                        position_ids_BT, [B, 1, T, S] to be added to the attention scores: who sees whom
+                        tokens and after the new ones, not between them: a sliding window counts columns
     """
-    _, output = _forward(
-        model, input_ids_BT, attention_mask_BS, index_N, head=True, cache=cache, keep=True, position_ids_BT=position_ids_BT
-    )
+    _, output = _forward(model, input_ids_BT, attention_mask_BS, index_N, head=True, cache=cache, keep=True)
     if not isinstance(output.past_key_values, Cache):
         raise ExpungeError(f"{type(causal_model(model)).__name__} keeps no keys and values to go on from: not supported")
     return Cached(output.logits, output.past_key_values)

@@ -21,6 +21,30 @@ def _row_chunks(logits_NV: Tensor) -> list[slice]:
     return [slice(start, start + rows) for start in range(0, logits_NV.shape[0], rows)]
 
 
+class Peaks(NamedTuple):
+    """What the log-probability of any word needs to be known of a row; [N] each."""
+
+    lse_N: Tensor
+    """log sum_v exp(logit), float32."""
+    best_N: Tensor
+    """int64: the most probable word, the first of equally probable ones."""
+
+
+def peaks(logits_NV: Tensor) -> Peaks:
+    """logsumexp and argmax of each row from one search for the maximum. Without gradient.
+
+    On a processor `max` takes a fifth of the time of `argmax`, which is not vectorized there.
+    """
+    lse_N = torch.empty(len(logits_NV), dtype=torch.float32, device=logits_NV.device)
+    best_N = torch.empty(len(logits_NV), dtype=torch.long, device=logits_NV.device)
+    with torch.no_grad():
+        for rows in _row_chunks(logits_NV):
+            chunk_nV = logits_NV[rows].float()
+            top_n, best_N[rows] = chunk_nV.max(dim=1)
+            lse_N[rows] = (chunk_nV - top_n[:, None]).exp_().sum(dim=1).log_().add_(top_n)
+    return Peaks(lse_N, best_N)
+
+
 class Distribution(NamedTuple):
     """Where labels stand among all words, and how their log-probabilities spread under the model itself; [N] each."""
 
@@ -32,8 +56,8 @@ class Distribution(NamedTuple):
     """sum_v p(v) (log p(v) - mean)^2, float32."""
 
 
-def label_distribution(logits_NV: Tensor, labels_N: Tensor) -> Distribution:
-    """Rank of each label, mean and variance of log p under p. Without gradient.
+def label_distribution(logits_NV: Tensor, labels_N: Tensor, lse_N: Tensor) -> Distribution:
+    """Rank of each label, mean and variance of log p under p, where `peaks` has found lse_N. Without gradient.
 
     The variance is that of differences: E[x^2] - E[x]^2 in float32 loses it where the model is sure.
     """
@@ -42,11 +66,12 @@ def label_distribution(logits_NV: Tensor, labels_N: Tensor) -> Distribution:
     variance_N = torch.empty_like(mean_N)
     with torch.no_grad():
         for rows in _row_chunks(logits_NV):
-            logp_nV = logits_NV[rows].float().log_softmax(dim=1)
+            # A word of probability 0 counts 0, and 0 * inf is not a number: its logarithm is cut where exp is 0 anyway.
+            logp_nV = (logits_NV[rows].float() - lse_N[rows, None]).clamp_(min=-1e15)
             p_nV = logp_nV.exp()
             rank_N[rows] = (logp_nV > logp_nV.gather(1, labels_N[rows, None])).sum(dim=1)
-            mean_N[rows] = _weighted(p_nV, logp_nV).sum(dim=1)
-            variance_N[rows] = _weighted(p_nV, (logp_nV - mean_N[rows, None]).square()).sum(dim=1)
+            mean_N[rows] = torch.linalg.vecdot(p_nV, logp_nV)
+            variance_N[rows] = torch.linalg.vecdot(p_nV, logp_nV.sub_(mean_N[rows, None]).square_())
     return Distribution(rank_N, mean_N, variance_N)
 
 
