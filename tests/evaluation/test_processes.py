@@ -1,5 +1,6 @@
 """Two gloo processes give the scores of one, and only one of them writes, judges and prints."""
 
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from expunge.artifact import load
 from expunge.evaluation.run import evaluate
+from expunge.evaluation.suites import LmEval
 from expunge.records import read_evaluation, read_samples
 
 SCRIPT = """
@@ -101,3 +103,66 @@ def test_one_process_judges_and_nothing_unfinished_is_left(folders: tuple[Path, 
     folder, _ = folders
     assert (folder / "judged_by_two").read_text() == "." * 9
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["both.json", "both.samples.jsonl"]
+
+
+TASK = """
+task: {name}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+doc_to_text: "{{{{question}}}} answer:"
+"""
+CHOSEN = """
+output_type: multiple_choice
+doc_to_choice: "{{choices}}"
+doc_to_target: answer
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+"""
+WRITTEN = """
+output_type: generate_until
+doc_to_target: "{{city}}"
+generation_kwargs: {until: ["?"], do_sample: false, max_gen_toks: 6}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+"""
+
+
+@pytest.mark.slow
+def test_lm_eval_on_two_processes_gives_the_very_numbers_of_one(
+    pico_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Questions with choices and written answers, through the command line; some prompts are too long for the model."""
+    born = zip(
+        ["anna", "boris", "clara", "dario", "elena", "fyodor"], ["lima", "paris", "tokyo", "oslo", "cairo", "quito"], strict=True
+    )
+    rows = [
+        {
+            "question": f"where was {n} born " + "? " * (4**i % 300),
+            "choices": [c, f"in the city of {c} ."],
+            "answer": 1,
+            "city": c,
+        }
+        for i, (n, c) in enumerate(born)
+    ]
+    tasks, data = tmp_path / "tasks", tmp_path / "questions.jsonl"
+    tasks.mkdir()
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, text in (("chosen", CHOSEN), ("written", WRITTEN)):
+        (tasks / f"{name}.yaml").write_text(TASK.format(name=name, data=data) + text)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    words = ["-m", "expunge", "evaluate", str(pico_folder), "--suite", "lm_eval", "--data", str(tasks), "--show-forget-text"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    done = subprocess.run(
+        [*torchrun, *words, "--out", str(two)], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(re.findall(r"^lm_eval: ", done.stdout, re.MULTILINE)) == 1  # one table
+    model, tokenizer = load(str(pico_folder))
+    evaluate(model, tokenizer, suite=LmEval(), data=tasks, out=one, show_forget_text=True, quiet=True)
+    assert read_evaluation(one / "lm_eval.json").scores == read_evaluation(two / "lm_eval.json").scores
+    samples = list(read_samples(one / "lm_eval.samples.jsonl"))
+    assert samples == list(read_samples(two / "lm_eval.samples.jsonl"))
+    assert len({row.text["generated"] for row in samples if row.text and row.task == "written"}) > 1
+    assert 0 < sum(row.value or 0 for row in samples if row.metric == "prompt_cut") < 2 * len(rows)
+    assert sorted(path.name for path in two.iterdir()) == ["lm_eval.json", "lm_eval.samples.jsonl"]

@@ -1,11 +1,13 @@
 """lm-eval, both ways: its tasks as a suite of this library, and this library's artifacts as a model type of lm-eval.
 
-lm-eval 0.4.13 loads no plugins: it looks up model types in a table and nowhere else. So its command line is started from here,
-after the type is in the table; every argument is lm-eval's own.
+lm-eval 0.4.13 looks up model types in a table, and has no place where another package could add one. Three ways into the table:
 
-    python -m expunge.evaluation.lm_eval --model expunge --model_args artifact=runs/npo --tasks arc_easy --batch_size 16
+    lm_eval --model expunge --model_args artifact=runs/npo --tasks arc_easy,$(python -m expunge.evaluation.lm_eval_plugin)
+    python -m expunge.evaluation.lm_eval --model expunge --model_args artifact=runs/npo --tasks arc_easy
+    register(); lm_eval.simple_evaluate(model="expunge", model_args={"artifact": "runs/npo"}, tasks=["arc_easy"])
 
-In Python, `register()` does the same for `lm_eval.simple_evaluate(model="expunge", model_args={"artifact": "runs/npo"}, ...)`.
+Every argument is lm-eval's own. `lm_eval_plugin` says how the first one works. Under torchrun (`torchrun --nproc-per-node 2 -m
+expunge.evaluation.lm_eval ...`) the processes share the batches, and the numbers are those of one.
 """
 
 import hashlib
@@ -16,7 +18,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,9 +31,11 @@ from expunge.errors import ExpungeError
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.lm_eval_results import Found, read_results, unscored
 from expunge.evaluation.lm_eval_tasks import silenced
+from expunge.evaluation.processes import from_main
 from expunge.evaluation.resume import Finished, code_version
 from expunge.evaluation.statistics import percentiles, resampled
 from expunge.evaluation.task import SUITE
+from expunge.processes import is_main
 from expunge.records import Sample, Score, write_json
 
 if TYPE_CHECKING:
@@ -104,6 +110,7 @@ class Harness:
         """Samples and scores of every wanted task, one after the other; what was finished before a kill is taken from there."""
         from expunge.evaluation.lm_eval_model import EngineLM
 
+        quiet = quiet or not is_main()
         with _calm(quiet):
             lm = EngineLM(engine.model, tokenizer, engine, room=room)
         samples: dict[str, list[Sample]] = {}
@@ -132,16 +139,24 @@ class Harness:
             return unscored(self.index, wanted.name, "it runs what the model writes; use the suite skills for that", good=good)
         file = finished.folder / f"lm_eval.{wanted.name}.json" if finished.folder is not None else None
         key = _key(finished.key, wanted, limit, loaded["tasks"])
-        if file is not None and file.is_file():
-            kept = Found.model_validate_json(file.read_text(encoding="utf-8"))
-            if kept.key == key:
-                return kept
-        result = read_results(_evaluate(lm, wanted, limit, loaded), wanted.name, lm.cut, good=good, show=show)
-        result = result.model_copy(update={"key": key})
-        if file is not None:
+        kept = from_main(partial(_kept, file, key))
+        if kept is not None:
+            return kept
+        results = _evaluate(lm, wanted, limit, loaded)
+        found = from_main(partial(read_results, results, wanted.name, lm.cut, good=good, show=show))
+        found = found.model_copy(update={"key": key})
+        if file is not None and is_main():
             file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(file, result)
-        return result
+            write_json(file, found)
+        return found
+
+
+def _kept(file: Path | None, key: str) -> Found | None:
+    """The result of an evaluation that was killed later, if it is of the same code, model, settings and questions."""
+    if file is None or not file.is_file():
+        return None
+    found = Found.model_validate_json(file.read_text(encoding="utf-8"))
+    return found if found.key == key else None
 
 
 def average(name: str, wanted: Sequence[Wanted], found: Sequence[Found]) -> Score:

@@ -5,12 +5,13 @@ This module imports lm-eval; nothing imports it before lm-eval is needed.
 
 from collections.abc import Sequence
 from copy import deepcopy
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 from lm_eval.models.huggingface import HFLM
-from torch import nn
+from torch import distributed, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import PreTrainedTokenizerBase
 
@@ -19,12 +20,16 @@ from expunge.data.encode import Encoded
 from expunge.errors import ExpungeError
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.multiple_choice import score_answers
+from expunge.evaluation.processes import dealt
 from expunge.models.load import DType, causal_model
+from expunge.processes import is_main, join
 
 UNLIMITED = 2048
 """Tokens that a model without a limit of positions takes, as in lm-eval."""
 QUESTIONS = 512
 """Questions that are encoded at a time: those of a large benchmark with its shots would fill the memory."""
+
+ROWS = 16
 
 Request = tuple[tuple[str, str] | None, list[int], list[int]]
 """Texts of context and continuation, and their tokens."""
@@ -37,12 +42,14 @@ class EngineLM(HFLM):  # type: ignore[misc]
     """
 
     def __init__(
-        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, engine: Engine, *, room: int, batch_size: int | str = 16
+        self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, engine: Engine, *, room: int, batch_size: int | str = ROWS
     ) -> None:
-        """room: tokens that the model takes; what is longer loses its beginning. batch_size: rows that generate together."""
+        """room: tokens that the model takes; what is longer loses its beginning. batch_size: rows that generate together (`auto`:
+        16); log-probabilities do not depend on it."""
         # HFLM gives its tokenizer a pad token; the caller's stays as it is.
         own = deepcopy(tokenizer)
-        super().__init__(pretrained=model, backend="causal", tokenizer=own, max_length=room, batch_size=batch_size)
+        rows = ROWS if str(batch_size).startswith("auto") else int(batch_size)
+        super().__init__(pretrained=model, backend="causal", tokenizer=own, max_length=room, batch_size=rows)
         self.pretrained = causal_model(model).config.name_or_path
         self.engine = engine
         self.cut: set[str] = set()
@@ -69,12 +76,32 @@ class EngineLM(HFLM):  # type: ignore[misc]
             together.setdefault(tuple(context), []).append(index)
         questions = list(together.values())
         found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
-        with tqdm(total=len(requests), disable=disable_tqdm, desc="log-likelihoods") as bar:
+        with tqdm(total=len(requests), disable=disable_tqdm or not is_main(), desc="log-likelihoods") as bar:
             for start in range(0, len(questions), QUESTIONS):
                 some = questions[start : start + QUESTIONS]
                 self._answer(requests, some, found)
                 bar.update(sum(map(len, some)))
         return found
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """HFLM's answers in HFLM's batches (like lengths, one kind of settings), which processes deal among themselves."""
+        asked = [request.args for request in requests]
+        order = sorted(range(len(asked)), key=lambda i: (str(asked[i][1]), -len(self.tok_encode(asked[i][0])), asked[i][0]))
+        alike = [list(same) for _, same in groupby(order, key=lambda i: str(asked[i][1]))]
+        batches = [same[at : at + self.batch_size] for same in alike for at in range(0, len(same), self.batch_size)]
+        texts = [""] * len(asked)
+        with tqdm(total=len(asked), disable=disable_tqdm or not is_main(), desc="answers") as bar:
+
+            def write(batch: Sequence[int]) -> tuple[list[str], set[str]]:
+                some = super(EngineLM, self).generate_until([requests[i] for i in batch], disable_tqdm=True)
+                bar.update(len(batch))
+                return some, {asked[i][0] for i in batch} & self.cut
+
+            for batch, (written, cut) in zip(batches, dealt(self.engine.model, batches, write), strict=True):
+                self.cut |= cut
+                for i, text in zip(batch, written, strict=True):
+                    texts[i] = text
+        return texts
 
     def _answer(self, requests: Sequence[Request], questions: Sequence[Sequence[int]], found: list[tuple[float, bool]]) -> None:
         engine = self.engine
@@ -116,7 +143,7 @@ class ExpungeLM(EngineLM):
         artifact: str,
         dtype: DType = "auto",
         device: str | None = None,
-        batch_size: int | str = 16,
+        batch_size: int | str = ROWS,
         max_batch_size: int | None = None,
         max_length: int | None = None,
         revision: str | None = None,
@@ -125,8 +152,9 @@ class ExpungeLM(EngineLM):
         force: bool = False,
     ) -> None:
         """lm-eval's command line passes `device` (cuda:0, asked or not) and `max_batch_size` to every model type."""
-        if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-            device = None
+        join()
+        if device is not None and device.startswith("cuda") and (distributed.is_initialized() or not torch.cuda.is_available()):
+            device = None  # of several processes, each has its own
         model, tokenizer = load(
             artifact,
             dtype=dtype,
