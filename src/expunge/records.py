@@ -37,6 +37,8 @@ class Score(Record):
     higher_is_better: bool | None = None
     """The direction of good *on this task*: knowing is good on retain and bad on forget; null when neither is a goal."""
     unscored: str | None = None
+    over: tuple[str, ...] = ()
+    """Of a mean over tasks: which, `TASK/METRIC` each; scores of a single task have none."""
 
     @model_validator(mode="after")
     def _value_or_reason(self) -> "Score":

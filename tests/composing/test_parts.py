@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 
 import expunge
 from expunge import ExpungeError, Training
+from expunge.cli import main
 from expunge.data.read import read_examples
 from expunge.methods import RMU, GradientDifference, Spunge, TaskVectorNegation
 from expunge.methods.editing import Linear, TaskArithmetic, Ties
+from expunge.records import read_evaluation
 
 QUICK = Training(steps=4, batch_size=2, learning_rate=1e-2, schedule="constant")
 RMU_HERE = RMU(layer=1, alpha=1.0, coefficient=3.0, adaptive=True)
@@ -192,6 +194,25 @@ class TestBadInput:
         data["forget"].write_text("".join(reversed(lines)))
         with pytest.raises(ExpungeError, match=r"rows\.txt holds another part"):
             run(out, pico_folder, data, method.model_copy(update={"merge": Linear()}), resume=True)
+
+
+@pytest.mark.parametrize("each", [RMU_HERE, TaskVectorNegation()], ids=["weights", "adapters"])
+def test_every_part_is_scored_like_any_run(pico_folder: Path, data: dict[str, Any], tmp_path: Path, each: Any) -> None:
+    lora = isinstance(each, TaskVectorNegation)
+    sources = {"forget": data["forget"]} if lora else data
+    training = QUICK.model_copy(update={"lora": True, "lora_rank": 2}) if lora else QUICK
+    out = run(tmp_path / "run", pico_folder, sources, Spunge(**TWO, each=each, keep_parts=True), training)
+    (tmp_path / "own.yaml").write_text("tasks: [{name: kept, data: retain.jsonl, metrics: [probability]}]\n")
+    words = ["--suite", "custom", "--data", str(tmp_path / "own.yaml")]
+    values = []
+    for model in (pico_folder, out, out / "parts/dogs", out / "parts/birds"):
+        extra = ["--out", str(tmp_path / "base")] if model == pico_folder else []
+        assert main(["evaluate", str(model), *words, *extra]) == 0
+        folder = tmp_path / "base" if model == pico_folder else model / "evaluation"
+        score = read_evaluation(folder / "own.json").get("kept", "probability")
+        assert score is not None
+        values.append(score.value)
+    assert len(set(values)) == 4, "four different models"
 
 
 def test_a_filter_comes_before_the_split(pico_folder: Path, data: dict[str, Any], tmp_path: Path) -> None:

@@ -328,6 +328,7 @@ def test_tasks_whose_data_cannot_be_had_are_null_with_the_reason(
     assert mean is not None
     assert mean.value is None
     assert "pubmedqa" in (mean.unscored or "")
+    assert mean.over == tuple(f"{wanted.name}/{wanted.metric}" for wanted in SPUNGE)
 
 
 def test_the_ten_of_spunge_have_its_shots_and_their_plain_mean() -> None:
@@ -348,6 +349,7 @@ def test_the_ten_of_spunge_have_its_shots_and_their_plain_mean() -> None:
     assert score.low is not None
     assert score.high is not None
     assert score.low < 0.5 < score.high <= 0.625
+    assert score.over == ("a/accuracy", "b/mc2")
 
 
 def test_only_wanted_tasks_are_indexed() -> None:

@@ -165,14 +165,16 @@ def average(name: str, wanted: Sequence[Wanted], found: Sequence[Found]) -> Scor
     without = [
         task.name for task, result in zip(wanted, found, strict=True) if task.metric is None or not result.values(task.metric)
     ]
+    over = tuple(f"{task.name}/{task.metric}" for task in wanted if task.metric is not None)
     if without:
         reason = f"the mean over {len(wanted)} tasks lacks {', '.join(without)}"
-        return Score(task=SUITE, metric=name, value=None, n=0, higher_is_better=True, unscored=reason)
+        return Score(task=SUITE, metric=name, value=None, n=0, higher_is_better=True, unscored=reason, over=over)
     values = [np.array(result.values(task.metric or "")) for task, result in zip(wanted, found, strict=True)]
     draws = np.mean([group[0] for group in resampled([[array] for array in values])], axis=0)
     low, high = percentiles(draws)
     value = float(np.mean([array.mean() for array in values]))
-    return Score(task=SUITE, metric=name, value=value, low=low, high=high, n=sum(map(len, values)), higher_is_better=True)
+    n = sum(map(len, values))
+    return Score(task=SUITE, metric=name, value=value, low=low, high=high, n=n, higher_is_better=True, over=over)
 
 
 def _evaluate(lm: Any, wanted: Wanted, limit: int | None, loaded: Mapping[str, Any]) -> Mapping[str, Any]:
