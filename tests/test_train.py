@@ -128,6 +128,7 @@ def test_stop_when_unknown_stops_at_the_level_of_the_holdout_rows(
                               out=tmp_path / "run", training=training, quiet=True)  # fmt: skip
     assert outcome.stopped is not None
     assert "no more probable than holdout" in outcome.stopped
+    assert json.loads((outcome.folder / "provenance.json").read_text())["stopped"] == outcome.stopped
     assert 0 < outcome.steps < 200
 
 

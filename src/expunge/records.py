@@ -112,6 +112,8 @@ class Provenance(Record):
     device_seconds: float
     """Seconds of processor or accelerator time, summed over processes."""
     peak_memory_bytes: int
+    stopped: str | None = None
+    """Why training ended before its last planned step; null where it did not, or where there was no training."""
 
 
 def write_text(path: Path, text: str) -> None:

@@ -276,4 +276,5 @@ def _provenance(
         wall_seconds=round(wall_seconds, 3),
         device_seconds=round(made.device_seconds, 3),
         peak_memory_bytes=made.peak_memory_bytes,
+        stopped=made.stopped,
     )

@@ -141,6 +141,14 @@ def test_adapters_are_merged_by_what_they_do(pico_folder: Path, data: dict[str, 
         torch.testing.assert_close(one(ids).logits, other(ids).logits, rtol=1e-3, atol=1e-4)
 
 
+def test_the_records_of_experts_stay_when_the_experts_go(pico_folder: Path, data: dict[str, Any], tmp_path: Path) -> None:
+    out = run(tmp_path / "run", pico_folder, {"forget": data["forget"]}, Spunge(**TWO, each=TaskVectorNegation()))
+    for part in ("dogs", "birds"):
+        expert = out / "parts" / part / "expert"
+        assert not (expert / "artifact").exists()
+        assert len((expert / "metrics.jsonl").read_text().splitlines()) == 4
+
+
 def test_without_an_attribute_each_file_is_a_part(pico_folder: Path, data: dict[str, Any], tmp_path: Path) -> None:
     for place, name in (("fumes", "corpus"), ("spores", "corpus")):
         (tmp_path / place).mkdir()

@@ -199,6 +199,84 @@ def build_tofu(root: Path) -> Lab:
     return Lab(root / "original", root / "gold", [root / name for name in ("npo", "gradient_difference", "undial", "rmu")])
 
 
+Rates = dict[str, float]
+"""Task -> share of its samples that have the value 1."""
+
+
+def shares(
+    folder: Path, suite: str, rates: Rates, metric: str | dict[str, str], higher: bool | None, *, n: int = 200, pooled: str = ""
+) -> None:
+    """folder/evaluation/SUITE.json: `n` samples of each task, and over all of them the score of the task `pooled`."""
+    metrics = metric if isinstance(metric, dict) else dict.fromkeys(rates, metric)
+    samples = [
+        Sample(task=task, metric=metrics[task], id=sample_id(task, i), value=float(i < round(rate * n)))
+        for task, rate in rates.items()
+        for i in np.random.default_rng(len(task)).permutation(n)
+    ]
+    extra = []
+    if pooled:
+        mean = float(np.mean([s.value for s in samples]))
+        half = 1.96 * (mean * (1 - mean) / len(samples)) ** 0.5
+        score = {"task": pooled, "metric": next(iter(metrics.values())), "value": mean, "low": mean - half, "high": mean + half}
+        extra.append(Score(**score, n=len(samples), higher_is_better=higher))
+    (folder / "evaluation").mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"evaluation/{suite}.json", scored(suite, str(folder), samples, dict.fromkeys(rates, higher), extra))
+    write_samples(folder / f"evaluation/{suite}.samples.jsonl", samples)
+
+
+TOXIC = {"mexican": 0.62, "women": 0.48, "muslim": 0.7, "lgbtq": 0.55, "physical_disability": 0.4}
+GENERAL = {
+    "arc_challenge": 0.61, "arc_easy": 0.82, "hellaswag": 0.83, "mmlu": 0.58, "truthfulqa_mc2": 0.55, "winogrande": 0.75,
+    "gsm8k": 0.34, "mathqa": 0.4, "piqa": 0.81, "pubmedqa": 0.74,
+}  # fmt: skip
+PER_CHARACTER = ("arc_challenge", "arc_easy", "hellaswag", "mathqa", "piqa")
+GENERAL_METRICS = {
+    **dict.fromkeys(GENERAL, "accuracy"), **dict.fromkeys(PER_CHARACTER, "accuracy_normalized"),
+    "truthfulqa_mc2": "mc2", "gsm8k": "exact_match_strict_match",
+}  # fmt: skip
+
+
+def toxicity_and_general(folder: Path, toxic: float, general: float, collapsed: str | None = None) -> None:
+    """Both suites of a run that scales every rate; one benchmark may lose more than half."""
+    shares(folder, "toxicity", {f"toxigen_{g}": r * toxic for g, r in TOXIC.items()}, "harmful_rate", False, pooled="toxigen")
+    rates = {task: rate * (0.4 if task == collapsed else general) for task, rate in GENERAL.items()}
+    shares(folder, "spunge_general", rates, GENERAL_METRICS, True)
+
+
+def build_spunge(root: Path) -> Lab:
+    """rmu and spunge on five groups, the latter with its parts, two of which were scored."""
+    toxicity_and_general(root / "original", 1.0, 1.0)
+    training(root / "rmu", "rmu", Model(0.3, 0.95, 0.95))
+    toxicity_and_general(root / "rmu", 0.5, 0.97)
+    training(root / "spunge", "spunge", Model(0.1, 0.97, 0.97), family="composed")
+    (root / "spunge/metrics.jsonl").unlink()
+    toxicity_and_general(root / "spunge", 0.3, 0.985, "gsm8k")
+    parts = root / "spunge/parts"
+    for i, group in enumerate(TOXIC):
+        training(parts / group, "rmu", Model(0.2, 0.97, 0.97, steps=50 + 10 * i))
+        path = parts / group / "provenance.json"
+        origin = json.loads(path.read_text()) | {"seed": i, "counts": {"forget": 100 + i, "retain": 200}}
+        write_json(path, origin | ({"stopped": "the cosine fell below 0.1"} if i == 1 else {}))
+        if i < 2:
+            rates = {f"toxigen_{g}": r * (0.2 if g == group else 0.9) for g, r in TOXIC.items()}
+            shares(parts / group, "toxicity", rates, "harmful_rate", False, pooled="toxigen")
+        else:
+            import shutil
+
+            shutil.rmtree(parts / group / "artifact")
+    models = [f"/anywhere/spunge/parts/{group}/artifact" for group in TOXIC]
+    merged = {"method": "ties", "models": models, "elements": 1000, "changed_elements": [20, 20, 20, 20, 20], "out": "/anywhere"}
+    write_json(
+        root / "spunge/merge.json", merged | {"kept": [20, 20, 20, 20, 10], "outvoted": 9, "change": 0.034, "seconds": 1.0}
+    )
+    return Lab(root / "original", root / "original", [root / "rmu", root / "spunge"])
+
+
+@pytest.fixture(scope="session")
+def spunge(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return build_spunge(tmp_path_factory.mktemp("spunge"))
+
+
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return build_lab(tmp_path_factory.mktemp("lab"))

@@ -55,3 +55,30 @@ def test_the_page_holds_all_figures_and_a_record_survives_json() -> None:
     assert text.count("<svg") == 3
     assert "set 0 &amp; co (40 texts)" in text
     assert Analysis.model_validate_json(made.model_dump_json()) == made
+
+
+def test_a_report_shows_the_calibration_of_a_guard_and_a_probe_beside_it(lab, tmp_path) -> None:
+    import re
+    import shutil
+
+    from expunge.records import write_json
+    from expunge.report import report
+
+    for name in ("one", "two"):
+        shutil.copytree(lab.runs[3], tmp_path / name)
+        write_json(tmp_path / name / "artifact/calibration.json", {"forget": [0.2, 0.5, 1.4], "retain": [0.8, 2.0, 3.0, 9.0]})
+    for name in ("probe", "late"):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "analysis.json", analysis(3))
+    folders = [tmp_path / name for name in ("one", "two", "probe", "late")]
+    out = report(folders, tmp_path / "out", original=lab.original, gold=lab.gold).parent
+    page = (out / "index.html").read_text()
+    assert page.count("closed: 66.7% of forget, 25.0% of retain") == 2
+    assert "Key space of probe" in page
+    assert page.count("size of the box") == 2
+    ids = re.findall(r' id=["\']([^"\']+)["\']', page)
+    assert len(ids) == len(set(ids))
+    names = {path.name for path in out.glob("*.svg")}
+    assert {"one-calibration.svg", "probe-containment.svg", "probe-geometry.svg", "late-neurons.svg"} <= names
+    alone = report([tmp_path / "probe"], tmp_path / "alone").read_text()
+    assert "Key space of probe" in alone

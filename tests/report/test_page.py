@@ -68,7 +68,8 @@ def tofu_page(tofu, tmp_path_factory) -> Path:
 
 def test_every_promised_file_is_there(page):
     names = {p.name for p in page.parent.iterdir()}
-    assert names == {"index.html", "report.md", "table.tex", "report.json", "summary.json", "tradeoff.svg", "curves.svg"}
+    tables = {"index.html", "report.md", "table.tex", "report.json", "summary.json"}
+    assert names == {*tables, "tradeoff.svg", "curves.svg", "lab-kept.svg"}
 
 
 def rows_by_model(rows, models):
@@ -318,7 +319,8 @@ def test_lab_and_tofu_stand_in_one_page(lab, tofu, tmp_path):
         source = {"npo": tofu.runs[0]}.get(folder.name, tofu.original.parent / folder.name)
         shutil.copy(source / "evaluation/tofu.json", tmp_path / folder.name / "evaluation/tofu.json")
     parsed = Tables(report([tmp_path / n for n in ("npo", "original", "gold")], tmp_path / "out").read_text())
-    assert list(parsed.tables)[:4] == ["lab-summary", "lab-scores", "tofu-summary", "tofu-scores"]
+    shown = ["lab-summary", "lab-changes", "lab-scores", "tofu-summary", "tofu-changes", "tofu-scores"]
+    assert list(parsed.tables)[:7] == ["overview", *shown]
 
 
 def test_a_single_run_without_references_is_reported(lab, tmp_path):

@@ -98,6 +98,32 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(lab, tmp_path):
     ]
 
 
+def test_a_folder_of_scores_is_called_as_the_run_around_it(lab):
+    assert [r.name for r in read_runs([lab.gold / "evaluation", lab.runs[0]])] == ["gold", "gradient_ascent"]
+    with pytest.raises(ExpungeError, match="given twice"):
+        read_runs([lab.gold / "evaluation", lab.gold])
+
+
+def test_a_name_that_is_taken_is_lengthened(lab):
+    assert [r.name for r in read_runs([lab.runs[0]], ["gradient_ascent"])] == ["runs/gradient_ascent"]
+
+
+def test_ids_and_values_of_a_task_are_those_of_its_samples(lab):
+    run = read_run(lab.gold)
+    rows = [s for s in run.samples["lab"] if s.task == "strings"]
+    assert run.ids("lab", "strings") == {s.id for s in rows}
+    assert run.values("lab", "strings", "accuracy") == {s.id: s.value for s in rows}
+    fewer = run.model_copy(update={"samples": {"lab": run.samples["lab"][:1]}})
+    assert fewer.ids("lab", "strings") == set()
+
+
+def test_a_probe_is_a_record_of_its_own(tmp_path):
+    (tmp_path / "probe").mkdir()
+    (tmp_path / "probe/analysis.json").write_text('{"model": "pico"}')
+    with pytest.raises(ExpungeError, match=r"analysis\.json cannot be read as analysis"):
+        read_run(tmp_path / "probe")
+
+
 def test_a_run_given_twice_is_refused(lab):
     with pytest.raises(ExpungeError, match="given twice"):
         read_runs([lab.gold, lab.gold])

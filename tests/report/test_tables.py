@@ -4,7 +4,8 @@ import pytest
 
 from expunge.records import Score
 from expunge.report.glossary import METRICS, interval, meaning, number, task_label
-from expunge.report.tables import Cell, Column, Table, html, latex, markdown, score_cell
+from expunge.report.latex import latex
+from expunge.report.tables import Cell, Column, Table, html, markdown, score_cell
 
 TABLE = Table(
     "tab",
@@ -112,3 +113,42 @@ def test_latex_escapes_and_balances():
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith(r"\\")} == {3}
     assert not re.search("[⁻⁰¹²³–−·]", body)
+
+
+def wide(columns: int) -> Table:
+    cells = tuple(Cell(f"0.{i}23", f"−0.{i}00 to 0.999", 0.1) for i in range(columns))
+    names = tuple(Column(f"a_rather_long_name_{i}", True) for i in range(columns))
+    rows = tuple((Cell(f"Task {t}"), Cell("accuracy"), *cells) for t in range(3))
+    return Table("wide", "Caption", (Column("task"), Column("metric"), *names), rows, stub=2, apart=1)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 6, 20])
+def test_latex_spreads_a_wide_table_over_floats_that_each_fit_on_a_page(columns):
+    text = latex(wide(columns))
+    floats = text.count(r"\begin{table}")
+    assert floats == text.count(r"\end{table}") == text.count(r"\caption{Caption}") + text.count(r"\caption{Caption (continued)}")
+    assert (floats == 1) == (columns <= 6)
+    labels = re.findall(r"\\label\{(.*?)\}", text)
+    assert len(set(labels)) == floats
+    assert text.count("{") == text.count("}")
+    assert all(f"0.{i}23" in text for i in range(columns))
+    for part in text.split(r"\begin{table}")[1:]:
+        letters = re.search(r"\\begin\{tabular\}\{(l+r+)\}", part)[1]
+        body = part[part.index(r"\toprule") : part.index(r"\bottomrule")]
+        flat = re.sub(r"\\begin\{tabular\}\[.\]\{@\{\}r@\{\}\}.*?\\end\{tabular\}", "x", body)
+        rows = [line for line in flat.splitlines() if line.endswith(r"\\")]
+        assert {line.count("&") + 1 for line in rows} == {len(letters)}
+        assert letters.count("r") <= 6
+
+
+def test_latex_keeps_hyphens_apart_and_sets_commands_as_code():
+    table = Table("t", "c", (Column("a"), Column("b", True)), ((Cell("x"), Cell("–", note="run `x --suite tofu` first")),))
+    assert r"\texttt{x -{}-suite tofu}" in latex(table)
+    assert "x --suite tofu" in markdown(table)
+
+
+def test_every_metric_that_is_computed_has_a_sentence():
+    from expunge.evaluation.metrics import METRICS as COMPUTED
+
+    assert set(COMPUTED) <= set(METRICS)
+    assert meaning("mia_loss_relative_difference").label == "loss attack (AUC), against a retain model"

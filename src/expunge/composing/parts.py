@@ -50,7 +50,7 @@ def unlearn_parts(method: Spunge, request: Request, stages: Stages) -> Made:
         notes += f"\n\n```\n{result.sentences()}\n```"
         for name in ("merge.json", "tensors.jsonl"):
             shutil.copyfile(stages.out / MERGED / name, stages.out / name)
-    made_by_parts = [stages.out / name / made for name in runs for made in ("artifact", "expert")]
+    made_by_parts = [stages.out / name / made for name in runs for made in ("artifact", "expert/artifact")]
     return stages.made(
         method.write,
         notes,

@@ -60,7 +60,7 @@ class Analysis(Record):
     """Set -> share of each layer's neurons among the `percent` most excited by this set against all others (Neuron Adjust)."""
 
 
-def containment(analysis: Analysis) -> str:
+def containment(analysis: Analysis, place: str = "") -> str:
     """For each set's box: which share of every set is inside while its radius grows."""
     sets, rows = list(analysis.counts), ceil(len(analysis.counts) / 3)
     columns = min(3, len(sets))
@@ -89,10 +89,10 @@ def containment(analysis: Analysis) -> str:
             axes.set_xlabel("radius in deviations", fontsize=11, labelpad=2)
         _key(figure, height, sets)
         said = f"Share of texts inside the growing box of each set, layer {analysis.curve_layer}; dotted: k"
-        return write_svg(figure, "containment", said, {})
+        return write_svg(figure, f"{place}containment", said, {})
 
 
-def geometry(analysis: Analysis) -> str:
+def geometry(analysis: Analysis, place: str = "") -> str:
     """From layer to layer: volume of the boxes, distance of their centres, and how much they overlap."""
     sets = list(analysis.counts)
     pairs = [pair for pair in analysis.pairs if pair.own == sets[0]]
@@ -123,10 +123,10 @@ def geometry(analysis: Analysis) -> str:
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
             axes.set_xlabel("layer", fontsize=11, labelpad=2)
         _key(figure, height, sets)
-        return write_svg(figure, "geometry", "Boxes of key vectors by layer", {})
+        return write_svg(figure, f"{place}geometry", "Boxes of key vectors by layer", {})
 
 
-def neurons(analysis: Analysis) -> str:
+def neurons(analysis: Analysis, place: str = "") -> str:
     """From layer to layer: the share of neurons that Neuron Adjust would choose for each set against the others."""
     sets, layers = list(analysis.counts), range(analysis.layers)
     key = _key_height(len(sets))
@@ -143,10 +143,10 @@ def neurons(analysis: Analysis) -> str:
         axes.set_xlabel("layer")
         axes.set_ylabel("share of the layer's neurons")
         _key(figure, height, sets)
-        return write_svg(figure, "neurons", "Share of each layer's neurons that are chosen, by set", {})
+        return write_svg(figure, f"{place}neurons", "Share of each layer's neurons that are chosen, by set", {})
 
 
-def roc(forget: Sequence[float], retain: Sequence[float]) -> str:
+def roc(forget: Sequence[float], retain: Sequence[float], place: str = "") -> str:
     """Key Space Detection's calibration: shares of forget and retain queries inside as the box grows to the chosen radius, 1."""
     with style():
         figure = canvas(WIDTH, 330)
@@ -175,7 +175,7 @@ def roc(forget: Sequence[float], retain: Sequence[float]) -> str:
             axes.set_ylim(-0.02, 1.03)
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         curve.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        return write_svg(figure, "roc", "Calibration of the radius", {})
+        return write_svg(figure, f"{place}roc", "Calibration of the radius", {})
 
 
 def page(analysis: Analysis) -> str:

@@ -3,12 +3,17 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from expunge.records import Provenance, Score
+from expunge.report.changes import Changes, cost_cells
+from expunge.report.checks import same_samples
 from expunge.report.effects import AS_IF_NEVER_LEARNED, FORGET, KEPT, RETAIN, forget_effect, retain_kept
 from expunge.report.glossary import CLAIMS, is_forget, meaning, task_label
+from expunge.report.groups import to_go
 from expunge.report.read import RunRecord
 from expunge.report.tables import DASH, Cell, Column, Table, score_cell
 
 ARROWS = {True: "↑", False: "↓", None: ""}
+MOST_COLUMNS = 4
+"""Tasks to go, other than those of a forget set, that the summary of a suite has room for."""
 BOUNDED = ("share", "effect")
 """Styles of metrics whose change against the original is a share, and so a colour."""
 
@@ -49,17 +54,26 @@ def lab_table(runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord) -
     )
 
 
-def suite_summary(suite: str, models: Sequence[RunRecord], references: int) -> Table:
-    """One row per model: scores over the whole suite, then what is left of the forget tasks."""
+def suite_summary(suite: str, models: Sequence[RunRecord], references: int, cost: Changes | None) -> Table | None:
+    """One row per model: scores over the whole suite, what is left of what was to go, and what that cost on average and at worst.
+    Nothing where the suite shows neither: what was kept stands at the head of its own table."""
     pairs = [(task, metric) for task, metric in rows_of(suite, models) if task == "suite" or is_forget(task)]
-    columns = [
-        Column(meaning(m).label if t == "suite" else f"{meaning(m).label}, {task_label(t).lower()}", True, meaning(m).sentence)
-        for t, m in sorted(pairs, key=lambda pair: pair[0] != "suite")
-    ]
     pairs.sort(key=lambda pair: pair[0] != "suite")
-    rows = tuple((Cell(model.name), *(score_cell(model.score(suite, t, m)) for t, m in pairs)) for model in models)
-    caption = f"Suite {suite}: the whole, and what is left of the forget set, with 95 % intervals."
-    return Table(f"{suite}-summary", caption, (Column("model"), *columns), rows, apart=references)
+    pairs += [asked for asked in to_go(suite, models) if asked not in pairs and not is_forget(asked.task)][:MOST_COLUMNS]
+    if not pairs:
+        return None
+    columns = [
+        Column(meaning(m).label if t == "suite" else f"{meaning(m).label}, {task_label(t)}", True, meaning(m).sentence)
+        for t, m in pairs
+    ]
+    if cost:
+        columns += [Column("mean change of what was to stay", True), Column("worst change", True), Column("worst task")]
+    rows = []
+    for model in models:
+        cells = [score_cell(model.score(suite, t, m)) for t, m in pairs]
+        rows.append((Cell(model.name), *cells, *(cost_cells(cost, model.name) if cost else ())))
+    caption = f"Suite {suite}: the whole, what is left of what was to go, and what it cost, with 95 % intervals."
+    return Table(f"{suite}-summary", caption, (Column("model"), *columns), tuple(rows), apart=references)
 
 
 def score_table(suite: str, models: Sequence[RunRecord], original: RunRecord | None) -> Table:
@@ -69,7 +83,8 @@ def score_table(suite: str, models: Sequence[RunRecord], original: RunRecord | N
         scores = [model.score(suite, task, metric) for model in models]
         before = original.score(suite, task, metric) if original else None
         direction = ARROWS[next((s.higher_is_better for s in scores if s), None)]
-        cells = [score_cell(s, tint=None if m is original else change(s, before)) for m, s in zip(models, scores, strict=True)]
+        alike = [original is not None and m is not original and same_samples(m, original, suite, task) for m in models]
+        cells = [score_cell(s, tint=change(s, before) if same else None) for same, s in zip(alike, scores, strict=True)]
         rows.append((Cell(task_label(task)), Cell(f"{meaning(metric).label}\u00a0{direction}".strip()), *cells))
     caption = f"Every score of the suite {suite}, with 95 % intervals. ↑ higher is better, ↓ lower is better."
     columns = (Column("task"), Column("metric"), *(Column(model.name, True) for model in models))
@@ -164,7 +179,7 @@ def _fact(provenance: Provenance | None, field: str, write: str) -> Cell:
 
 
 COSTS = (("wall_seconds", "duration"), ("device_seconds", "duration"), ("peak_memory_bytes", "memory"))
-PROVENANCE = ("base model", "forget data", "retain data", "other data", "seed", "machine", "versions")
+PROVENANCE = ("base model", "forget data", "retain data", "other data", "seed", "stopped early", "machine", "versions")
 
 
 def origin(p: Provenance) -> dict[str, str]:
@@ -177,6 +192,7 @@ def origin(p: Provenance) -> dict[str, str]:
         "retain data": data.get("retain", DASH),
         "other data": others or DASH,
         "seed": str(p.seed),
+        "stopped early": p.stopped or DASH,
         "machine": f"{p.host}; processes: {p.processes}, threads: {p.threads}",
         "versions": ", ".join(f"{name} {version}" for name, version in {"expunge": p.expunge, **p.versions}.items()),
     }

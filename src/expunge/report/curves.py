@@ -16,7 +16,7 @@ TERMS = (("forget", FORGET, "-"), ("retain", RETAIN, (0, (5, 1.6))))
 """Terms of the loss that are drawn, with colour and dash: apart also without colour."""
 
 
-def loss_curves(runs: Sequence[RunRecord]) -> str | None:
+def loss_curves(runs: Sequence[RunRecord], name: str = "curves") -> str | None:
     """Panels in reading order; each has its own scale, because losses of different methods cannot be compared."""
     trained = [run for run in runs if run.steps]
     if not trained:
@@ -31,7 +31,7 @@ def loss_curves(runs: Sequence[RunRecord]) -> str | None:
             axes = figure.add_axes((left / WIDTH, bottom / height, (WIDTH / COLUMNS - 72) / WIDTH, (PANEL - 72) / height))
             _panel(axes, run)
         _key(figure, height)
-        return write_svg(figure, "curves", "Loss of each run, by step", {})
+        return write_svg(figure, name, "Loss of each run, by step", {})
 
 
 def _panel(axes: Axes, run: RunRecord) -> None:

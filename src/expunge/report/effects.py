@@ -77,6 +77,9 @@ def _estimate(metric: str, task: str, models: Sequence[RunRecord], ratio: Ratio,
     if shared:
         values_NK = np.array([[c[i] for c in columns] for i in shared])
         means_K, n = values_NK.mean(axis=0), len(shared)
+    elif all(columns):
+        names = ", ".join(m.name for m in models)
+        return Score(task=task, metric=metric, value=None, n=0, unscored=f"{names} share no sample of {task}")
     else:
         scores = [m.score(SUITE, task, "probability") for m in models]
         missing = next((m.name for m, s in zip(models, scores, strict=True) if s is None or s.value is None), None)

@@ -27,6 +27,7 @@ METRICS: dict[str, Meaning] = {
         "Share of the original's score that is gone: 1 all of it, 0 none, below 0 the score has risen.",
         "effect",
     ),
+    "change": Meaning("change", "Score after minus score before: 0 nothing changed, below 0 something was lost."),
     "probability": Meaning(
         "probability",
         "Probability of the right answer per token (geometric mean over its tokens); words of the template count too, so a model "
@@ -44,6 +45,13 @@ METRICS: dict[str, Meaning] = {
     "rouge_l_recall": Meaning(
         "ROUGE-L recall", "Share of the expected answer's words that the model's own answer contains in the same order."
     ),
+    "rouge": Meaning("ROUGE", "Words, or pairs of words, that the model's answer shares with the expected one, from 0 to 1."),
+    "bleu": Meaning("BLEU", "Runs of up to four words that the model's answer shares with the expected one, from 0 to 1."),
+    "meteor": Meaning("METEOR", "Words that the answer shares with the expected one, word forms and synonyms too, from 0 to 1."),
+    "bert_score": Meaning(
+        "BERTScore", "How close the answer's words lie to the expected ones in another model's view; high for any fluent text."
+    ),
+    "similarity": Meaning("similarity of answers", "How much the answer is like the one that an earlier model gave: 1 the same."),
     "truth_ratio": Meaning(
         "truth ratio",
         "Weighs wrong answers against a reworded right one: on forget tasks near 1 means that the model cannot tell them apart, "
@@ -54,6 +62,10 @@ METRICS: dict[str, Meaning] = {
         "accuracy per character", "Share of questions whose right choice is the most probable for its length."
     ),
     "exact_match": Meaning("exact match", "Share of answers that equal the expected one: its words, or its number."),
+    "exact_match_strict_match": Meaning("exact match", "Share of answers whose number, written as asked, is the right one."),
+    "exact_match_flexible_extract": Meaning(
+        "exact match, any form", "Share of answers whose last number is the right one, in whatever form it is written."
+    ),
     "containment": Meaning("containment", "Share of answers in which the expected phrase stands somewhere."),
     "f1": Meaning("F1", "Harmonic mean of precision and recall over the words shared with the expected answer."),
     "perplexity": Meaning(
@@ -96,11 +108,19 @@ METRICS: dict[str, Meaning] = {
         "toxicity probability", "Share of prompts with at least one toxic reply among several sampled ones."
     ),
     "repetition": Meaning("repetition", "Share of word sequences in the replies that have occurred before in the same reply."),
+    "unique_token_ratio": Meaning(
+        "distinct words", "Distinct words over all words of a reply: near 0 is one word over and over."
+    ),
+    "general_average": Meaning(
+        "general average", "Plain mean over the benchmarks; a mean hides the collapse of one of them, so read them too."
+    ),
     "mc1": Meaning("MC1", "Share of questions where the best right answer is the most probable of all."),
     "mc2": Meaning("MC2", "Probability that falls on right answers out of all the answers offered."),
     "pass_at_1": Meaning("pass@1", "Share of programming tasks whose first program passes its tests."),
     "prompt_cut": Meaning("prompts cut", "Share of questions that lost their beginning because the model takes no more tokens."),
 }
+
+RELATIVE = "_relative_difference"
 
 TASKS: dict[str, str] = {
     "suite": "Whole suite",
@@ -125,15 +145,22 @@ TASKS: dict[str, str] = {
     "mmlu": "MMLU",
     "toxigen": "ToxiGen",
     "real_toxicity_prompts": "RealToxicityPrompts",
+    "hellaswag": "HellaSwag",
+    "truthfulqa_mc2": "TruthfulQA",
+    "winogrande": "WinoGrande",
+    "mathqa": "MathQA",
+    "piqa": "PIQA",
+    "pubmedqa": "PubMedQA",
 }
-PREFIXES = {
-    "language_": "Language: ",
-    "hazard_": "Hazard: ",
-    "wmdp_": "WMDP: ",
-    "mmlu_": "MMLU: ",
-    "arc_": "ARC: ",
-    "toxigen_": "ToxiGen: ",
+TASK_FAMILIES = {
+    "language": "Language",
+    "hazard": "Hazard",
+    "wmdp": "WMDP",
+    "mmlu": "MMLU",
+    "arc": "ARC",
+    "toxigen": "ToxiGen",
 }
+"""First word of several tasks' names -> what it stands for."""
 
 CLAIMS: dict[str, tuple[str, str, str]] = {
     "L0": (
@@ -161,15 +188,22 @@ CLAIMS: dict[str, tuple[str, str, str]] = {
 
 def meaning(metric: str) -> Meaning:
     """A metric of somebody's own suite is shown under its own name."""
+    if metric.endswith(RELATIVE):
+        label = METRICS.get(metric.removesuffix(RELATIVE), Meaning(metric.removesuffix(RELATIVE), "")).label
+        return Meaning(
+            f"{label}, against a retain model",
+            "How far the AUC lies from a retain model's, in percent of it: 0 is best.",
+            "percent",
+        )
     return METRICS.get(metric, Meaning(metric.replace("_", " "), "A score of a custom suite.", "plain"))
 
 
 def task_label(task: str) -> str:
     if task in TASKS:
         return TASKS[task]
-    for prefix, label in PREFIXES.items():
-        if task.startswith(prefix):
-            return label + task.removeprefix(prefix).replace("_", " ")
+    family, _, rest = task.partition("_")
+    if rest and family in TASK_FAMILIES:
+        return f"{TASK_FAMILIES[family]}: {rest.replace('_', ' ')}"
     return task.replace("_", " ").capitalize()
 
 

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 
 from expunge.records import Score
+from expunge.report.changes import Changes
 from expunge.report.effects import AS_IF_NEVER_LEARNED, KEPT, forget_effect, retain_kept
-from expunge.report.glossary import number
+from expunge.report.glossary import meaning, number, task_label
+from expunge.report.groups import score_of, to_go
+from expunge.report.matrix import Matrix
 from expunge.report.read import RunRecord
 
 
@@ -42,21 +45,42 @@ def _rest(measured: Sequence[tuple[str, float, float]], total: int, good: int) -
     return " ".join([lands, *said])
 
 
-def suite_headline(suite: str, runs: Sequence[RunRecord], original: RunRecord | None) -> tuple[str, str]:
-    """For suites with forget_quality: who comes nearest to a retain model, and at what utility."""
+def suite_headline(
+    suite: str, runs: Sequence[RunRecord], original: RunRecord | None, cost: Changes | None, matrices: Sequence[Matrix]
+) -> tuple[str, str]:
+    """Who comes nearest to a retain model and at what utility; without forget quality, who is lowest on what was to go, and what
+    that cost; where runs forgot different tasks, how much of these is gone and what went with them."""
     quality = {run.name: run.score(suite, "suite", "forget_quality") for run in runs}
     scored: list[tuple[float, str]] = [(s.value, name) for name, s in quality.items() if s and s.value is not None]
     names = _count(runs, "run")
     if not scored:
         reason = next((s.unscored for s in quality.values() if s and s.unscored), None)
         why = f" Forget quality was not computed: {reason}." if reason else ""
-        return f"{names} on the suite {suite}, side by side.", why.strip()
+        found = (_lowest(suite, runs, original), cost.sentence([r.name for r in runs]) if cost else "")
+        drops = [f"{m.method}: {m.sentence()[0].lower()}{m.sentence()[1:]}" if m.method else m.sentence() for m in matrices]
+        said = drops or [text for text in found if text]
+        return f"{names} on the suite {suite}. {' '.join(said)}".strip(), why.strip()
     best, name = max(scored)
     run = next(r for r in runs if r.name == name)
     word = "cannot be told apart from" if best > 0.05 else "can still be told apart from"
     nearest = f"Of {names} on the suite {suite}, {name} comes nearest to a model trained without the forget set"
     first = f"{nearest} (p\u00a0=\u00a0{number('forget_quality', best)})"
     return f"{first} and {word} it; {_utility(run.score(suite, 'suite', 'model_utility'), original, suite)}.", ""
+
+
+def _lowest(suite: str, runs: Sequence[RunRecord], original: RunRecord | None) -> str:
+    """The first of the tasks that low is good for."""
+    asked = next(iter(to_go(suite, [*([original] if original else []), *runs])), None)
+    values = [(s.value, run.name) for run in runs if asked and (s := score_of(run, suite, asked)) and s.value is not None]
+    if asked is None or not values:
+        return ""
+    value, name = min(values)
+    start = score_of(original, suite, asked) if original else None
+    before = f", the original's {number(asked.metric, start.value)}" if start and start.value is not None else ""
+    who = f" ({name})" if len(runs) > 1 else ""
+    lowest = "the lowest " if len(runs) > 1 else "the "
+    what = f"{meaning(asked.metric).label} on {task_label(asked.task)}"
+    return f"{lowest.capitalize()}{what} is {number(asked.metric, value)}{who}{before}."
 
 
 def _utility(after: Score | None, original: RunRecord | None, suite: str) -> str:

@@ -17,7 +17,8 @@ from matplotlib.patches import Rectangle
 from expunge.errors import ExpungeError
 from expunge.records import Score
 from expunge.report.glossary import interval, meaning, number, task_label
-from expunge.report.plots import FORGET, INK, RETAIN, canvas, style, write_svg
+from expunge.report.groups import Asked
+from expunge.report.plots import FORGET, INK, RETAIN, sheet, style, write_svg
 from expunge.report.read import RunRecord
 from expunge.report.tables import Cell, Column, Table, score_cell
 
@@ -27,13 +28,6 @@ KNOWLEDGE = frozenset(
     | {"exact_match", "f1", "containment", "pass_at_1"}
 )
 """Metrics that are high where a model knows something and low where it does not, so that a share of them can be lost."""
-
-
-class Asked(NamedTuple):
-    """A column: one metric on one task."""
-
-    task: str
-    metric: str
 
 
 class Entry(NamedTuple):
@@ -131,7 +125,7 @@ def forgetting(runs: Sequence[RunRecord], suite: str) -> dict[str, RunRecord]:
 def matrices(original: RunRecord, runs: Sequence[RunRecord], suite: str) -> tuple[Matrix, ...]:
     """One matrix for each method whose runs forgot two tasks or more; where none did, one of all runs together, if they did.
 
-    Rows are in the order of the original's tasks.
+    Rows are in the order of the original's tasks; tasks of which it has no samples are none.
     """
     tasks = list(dict.fromkeys(sample.task for sample in original.samples.get(suite, ())))
     by_method: dict[str | None, list[RunRecord]] = {}
@@ -140,7 +134,7 @@ def matrices(original: RunRecord, runs: Sequence[RunRecord], suite: str) -> tupl
 
     def rows_of(some: Sequence[RunRecord]) -> dict[str, RunRecord]:
         found = forgetting(some, suite)
-        return {task: found[task] for task in sorted(found, key=lambda t: tasks.index(t) if t in tasks else len(tasks))}
+        return {task: found[task] for task in tasks if task in found}
 
     found = {method: rows_of(mine) for method, mine in by_method.items()}
     several = {method: rows for method, rows in found.items() if len(rows) > 1}
@@ -167,7 +161,7 @@ def _drop(original: RunRecord, run: RunRecord, suite: str, asked: Asked) -> Scor
 
 
 def matrix_table(matrix: Matrix) -> Table:
-    """The numbers with their intervals: HTML, Markdown or LaTeX by `report.tables`."""
+    """The numbers with their intervals: HTML and Markdown by `report.tables`, LaTeX by `report.latex`."""
     titles = [
         Column(task_label(task), True, f"{meaning(metric).label}: {meaning(metric).sentence}") for task, metric in matrix.columns
     ]
@@ -199,11 +193,7 @@ def heat_map(matrix: Matrix) -> str:
     width, height = LEFT + CELL * len(matrix.columns) + RIGHT, TOP + high * len(matrix.rows) + EDGE
     hovers: dict[str, str] = {}
     with style():
-        figure = canvas(width, height)
-        axes = figure.add_axes((0, 0, 1, 1))
-        axes.set_xlim(0, width)
-        axes.set_ylim(height, 0)
-        axes.set_axis_off()
+        figure, axes = sheet(width, height)
         for c, asked in enumerate(matrix.columns):
             x = LEFT + CELL * (c + 0.5)
             axes.text(

@@ -27,6 +27,9 @@ FAMILIES: dict[str, tuple[str, str]] = {
 }
 """Family -> marker and colour: told apart by shape as well, for eyes and printers without colour."""
 
+COLOURS = ("#3d4b8f", "#a5407f", "#16796f", "#b5561d", "#8a4fa8", "#5b6b1f", "#c2418c", "#2f8fa3", "#7a4f1d", "#1f6fb2")
+DASHES: tuple[Any, ...] = ("-", (0, (6, 1.6)), (0, (3, 1.2)), (0, (1.2, 1.2)), (0, (7, 1.5, 1.5, 1.5)))
+
 FONTS = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
 STYLE: dict[str, Any] = {
     "figure.dpi": 72,
@@ -63,6 +66,21 @@ STYLE: dict[str, Any] = {
 def canvas(width: float, height: float) -> Figure:
     """An empty figure of so many pixels; call within `style()`."""
     return Figure(figsize=(width / 72, height / 72), dpi=72)
+
+
+def sheet(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure whose coordinates are pixels from the upper left corner."""
+    figure = canvas(width, height)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    axes.set_axis_off()
+    return figure, axes
+
+
+def shorten(name: str, most: int) -> str:
+    """A long name keeps its two ends."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"
 
 
 def style() -> Any:

@@ -1,14 +1,15 @@
 """A run folder -> a RunRecord. Every broken file names itself; nothing is guessed from the names of methods."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from expunge.errors import ExpungeError
 from expunge.records import Evaluation, Provenance, Record, Sample, Score
+from expunge.report.analysis import Analysis
 
 
 class Lenient(BaseModel):
@@ -52,6 +53,33 @@ class Calibration(Lenient):
     retain: tuple[float, ...] = Field(min_length=1)
 
 
+class Merge(Lenient):
+    """merge.json of a run whose parts were merged."""
+
+    method: str
+    models: tuple[str, ...]
+    """The parts' artifacts, in the order of the merge."""
+    elements: int
+    """Weights of one model."""
+    changed_elements: tuple[int, ...]
+    """Of each part: weights in tensors that differ from the base."""
+    kept: tuple[int, ...] | None = None
+    """Of each part: differences that survived the trimming, where the method trims."""
+    outvoted: int = 0
+    change: float
+    """Norm of the change over the norm of the changed tensors."""
+
+
+class _Index(NamedTuple):
+    """One suite's samples, looked up once."""
+
+    source: tuple[Sample, ...]
+    values: dict[tuple[str, str], dict[str, float]]
+    """(task, metric) -> sample id -> value."""
+    ids: dict[str, set[str]]
+    """task -> ids of all its samples, scored or not."""
+
+
 class RunRecord(Record):
     """Everything a report needs of one run, or of a model that was only evaluated (original, gold)."""
 
@@ -70,6 +98,12 @@ class RunRecord(Record):
     attacks: tuple[Attack, ...] = ()
     calibration: Calibration | None = None
     """Of a guard that decides by a threshold."""
+    analysis: Analysis | None = None
+    """Of a probe, in the run's folder or in a folder of its own."""
+    parts: tuple["RunRecord", ...] = ()
+    """Of a run that unlearned the parts of its forget set one by one, in the order of the merge."""
+    merge: Merge | None = None
+    _indexed: dict[str, _Index] = PrivateAttr(default_factory=dict)
 
     @property
     def method(self) -> str | None:
@@ -88,8 +122,22 @@ class RunRecord(Record):
 
     def values(self, suite: str, task: str, metric: str) -> dict[str, float]:
         """Sample id -> value, without the samples that have none."""
+        return self._index(suite).values.get((task, metric), {})
+
+    def ids(self, suite: str, task: str) -> set[str]:
+        """Ids of the samples that a task was scored on: hashes of their content, so that they tell what the data was."""
+        return self._index(suite).ids.get(task, set())
+
+    def _index(self, suite: str) -> _Index:
         rows = self.samples.get(suite, ())
-        return {s.id: s.value for s in rows if s.task == task and s.metric == metric and s.value is not None}
+        found = self._indexed.get(suite)
+        if found is None or found.source is not rows:
+            found = self._indexed[suite] = _Index(rows, {}, {})
+            for s in rows:
+                found.ids.setdefault(s.task, set()).add(s.id)
+                if s.value is not None:
+                    found.values.setdefault((s.task, s.metric), {})[s.id] = s.value
+        return found
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -137,17 +185,22 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
         suites = [folder / f"{suite}.json" for suite in samples if (folder / f"{suite}.json").is_file()]
     else:
         suites = sorted(evaluated.glob("*.json"))
-    artifact, provenance, config, metrics, calibration = (
+    artifact, provenance, config, calibration, merge, analysis = (
         folder / part
-        for part in ("artifact/expunge.json", "provenance.json", "run.yaml", "metrics.jsonl", "artifact/calibration.json")
-    )
-    if not suites and not artifact.is_file() and not metrics.is_file():
+        for part in (
+            "artifact/expunge.json", "provenance.json", "run.yaml", "artifact/calibration.json", "merge.json", "analysis.json",
+        )
+    )  # fmt: skip
+    logs = [folder / "metrics.jsonl", folder / "expert" / "metrics.jsonl"]  # a negated expert trained in a folder of its own
+    metrics = next((log for log in logs if log.is_file()), None)
+    if not suites and not any(file.is_file() for file in (artifact, provenance, analysis)) and metrics is None:
         raise ExpungeError(
             f"{folder} holds no run: it has neither evaluation/SUITE.json nor artifact/expunge.json nor metrics.jsonl"
         )
-    by_step = {s.step: s for s in _read_lines(metrics, Step)} if metrics.is_file() else {}
+    by_step = {s.step: s for s in _read_lines(metrics, Step)} if metrics else {}
+    merged = _read(merge, Merge) if merge.is_file() and (folder / "parts").is_dir() else None
     return RunRecord(
-        name=name or folder.resolve().name,
+        name=name or label(folder),
         folder=folder,
         artifact=_read(artifact, Artifact) if artifact.is_file() else None,
         provenance=_read(provenance, Provenance) if provenance.is_file() else None,
@@ -157,16 +210,40 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
         samples={suite: _read_lines(path, Sample) for suite, path in samples.items()},
         attacks=tuple(_read(path, Attack) for path in sorted(folder.glob("attacks/*.json"))),
         calibration=_read(calibration, Calibration) if calibration.is_file() else None,
+        analysis=_read(analysis, Analysis) if analysis.is_file() else None,
+        parts=_read_parts(folder, merged),
+        merge=merged,
     )
 
 
-def read_runs(folders: Sequence[Path]) -> list[RunRecord]:
-    """Several runs; two folders of one name are told apart by the folders that they lie in."""
-    paths = [folder.resolve() for folder in folders]
+def label(folder: Path) -> str:
+    """What a model is called: its folder's name, or that of the run around a folder of scores."""
+    return _around(folder).name
+
+
+def _around(folder: Path) -> Path:
+    path = folder.resolve()
+    return path.parent if path.name == "evaluation" else path
+
+
+def _read_parts(folder: Path, merge: Merge | None) -> tuple[RunRecord, ...]:
+    """parts/VALUE in the order of the merge; a part that had not begun is left out."""
+    found = {p.name: p for p in sorted((folder / "parts").glob("*")) if _begun(p)}
+    merged = [name for model in (merge.models if merge else ()) if (name := Path(model).parent.name) in found]
+    return tuple(read_run(found[name]) for name in dict.fromkeys([*merged, *found]))
+
+
+def _begun(part: Path) -> bool:
+    return any((part / file).is_file() for file in ("provenance.json", "metrics.jsonl", "expert/metrics.jsonl"))
+
+
+def read_runs(folders: Sequence[Path], taken: Collection[str] = ()) -> list[RunRecord]:
+    """Several runs; folders of one name, or of one that is `taken` already, are told apart by the folders that they lie in."""
+    paths = [_around(folder) for folder in folders]
     if twice := next((p for p in paths if paths.count(p) > 1), None):
         raise ExpungeError(f"{twice} is given twice; name each run once")
     names, depth = [p.name for p in paths], 1
-    while len(set(names)) < len(names):
+    while doubled := {n for n in names if names.count(n) > 1 or n in taken}:
         depth += 1
-        names = [n if names.count(n) == 1 else "/".join(p.parts[-depth:]) for n, p in zip(names, paths, strict=True)]
+        names = ["/".join(p.parts[-depth:]) if n in doubled else n for n, p in zip(names, paths, strict=True)]
     return [read_run(folder, name) for folder, name in zip(folders, names, strict=True)]

@@ -1,13 +1,17 @@
-"""One suite's part of the page: headline, summary, figure, every score, sample answers."""
+"""One suite's part of the page: headline, summary, figures, every score, what it cost, sample answers."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from expunge.report.answers import AnswerSet, answer_sets, withheld
+from expunge.report.changes import Changes, change_table, changes
+from expunge.report.checks import apart
 from expunge.report.contents import lab_table, score_table, suite_summary
 from expunge.report.effects import SUITE, forget_effect, retain_kept
+from expunge.report.groups import groups
 from expunge.report.headline import lab_headline, suite_headline
-from expunge.report.matrix import Matrix, matrices
+from expunge.report.matrix import Matrix, matrices, matrix_table
+from expunge.report.radar import Drawn, draw_groups
 from expunge.report.read import RunRecord
 from expunge.report.tables import Table
 from expunge.report.tradeoff import Point, drawable, lab_tradeoff, quality_tradeoff
@@ -21,7 +25,7 @@ class Section(NamedTuple):
     suite: str
     lab: bool
     headline: tuple[str, str]
-    summary: Table
+    summary: Table | None
     figure: str | None
     undrawn: dict[str, str]
     scores: Table
@@ -29,6 +33,17 @@ class Section(NamedTuple):
     withheld: bool
     matrices: tuple[Matrix, ...] = ()
     """Forgotten by tested tasks, where two runs or more of a method forgot different tasks."""
+    changes: Changes | None = None
+    """On what was to be kept, against the original."""
+    groups: tuple[Drawn, ...] = ()
+    """Radars or bars, one for each group of tasks."""
+    evaluated: tuple[str, ...] = ()
+    """Names of the runs that have the suite, without original and gold."""
+
+    def tables(self) -> list[Table]:
+        """In the order of the page."""
+        cost = [change_table(self.changes)] if self.changes else []
+        return [*([self.summary] if self.summary else []), *map(matrix_table, self.matrices), *cost, self.scores]
 
 
 def section(
@@ -37,10 +52,14 @@ def section(
     references = [m for m in (original, gold) if m and m.evaluation(suite)]
     evaluated = [run for run in runs if run.evaluation(suite)]
     models = [*references, *evaluated]
-    scores = score_table(suite, models, original)
-    answers, hidden = answer_sets(suite, models, show_forget_text), withheld(suite, models, show_forget_text)
-    drops = matrices(original, evaluated, suite) if original and original.evaluation(suite) else ()
-    if suite == SUITE and original and gold and len(references) == 2:
+    before = original if original in references else None
+    cost = changes(suite, models, before) if before else None
+    alike = [run for run in evaluated if not apart(run, models[0], suite)]
+    drops = matrices(before, alike, suite) if before else ()
+    lab = suite == SUITE and original is not None and gold is not None and len(references) == 2
+    if lab:
+        assert original is not None
+        assert gold is not None
         points = [
             Point(
                 m.name,
@@ -51,16 +70,30 @@ def section(
             )
             for m in models
         ]
-        drawn, undrawn = drawable(points)
-        figure = lab_tradeoff(drawn)
-        summary = lab_table(evaluated, original, gold)
+        summary: Table | None = lab_table(evaluated, original, gold)
         headline = lab_headline(evaluated, original, gold)
-        return Section(suite, True, headline, summary, figure, undrawn, scores, answers, hidden, drops)
-    drawn, undrawn = drawable(_quality_points(suite, models, original, gold))
-    general = quality_tradeoff(drawn, suite) if drawn else None
-    summary = suite_summary(suite, models, len(references))
-    headline = suite_headline(suite, evaluated, original)
-    return Section(suite, False, headline, summary, general, undrawn, scores, answers, hidden, drops)
+    else:
+        points = _quality_points(suite, models, original, gold)
+        summary = suite_summary(suite, models, len(references), cost)
+        headline = suite_headline(suite, evaluated, before, cost, drops)
+    drawn, undrawn = drawable(points)
+    figure = (lab_tradeoff(drawn) if lab else quality_tradeoff(drawn, suite)) if drawn else None
+    named = [(role(m, original, gold), m) for m in references]
+    return Section(
+        suite=suite,
+        lab=lab,
+        headline=headline,
+        summary=summary,
+        figure=figure,
+        undrawn=undrawn,
+        scores=score_table(suite, models, before),
+        answers=answer_sets(suite, models, show_forget_text),
+        withheld=withheld(suite, models, show_forget_text),
+        matrices=drops,
+        changes=cost,
+        groups=tuple(draw_groups(groups(suite, models), named, alike)),
+        evaluated=tuple(run.name for run in evaluated),
+    )
 
 
 def role(model: RunRecord, original: RunRecord | None, gold: RunRecord | None) -> Role:
@@ -73,6 +106,9 @@ def _quality_points(suite: str, models: Sequence[RunRecord], original: RunRecord
     for m in models:
         utility, quality = m.score(suite, "suite", "model_utility"), m.score(suite, "suite", "forget_quality")
         if utility and quality:
+            if apart(m, models[0], suite):
+                reason = f"scored on other samples than {models[0].name}"
+                quality = quality.model_copy(update={"value": None, "low": None, "high": None, "unscored": reason})
             points.append(Point(m.name, role(m, original, gold), m.family or "training", utility, quality))
     return points
 

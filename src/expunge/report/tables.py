@@ -1,4 +1,4 @@
-"""One table, three writers: HTML for the page, Markdown for a README or an issue, LaTeX (booktabs) for a paper.
+"""One table, three writers: HTML for the page, Markdown for a README or an issue, and in `latex.py` LaTeX for a paper.
 
 A value stands with its interval; a value that is missing is a dash with a footnote that says why.
 """
@@ -77,9 +77,11 @@ def html(table: Table) -> Markup:
     head = "".join(_html_head(table, column) for column in table.columns)
     body = "".join(_html_row(table, i, notes) for i in range(len(table.rows)))
     feet = "".join(f"<li>{with_code(note)}</li>" for note in notes)
+    kind = " class=tasks" if table.stub > 1 else " class=narrow" if len(table.columns) < 4 else ""
     foot = f"<ol class='notes'>{feet}</ol>" if feet else ""
     return Markup(
-        f"<div class='scroll'><table id='{escape(table.name)}'><caption>{escape(table.caption)}</caption>"
+        f"<div class='scroll'><table id='{escape(table.name)}'{kind}>"
+        f"<caption>{escape(table.caption)}</caption>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{foot}"
     )
 
@@ -89,7 +91,8 @@ def _html_head(table: Table, column: Column) -> str:
     if column.numeric:
         classes = " class=number"
         if table.stub > 1:  # the same measure for every model, so that the eye can run across
-            width = f" style='width:{72 / (len(table.columns) - table.stub):.2f}%'"
+            numbers = len(table.columns) - table.stub
+            width = f" style='width:{(72 if numbers > 3 else 60) / numbers:.2f}%'"
     title = f" title='{escape(column.explanation)}'" if column.explanation else ""
     return f"<th scope='col'{classes}{title}{width}>{_breakable(column.title)}</th>"
 
@@ -122,10 +125,10 @@ def _html_cell(cell: Cell, notes: dict[str, int]) -> str:
 def _breakable(text: str) -> str:
     """Long names may break after an underscore; exponents are set by markup, because superscript digits of fonts are tiny."""
     breakable = str(escape(text)).replace("_", "_<wbr>")
-    return SUPERSCRIPT_RUN.sub(lambda m: f"<sup class=power>{_normal(m.group()).replace('-', '−')}</sup>", breakable)
+    return SUPERSCRIPT_RUN.sub(lambda m: f"<sup class=power>{normal(m.group()).replace('-', '−')}</sup>", breakable)
 
 
-def _normal(superscripts: str) -> str:
+def normal(superscripts: str) -> str:
     return superscripts.translate(NORMAL_DIGITS)
 
 
@@ -166,52 +169,3 @@ def markdown(table: Table) -> str:
 
 def _markdown_escape(text: str) -> str:
     return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text).replace("\n", " ")
-
-
-def latex(table: Table) -> str:
-    """A floating table that needs only the package booktabs; intervals in small type behind the value."""
-    notes = table.notes()
-
-    def text(cell: Cell) -> str:
-        if cell.note:
-            return f"--$^{{{notes[cell.note]}}}$"
-        plain = _latex_escape(cell.text)
-        return f"{plain} {{\\scriptsize ({_latex_escape(cell.interval)})}}" if cell.interval else plain
-
-    lines = []
-    for i, row in enumerate(table.rows):
-        if i and (i == table.apart or (table.stub > 1 and table.opens_group(i))):
-            lines.append("\\midrule")
-        first = text(row[0]) if table.opens_group(i) else ""
-        lines.append(" & ".join([first, *(text(c) for c in row[1:])]) + " \\\\")
-    feet = " ".join(f"$^{{{i}}}$ {_latex_escape(note)}." for note, i in notes.items())
-    return "\n".join(
-        [
-            "\\begin{table}",
-            "\\centering",
-            f"\\caption{{{_latex_escape(table.caption)}}}",
-            f"\\label{{tab:{table.name}}}",
-            "\\begin{tabular}{" + "".join("r" if c.numeric else "l" for c in table.columns) + "}",
-            "\\toprule",
-            " & ".join(_latex_escape(c.title) for c in table.columns) + " \\\\",
-            "\\midrule",
-            *lines,
-            "\\bottomrule",
-            "\\end{tabular}",
-            *([f"\\par\\smallskip\\footnotesize {feet}"] if feet else []),
-            "\\end{table}",
-            "",
-        ]
-    )
-
-
-LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--", "−": "$-$", "·": r"$\cdot$", "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$", "<": "$<$", ">": "$>$",
-}  # fmt: skip
-
-
-def _latex_escape(text: str) -> str:
-    plain = "".join(LATEX.get(c, c) for c in text)
-    return SUPERSCRIPT_RUN.sub(lambda m: f"$^{{{_normal(m.group())}}}$", plain)

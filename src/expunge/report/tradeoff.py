@@ -119,6 +119,36 @@ def quality_tradeoff(points: Sequence[Point], suite: str) -> str:
         return _finish(figure, axes, logged, f"{suite}-tradeoff", "Forget quality against model utility", [note], hovers)
 
 
+def cost_tradeoff(points: Sequence[Point], name: str, across: str, up: str) -> str:
+    """What it cost across (0 is the original), what is left of what was to go up: towards the lower right is better."""
+    with style():
+        figure = canvas(WIDTH, HEIGHT)
+        axes = figure.add_axes((86 / WIDTH, 58 / HEIGHT, 1 - 106 / WIDTH, 1 - 92 / HEIGHT))
+        quiet_ticks(axes)
+        xs = [v for p in points for v in (p.x.low, p.x.value, p.x.high) if v is not None]
+        ys = [v for p in points for v in (p.y.low, p.y.value, p.y.high) if v is not None]
+        left, right = min([*xs, -0.04]), max([*xs, 0.01])
+        axes.set_xlim(left - 0.08 * (right - left), right + 0.12 * (right - left))
+        top = max([*ys, 0.1])
+        axes.set_ylim(-0.03 * top, 1.1 * top)
+        axes.axvline(0, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        axes.xaxis.set_major_locator(MaxNLocator(9, steps=[1, 2, 2.5, 5]))
+        axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 2.5, 5]))
+        axes.set_xlabel(f"{across}   (0 = original)")
+        axes.set_ylabel(up)
+        note = axes.text(
+            1.0,
+            1.012,
+            "better: down, and right →",
+            transform=axes.transAxes,
+            ha="right",
+            va="bottom",
+            color="#16633f",
+            fontsize=12,
+        )
+        return _finish(figure, axes, points, name, f"{up}, against {across}", [note])
+
+
 def _logged(score: Score, smallest: float) -> Score:
     """The score on the logarithmic axis; a p-value that underflowed to 0 stands at the lower edge."""
     assert score.value is not None

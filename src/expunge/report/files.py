@@ -1,0 +1,97 @@
+"""The page's twins for other readers: Markdown for an issue, LaTeX for a paper, JSON for a program, SVG for slides."""
+
+import re
+from typing import Any
+
+from expunge.records import Record, Score
+from expunge.report.contents import attack_table, claim_rows, run_table, shared_provenance
+from expunge.report.effects import SUITE, forget_effect, retain_kept
+from expunge.report.gather import Contents
+from expunge.report.latex import latex
+from expunge.report.matrix import heat_map
+from expunge.report.read import RunRecord
+from expunge.report.sections import role
+from expunge.report.tables import Table, markdown
+
+FORMAT = 1
+"""Version of report.json."""
+
+
+class RunScores(Record):
+    """One model in report.json."""
+
+    name: str
+    role: str
+    method: str | None
+    family: str | None
+    claim: str | None
+    effects: tuple[Score, ...]
+    """forget_effect and retain_kept, in the lab."""
+    scores: dict[str, tuple[Score, ...]]
+    """suite -> scores."""
+
+
+def as_markdown(page: Contents) -> str:
+    """report.md: every table, what is claimed and where it comes from."""
+    lines = [f"# {page.title}", "", *(f"> {text}  " for text in page.notices), *([""] if page.notices else [])]
+    lines += ["## All suites at a glance", "", markdown(page.overview.table)] if page.overview else []
+    lines += ["## Over seeds", "", markdown(page.seeds)] if page.seeds else []
+    for s in page.sections:
+        said = " ".join(text for text in s.headline if text)
+        lines += [f"## Suite {s.suite}", "", said, "", *(markdown(table) for table in s.tables())]
+    for p in page.parts:
+        lines += [f"## Parts of {p.run}", "", *([p.merged, ""] if p.merged else []), *(markdown(table) for table in p.tables())]
+    made = [table for table in (attack_table(page.runs), run_table(page.runs)) if table]
+    lines += ["## Runs", "", *(markdown(table) for table in made)] if made else []
+    claims = claim_rows(page.runs)
+    lines += [f"- **{c['level']} {c['name']}** ({c['runs']}): {c['says']} Not claimed: {c['not']}" for c in claims]
+    lines += ["", *(f"- {label}: {text}" for label, text in shared_provenance(page.runs))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def as_latex(page: Contents) -> str:
+    """table.tex: the tables of scores, one float each."""
+    tables: list[Table] = [*([page.overview.table] if page.overview else []), *([page.seeds] if page.seeds else [])]
+    tables += [table for s in page.sections for table in s.tables()] + [table for p in page.parts for table in p.tables()]
+    if attacks := attack_table(page.runs):
+        tables.append(attacks)
+    return "% \\usepackage{booktabs}\n\n" + "\n".join(latex(table) for table in tables)
+
+
+def as_json(page: Contents) -> dict[str, Any]:
+    """report.json: every score of every model as a record, those of parts as models called RUN/VALUE."""
+    models = [m for m in (page.original, page.gold, *page.runs) if m]
+    rows = [_scores(m, role(m, page.original, page.gold), m.name, page) for m in models]
+    rows += [_scores(part, "part", f"{r.name}/{part.name}", page) for r in page.runs for part in r.parts if part.evaluations]
+    return {"format": FORMAT, "title": page.title, "notices": page.notices, "models": rows}
+
+
+def _scores(model: RunRecord, as_what: str, name: str, page: Contents) -> dict[str, Any]:
+    effects: tuple[Score, ...] = ()
+    if page.original and page.gold and model.evaluation(SUITE):
+        effects = (forget_effect(model, page.original, page.gold), retain_kept(model, page.original))
+    row = RunScores(
+        name=name,
+        role=as_what,
+        method=model.method,
+        family=model.family,
+        claim=model.artifact.claim if model.artifact else None,
+        effects=effects,
+        scores={e.suite: e.scores for e in model.evaluations},
+    )
+    return row.model_dump(mode="json")
+
+
+def figures(page: Contents) -> dict[str, str]:
+    """File name -> SVG. A run's name may hold anything that a folder's may, a file's may not."""
+    found = {f"{'' if s.lab else s.suite + '-'}tradeoff": s.figure for s in page.sections if s.figure}
+    found |= page.overview.figures if page.overview else {}
+    found |= {matrix.name: heat_map(matrix) for s in page.sections for matrix in s.matrices}
+    found |= {f"{s.suite}-{drawn.group.name}": drawn.figure for s in page.sections for drawn in s.groups}
+    found |= {"curves": page.curves} if page.curves else {}
+    found |= {f"{name}-calibration": figure for name, figure in page.rocs.items()}
+    found |= {f"{probe.name}-{word}": figure for probe in page.probes for word, figure in probe.figures.items()}
+    for p in page.parts:
+        found |= {f"{p.run}-parts-curves": p.curves} if p.curves else {}
+        found |= {f"{p.run}-parts-{s.suite}-{d.group.name}": d.figure for s in p.scores for d in s.groups}
+    return {re.sub(r"[^\w.-]+", "-", name) + ".svg": svg for name, svg in found.items()}

@@ -1,0 +1,87 @@
+"""Records -> all that a page shows, drawn and tabulated; nothing is written here."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from expunge.errors import ExpungeError
+from expunge.report.analysis import Analysis, containment, geometry, neurons, roc
+from expunge.report.checks import notices
+from expunge.report.curves import loss_curves
+from expunge.report.effects import SUITE
+from expunge.report.glossary import is_forget
+from expunge.report.groups import to_go
+from expunge.report.overview import Overview, overview
+from expunge.report.parts import PartsOf, parts_of
+from expunge.report.read import RunRecord
+from expunge.report.sections import Section, by_distance, role, section
+from expunge.report.seeds import seed_table
+from expunge.report.tables import Table
+
+
+class Probed(NamedTuple):
+    """A probe with its figures."""
+
+    name: str
+    analysis: Analysis
+    figures: dict[str, str]
+    """A word for its file -> SVG."""
+
+
+class Contents(NamedTuple):
+    """All that is on the page."""
+
+    title: str
+    runs: Sequence[RunRecord]
+    original: RunRecord | None
+    gold: RunRecord | None
+    notices: list[str]
+    overview: Overview | None
+    seeds: Table | None
+    """Where runs differ in nothing but their seed."""
+    sections: list[Section]
+    parts: list[PartsOf]
+    curves: str | None
+    rocs: dict[str, str]
+    """Guard -> calibration of its threshold."""
+    probes: list[Probed]
+
+
+def gather(
+    title: str, made: list[RunRecord], original: RunRecord | None, gold: RunRecord | None, show_forget_text: bool
+) -> Contents:
+    """The lab first, nearest to gold first; then suites that show what is gone before those that show what is left."""
+    models = [m for m in (original, gold, *made) if m]
+    suites = list(dict.fromkeys(e.suite for m in (*made, original, gold) if m for e in m.evaluations))
+    if not suites and not any(run.analysis for run in made):
+        raise ExpungeError("none of the runs has been evaluated; score them with `expunge evaluate RUN --suite NAME`")
+    suites.sort(key=lambda s: (s != SUITE, not _forgets(s, models)))
+    if original and gold and SUITE in suites:
+        made = by_distance(made, original, gold)
+    references = [(role(m, original, gold), m) for m in (original, gold) if m]
+    sections = [section(suite, made, original, gold, show_forget_text) for suite in suites]
+    parts = [parts_of(run, references, f"part{i}") for i, run in enumerate(made, start=1)]
+    thresholds = [(run.name, run.calibration) for run in made if run.calibration]
+    probes = [(run.name, run.analysis) for run in made if run.analysis]
+    return Contents(
+        title=title,
+        runs=made,
+        original=original,
+        gold=gold,
+        notices=notices(made, original, gold),
+        overview=overview(sections, made, original, gold),
+        seeds=seed_table(sections, made, original, gold),
+        sections=sections,
+        parts=[found for found in parts if found],
+        curves=loss_curves([run for run in made if not run.parts]),
+        rocs={name: roc(found.forget, found.retain, f"{i}-") for i, (name, found) in enumerate(thresholds)},
+        probes=[Probed(name, analysis, _drawn(analysis, f"{i}-")) for i, (name, analysis) in enumerate(probes)],
+    )
+
+
+def _forgets(suite: str, models: Sequence[RunRecord]) -> bool:
+    return bool(to_go(suite, models)) or any(is_forget(s.task) for m in models if (e := m.evaluation(suite)) for s in e.scores)
+
+
+def _drawn(analysis: Analysis, place: str) -> dict[str, str]:
+    draw = {"containment": containment, "geometry": geometry, "neurons": neurons}
+    return {word: figure(analysis, place) for word, figure in draw.items()}

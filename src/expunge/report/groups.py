@@ -1,0 +1,146 @@
+"""Tasks that belong together, by their names and the metric that they share: what a radar shows, and what was to be kept."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from expunge.records import Score
+from expunge.report.glossary import TASK_FAMILIES, interval, meaning, number, task_label
+from expunge.report.read import RunRecord
+
+SHARES = (
+    "accuracy_normalized", "accuracy", "mc2", "exact_match", "exact_match_strict_match", "pass_at_1", "f1", "rouge_l_recall",
+    "probability", "extraction_strength", "exact_memorization", "containment", "harmful_rate", "toxicity",
+)  # fmt: skip
+"""Metrics between 0 and 1, the one that a task is known by first: per character where lm-eval gives both, the strict number of
+GSM8K, mc2 of TruthfulQA. For the ten tasks of SPUNGE these are the metrics of its mean."""
+FEWEST_KEPT = 5
+"""So many tasks to keep make a picture of their own; fewer are read from the table."""
+RIMS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+MOST = 16
+"""Spokes that still have room for their names."""
+
+
+class Asked(NamedTuple):
+    """One metric on one task."""
+
+    task: str
+    metric: str
+
+
+class Group(NamedTuple):
+    """Tasks of one suite side by side."""
+
+    suite: str
+    name: str
+    """A word for file names: `toxigen`, `wmdp`, `kept`."""
+    title: str
+    spokes: tuple[Asked, ...]
+
+    def metric(self) -> str | None:
+        """The metric of all of them, or none where they differ."""
+        metrics = {asked.metric for asked in self.spokes}
+        return metrics.pop() if len(metrics) == 1 else None
+
+    def label(self, asked: Asked) -> str:
+        """What stands at a spoke: the task without the words that all tasks of the group begin with."""
+        family = TASK_FAMILIES.get(self.name)
+        whole = task_label(asked.task)
+        return whole.removeprefix(f"{family}: ") if family else whole
+
+
+def main_metric(metrics: Sequence[str]) -> str | None:
+    """The metric that a task is known by, or none where it has none between 0 and 1."""
+    return next((metric for metric in SHARES if metric in metrics), None)
+
+
+def kept(suite: str, models: Sequence[RunRecord]) -> tuple[Asked, ...]:
+    """What was to be kept: each task with its main metric, where high is good for the first of `models`.
+
+    A task that pools others (`mmlu` over `mmlu_law`, ...) stands for them, unless nothing else would be left.
+    """
+    by_task = _scores(suite, models)
+    tasks = [task for task in by_task if not any(task.startswith(f"{other}_") for other in by_task)]
+    found = _to_keep(by_task, tasks)
+    return found if len(found) > 1 else _to_keep(by_task, [task for task in by_task if task not in tasks])
+
+
+def to_go(suite: str, models: Sequence[RunRecord]) -> tuple[Asked, ...]:
+    """What low is good for, as a rule what was to be forgotten: each such task with its main metric; one that pools others stands
+    for them."""
+    by_task = _scores(suite, models)
+    tasks = [task for task in by_task if not any(task.startswith(f"{other}_") for other in by_task)]
+    asked = ((task, main_metric(list(by_task[task]))) for task in tasks)
+    return tuple(Asked(task, m) for task, m in asked if m is not None and by_task[task][m].higher_is_better is False)
+
+
+def _to_keep(by_task: dict[str, dict[str, Score]], tasks: Sequence[str]) -> tuple[Asked, ...]:
+    asked = ((task, main_metric(list(by_task[task]))) for task in tasks)
+    return tuple(Asked(task, m) for task, m in asked if m is not None and by_task[task][m].higher_is_better)
+
+
+def groups(suite: str, models: Sequence[RunRecord]) -> list[Group]:
+    """The pictures of a suite, by the tasks and directions of the first model that has each score.
+
+    First what was to be kept, where that is many tasks; then each family of tasks (`wmdp_bio`, `wmdp_chem`, ...) with one metric
+    that all of them have. A task that is the family's own name pools the others and is none of them; where a family is larger
+    than a figure holds, tasks that pool others (they have no samples of their own) stand for it. Families of which some members
+    were to go and others to stay make no picture, for no shape of it would be good.
+    """
+    by_task, found = _scores(suite, models), list[Group]()
+    stays = kept(suite, models)
+    if FEWEST_KEPT <= len(stays) <= MOST:
+        found.append(Group(suite, "kept", "What was to be kept", stays))
+    for name, tasks in _families(by_task).items():
+        pooled = [task for task in tasks if not any(model.ids(suite, task) for model in models)]
+        members = tasks if len(tasks) <= MOST else pooled
+        metric = next((m for m in SHARES if all(m in by_task[task] for task in members)), None)
+        if metric is None or not 2 <= len(members) <= MOST:
+            continue
+        spokes = tuple(Asked(task, metric) for task in members)
+        directions = {by_task[task][metric].higher_is_better for task in members} - {None}
+        if len(directions) < 2 and not any(set(spokes) <= set(group.spokes) for group in found):
+            found.append(Group(suite, name, f"{TASK_FAMILIES.get(name, name.capitalize())}: {meaning(metric).label}", spokes))
+    return found
+
+
+def _scores(suite: str, models: Sequence[RunRecord]) -> dict[str, dict[str, Score]]:
+    """task -> metric -> the first model's score, without those over the whole suite."""
+    by_task: dict[str, dict[str, Score]] = {}
+    for model in models:
+        evaluation = model.evaluation(suite)
+        for score in evaluation.scores if evaluation else ():
+            if score.task != "suite":
+                by_task.setdefault(score.task, {}).setdefault(score.metric, score)
+    return by_task
+
+
+def _families(by_task: dict[str, dict[str, Score]]) -> dict[str, list[str]]:
+    """First word -> tasks that begin with it and go on; numbered ones are the steps of a series and not groups."""
+    families: dict[str, list[str]] = {}
+    for task in by_task:
+        first, _, rest = task.partition("_")
+        if rest and not rest.isdigit() and any(meaning(metric).style == "share" for metric in by_task[task]):
+            families.setdefault(first, []).append(task)
+    return families
+
+
+def score_of(model: RunRecord, suite: str, asked: Asked) -> Score | None:
+    """The score, where it has a value."""
+    score = model.score(suite, asked.task, asked.metric)
+    return score if score and score.value is not None else None
+
+
+def rim(group: Group, models: Sequence[RunRecord]) -> float:
+    """A round number that holds every value and interval of a group, where its scale ends."""
+    scores = [score for model in models for asked in group.spokes if (score := score_of(model, group.suite, asked))]
+    most = max([v for s in scores for v in (s.value, s.high) if v is not None], default=1.0)
+    return next((r for r in RIMS if most <= r + 1e-9), most)
+
+
+def said(group: Group, model: str, asked: Asked, score: Score) -> str:
+    """What a corner or a bar says under the pointer."""
+    between = interval(score.metric, score.low, score.high)
+    value = number(score.metric, score.value if score.value is not None else 0.0)
+    return (
+        f"{model}, {group.label(asked)}: {meaning(score.metric).label} {value}{f' ({between})' if between else ''}, n = {score.n}"
+    )
