@@ -1,0 +1,43 @@
+"""What the pages of docs/ name is there: recipes, suites, sets of corpora, options of commands."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from expunge.data.corpora import SETS
+from expunge.data.read import split_conditions
+from expunge.evaluation.suites import SUITES
+from expunge.recipes import recipes_folder
+
+DOCS = Path(__file__).parents[1] / "docs"
+SAFETY = (DOCS / "safety.md").read_text(encoding="utf-8")
+
+
+def test_recipes_are_there() -> None:
+    named = {*re.findall(r"`((?:rmu|tvn|spunge)_\w+)`", SAFETY), *re.findall(r"recipes/(\w+)\.yaml", SAFETY)}
+    assert len(named) >= 8
+    assert {path.stem for path in recipes_folder().glob("*.yaml") if path.stem.startswith(("rmu_", "tvn_", "spunge_"))} == named
+
+
+def test_suites_and_their_options_are_there() -> None:
+    for line in re.findall(r"^ *expunge evaluate .*--suite .*$", SAFETY, re.MULTILINE):
+        suite = re.search(r"--suite (\w+)", line)
+        assert suite is not None
+        options = re.findall(r"(\w+)=", line.partition("--options ")[2])
+        assert set(options) <= set(SUITES[suite[1]].model_fields)
+
+
+def _sources() -> list[str]:
+    cells = [line.split("|")[2:4] for line in SAFETY.splitlines() if line.count("|") == 5 and "FOLDER:" in line]
+    return [source for row in cells for cell in row for source in re.findall(r"`([^`]+)`", cell)]
+
+
+@pytest.mark.parametrize("source", _sources())
+def test_sources_are_sets_of_a_corpus(source: str) -> None:
+    place, _, name = str(split_conditions(source)[0]).partition(":")
+    if place == "FOLDER":
+        assert [sets for sets in SETS if sets.named(name)]
+    else:
+        (sets,) = [sets for sets in SETS if place in sets.hubs]
+        assert sets.get(place, name)
