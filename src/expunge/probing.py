@@ -84,11 +84,13 @@ def analyse(
     probes: Mapping[str, Probe],
     *,
     name: str,
+    sources: Mapping[str, str] | None = None,
     layer: int = -1,
     percent: float = 3.0,
 ) -> Analysis:
     """Boxes of the key vectors of the last prompt tokens, fitted to every other text of a set and measured on the rest.
 
+    sources: where the texts of each set are from, for the reader
     layer: of which the curves of containment are drawn
     """
     places = blocks_of(model)
@@ -101,6 +103,7 @@ def analyse(
         layers=places.count,
         neurons=places.d_ff,
         counts={n: len(rows) for n, rows in sets.items()},
+        sources=dict(sources or {}),
         curve_layer=layer,
         curves=_curves(
             model, encoder.pad_id, {n: rows[1::2] for n, rows in texts.items()}, {n: b[layer] for n, b in boxes.items()}, layer

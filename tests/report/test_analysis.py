@@ -23,7 +23,7 @@ def analysis(sets: int) -> Analysis:
     return Analysis(
         model="pico", layers=4, neurons=64, counts=dict.fromkeys(names, 40), curve_layer=3, curves=curves,
         k={n: series() for n in names}, log_volume={n: series() for n in names}, pairs=tuple(pairs), percent=3.0,
-        selected={n: series() for n in names},
+        selected={n: series() for n in names}, sources={n: f"{n}.jsonl" for n in names},
     )  # fmt: skip
 
 
@@ -47,13 +47,14 @@ def test_the_roc_says_what_the_chosen_radius_closes() -> None:
     svg = roc([0.2, 0.5, 0.9, 1.4], [0.8, 1.5, 2.0, 3.0, 9.0])
     assert "closed: 75.0% of forget, 20.0% of retain" in svg
     assert ElementTree.fromstring(svg).tag.endswith("svg")
+    assert "forget queries closed" in svg
 
 
 def test_the_page_holds_all_figures_and_a_record_survives_json() -> None:
     made = analysis(3)
     text = page(made)
     assert text.count("<svg") == 3
-    assert "set 0 &amp; co (40 texts)" in text
+    assert "<td>set 0 &amp; co</td><td>40</td><td>set 0 &amp; co.jsonl</td>" in text
     assert Analysis.model_validate_json(made.model_dump_json()) == made
 
 

@@ -141,6 +141,7 @@ def test_a_report_over_such_runs_has_the_matrix(tmp_path: Path, original: RunRec
     assert (tmp_path / "report" / "skills-matrix.svg").is_file()
     assert "rows were forgotten" in (tmp_path / "report" / "report.md").read_text()
     assert "relative drop" in page
+    assert "forgotten and kept" not in page  # the suite has no score of the whole, so no table of them without columns
     single = report([original.folder, runs[0].folder], tmp_path / "single").read_text()
     assert "forget one, keep the others" not in single
 

@@ -68,7 +68,7 @@ def run(flags: Probe) -> None:
     probes = probe_sets(model, encoder, sets, tokens=flags.tokens, skip_start=flags.skip_start)
     write_probes(out, probes, sets, {"model": flags.model, "tokens": flags.tokens, "skip_start": str(flags.skip_start)})
     if flags.analysis:
-        write_analysis(out, analyse(model, encoder, sets, probes, name=flags.model, layer=flags.layer))
+        write_analysis(out, analyse(model, encoder, sets, probes, name=flags.model, sources=named, layer=flags.layer))
     for name, found in probes.items():
         print(f"{name:<20} {len(sets[name])} texts, {found.n} tokens -> {out / name}.safetensors")
     if flags.analysis:

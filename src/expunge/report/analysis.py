@@ -7,10 +7,12 @@ skills while it grows, how large is that box from layer to layer, and how far ap
 from collections.abc import Mapping, Sequence
 from html import escape
 from math import ceil
+from pathlib import PurePath
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogFormatter, MaxNLocator, PercentFormatter
+from pydantic import Field
 
 from expunge.records import Record
 from expunge.report.plots import FORGET, GREY, RETAIN, canvas, inline, quiet_ticks, style, write_svg
@@ -46,6 +48,8 @@ class Analysis(Record):
     neurons: int
     counts: dict[str, int]
     """Set -> number of texts, in order of the sets. Boxes are fitted to every other text and measured on the rest."""
+    sources: dict[str, str] = Field(default_factory=dict)
+    """Set -> where its texts are from, as it was named."""
     curve_layer: int
     curves: dict[str, dict[str, tuple[float, ...]]]
     """Own set -> set -> 201 quantiles (0, 0.5, ... 100 %) of max_d |v_d - m_d| / s_d in the own box: share q of the set is
@@ -75,8 +79,8 @@ def containment(analysis: Analysis, place: str = "") -> str:
             for j, name in enumerate(sets):
                 colour, dash = _look(j)
                 axes.plot(
-                    (0, *curves[name]),
-                    (0, *QUANTILES),
+                    (0, *curves[name], max(far, curves[name][-1])),
+                    (0, *QUANTILES, 1),
                     color=colour,
                     linestyle=dash,
                     linewidth=2.4 if name == own else 1.4,
@@ -119,6 +123,8 @@ def geometry(analysis: Analysis, place: str = "") -> str:
             axes.set_ylabel(unit, fontsize=11)
             if unit.startswith("max"):
                 axes.set_yscale("log")
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.6)))
         for axes in figure.axes:
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
             axes.set_xlabel("layer", fontsize=11, labelpad=2)
@@ -150,6 +156,7 @@ def roc(forget: Sequence[float], retain: Sequence[float], place: str = "") -> st
     """Key Space Detection's calibration: shares of forget and retain queries inside as the box grows to the chosen radius, 1."""
     with style():
         figure = canvas(WIDTH, 330)
+        right = 1.1 * max(2.0, min(4 * max(forget), max(retain)))
         growth = figure.add_axes((66 / WIDTH, 56 / 330, 390 / WIDTH, 1 - 96 / 330))
         for values, colour, name, dash in (
             (forget, FORGET, "forget queries", "-"),
@@ -157,17 +164,25 @@ def roc(forget: Sequence[float], retain: Sequence[float], place: str = "") -> st
         ):
             ordered = sorted(values)
             shares = [(i + 1) / len(ordered) for i in range(len(ordered))]
-            growth.plot((0, *ordered), (0, *shares), color=colour, linestyle=dash, drawstyle="steps-post", label=name)
+            growth.plot(
+                (0, *ordered, max(right, ordered[-1])),
+                (0, *shares, 1),
+                color=colour,
+                linestyle=dash,
+                drawstyle="steps-post",
+                label=name,
+            )
         growth.axvline(1, color=GREY, linewidth=0.9, linestyle=(0, (2, 2)))
-        growth.set_xlim(0, 1.1 * max(2.0, min(4 * max(forget), max(retain))))
+        growth.set_xlim(0, right)
         growth.set_xlabel("distance / chosen radius")
         growth.set_title("closed while the box grows")
-        growth.legend(frameon=False, fontsize=11, loc="lower right")
+        growth.legend(frameon=False, fontsize=11, loc="best")
         curve = figure.add_axes((550 / WIDTH, 56 / 330, 330 / WIDTH, 1 - 96 / 330))
         curve.plot(*_roc_points(forget, retain), color="#16796f", drawstyle="steps-post")
         chosen = [sum(v <= 1 for v in values) / len(values) for values in (retain, forget)]
         curve.plot(*([x] for x in chosen), marker="o", color=GREY, markersize=7, markerfacecolor="none")
         curve.set_xlabel("retain queries closed")
+        curve.set_ylabel("forget queries closed", fontsize=11)
         curve.set_title(f"closed: {chosen[1]:.1%} of forget, {chosen[0]:.1%} of retain")
         curve.set_xlim(-0.02, 1.02)
         for axes in (growth, curve):
@@ -180,7 +195,11 @@ def roc(forget: Sequence[float], retain: Sequence[float], place: str = "") -> st
 
 def page(analysis: Analysis) -> str:
     """analysis.json as one self-contained HTML page."""
-    sets = ", ".join(f"{escape(name)} ({count} texts)" for name, count in analysis.counts.items())
+    sets = "\n".join(
+        f"<tr><td>{escape(name)}</td><td>{count}</td><td>{escape(analysis.sources.get(name, ''))}</td></tr>"
+        for name, count in analysis.counts.items()
+    )
+    name = escape(PurePath(analysis.model).name)
     figures = {
         f"Who is inside whose box, layer {analysis.curve_layer}": containment(analysis),
         "The boxes from layer to layer": geometry(analysis),
@@ -188,13 +207,19 @@ def page(analysis: Analysis) -> str:
     }
     parts = "\n".join(f"<h2>{escape(title)}</h2>\n{inline(svg)}" for title, svg in figures.items())
     return f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Probe of {escape(analysis.model)}</title>
+<html lang="en"><meta charset="utf-8"><title>Probe of {name}</title>
 <style>
 body{{max-width:940px;margin:2em auto;padding:0 1em;font:16px/1.5 system-ui,sans-serif;color:#1f2328}}
 svg{{max-width:100%;height:auto}}
+table{{border-collapse:collapse;font-size:15px}}
+td,th{{text-align:left;padding:2px 18px 2px 0}}
+td:nth-child(2){{text-align:right}}
 </style>
-<h1>Probe of {escape(analysis.model)}</h1>
-<p>{sets}; {analysis.layers} layers of {analysis.neurons} neurons. Boxes are fitted to every other text and measured on the rest.
+<h1>Probe of {name}</h1>
+<table><tr><th>set</th><th>texts</th><th>from</th></tr>
+{sets}
+</table>
+<p>{analysis.layers} layers of {analysis.neurons} neurons. Boxes are fitted to every other text and measured on the rest.
 The dotted line is k, the least radius that holds all fitted texts.</p>
 {parts}
 </html>
