@@ -8,6 +8,7 @@ An artifact appears by rename when it is complete; the one before it stays until
 """
 
 import hashlib
+import inspect
 import os
 import shutil
 from collections.abc import Callable
@@ -236,7 +237,7 @@ library_name: {library}
 ---
 # {spec.method_name()} of {Path(base.path).name}
 
-{type(spec).__doc__ or ""}
+{inspect.getdoc(type(spec)) or ""}
 
 **Claim {claim}**: {CLAIMS[claim]}. Nothing beyond it is claimed.
 

@@ -44,6 +44,8 @@ class Outcome(NamedTuple):
     artifact: Path
     steps: int
     stopped: str | None
+    notes: str = ""
+    """What was made, in a few sentences, as the artifact's card says it; empty when the run was complete already."""
 
 
 def execute(run: Run | FineTuneRun, out: Path, *, resume: bool = False, overwrite: bool = False, quiet: bool = False) -> Outcome:
@@ -103,7 +105,7 @@ def _end(
         _write(run, method, request, base, made, out, time.perf_counter() - began)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()  # no process goes on to read an artifact that is still being written
-    return Outcome(out, out / "artifact", made.steps, made.stopped)
+    return Outcome(out, out / "artifact", made.steps, made.stopped, made.notes)
 
 
 def _check_out(out: Path, resume: bool, overwrite: bool) -> None:

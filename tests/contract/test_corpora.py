@@ -113,6 +113,15 @@ def test_an_unknown_set_names_the_nearest(tmp_path: Path) -> None:
         read_examples("google/civil_comments")
 
 
+def test_the_whole_name_of_a_set_wins_over_a_shorter_one_of_another_corpus(tmp_path: Path) -> None:
+    """TOFU has a set `full`, MBPP has `full/train`."""
+    task = {"task_id": 601, "text": "t", "code": "c", "test_list": ["assert c"]}
+    (tmp_path / "mbpp.jsonl").write_text(json.dumps(task))
+    (tmp_path / "full.jsonl").write_text(json.dumps({"question": "q", "answer": "a"}))
+    assert read_examples(f"{tmp_path}:full/train")[0].response == "c"
+    assert read_examples(f"{tmp_path}:full")[0].response == "a"
+
+
 def test_conditions_may_follow_a_source(tmp_path: Path) -> None:
     rows = [{**RATED, "text": f"text {i}", "toxicity_human": 1.0 + i, "target_group": "mexican folks"} for i in range(5)]
     rows.append({**RATED, "toxicity_human": 4.0})

@@ -45,4 +45,8 @@ def main(words: Sequence[str]) -> None:
         run, folder = parse_run(form, Run, program, flags, {"method": method})
     outcome = execute(run, Path(folder.out), resume=folder.resume, overwrite=folder.overwrite)
     stopped = f" ({outcome.stopped})" if outcome.stopped else ""
-    print(f"{outcome.folder}: {outcome.steps} steps{stopped}; the artifact is in {outcome.artifact}")
+    if outcome.steps == 0 and outcome.notes:  # nothing was trained: what was fitted is all there is to say
+        print(outcome.notes.partition("\n\n")[0])
+        print(f"{outcome.folder}: the artifact is in {outcome.artifact}")
+    else:
+        print(f"{outcome.folder}: {outcome.steps} steps{stopped}; the artifact is in {outcome.artifact}")

@@ -9,12 +9,22 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
-from transformers import PreTrainedModel, TextStreamer
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TextStreamer,
+)
 
 from expunge import ExpungeError
 from expunge.data.encode import Encoded, Encoder, collate
 from expunge.data.example import Request
 from expunge.evaluation.engine import Engine
+from expunge.evaluation.generate import generate as evaluated
+from expunge.evaluation.generate import sample
+from expunge.evaluation.nucleus import Nucleus
 from expunge.methods import KeySpaceDetection
 from expunge.methods.base import State
 from expunge.methods.guarding.boxes import Box, calibrate, samuelson, share_inside
@@ -269,6 +279,73 @@ def test_beams_and_returned_sequences_are_closed_with_their_query(
     reply = encoder.encode_answer("?", REPLY).ids[-7:]
     assert all(tuple(row[:7]) == reply for row in written[:returned] + written[2 * returned :])
     assert [row[:10] for row in written[returned : 2 * returned]] == alone
+
+
+def test_a_constraint_by_the_number_of_a_row_stays_with_its_row(
+    pico_llama: PreTrainedModel, fitted: tuple[KeySpaceDetection, State], encoder: Encoder,
+    closed_prompts: list[tuple[int, ...]], open_prompts: list[tuple[int, ...]],
+) -> None:  # fmt: skip
+    method, state = fitted
+    prompts = [closed_prompts[0], open_prompts[0], closed_prompts[1], open_prompts[1]]
+    only = {0: [10], 1: [11], 2: [12], 3: [13]}
+    with method.attach(pico_llama, state, encoder):
+        written = answers(generate(pico_llama, prompts, prefix_allowed_tokens_fn=lambda row, _: only[row]), prompts)
+    assert (written[1][:10], written[3][:10]) == ([11] * 10, [13] * 10)
+    reply = encoder.encode_answer("?", REPLY).ids[-7:]
+    assert tuple(written[0][:7]) == tuple(written[2][:7]) == reply
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_what_counts_rows_counts_them_as_if_none_were_closed(
+    beams: int, pico_llama: PreTrainedModel, fitted: tuple[KeySpaceDetection, State], encoder: Encoder,
+    closed_prompts: list[tuple[int, ...]], open_prompts: list[tuple[int, ...]],
+) -> None:  # fmt: skip
+    """A processor that forces another word on each row, and a criterion that ends each row at another length."""
+    method, state = fitted
+    prompts = [closed_prompts[0], open_prompts[0], closed_prompts[1], open_prompts[1]]
+    width, seen = max(map(len, prompts)), []
+
+    class Forced(LogitsProcessor):
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            seen.append(input_ids.tolist())
+            word = torch.arange(len(scores)) // beams + 10
+            return torch.full_like(scores, -100.0).scatter_(1, word[:, None], 0.0)
+
+    class Ended(StoppingCriteria):
+        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+            return torch.arange(len(input_ids)) // beams + 1 <= input_ids.shape[1] - width
+
+    rules = {"logits_processor": LogitsProcessorList([Forced()]), "stopping_criteria": StoppingCriteriaList([Ended()])}
+    options = {"min_new_tokens": 1, "num_beams": beams, "length_penalty": 0.0} if beams > 1 else {"min_new_tokens": 1}
+    with method.attach(pico_llama, state, encoder):
+        written = answers(generate(pico_llama, prompts, **rules, **options), prompts)
+    reply = encoder.encode_answer("?", REPLY).ids[-7:]
+    assert tuple(written[0][:7]) == tuple(written[2][:7]) == reply
+    assert [row[0] for row in (written[1], written[3])] == [11, 13]
+    if beams == 1:
+        assert [row.count(word) for row, word in ((written[1], 11), (written[3], 13))] == [2, 4]
+    assert all(len(rows) == 4 * beams for rows in seen)
+    assert [tuple(seen[-1][0][width:]), len(seen[-1])] == [reply[: len(seen[-1][0]) - width], 4 * beams]
+
+
+def test_evaluation_stops_and_draws_each_open_row_as_if_it_were_alone(
+    pico_llama: PreTrainedModel, fitted: tuple[KeySpaceDetection, State], encoder: Encoder,
+    closed_prompts: list[tuple[int, ...]], open_prompts: list[tuple[int, ...]],
+) -> None:  # fmt: skip
+    """The open rows of a batch go on without the closed ones, so a row is not where it was."""
+    method, state = fitted
+    write = partial(evaluated, pico_llama, pad_id=0, end_ids=[2], max_new_tokens=8)
+    whole = write(open_prompts)
+    stops = {ids[:length] for ids, length in zip(whole, (2, 5, 3), strict=True)}
+    reply = encoder.encode_answer("?", REPLY).ids[-7:-1]
+    prompts = [closed_prompts[0], open_prompts[0], closed_prompts[1], open_prompts[1], open_prompts[2]]
+    with method.attach(pico_llama, state, encoder):
+        written = write(prompts, stopped=lambda ids: ids in stops)
+    assert written == [reply, whole[0][:2], reply, whole[1][:5], whole[2][:3]]
+    draw = partial(sample, pico_llama, nucleus=Nucleus(), draws=2, pad_id=0, end_ids=[2], max_new_tokens=8)
+    drawn = draw(open_prompts)
+    with method.attach(pico_llama, state, encoder):
+        assert draw(prompts) == [(reply, reply), drawn[0], (reply, reply), drawn[1], drawn[2]]
 
 
 def test_the_form_of_the_answer_is_what_generate_would_give(

@@ -56,6 +56,9 @@ def corpus_set(source: str | Path) -> Callable[[], tuple[Example, ...]] | None:
     folder, colon, name = source.rpartition(":")
     if not colon or not Path(folder).is_dir():
         return None
+    exact = next((sets for sets in SETS if name in sets.names), None)
+    if exact is not None:
+        return partial(exact.read, folder, name)
     for sets in SETS:
         if (found := sets.named(name)) is not None:
             return partial(sets.read, folder, found)

@@ -21,6 +21,7 @@ from transformers.utils.generic import ModelOutput
 from expunge.data.encode import Encoder
 from expunge.errors import ExpungeError
 from expunge.methods.guarding.calls import Call, Calls, prompts_of, replaced
+from expunge.methods.guarding.numbering import Batch
 from expunge.models.load import causal_model
 from expunge.models.logprobs import PREDICTING
 
@@ -28,7 +29,10 @@ GAP = 50.0
 """Nats between the abstention's next token and any other: finite, so that a mean or a perplexity of refused answers is."""
 
 NEVER = 2**62
-PER_ROW = ("inputs", "input_ids", "attention_mask", "position_ids", "token_type_ids")
+PER_ROW = (
+    "inputs", "input_ids", "attention_mask", "position_ids", "token_type_ids", "negative_prompt_ids",
+    "negative_prompt_attention_mask",
+)  # fmt: skip
 """Arguments of `generate` that have one entry per query."""
 
 
@@ -122,7 +126,8 @@ class Reply:
             asked_Q = torch.ones_like(closed_Q)
             if output is None and not closed_Q.all():  # the prefill was stopped; the open queries go on alone
                 asked_Q = ~closed_Q
-                closed_Q[asked_Q], output = self._run(original, model, query.only(asked_Q), decided=True)
+                only = query.only(asked_Q, self.abstention)
+                closed_Q[asked_Q], output = self._run(original, model, only, decided=True)
             kept = None
             if output is not None:
                 sequences = output["sequences"] if isinstance(output, ModelOutput) else output
@@ -183,19 +188,22 @@ class Query:
         longest = self.setting("max_length")
         return 20 if longest is None else max(0, int(longest) - self.ids_QS.shape[1])
 
-    def only(self, wanted_Q: Tensor) -> "Query":
-        """The same call for some of the queries."""
+    def pad(self, abstention: "Abstention") -> int:
+        pad = self.setting("pad_token_id")
+        return abstention.ids[-1] if pad is None else int(pad)
+
+    def only(self, wanted_Q: Tensor, abstention: "Abstention") -> "Query":
+        """The same call for some of the queries, the others closed; what looks at rows by number still sees all of them."""
         per_row = {name: value[wanted_Q] for name in PER_ROW if isinstance(value := self.given.get(name), Tensor)}
-        return Query(self.given | per_row, self.ids_QS[wanted_Q], self.defaults)
+        whole = Batch(wanted_Q, self.ids_QS, abstention.ids, self.pad(abstention))
+        return Query(self.given | per_row | whole.arguments(self.given), self.ids_QS[wanted_Q], self.defaults)
 
     def answers(self, closed_Q: Tensor, kept: Tensor | None, abstention: "Abstention") -> Any:
         """What generate gives back: kept sequences [open queries, returned, S]; for closed queries prompt and abstention."""
         ids = torch.tensor(abstention.ids[: self.budget], device=self.ids_QS.device)
         prompts, longest = self.ids_QS[closed_Q], self.ids_QS.shape[1] + len(ids)
         width = longest if kept is None else max(longest, kept.shape[-1])
-        pad = self.setting("pad_token_id")
-        pad = abstention.ids[-1] if pad is None else pad
-        whole = self.ids_QS.new_full((len(closed_Q), self.returned, width), pad)
+        whole = self.ids_QS.new_full((len(closed_Q), self.returned, width), self.pad(abstention))
         whole[closed_Q, :, :longest] = torch.cat([prompts, ids.expand(len(prompts), -1)], dim=1)[:, None]
         if kept is not None:
             whole[~closed_Q, :, : kept.shape[-1]] = kept

@@ -1,0 +1,68 @@
+"""Rows that go on without their neighbours keep their numbers: whatever a caller of `generate` gave to look at rows sees all.
+
+Stopping criteria and logits processors may know rows by their place in the batch, such as one draw or one limit for each. When
+the open queries of a batch go on alone, they are shown the whole batch: open rows as they are, closed ones with the abstention.
+
+Shape suffixes: Q queries, B rows of all queries (Q times beams or returned sequences), S positions of a sequence, V vocabulary.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The queries of one call, of which only those in `open_Q` are still written."""
+
+    open_Q: Tensor
+    prompts_QS: Tensor
+    abstention: Sequence[int]
+    pad: int
+
+    def whole(self, ids_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """(sequences of all rows, which of them are open) of the sequences of the open rows."""
+        each = len(ids_BS) // int(self.open_Q.sum())
+        open_B, prompts_BS = self.open_Q.repeat_interleave(each), self.prompts_QS.repeat_interleave(each, dim=0)
+        written = [*self.abstention, *[self.pad] * ids_BS.shape[1]][: ids_BS.shape[1] - prompts_BS.shape[1]]
+        answer_BS = torch.tensor(written, dtype=ids_BS.dtype, device=ids_BS.device).expand(len(prompts_BS), -1)
+        whole_BS = torch.cat([prompts_BS, answer_BS], dim=1)
+        whole_BS[open_B] = ids_BS
+        return whole_BS, open_B
+
+    def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Those arguments of `generate` that look at rows, each made to see the whole batch."""
+        seen: dict[str, Any] = {}
+        if given.get("logits_processor"):
+            seen["logits_processor"] = LogitsProcessorList(_Processor(self, inner) for inner in given["logits_processor"])
+        if given.get("stopping_criteria"):
+            seen["stopping_criteria"] = StoppingCriteriaList(_Criterion(self, inner) for inner in given["stopping_criteria"])
+        allowed, numbers = given.get("prefix_allowed_tokens_fn"), self.open_Q.nonzero()[:, 0].tolist()
+        if allowed is not None:
+            seen["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(numbers[row], ids)
+        return seen
+
+
+class _Processor(LogitsProcessor):
+    def __init__(self, batch: Batch, inner: Any) -> None:
+        self.batch, self.inner = batch, inner
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        whole_BS, open_B = self.batch.whole(input_ids)
+        every_BV = scores.new_zeros(len(whole_BS), scores.shape[-1])
+        every_BV[open_B] = scores
+        return cast(torch.FloatTensor, self.inner(whole_BS, every_BV)[open_B])
+
+
+class _Criterion(StoppingCriteria):
+    def __init__(self, batch: Batch, inner: Any) -> None:
+        self.batch, self.inner = batch, inner
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+        whole_BS, open_B = self.batch.whole(input_ids)
+        done: Any = self.inner(whole_BS, scores, **kwargs)
+        return cast(torch.BoolTensor, done[open_B] if isinstance(done, Tensor) and done.ndim else done)
