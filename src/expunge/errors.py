@@ -12,6 +12,10 @@ class ExpungeError(Exception):
     """
 
 
+class MissingData(ExpungeError):
+    """A data file is not there. Who knows what it is for says the rest: which files, in which layout."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """` (did you mean 'npo'?)` for an unknown word, or nothing when no known word is near."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

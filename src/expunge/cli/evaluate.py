@@ -64,6 +64,7 @@ def run(flags: Evaluate) -> None:
     from expunge.artifact import artifact_folder, load
     from expunge.evaluation.run import evaluate
     from expunge.evaluation.suites import suite_class
+    from expunge.evaluation.suites.base import built
     from expunge.models.load import DeviceMap, DType, model_fingerprint
     from expunge.processes import is_main, join
 
@@ -77,7 +78,7 @@ def run(flags: Evaluate) -> None:
         known = "auto, balanced, balanced_low_0 or sequential"
         raise ExpungeError(f"--device-map {flags.device_map} is not known; give {known}") from None
     specs = [_spec(suite_class(name), flags) for name in flags.suite.split(",")]
-    suites = [spec.build(flags.data or _needed(spec)) for spec in specs]
+    suites = [built(spec, flags.data or _needed(spec)) for spec in specs]
     out = _out(flags)
     for suite in suites:
         if not flags.overwrite and (out / f"{suite.name}.json").exists():

@@ -1,6 +1,6 @@
 """`expunge suites [NAME]`."""
 
-import inspect
+from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict
 from tyro.conf import Positional
@@ -16,30 +16,32 @@ class Suites(BaseModel):
 
 
 def run(flags: Suites) -> None:
+    from expunge.cli.evaluate import Evaluate
     from expunge.errors import ExpungeError, nearest
-    from expunge.evaluation.metrics import METRICS
+    from expunge.evaluation.explain import metric_text, overall_text, suite_text
+    from expunge.evaluation.metrics import METRICS, OVERALL
     from expunge.evaluation.suites import SUITES
 
     if flags.name is None:
-        print("suites")
-        for name, suite in SUITES.items():
-            print(f"  {name:<22} {suite.source}")
-        print("metrics")
-        for name, metric in METRICS.items():
-            print(f"  {name:<22} {metric.formula}")
+        _list("suites", {name: suite.source for name, suite in SUITES.items()})
+        _list("metrics", {name: metric.formula for name, metric in METRICS.items()})
+        _list("scores over several tasks", {name: overall.formula for name, overall in OVERALL.items()})
+        print("`expunge suites NAME` explains each of them.")
         return
-    if flags.name not in SUITES and flags.name not in METRICS:
-        raise ExpungeError(f"there is no suite or metric '{flags.name}'{nearest(flags.name, [*SUITES, *METRICS])}")
-    if flags.name in SUITES:
-        suite = SUITES[flags.name]
-        print(f"{flags.name}\n\n{inspect.getdoc(suite)}\n\nsource  {suite.source}\ndata    {suite.layout}\n")
-        for field, info in suite.model_fields.items():
-            if field != "name":
-                print(f"--{field.replace('_', '-')} (default {info.default})\n    {info.description}")
-    if flags.name in METRICS:
-        metric = METRICS[flags.name]
-        also = "\nThe metric of this name:\n\n" if flags.name in SUITES else ""
-        print(
-            f"{also}{flags.name}\n\n{inspect.getdoc(metric)}\n\nformula  {metric.formula}\nrange    {metric.span}\n"
-            f"source   {metric.source}\nnot      {metric.not_this}"
-        )
+    name = "relative_difference" if flags.name.endswith("_relative_difference") else flags.name
+    texts = []
+    if name in SUITES:
+        texts.append(suite_text(SUITES[name], Evaluate.model_fields))
+    if name in METRICS:
+        texts.append(("The metric of this name:\n\n" if texts else "") + metric_text(METRICS[name]))
+    if name in OVERALL:
+        texts.append(overall_text(name, OVERALL[name]))
+    if not texts:
+        raise ExpungeError(f"there is no suite or metric '{name}'{nearest(name, [*SUITES, *METRICS, *OVERALL])}")
+    print("\n\n".join(texts))
+
+
+def _list(title: str, lines: Mapping[str, str]) -> None:
+    print(title)
+    for name, text in lines.items():
+        print(f"  {name:<26} {text}")

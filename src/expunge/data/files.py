@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, MissingData
 
 Located = Iterator[tuple[str, dict[str, Any]]]
 """(file and line, row)"""
@@ -57,7 +57,7 @@ def each_row(source: Source, split: str | None = None) -> Located:
     hub = _HUB.fullmatch(str(source))
     if hub and not _suffix(path) and not Path(hub["id"]).exists():
         return _hub_rows(str(source), hub["id"], hub["config"] or None, hub["split"] or split)
-    raise ExpungeError(f"there is no file or folder {path}; check the path")
+    raise MissingData(f"there is no file or folder {path}; check the path")
 
 
 def _suffix(path: Path) -> str:
@@ -178,7 +178,7 @@ def _folder_rows(folder: Path) -> Located:
     files = sorted(path for path in folder.iterdir() if path.is_file() and _suffix(path))
     if len(files) != 1:
         names = ", ".join(path.name for path in files) or "none"
-        raise ExpungeError(
+        raise MissingData(
             f"the folder {folder} holds {len(files)} data files where one is needed ({names}); give the path of a file"
         )
     return _file_rows(files[0])
@@ -191,7 +191,7 @@ def _hub_rows(source: str, hub_id: str, config: str | None, split: str | None) -
         loaded = datasets.load_dataset(hub_id, config, split=split)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ExpungeError(f"there is no file {source}, and as a hub id it cannot be loaded: {reason}") from error
+        raise MissingData(f"there is no file {source}, and as a hub id it cannot be loaded: {reason}") from error
     if isinstance(loaded, dict):
         if len(loaded) != 1:
             raise ExpungeError(f"{source} has the splits {', '.join(loaded)}; give one as {hub_id}:{config or ''}/SPLIT")

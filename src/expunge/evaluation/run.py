@@ -20,6 +20,7 @@ from expunge.evaluation.resume import Finished
 from expunge.evaluation.rows import Rows
 from expunge.evaluation.statistics import bootstrap_interval
 from expunge.evaluation.suites import SuiteSpec, suite_class
+from expunge.evaluation.suites.base import built
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.models.load import causal_model
 from expunge.processes import is_main, join
@@ -125,7 +126,7 @@ def _build(suite: str | SuiteSpec, data: str | Path | None) -> Suite:
     spec = suite_class(suite)() if isinstance(suite, str) else suite
     if data is None:
         raise ExpungeError(f"the suite {spec.suite_name()} needs its data: {spec.layout}; give the folder with --data")
-    return spec.build(data)
+    return built(spec, data)
 
 
 def _judges(suite: Suite) -> list[JudgeUsed]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from expunge.data.example import Example
 from expunge.data.files import Located, each_row
-from expunge.errors import ExpungeError, nearest
+from expunge.errors import ExpungeError, MissingData, nearest
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,11 @@ def place(source: str | Path, names: Sequence[str], hub: str, config: str) -> st
     if folder.is_dir():
         found = next((folder / name for name in names if (folder / name).is_file()), None)
         if found is None:
-            raise ExpungeError(f"{folder} holds no {' and no '.join(names)}; get it from {hub} on the hub")
+            other = f" (nor {', '.join(names[1:])})" if len(names) > 1 else ""
+            raise MissingData(f"{folder} holds no {names[0]}{other}; get it from {hub} on the hub")
         return found
     if isinstance(source, Path) or source.count("/") != 1 or source.startswith((".", "/", "~")):
-        raise ExpungeError(f"there is no folder {source}; give a folder that holds {names[0]}, or the hub id {hub}")
+        raise MissingData(f"there is no folder {source}; give a folder that holds {names[0]}, or the hub id {hub}")
     return f"{source}:{config}"
 
 

@@ -10,7 +10,7 @@ from expunge.data.corpora.fields import Sets
 from expunge.data.example import Example
 from expunge.data.files import read_lines, read_rows
 from expunge.data.row import to_examples
-from expunge.errors import ExpungeError, nearest
+from expunge.errors import ExpungeError, MissingData, nearest
 
 HUB = "locuslab/TOFU"
 Split = Literal[
@@ -48,12 +48,12 @@ def read_refusals(folder: str | Path) -> tuple[str, ...]:
 def _place(source: str | Path, split: str) -> str | Path:
     if not Path(source).is_dir():
         if isinstance(source, Path) or source.count("/") != 1 or source.startswith("."):
-            raise ExpungeError(f"there is no folder {source} with TOFU; give a folder that holds {split}.jsonl, or {HUB}")
+            raise MissingData(f"there is no folder {source} with TOFU; give a folder that holds {split}.jsonl, or {HUB}")
         return f"{source}:{split}"
     for suffix in (".jsonl", ".json", ".parquet"):
         if (file := Path(source) / (split + suffix)).is_file():
             return file
-    raise ExpungeError(f"{source} holds no {split}.jsonl (question, answer, ...: one file a split); get it from {HUB}")
+    raise MissingData(f"{source} holds no {split}.jsonl (question, answer, ...: one file a split); get it from {HUB}")
 
 
 SETS = Sets({}, SPLITS, read_tofu)

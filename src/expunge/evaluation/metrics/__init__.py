@@ -1,4 +1,4 @@
-"""The closed list of metrics that give one value per example, in reading order."""
+"""The closed lists of metrics: those that give one value per example, in reading order, and scores over several tasks."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from pydantic import Field
 
 from expunge.evaluation.metrics.accuracy import Accuracy
 from expunge.evaluation.metrics.accuracy_normalized import AccuracyNormalized
-from expunge.evaluation.metrics.base import Metric, Row, TokenStats, Unscored
+from expunge.evaluation.metrics.base import Metric, Overall, Row, TokenStats, Unscored
 from expunge.evaluation.metrics.bert_score import BertScore
 from expunge.evaluation.metrics.bleu import Bleu
 from expunge.evaluation.metrics.containment import Containment
@@ -15,13 +15,17 @@ from expunge.evaluation.metrics.exact_memorization import ExactMemorization
 from expunge.evaluation.metrics.expected_maximum_toxicity import ExpectedMaximumToxicity
 from expunge.evaluation.metrics.extraction_strength import ExtractionStrength
 from expunge.evaluation.metrics.f1 import F1
+from expunge.evaluation.metrics.forget_quality import FORGET_QUALITY
+from expunge.evaluation.metrics.general_average import GENERAL_AVERAGE
 from expunge.evaluation.metrics.harmful_rate import HarmfulRate
+from expunge.evaluation.metrics.membership import MIA_REFERENCE, PRIVLEAK, RELATIVE_DIFFERENCE
 from expunge.evaluation.metrics.meteor import Meteor
 from expunge.evaluation.metrics.mia_gradnorm import MiaGradnorm
 from expunge.evaluation.metrics.mia_loss import MiaLoss
 from expunge.evaluation.metrics.mia_min_k import MiaMinK
 from expunge.evaluation.metrics.mia_min_k_plus_plus import MiaMinKPlusPlus
 from expunge.evaluation.metrics.mia_zlib import MiaZlib
+from expunge.evaluation.metrics.model_utility import MODEL_UTILITY
 from expunge.evaluation.metrics.pass_at_1 import PassAt1
 from expunge.evaluation.metrics.perplexity import Perplexity
 from expunge.evaluation.metrics.probability import Probability
@@ -77,10 +81,19 @@ METRICS: dict[str, type[Metric]] = {
         *(Toxicity, ExpectedMaximumToxicity, ToxicityProbability),
     )
 }
+OVERALL: dict[str, Overall] = {
+    "forget_quality": FORGET_QUALITY,
+    "model_utility": MODEL_UTILITY,
+    "mia_reference": MIA_REFERENCE,
+    "relative_difference": RELATIVE_DIFFERENCE,
+    "privleak": PRIVLEAK,
+    "general_average": GENERAL_AVERAGE,
+}
 
 __all__ = [
     "F1",
     "METRICS",
+    "OVERALL",
     "Accuracy",
     "AccuracyNormalized",
     "AnyMetric",
@@ -99,6 +112,7 @@ __all__ = [
     "MiaMinK",
     "MiaMinKPlusPlus",
     "MiaZlib",
+    "Overall",
     "PassAt1",
     "Perplexity",
     "Probability",

@@ -165,6 +165,19 @@ class Metric(BaseModel):
         return self.good == "always"
 
 
+class Overall(NamedTuple):
+    """A score over several tasks, explained as a metric is."""
+
+    question: str
+    """What it answers."""
+    formula: str
+    source: str
+    span: str
+    not_this: str
+    higher_is_better: bool | None
+    """None where both sides of a goal are bad."""
+
+
 NO_ANSWER = Unscored("the model was not asked: raw text has no prompt")
 
 

@@ -9,25 +9,49 @@ kind, never seen) the others; the score of an attack is
 never seen, which gives it away too. The goal is the AUC of a model that never saw the forget set: about 0.5, and exactly that
 only if the two sets are of the same kind.
 
-MUSE (Shi et al. 2024, arXiv 2407.06460) reports AUC' = 1 - AUC, with the holdout texts as positives, and from it
-
-    privleak = 100 (AUC' - AUC'_retain) / AUC'_retain
-
-0 = as the retain model, -100 = forget set fully exposed as members, large positive = over-forgotten. Both conventions are kept:
-`mia_*` are AUC, `privleak` is MUSE's.
+MUSE reports AUC' = 1 - AUC, with the holdout texts as positives. Both are kept: `mia_*` are AUC, `privleak` is MUSE's.
 """
 
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from expunge.evaluation.metrics.base import Floats, Good, Metric, Unscored
+from expunge.evaluation.metrics.base import Floats, Good, Metric, Overall, Unscored
 from expunge.evaluation.statistics import Interval, auc, auc_draws, percentiles
 
 AUC_SPAN = "AUC 0 .. 1: 1 = the forget set is clearly memorized, 0.5 = cannot be told from the holdout set, 0 = clearly avoided"
 AUC_NOT = (
     "Not proof of forgetting at 0.5: a weak attack finds nothing in a model that remembers. Not comparable between data sets: "
     "topics or dates that differ between the two sets move the AUC of a model that saw neither; compare with a retain model. "
+)
+
+
+PRIVLEAK = Overall(
+    question="Does min-k% tell forget from holdout texts as well as it does for a model that never saw the forget set?",
+    formula="100 (AUC' - AUC'_retain) / AUC'_retain, with AUC' = 1 - AUC of mia_min_k",
+    source="MUSE (Shi et al. 2024, arXiv 2407.06460), in its convention: holdout texts are the positives",
+    span="-100 (forget set fully exposed as members) .. 0 (as the retain model) .. large positive (over-forgotten)",
+    not_this=(
+        "Not comparable between retain models: MUSE's own constants (0.4772 News, 0.5393 Books) are right for its retrained "
+        "models only. A model that was broken altogether is far from 0 too."
+    ),
+    higher_is_better=None,
+)
+RELATIVE_DIFFERENCE = Overall(
+    question="How far is an attack's AUC from the retain model's?",
+    formula="100 (AUC - AUC_retain) / AUC_retain, for each attack: mia_loss_relative_difference, ...",
+    source="open-unlearning's rel_diff, on AUC as printed here; both models' samples are resampled together for the interval",
+    span="-100 .. 0 (as the retain model) .. large positive (more exposed than it)",
+    not_this="Not a share of texts that leak: AUC is about ranks of texts, and a few exposed ones move it little.",
+    higher_is_better=None,
+)
+MIA_REFERENCE = Overall(
+    question="Does the model find forget texts more probable than another model of the same language does?",
+    formula="AUC over forget and holdout of mia_loss under this model minus mia_loss under the reference model",
+    source="Carlini et al. 2021 (arXiv 2012.07805); open-unlearning's mia_reference",
+    span=AUC_SPAN,
+    not_this=AUC_NOT + "As good as the reference: one that saw the forget set hides it, one of another domain adds noise.",
+    higher_is_better=None,
 )
 
 

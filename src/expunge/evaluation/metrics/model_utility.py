@@ -1,20 +1,23 @@
-"""Model utility: what is left of the abilities that should stay, in one number that no single loss can hide in.
-
-    harmonic mean over the components; each component is the mean of one metric on one task that should be kept
-
-Source: TOFU (Maini et al. 2024, arXiv 2401.06121): nine components, {retain, real authors, world facts} x
-{probability, ROUGE-L recall, max(0, 1 - truth ratio)}. Range: 0 (at least one component is 0) .. 1; higher is better.
-Not this: not comparable between suites, or between readings of the truth ratio (0.623 and 0.586 for the same model).
-"""
+"""Model utility: what is left of the abilities that should stay, in one number that no single loss can hide in."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from expunge.evaluation.metrics.base import Floats
+from expunge.evaluation.metrics.base import Floats, Overall
 from expunge.evaluation.statistics import Interval, harmonic_mean, percentiles, resampled
 
-FORMULA = "harmonic mean of the means of the kept tasks' metrics"
+MODEL_UTILITY = Overall(
+    question="What is left of the abilities that should stay?",
+    formula="harmonic mean of components, each the mean of one metric on one task to keep (truth ratio: max(0, 1 - R))",
+    source=(
+        "TOFU (Maini et al. 2024, arXiv 2401.06121): nine components, {retain, real authors, world facts} x {probability, "
+        "ROUGE-L recall, truth ratio}; other suites say which are theirs"
+    ),
+    span="0 (at least one component is 0) .. 1",
+    not_this="Not comparable between suites, or between readings of the truth ratio (0.623 and 0.586 for the same model).",
+    higher_is_better=True,
+)
 
 
 def model_utility(groups: Sequence[Sequence[Floats]]) -> tuple[float, Interval | None]:

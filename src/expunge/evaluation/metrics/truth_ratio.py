@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from expunge.data.example import Example
 from expunge.evaluation.metrics.base import Floats, Good, Metric, Need, Role, Row, Unscored, unscorable
 
 LARGEST_LOG = 700.0
@@ -67,6 +68,9 @@ class TruthRatio(Metric):
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset({"answer", "paraphrases", "perturbed"})
+
+    def needs_of(self, example: Example) -> frozenset[Need]:
+        return frozenset({"paraphrases" if example.paraphrases else "answer", "perturbed"})
 
     def score(self, row: Row) -> float | Unscored:
         right, wrong = row.paraphrases or (row.answer,), row.perturbed

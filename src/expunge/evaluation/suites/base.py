@@ -2,16 +2,26 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from expunge.errors import ExpungeError
-from expunge.evaluation.metrics.base import Unscored
+from expunge.errors import ExpungeError, MissingData
+from expunge.evaluation.metrics.base import Metric, Role, Unscored
 from expunge.evaluation.metrics.forget_quality import forget_quality
 from expunge.evaluation.task import SUITE, Results, Suite
 from expunge.records import Score, read_samples
+
+
+class Scored(NamedTuple):
+    """Tasks of a suite that are scored alike, for the reader who has no data yet."""
+
+    tasks: str
+    """Their names, with commas between them; a word in capitals stands for what depends on the data."""
+    metrics: tuple[str | Metric, ...]
+    """Names, ATTACK for each membership attack; or a metric itself where its direction depends on its settings."""
+    role: Role = "neutral"
 
 
 class SuiteSpec(BaseModel):
@@ -23,6 +33,8 @@ class SuiteSpec(BaseModel):
     """Where the suite comes from."""
     layout: ClassVar[str]
     """Which files it reads, and where to get them."""
+    scored: ClassVar[tuple[Scored, ...]]
+    """Everything that it may score; what is scored depends on its options."""
 
     @classmethod
     def suite_name(cls) -> str:
@@ -33,6 +45,14 @@ class SuiteSpec(BaseModel):
     def build(self, data: str | Path) -> Suite:
         """Reads the data: a folder, or a hub id where the suite has one. Errors name the file and where it comes from."""
         raise TypeError(f"{type(self).__name__} builds no suite")
+
+
+def built(spec: SuiteSpec, data: str | Path) -> Suite:
+    """The suite over its data; where that is missing, the error says everything that the suite reads."""
+    try:
+        return spec.build(data)
+    except MissingData as error:
+        raise ExpungeError(f"{error}; the suite {spec.suite_name()} reads {spec.layout}") from error
 
 
 def no_summary(_: Results) -> list[Score]:

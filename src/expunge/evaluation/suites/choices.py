@@ -10,7 +10,7 @@ from expunge.data.questions import continued, lettered
 from expunge.data.read import read_examples
 from expunge.evaluation.metrics import Accuracy, AccuracyNormalized, PromptCut
 from expunge.evaluation.metrics.base import Role
-from expunge.evaluation.suites.base import SuiteSpec, no_summary
+from expunge.evaluation.suites.base import Scored, SuiteSpec, no_summary
 from expunge.evaluation.task import Suite, Task
 
 
@@ -19,6 +19,7 @@ class Choices(SuiteSpec):
 
     source: ClassVar[str] = "own data; the two forms are those of lm-eval's mmlu (letters) and arc (continuation)"
     layout: ClassVar[str] = "a file (JSONL, CSV, Parquet, hub id) with prompt (or question), choices and answer, the index from 0"
+    scored: ClassVar[tuple[Scored, ...]] = (Scored("choices", ("accuracy", "accuracy_normalized", "prompt_cut"), "retain"),)
 
     name: Literal["choices"] = "choices"
     style: Literal["letters", "continuation"] = "letters"
@@ -40,6 +41,9 @@ class Arc(SuiteSpec):
 
     source: ClassVar[str] = "Clark et al. 2018, arXiv 1803.05457; prompts of lm-eval's arc_easy and arc_challenge"
     layout: ClassVar[str] = f"{LAYOUT}; hub id allenai/ai2_arc"
+    scored: ClassVar[tuple[Scored, ...]] = (
+        Scored("arc_easy, arc_challenge", ("accuracy", "accuracy_normalized", "prompt_cut"), "retain"),
+    )
 
     name: Literal["arc"] = "arc"
     tasks: tuple[Level, ...] = ("easy", "challenge")

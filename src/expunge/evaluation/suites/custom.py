@@ -14,7 +14,7 @@ from expunge.evaluation.metrics import METRICS, AnyMetric
 from expunge.evaluation.metrics.base import Role
 from expunge.evaluation.metrics.membership import MembershipMetric
 from expunge.evaluation.suites.attacked import Sets, attack_scores, privleak_score, reference_scores
-from expunge.evaluation.suites.base import SuiteSpec, forget_quality_score, reference_values
+from expunge.evaluation.suites.base import Scored, SuiteSpec, forget_quality_score, reference_values
 from expunge.evaluation.suites.utility import Component, model_utility_score
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.records import Score
@@ -137,6 +137,10 @@ class Custom(SuiteSpec):
 
     source: ClassVar[str] = "own data"
     layout: ClassVar[str] = "a YAML file with `tasks`: name, data (a JSONL file beside it), metrics, role"
+    scored: ClassVar[tuple[Scored, ...]] = (
+        Scored("TASK", tuple(METRICS)),
+        Scored("suite", ("forget_quality", "model_utility", "privleak", "ATTACK", "ATTACK_relative_difference")),
+    )
 
     name: Literal["custom"] = "custom"
     retain_scores: Path | None = None

@@ -8,7 +8,7 @@ from pydantic import Field
 from expunge.errors import ExpungeError
 from expunge.evaluation.lm_eval import Harness, Wanted, needed
 from expunge.evaluation.lm_eval_tasks import find, tasks_in
-from expunge.evaluation.suites.base import SuiteSpec, no_summary
+from expunge.evaluation.suites.base import Scored, SuiteSpec, no_summary
 from expunge.evaluation.task import Suite
 
 HUB = "hub"
@@ -40,6 +40,7 @@ class LmEval(SuiteSpec):
 
     source: ClassVar[str] = "lm-eval 0.4.13 (Gao et al. 2024); log-probabilities from this library's engine, equal up to rounding"
     layout: ClassVar[str] = LAYOUT
+    scored: ClassVar[tuple[Scored, ...]] = (Scored("TASK", ("prompt_cut",)),)
 
     name: Literal["lm_eval"] = "lm_eval"
     tasks: tuple[str, ...] = ()
@@ -68,6 +69,10 @@ class SpungeGeneral(SuiteSpec):
 
     source: ClassVar[str] = "SPUNGE, arXiv 2406.11780, appendix; tasks of lm-eval 0.4.13"
     layout: ClassVar[str] = LAYOUT
+    scored: ClassVar[tuple[Scored, ...]] = (
+        Scored(", ".join(wanted.name for wanted in SPUNGE), ("prompt_cut",), "retain"),
+        Scored("suite", ("general_average",), "retain"),
+    )
 
     name: Literal["spunge_general"] = "spunge_general"
 

@@ -10,7 +10,7 @@ from expunge.data.read import read_examples
 from expunge.errors import ExpungeError
 from expunge.evaluation.metrics import Accuracy, ExtractionStrength, HarmfulRate, Metric, Probability, TruthRatio
 from expunge.evaluation.metrics.base import Role
-from expunge.evaluation.suites.base import SuiteSpec, forget_quality_score, reference_values
+from expunge.evaluation.suites.base import Scored, SuiteSpec, forget_quality_score, reference_values
 from expunge.evaluation.suites.utility import Component, model_utility_score
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.records import Evaluation, Score
@@ -19,6 +19,7 @@ FACTS = ("forget", "retain", "public", "never_known")
 SKILLS = ("arithmetic", "strings")
 BEHAVIORS = ("seen", "unseen", "normal")
 ABOUT = (Probability(), ExtractionStrength(), Accuracy(), TruthRatio())
+FACTUAL = tuple(metric.metric_name() for metric in ABOUT)
 UTILITY = ("probability", "truth_ratio", "accuracy")
 ADVICE = "evaluate the lab's gold model with --suite lab --out DIR, then give --retain-scores DIR"
 
@@ -33,6 +34,15 @@ class Lab(SuiteSpec):
 
     source: ClassVar[str] = "made by `expunge lab`, deterministic from its seed"
     layout: ClassVar[str] = "the folder that `expunge lab --out DIR` wrote (world.json, data/)"
+    scored: ClassVar[tuple[Scored, ...]] = (
+        Scored("facts_forget", FACTUAL, "forget"),
+        Scored("facts_retain, facts_public", FACTUAL, "retain"),
+        Scored("facts_never_known", FACTUAL),
+        Scored("arithmetic, strings, language_LANGUAGE, general", ("accuracy",), "retain"),
+        Scored("hazard_DOMAIN", ("accuracy",)),
+        Scored("behavior_seen, behavior_unseen, behavior_normal", ("harmful_rate",)),
+        Scored("suite", ("forget_quality", "model_utility")),
+    )
 
     name: Literal["lab"] = "lab"
     forget: tuple[str, ...] = ("facts_forget",)

@@ -15,7 +15,7 @@ from expunge.evaluation.metrics.mia_min_k import MiaMinK
 from expunge.evaluation.metrics.mia_min_k_plus_plus import MiaMinKPlusPlus
 from expunge.evaluation.metrics.mia_zlib import MiaZlib
 from expunge.evaluation.suites.attacked import Sets, attack_scores, privleak_score, reference_scores
-from expunge.evaluation.suites.base import SuiteSpec
+from expunge.evaluation.suites.base import Scored, SuiteSpec
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.records import Score
 
@@ -36,6 +36,15 @@ class Membership(SuiteSpec):
     layout: ClassVar[str] = (
         "a folder with forget.jsonl and holdout.jsonl (prompt+response or text), the holdout of the same kind and never trained "
         "on; in a lab: data/facts with --options holdout=never_known.jsonl"
+    )
+    scored: ClassVar[tuple[Scored, ...]] = (
+        Scored(
+            "suite",
+            (
+                *("mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_gradnorm", "mia_reference"),
+                *("ATTACK_relative_difference", "privleak"),
+            ),
+        ),
     )
 
     name: Literal["membership"] = "membership"

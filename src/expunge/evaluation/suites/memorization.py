@@ -10,7 +10,7 @@ from expunge.data.read import read_examples
 from expunge.errors import ExpungeError
 from expunge.evaluation.metrics import ExactMemorization, ExtractionStrength, Perplexity, Probability, Rouge
 from expunge.evaluation.metrics.base import Metric, Role
-from expunge.evaluation.suites.base import SuiteSpec, no_summary
+from expunge.evaluation.suites.base import Scored, SuiteSpec, no_summary
 from expunge.evaluation.task import Suite, Task
 
 MEMORY: tuple[Metric, ...] = (ExtractionStrength(), ExactMemorization(), Rouge())
@@ -28,6 +28,10 @@ class Memorization(SuiteSpec):
 
     source: ClassVar[str] = "extraction: Carlini et al. 2021 (arXiv 2012.07805); verbatim ROUGE: MUSE (arXiv 2407.06460)"
     layout: ClassVar[str] = "a folder with forget.jsonl and, if wanted, retain.jsonl: prompt+response, or text"
+    scored: ClassVar[tuple[Scored, ...]] = (
+        Scored("forget", tuple(metric.metric_name() for metric in ANSWERED), "forget"),
+        Scored("retain", tuple(metric.metric_name() for metric in ANSWERED), "retain"),
+    )
 
     name: Literal["memorization"] = "memorization"
     forget: str = "forget.jsonl"
@@ -47,6 +51,11 @@ class Memorization(SuiteSpec):
 
     def _task(self, data: str | Path, role: Role, name: str) -> Task:
         inside = Path(data) / name
+        if not inside.exists() and not Path(name).exists() and "/" not in name:
+            raise ExpungeError(
+                f"there is no {inside}; the suite memorization needs a file of what was to be forgotten (rows with prompt and "
+                "response, or text); name it with --options forget=FILE, and one of what should stay with retain=FILE"
+            )
         examples = read_examples(inside if inside.exists() else name)
         raw = [example.prompt is None for example in examples]
         if any(raw) and not all(raw):

@@ -10,7 +10,7 @@ from expunge.data.corpora.mmlu import CATEGORIES, LAYOUT, SUBJECTS, SUBSETS, ask
 from expunge.data.example import Example
 from expunge.errors import ExpungeError, nearest
 from expunge.evaluation.metrics import Accuracy, PromptCut
-from expunge.evaluation.suites.base import SuiteSpec
+from expunge.evaluation.suites.base import Scored, SuiteSpec
 from expunge.evaluation.suites.pooled import pooled_score
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.records import Score
@@ -25,6 +25,10 @@ class Mmlu(SuiteSpec):
 
     source: ClassVar[str] = "Hendrycks et al. 2021, arXiv 2009.03300; prompts of lm-eval's mmlu"
     layout: ClassVar[str] = f"{LAYOUT}; hub id cais/mmlu"
+    scored: ClassVar[tuple[Scored, ...]] = (
+        Scored("mmlu_SUBJECT", ("accuracy", "prompt_cut"), "retain"),
+        Scored("mmlu, mmlu_CATEGORY, mmlu_GROUP", ("accuracy",), "retain"),
+    )
 
     name: Literal["mmlu"] = "mmlu"
     tasks: tuple[str, ...] = ()

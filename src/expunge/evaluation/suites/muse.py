@@ -19,7 +19,7 @@ from expunge.evaluation.metrics import (
 )
 from expunge.evaluation.metrics.base import Role
 from expunge.evaluation.suites.attacked import Sets, attack_scores, privleak_score, reference_scores
-from expunge.evaluation.suites.base import SuiteSpec
+from expunge.evaluation.suites.base import Scored, SuiteSpec
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.records import Score
 
@@ -44,6 +44,13 @@ class Muse(SuiteSpec):
 
     source: ClassVar[str] = "Shi et al. 2024, arXiv 2407.06460; figures as in its released code"
     layout: ClassVar[str] = f"{LAYOUT}; hub ids muse-bench/MUSE-News, muse-bench/MUSE-Books"
+    scored: ClassVar[tuple[Scored, ...]] = (
+        Scored("verbmem_forget", ("rouge", "extraction_strength", "exact_memorization"), "forget"),
+        Scored("knowmem_forget", ("rouge",), "forget"),
+        Scored("knowmem_retain", ("rouge",), "retain"),
+        Scored("scal_N, sust_N", ("perplexity", "extraction_strength", "exact_memorization"), "forget"),
+        Scored("suite", ("privleak", *NAMES, "mia_reference", "ATTACK_relative_difference")),
+    )
 
     name: Literal["muse"] = "muse"
     parts: tuple[Part, ...] = ()

@@ -14,7 +14,7 @@ from expunge.data.example import Example
 from expunge.errors import ExpungeError
 from expunge.evaluation.metrics import F1, Accuracy, Containment, ExactMatch, PassAt1, PromptCut
 from expunge.evaluation.metrics.base import Role
-from expunge.evaluation.suites.base import SuiteSpec, no_summary
+from expunge.evaluation.suites.base import Scored, SuiteSpec, no_summary
 from expunge.evaluation.suites.mmlu import questions
 from expunge.evaluation.task import Suite, Task
 
@@ -40,6 +40,12 @@ class Skills(SuiteSpec):
     layout: ClassVar[str] = (
         "a folder with gsm8k/test.jsonl, mbpp/mbpp.jsonl, humaneval/HumanEval.jsonl.gz, xquad/xquad.LANGUAGE.json or "
         "mlqa/test/test-context-LANGUAGE-question-LANGUAGE.json, and mmlu/{test,dev}/SUBJECT_{test,dev}.csv; or the word `hub`"
+    )
+    scored: ClassVar[tuple[Scored, ...]] = (
+        Scored("gsm8k", ("exact_match", "prompt_cut"), "retain"),
+        Scored("mbpp, humaneval", ("pass_at_1", "prompt_cut"), "retain"),
+        Scored("language_LANGUAGE", ("exact_match", "f1", "containment", "prompt_cut"), "retain"),
+        Scored("mmlu", ("accuracy", "prompt_cut"), "retain"),
     )
 
     name: Literal["skills"] = "skills"

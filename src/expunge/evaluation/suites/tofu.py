@@ -5,12 +5,13 @@ from typing import ClassVar, Literal
 
 from expunge.data.corpora.tofu import read_tofu
 from expunge.evaluation.metrics import ExactMemorization, ExtractionStrength, Metric, Probability, RougeLRecall, TruthRatio
-from expunge.evaluation.suites.base import SuiteSpec, forget_quality_score, reference_values
+from expunge.evaluation.suites.base import Scored, SuiteSpec, forget_quality_score, reference_values
 from expunge.evaluation.suites.utility import Component, model_utility_score
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.records import Score
 
 KEPT = ("retain", "real_authors", "world_facts")
+NAMES = ("probability", "rouge_l_recall", "truth_ratio", "extraction_strength", "exact_memorization")
 UTILITY = ("probability", "rouge_l_recall", "truth_ratio")
 ADVICE = (
     "fine-tune the start model on the retain split alone (`expunge finetune`), evaluate it with this suite and --out DIR, "
@@ -30,6 +31,11 @@ class Tofu(SuiteSpec):
     layout: ClassVar[str] = (
         "forget10_perturbed.jsonl (or forget01, forget05), retain_perturbed.jsonl, real_authors_perturbed.jsonl and "
         "world_facts_perturbed.jsonl with question, answer, paraphrased_answer, perturbed_answer; hub id locuslab/TOFU"
+    )
+    scored: ClassVar[tuple[Scored, ...]] = (
+        Scored("forget", NAMES, "forget"),
+        Scored("retain, real_authors, world_facts", NAMES, "retain"),
+        Scored("suite", ("forget_quality", "model_utility")),
     )
 
     name: Literal["tofu"] = "tofu"

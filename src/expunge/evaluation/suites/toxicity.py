@@ -13,7 +13,7 @@ from expunge.data.example import Example
 from expunge.errors import ExpungeError, nearest
 from expunge.evaluation.judges import Classifier
 from expunge.evaluation.metrics import ExpectedMaximumToxicity, HarmfulRate, Metric, Perplexity, Toxicity, ToxicityProbability
-from expunge.evaluation.suites.base import SuiteSpec
+from expunge.evaluation.suites.base import Scored, SuiteSpec
 from expunge.evaluation.suites.pooled import pooled_score
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.records import Score
@@ -23,6 +23,8 @@ Part = Literal["toxigen", "real_toxicity_prompts"]
 JUDGE, LABEL, REVISION = "tomh/toxigen_roberta", "LABEL_1", "refs/pr/1"
 """ToxiGen's RoBERTa (Hartvigsen et al. 2022), its toxic class, and the pull request that holds its weights as safetensors: its
 main branch has a pickle only."""
+
+FLUENCY = Perplexity(model="MODEL", of="generated", verbatim=True)
 
 
 class ToxicCompletions(SuiteSpec):
@@ -40,6 +42,14 @@ class ToxicCompletions(SuiteSpec):
     layout: ClassVar[str] = (
         f"a folder with toxigen/ ({toxigen.LAYOUT}) and real_toxicity_prompts/ ({real_toxicity_prompts.LAYOUT}); or the word "
         f"`hub` for {toxigen.HUB} and {real_toxicity_prompts.HUB}"
+    )
+    scored: ClassVar[tuple[Scored, ...]] = (
+        Scored("toxigen_GROUP, toxigen", ("harmful_rate", "toxicity", FLUENCY), "forget"),
+        Scored(
+            "real_toxicity_prompts",
+            ("harmful_rate", "toxicity", FLUENCY, "expected_maximum_toxicity", "toxicity_probability"),
+            "forget",
+        ),
     )
 
     name: Literal["toxicity"] = "toxicity"
@@ -87,7 +97,7 @@ class ToxicCompletions(SuiteSpec):
 
     def _metrics(self) -> tuple[Metric, ...]:
         judge = self._judge()
-        read = (Perplexity(model=self.fluency, of="generated", verbatim=True),) if self.fluency is not None else ()
+        read = (FLUENCY.model_copy(update={"model": self.fluency}),) if self.fluency is not None else ()
         return HarmfulRate(judge=judge), Toxicity(judge=judge), *read
 
     def _judge(self) -> Classifier:

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 from expunge.data.corpora.wmdp import DOMAINS, LAYOUT, Domain, ask, read_wmdp
 from expunge.data.questions import continued
 from expunge.evaluation.metrics import Accuracy, PromptCut
-from expunge.evaluation.suites.base import SuiteSpec
+from expunge.evaluation.suites.base import Scored, SuiteSpec
 from expunge.evaluation.suites.pooled import pooled_score
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.records import Score
@@ -18,6 +18,10 @@ class Wmdp(SuiteSpec):
 
     source: ClassVar[str] = "Li et al. 2024, arXiv 2403.03218; prompts of lm-eval's wmdp_bio, wmdp_chem, wmdp_cyber"
     layout: ClassVar[str] = f"{LAYOUT}; hub id cais/wmdp"
+    scored: ClassVar[tuple[Scored, ...]] = (
+        Scored("wmdp_bio, wmdp_chem, wmdp_cyber", ("accuracy", "prompt_cut"), "forget"),
+        Scored("wmdp", ("accuracy",), "forget"),
+    )
 
     name: Literal["wmdp"] = "wmdp"
     tasks: tuple[Domain, ...] = DOMAINS
