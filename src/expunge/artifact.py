@@ -14,11 +14,9 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from peft import PeftModel
 from pydantic import ValidationError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from expunge import guards
 from expunge.data.encode import Encoder, default_format
@@ -27,6 +25,9 @@ from expunge.methods import method_class
 from expunge.methods.base import GuardingMethod, Spec
 from expunge.models.load import DeviceMap, DType, load_model, load_tokenizer, model_fingerprint
 from expunge.records import Record, write_json, write_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Kind = Literal["weights", "adapter", "guard"]
 Claim = Literal["L0", "L1", "L2", "L3"]
@@ -149,7 +150,7 @@ def load(
     device_map: DeviceMap | None = None,
     base: str | None = None,
     force: bool = False,
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """A model and its tokenizer from a run folder, an artifact, a plain model folder or a hub id; `.generate()` just works.
 
     An adapter comes attached to its base model, after the base's hash was compared with the recorded one; so does a guard, which
@@ -173,13 +174,13 @@ def load(
     return _load_guard(folder, manifest, weights, tokenizer, base or manifest.base.path, force), tokenizer
 
 
-Loader = Callable[..., PreTrainedModel]
+Loader = Callable[..., "PreTrainedModel"]
 """`load_model` with everything but the path and the revision given."""
 
 
 def _load_guard(
-    folder: Path, manifest: Manifest, weights: Loader, tokenizer: PreTrainedTokenizerBase, path: str, force: bool
-) -> PreTrainedModel:
+    folder: Path, manifest: Manifest, weights: Loader, tokenizer: "PreTrainedTokenizerBase", path: str, force: bool
+) -> "PreTrainedModel":
     revision = manifest.base.revision if path == manifest.base.path else None
     method = method_class(str(manifest.method["name"])).model_validate(manifest.method)
     if not isinstance(method, GuardingMethod):
@@ -197,7 +198,9 @@ def _load_guard(
     return model
 
 
-def _load_adapter(folder: Path, manifest: Manifest, weights: Loader) -> PreTrainedModel:
+def _load_adapter(folder: Path, manifest: Manifest, weights: Loader) -> "PreTrainedModel":
+    from peft import PeftModel
+
     base = manifest.base
     found = model_fingerprint(base.path, revision=base.revision)
     if found != base.sha256:

@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from expunge.data.encode import Encoded, Encoder, collate, save_format
 from expunge.data.example import Example, Request
@@ -27,6 +26,9 @@ from expunge.methods.guarding.calls import replaced
 from expunge.models.load import causal_model
 from expunge.models.logprobs import labelled_logits
 from expunge.records import write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 FILE = "guard.safetensors"
 NOTICEABLE = 0.02
@@ -90,7 +92,7 @@ def read(folder: Path) -> State:
     return state
 
 
-def attach(model: PreTrainedModel, method: GuardingMethod, state: State, encoder: Encoder, *, check: bool = True) -> Guard:
+def attach(model: "PreTrainedModel", method: GuardingMethod, state: State, encoder: Encoder, *, check: bool = True) -> Guard:
     """Guards `model` until `detach`, after the canaries have shown that the guard acts on it.
 
     The guard is also `model.expunge_guard`, and `model.save_pretrained` refuses. check=False warns where it would have refused.

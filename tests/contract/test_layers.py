@@ -69,6 +69,13 @@ def test_light_modules_import_no_torch(module: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("module", ["expunge.merging", "expunge.merging.mergekit", "expunge.methods"])
+def test_no_modeling_code_is_imported_where_no_model_is_run(module: str) -> None:
+    """transformers' models and PEFT take two seconds and 130 MB: more than a merge that copies most tensors."""
+    code = f"import sys, {module}; sys.exit(any(m in sys.modules for m in ('transformers', 'peft', 'torch.distributed.tensor')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_no_file_calls_what_the_house_forbids() -> None:
     """No pickle, no eval, no exec, no torch.load: safetensors and JSON only. The restricted importer is the one exception."""
     for path in FILES:

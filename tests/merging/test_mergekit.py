@@ -189,3 +189,42 @@ def test_ties_per_tensor_and_exact_gives_equal_bytes(count: int, density: float,
     execute(read_mergekit(file, shard_bytes=10**9), folders / "ours", quiet=True)
     found = read_weights(folders / "ours/artifact")
     assert all(torch.equal(found[n].view(torch.uint8), t.view(torch.uint8)) for n, t in expected.items())
+
+
+@pytest.mark.parametrize("name", ["dare_linear", "dare_ties"])
+def test_dare_keeps_the_same_share_of_the_same_differences(name: str, folders: Path) -> None:
+    """The coins are others, so one model is compared: each entry is the base's or the model's, in the asked share."""
+    file = recipe(
+        folders,
+        f"merge_method: {name}\nbase_model: base\ndtype: float32\nparameters: {{rescale: false}}\n"
+        "models:\n  - {model: m0, parameters: {weight: 1.0, density: 0.4}}\n",
+    )
+    base, model = read_weights(folders / "base"), read_weights(folders / "m0")
+    execute(read_mergekit(file, shard_bytes=10**9), folders / "ours", quiet=True)
+    for merged in (by_mergekit(file, folders / "theirs"), read_weights(folders / "ours/artifact")):
+        kept = entries = 0
+        for n, tensor in merged.items():
+            there, moved = (torch.isclose(tensor, t, rtol=0, atol=1e-6) for t in (base[n], model[n]))
+            assert (there | moved).all(), n
+            kept, entries = kept + int((moved & (base[n] != model[n])).sum()), entries + int((base[n] != model[n]).sum())
+        assert abs(kept / entries - 0.4) < 5 * (0.4 * 0.6 / entries) ** 0.5
+
+
+@pytest.mark.parametrize("name", ["dare_linear", "dare_ties"])
+def test_dare_rescales_by_the_density_of_which_mergekit_s_factor_is_an_estimate(name: str, folders: Path) -> None:
+    """mergekit gives each tensor its sum of magnitudes back, so that its factor is 1 / density but for chance."""
+    file = recipe(
+        folders,
+        f"merge_method: {name}\nbase_model: base\ndtype: float32\n"
+        "models:\n  - {model: m0, parameters: {weight: 1.0, density: 0.5}}\n",
+    )
+    base, model = read_weights(folders / "base"), read_weights(folders / "m0")
+    execute(read_mergekit(file, shard_bytes=10**9), folders / "ours", quiet=True)
+    name = "lm_head.weight"
+    for merged, chance in ((by_mergekit(file, folders / "theirs"), 0.1), (read_weights(folders / "ours/artifact"), 1e-3)):
+        difference, whole = merged[name] - base[name], model[name] - base[name]
+        large = (difference != 0) & (whole.abs() > 0.01)  # a quotient of small ones would be rounding
+        factors = (difference / whole)[large]
+        assert large.sum() > 100
+        assert factors.std() < 1e-3
+        assert abs(float(factors.mean()) - 2) < 2 * chance

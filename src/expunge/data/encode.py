@@ -10,18 +10,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jinja2 import TemplateError
 from pydantic import ValidationError, model_validator
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from expunge.data.example import Example
 from expunge.errors import ExpungeError
 from expunge.records import Record, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 PLAIN = "Question: {prompt}\nAnswer: {response}"
 FORMAT_FILE = "expunge_format.json"
@@ -66,7 +68,7 @@ VERBATIM = Format(template="{prompt}{response}")
 """No template: a prompt is a whole text, and what is answered brings its own leading space."""
 
 
-def default_format(tokenizer: PreTrainedTokenizerBase) -> Format:
+def default_format(tokenizer: "PreTrainedTokenizerBase") -> Format:
     """The format beside the tokenizer (expunge_format.json) where there is one, else its chat template, else plain."""
     beside = Path(tokenizer.name_or_path) / FORMAT_FILE
     if beside.is_file():
@@ -111,7 +113,9 @@ class Encoder:
     label too; what a template puts after it is cut off. A row longer than `max_length` tokens loses the end of its answer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, format: Format, max_length: int = 1024) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", format: Format, max_length: int = 1024) -> None:
+        from transformers import PreTrainedTokenizerFast
+
         name = tokenizer.name_or_path or type(tokenizer).__name__
         if not isinstance(tokenizer, PreTrainedTokenizerFast):
             raise ExpungeError(
@@ -250,7 +254,7 @@ def _pin_date(format: Format) -> str:
     return pinned
 
 
-def _front_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
+def _front_tokens(tokenizer: "PreTrainedTokenizerFast") -> tuple[int, ...]:
     """What the tokenizer itself puts before a text: the start token, or nothing."""
     trial = tokenizer(_PROBE, return_special_tokens_mask=True)
     ids, added = trial["input_ids"], trial["special_tokens_mask"]

@@ -10,7 +10,7 @@ from expunge.merging.plan import Item
 from expunge.merging.report import TensorReport
 from expunge.merging.storage import check_finite, squared_norm
 from expunge.merging.stream import Stream
-from expunge.merging.thresholds import within_tensor
+from expunge.merging.thresholds import Placing, within_tensor
 from expunge.methods.editing.base import Angle, Cut, Piece
 
 Sink = Callable[[int, Tensor], None]
@@ -32,7 +32,7 @@ def merge_tensor(
     cuts    those over whole models; None: the method trims within the tensor
     """
     method, within = item.method, cuts is None
-    by_model = within_tensor(stream, item, models) if cuts is None else cuts
+    by_model = within_tensor(stream, item, models) if cuts is None else {m: Placing(cuts[m]) for m in models}
     angle = _angle(stream, item, models[0]) if method.measures_angle else None
     readers = stream.readers(item, models)
     kept, outvoted, change, base, sizes = [0] * len(models), 0, 0.0, 0.0, [0.0] * len(models)
@@ -57,7 +57,7 @@ def merge_tensor(
             inputs=inputs,
             models=models,
             among=len(stream.plan.sources),
-            cuts=tuple(by_model[model] for model in models),
+            cuts=tuple(by_model[model].at(start, values_E) for model, values_E in zip(models, inputs, strict=True)),
             offset=0 if within else item.offset,
             angle=angle,
         )

@@ -122,8 +122,10 @@ def execute(
         base_sha256 = background.submit(model_fingerprint, str(plan.base.folder))
         total_mb = (2 if _over_models(plan) else 1) * plan.read_bytes // MEGABYTE
         with Files() as files, Progress(f"{request.method.method_name()}, MB", total_mb, quiet=quiet) as bar:
-            stream = Stream(plan, files, threads or torch.get_num_threads(), _Counter(bar, cost.memory).add)
+            counter = _Counter(bar, cost.memory)
+            stream = Stream(plan, files, threads or torch.get_num_threads(), counter.add)
             output, done, before = _compute(stream, out, work, fingerprint, resume)
+            counter.finish()
         rows = [row for item in output.items if (row := done[item.name]) is not None]
         result = total(
             plan,
@@ -217,5 +219,13 @@ class _Counter:
             self.bytes += count
             if (whole := self.bytes // MEGABYTE) >= STEP:
                 self.bytes -= whole * MEGABYTE
-                self.memory.sample()
-                self.bar.advance(whole)
+                self._advance(whole)
+
+    def finish(self) -> None:
+        self._advance(self.bar.total)
+
+    def _advance(self, count: int) -> None:
+        """To the planned end and no further: a pass more or less than planned is seen at the end only."""
+        self.memory.sample()
+        if (left := self.bar.total - self.bar.done) > 0:
+            self.bar.advance(min(count, left))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from torch import Tensor
 
 from expunge.merging.plan import Item
 from expunge.merging.select import (
@@ -38,10 +39,10 @@ def over_models(stream: Stream, changed: Mapping[str, tuple[int, ...]]) -> dict[
         else:
             bands[model] = band
     found = _search(stream, {m: (ranks(band), items[m]) for m, band in bands.items()}, threads=True)
-    return cuts | {m: _cut(stream, m, items[m], band, found[m], within=False) for m, band in bands.items()}
+    return cuts | {m: _cut(stream, m, items[m], band, found[m]) for m, band in bands.items()}
 
 
-def within_tensor(stream: Stream, item: Item, models: Sequence[int]) -> dict[int, Cut]:
+def within_tensor(stream: Stream, item: Item, models: Sequence[int]) -> dict[int, "Placing"]:
     """One cut per model for one tensor, in the thread that merges it."""
     bands = {m: band for m in models if (band := item.method.band(m, item.base.elements))}
     found: dict[int, tuple[Found, ...]] = {}
@@ -51,8 +52,38 @@ def within_tensor(stream: Stream, item: Item, models: Sequence[int]) -> dict[int
             found[model] = tuple(select_small(bits, rank) for rank in ranks(band))
     else:
         found = _search(stream, {m: (ranks(band), [item]) for m, band in bands.items()}, threads=False)
-    cuts = {m: _cut(stream, m, [item], band, found[m], within=True) for m, band in bands.items()}
-    return {m: cuts.get(m, Cut()) for m in models}
+    placing = {m: Placing(Cut()) for m in models}
+    for model, band in bands.items():
+        ties = ties_to_place(band, found[model]) if item.method.exact_ties else (None, 0)
+        placing[model] = Placing(cut_of(found[model]), *ties)
+    return placing
+
+
+class Placing:
+    """A cut whose ties are placed while the pieces of a tensor go by, in order: that needs no pass of its own."""
+
+    def __init__(self, cut: Cut, stay: int | None = None, go: int = 0) -> None:
+        """stay, go: how many of the entries that equal the low end stay (None: all), that equal the high end go."""
+        self.cut, self._stay, self._go = cut, stay, go or None
+
+    def at(self, start: int, values_E: Tensor) -> Cut:
+        """The cut as far as it matters in this piece."""
+        if self._stay is not None:
+            self._stay, end = _passed(values_E, self.cut.low, self._stay, start)
+            self.cut = self.cut._replace(low_end=end)
+        if self._go is not None:
+            self._go, end = _passed(values_E, self.cut.high, self._go, start)
+            self.cut = self.cut._replace(high_end=start + len(values_E) if end is None else end)
+        return self.cut
+
+
+def _passed(values_E: Tensor, magnitude: float, wanted: int, start: int) -> tuple[int | None, int | None]:
+    """(how many entries of a magnitude are still wanted behind this piece, None), or (None, the position behind the last one)."""
+    equal = np.abs(values_E.numpy()) == np.float32(magnitude)
+    passed = int(np.count_nonzero(equal))
+    if passed < wanted:
+        return wanted - passed, None
+    return None, start + int(np.flatnonzero(equal)[wanted - 1]) + 1
 
 
 def _search(
@@ -108,32 +139,31 @@ def _sample(stream: Stream, model: int, items: Sequence[Item], total: int) -> Bi
     return np.concatenate(parts)
 
 
-def _cut(stream: Stream, model: int, items: Sequence[Item], band: Band, found: tuple[Found, ...], *, within: bool) -> Cut:
+def _cut(stream: Stream, model: int, items: Sequence[Item], band: Band, found: tuple[Found, ...]) -> Cut:
     cut = cut_of(found)
     if not items[0].method.exact_ties:
         return cut
     stay, go = ties_to_place(band, found)
     if stay is not None:
-        cut = cut._replace(low_end=_end(stream, model, items, found[0].bits, stay, within=within))
+        cut = cut._replace(low_end=_end(stream, model, items, found[0].bits, stay))
     if go:
-        cut = cut._replace(high_end=_end(stream, model, items, found[1].bits, go, within=within))
+        cut = cut._replace(high_end=_end(stream, model, items, found[1].bits, go))
     return cut
 
 
-def _end(stream: Stream, model: int, items: Sequence[Item], bits: int, count: int, *, within: bool) -> int:
-    """The position behind the `count`-th entry of a magnitude; over several tensors they are counted by threads first."""
-    if not within:
-        numbers = {i.name: n for i, n in stream.each(lambda i: _equal(stream, i, model, bits), items)}
-        for item in sorted(items, key=lambda item: item.offset):
-            if count <= numbers[item.name]:
-                return item.offset + _end(stream, model, [item], bits, count, within=True)
-            count -= numbers[item.name]
-    for at, (_, part) in enumerate(_bits(stream, items[0], (model,), counted=False)):
+def _end(stream: Stream, model: int, items: Sequence[Item], bits: int, count: int) -> int:
+    """The position behind the `count`-th entry of a magnitude: counted by tensor first, then in the tensor that has it."""
+    numbers = {i.name: n for i, n in stream.each(lambda i: _equal(stream, i, model, bits), items)}
+    for item in sorted(items, key=lambda item: item.offset):
+        if count <= numbers[item.name]:
+            break
+        count -= numbers[item.name]
+    for at, (_, part) in enumerate(_bits(stream, item, (model,), counted=False)):
         places = np.flatnonzero(part == np.uint32(bits))
         if count <= len(places):
-            return at * PIECE + int(places[count - 1]) + 1
+            return item.offset + at * PIECE + int(places[count - 1]) + 1
         count -= len(places)
-    raise RuntimeError(f"{items[0].name} changed while it was read")
+    raise RuntimeError(f"{item.name} changed while it was read")
 
 
 def _equal(stream: Stream, item: Item, model: int, bits: int) -> int:

@@ -7,13 +7,16 @@ The pre-activation is z, or g where there is a gate; the key is the input of the
 
 import re
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from expunge.errors import ExpungeError
 from expunge.models.hooks import Site, resolve
 from expunge.models.load import causal_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,7 @@ LAYOUTS: dict[str, Layout] = {
 class Blocks:
     """The names of a model's parts, good on the transformers model inside any wrapper. Block 0 is the first, -1 the last."""
 
-    root: PreTrainedModel = field(repr=False)
+    root: "PreTrainedModel" = field(repr=False)
     layout: Layout
     count: int
     width: int

@@ -3,14 +3,16 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from expunge.errors import ExpungeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
@@ -21,11 +23,13 @@ PICKLES = ("*.bin", "*.pt", "*.pth")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
-def causal_model(model: nn.Module) -> PreTrainedModel:
+def causal_model(model: nn.Module) -> "PreTrainedModel":
     """The transformers model inside whatever wraps it (PEFT, DDP, `torch.compile`; FSDP2 wraps nothing).
 
     Wrappers are `nn.Module`s around it, so it is the first `PreTrainedModel` in the module tree, outermost first.
     """
+    from transformers import PreTrainedModel
+
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             return module
@@ -40,7 +44,7 @@ def load_model(
     device: str | torch.device | None = None,
     device_map: DeviceMap | None = None,
     trust_remote_code: bool = False,
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """A causal language model in evaluation mode, weights from safetensors only.
 
     path               a local folder or a hub id
@@ -50,6 +54,8 @@ def load_model(
     device_map         instead of one device: layers side by side on several, for models that no single one holds
     trust_remote_code  runs Python code that comes with the model; off unless asked for
     """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     _check_source(path)
     if os.path.isdir(path):
         _check_weights(Path(path))
@@ -79,8 +85,10 @@ def load_model(
     return model
 
 
-def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
     """The tokenizer that lies beside the model, or beside an adapter, which has no config.json of its own."""
+    from transformers import AutoTokenizer
+
     _check_source(path, model=False)
     if os.path.isdir(path) and not any((Path(path) / name).is_file() for name in TOKENIZER_FILES):
         raise ExpungeError(

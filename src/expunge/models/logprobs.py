@@ -9,18 +9,19 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn import functional
-from transformers import Cache, PreTrainedConfig
 
 from expunge.data.encode import Tokens
 from expunge.errors import ExpungeError
 from expunge.models.load import causal_model
 from expunge.models.vocabulary import Divergence, LabelLogprob
+
+if TYPE_CHECKING:
+    from transformers import Cache, PreTrainedConfig
 
 PREDICTING: ContextVar[Tensor | None] = ContextVar("predicting", default=None)
 """While a labelled forward pass runs: index_N into its B * T positions of those that predict a label, row by row. A guard reads
@@ -94,7 +95,7 @@ class Cached(NamedTuple):
     """Logits, and the keys and values that a next pass goes on from."""
 
     logits_NV: Tensor
-    cache: Cache
+    cache: "Cache"
 
 
 def cached_logits(
@@ -102,7 +103,7 @@ def cached_logits(
     input_ids_BT: Tensor,
     attention_mask_BS: Tensor,
     index_N: Tensor,
-    cache: Cache | None = None,
+    cache: "Cache | None" = None,
 ) -> Cached:
     """One forward pass over T new tokens a row that go on after the S - T tokens in `cache`; logits at index_N and nowhere else.
 
@@ -110,6 +111,8 @@ def cached_logits(
     attention_mask_BS   1 where there is a token, of what is cached and of what is new. Padding may stand before the cached
                         tokens and after the new ones, not between them: a sliding window counts columns
     """
+    from transformers import Cache
+
     _, output = _forward(model, input_ids_BT, attention_mask_BS, index_N, head=True, cache=cache, keep=True)
     if not isinstance(output.past_key_values, Cache):
         raise ExpungeError(f"{type(causal_model(model)).__name__} keeps no keys and values to go on from: not supported")
@@ -213,7 +216,7 @@ def output_head(model: nn.Module) -> nn.Module:
     return head
 
 
-def _after_head(config: PreTrainedConfig) -> tuple[float | None, float]:
+def _after_head(config: "PreTrainedConfig") -> tuple[float | None, float]:
     """Softcap and scale. By model type, since the same field name multiplies in one architecture and divides in another."""
     match config.model_type:
         case "gemma2" | "gemma3_text":
@@ -225,6 +228,8 @@ def _after_head(config: PreTrainedConfig) -> tuple[float | None, float]:
 
 
 def _copy(parameter: Tensor) -> Tensor:
+    from torch.distributed.tensor import DTensor
+
     whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
     return whole.detach().clone()
 
@@ -246,7 +251,7 @@ def _forward(
     index_N: Tensor,
     *,
     head: bool,
-    cache: Cache | None = None,
+    cache: "Cache | None" = None,
     keep: bool = False,
     position_ids_BT: Tensor | None = None,
 ) -> tuple[Tensor, Any]:

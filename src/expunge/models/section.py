@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from expunge.data.encode import IGNORED, Tokens
 from expunge.models.blocks import blocks_of
@@ -110,6 +109,8 @@ def _exchange(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 def _local(tensor: Tensor) -> Tensor:
     """The storage that this process has of it, as one that can be written."""
+    from torch.distributed.tensor import DTensor
+
     local = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()
     if not local.is_contiguous():
         raise ValueError("a weight with strides cannot be exchanged in place")

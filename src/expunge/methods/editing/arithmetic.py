@@ -1,7 +1,7 @@
 """What the merging methods share: trimming by magnitude, dropping at random, weighted sums, the election of a sign.
 
-All in float32, in the order of the models, in place where the input is scratch: at a quarter of a million elements a piece
-stays in the processor's second-level cache, and a new tensor per operation would cost more than the arithmetic.
+All in float32, in the order of the models, in place where the input is scratch: pieces are small enough
+for the processor's second-level cache, and a new tensor per operation would cost more than the arithmetic in it.
 """
 
 import hashlib
@@ -22,19 +22,23 @@ WORDS_PER_BLOCK = 8
 
 def trim(values_E: Tensor, position: int, cut: Cut) -> Tensor:
     """Zeroes, in place, what lies outside of a cut; `position` is that of the first element in the cut's scope."""
-    magnitude_E = values_E.abs() if cut.low_end is not None or cut.high < math.inf else None
+    values, behind = values_E.numpy(), None
+    if cut.low > 0 and cut.low_end is not None and position + len(values_E) > cut.low_end:
+        behind = max(cut.low_end - position, 0)
+    magnitudes = np.abs(values) if behind is not None or cut.high < math.inf else None
     if cut.low > 0:
         # hardshrink keeps |x| > l in one pass, and |x| >= low is |x| > the float32 below it
         below = float(np.nextafter(np.float32(cut.low), np.float32(0)))
         torch.ops.aten.hardshrink.out(values_E, below, out=values_E)
-    if magnitude_E is not None:
-        if cut.low > 0 and cut.low_end is not None and position + len(values_E) > cut.low_end:
-            late_E = magnitude_E[max(cut.low_end - position, 0) :] == cut.low
-            values_E[max(cut.low_end - position, 0) :].masked_fill_(late_E, 0)
-        if cut.high < math.inf:
-            values_E.masked_fill_(magnitude_E > cut.high, 0)
-            early = max(min(cut.high_end - position, len(values_E)), 0)
-            values_E[:early].masked_fill_(magnitude_E[:early] == cut.high, 0)
+    if magnitudes is None:
+        return values_E
+    # numpy's comparisons, which take an eightieth of the time of torch's
+    if behind is not None:
+        values[behind:][magnitudes[behind:] == np.float32(cut.low)] = 0
+    if cut.high < math.inf:
+        early = max(min(cut.high_end - position, len(values)), 0)
+        values[magnitudes > np.float32(cut.high)] = 0
+        values[:early][magnitudes[:early] == np.float32(cut.high)] = 0
     return values_E
 
 

@@ -9,14 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig
-from transformers.generation.utils import GenerateDecoderOnlyOutput
-from transformers.utils.generic import ModelOutput
 
 from expunge.data.encode import Encoder
 from expunge.errors import ExpungeError
@@ -24,6 +21,9 @@ from expunge.methods.guarding.calls import Call, Calls, prompts_of, replaced
 from expunge.methods.guarding.numbering import Batch
 from expunge.models.load import causal_model
 from expunge.models.logprobs import PREDICTING
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
 
 GAP = 50.0
 """Nats between the abstention's next token and any other: finite, so that a mean or a perplexity of refused answers is."""
@@ -93,6 +93,8 @@ class Reply:
 
     def spell(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
         """Forward hook of the causal model: the logits of closed rows, from where they are closed."""
+        from transformers.utils.generic import ModelOutput
+
         call = self.calls.current
         closed_from_B = call.closed_from_B
         if closed_from_B is None or not bool((closed_from_B < call.width).any()):
@@ -130,7 +132,7 @@ class Reply:
                 closed_Q[asked_Q], output = self._run(original, model, only, decided=True)
             kept = None
             if output is not None:
-                sequences = output["sequences"] if isinstance(output, ModelOutput) else output
+                sequences = output if isinstance(output, Tensor) else output["sequences"]
                 kept = sequences.unflatten(0, (-1, query.returned))[~closed_Q[asked_Q]]
             return query.answers(closed_Q, kept, self.abstention)
 
@@ -153,7 +155,7 @@ class Query:
 
     given: dict[str, Any]
     ids_QS: Tensor
-    defaults: GenerationConfig
+    defaults: "GenerationConfig"
 
     @classmethod
     def of(cls, model: Any, bound: Mapping[str, Any]) -> "Query":
@@ -210,6 +212,8 @@ class Query:
         if self.given.get("streamer") is not None and kept is None:
             self.given["streamer"].put(ids.cpu())
             self.given["streamer"].end()
+        from transformers.generation.utils import GenerateDecoderOnlyOutput
+
         sequences = whole.flatten(0, 1)
         return GenerateDecoderOnlyOutput(sequences=cast(Any, sequences)) if self.setting("return_dict_in_generate") else sequences
 

@@ -16,15 +16,17 @@ from dataclasses import dataclass
 from functools import cache, cached_property, wraps
 from threading import local
 from types import MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from expunge.errors import ExpungeError
 from expunge.models.load import causal_model
 from expunge.models.logprobs import PREDICTING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MULTIPLIERS = (-7046029254386353131, -4658895280553007687, -7723592293110705685)
 """Odd 64-bit constants of splitmix64: the golden ratio and the two of its finalizer."""
@@ -212,7 +214,7 @@ def follow(model: nn.Module) -> Iterator[Calls]:
 
 
 @contextmanager
-def replaced(model: PreTrainedModel, name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
+def replaced(model: "PreTrainedModel", name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
     """`model.name` is `wrap(the function before)` on this one model; bound to it, so that a deep copy gets its own."""
     before = model.__dict__.get(name)
     setattr(model, name, MethodType(wrap((before or getattr(model, name)).__func__), model))
