@@ -105,3 +105,12 @@ def test_a_log_holds_no_bars_of_other_libraries(pico_folder: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert "finetune: 1/1" in done.stderr
     assert "%|" not in done.stderr
+
+
+def test_a_reader_that_has_seen_enough_sees_no_traceback() -> None:
+    with subprocess.Popen([sys.executable, "-m", "expunge", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0

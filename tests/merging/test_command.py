@@ -79,7 +79,7 @@ def test_a_yaml_file_of_mergekit(three: tuple[Path, list[Path]], tmp_path: Path)
     ("words", "said"),
     [
         (["tie"], "did you mean 'ties'"),
-        (["ties", "--density", "1.5"], "a density is the share of entries that stays"),
+        (["ties", "--density", "1.5"], "ties: --density: a density is the share of entries that stays"),
         (["ties", "--weights", "-1", "-1", "-1"], "--weights 1 1 1 --scale -1"),
         (["ties", "--densty", "0.5"], "did you mean '--density'"),
         (["ties", "--scope", "all"], "scope"),
@@ -96,7 +96,7 @@ def test_what_is_wrong_is_one_sentence_and_exit_code_2(
     error = capsys.readouterr().err
     assert said in error
     assert len(error.strip().splitlines()) == 1
-    assert "Traceback" not in error
+    assert not any(words in error for words in ("Traceback", "[type=", "pydantic"))
     assert not (tmp_path / "out").exists()
 
 

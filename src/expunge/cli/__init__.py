@@ -38,23 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # libraries draw bars into a log; ours writes plain lines there
     try:
-        if not words or words[0] in ("-h", "--help"):
-            _help()
-            return 0
-        if words[0] in ("-V", "--version"):
-            from expunge import __version__
-
-            print(f"expunge {__version__}")
-            return 0
-        if words[0] not in COMMANDS:
-            raise ExpungeError(f"there is no command '{words[0]}'{nearest(words[0], COMMANDS)}; `expunge --help` lists them all")
-        module = import_module(f"expunge.cli.{words[0]}")
-        if hasattr(module, "main"):
-            module.main(words[1:])
-        else:
-            from expunge.cli.flags import parse
-
-            module.run(parse(getattr(module, COMMANDS[words[0]][0]), f"expunge {words[0]}", words[1:]))
+        _command(words)
+        sys.stdout.flush()
         return 0
     except ExpungeError as error:
         print(f"expunge: {error}", file=sys.stderr)
@@ -62,6 +47,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("expunge: interrupted; what is complete is kept, and --resume goes on where the command has it", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `expunge ... | head` has seen enough; flushing the rest at exit would fail once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _command(words: Sequence[str]) -> None:
+    if not words or words[0] in ("-h", "--help"):
+        _help()
+    elif words[0] in ("-V", "--version"):
+        from expunge import __version__
+
+        print(f"expunge {__version__}")
+    elif words[0] not in COMMANDS:
+        raise ExpungeError(f"there is no command '{words[0]}'{nearest(words[0], COMMANDS)}; `expunge --help` lists them all")
+    else:
+        module = import_module(f"expunge.cli.{words[0]}")
+        if hasattr(module, "main"):
+            module.main(words[1:])
+        else:
+            from expunge.cli.flags import parse
+
+            module.run(parse(getattr(module, COMMANDS[words[0]][0]), f"expunge {words[0]}", words[1:]))
 
 
 def _help() -> None:

@@ -63,4 +63,6 @@ def _sentence(box: str) -> str:
     lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()]
     text = " ".join(line for line in lines if line)
     text = re.sub(r"\s+", " ", text).removeprefix("Parsing error").removeprefix("Required options").strip()
+    if found := re.search(r"validation errors? for \S+ (\S+) (?:Value error, )?(.+?) \[type=", text):
+        return f"--{found[1].replace('_', '-')}: {found[2]}"
     return re.split(r" For full helptext| Arguments:| Usage:", text)[0].strip().rstrip(".;")
