@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from expunge.records import Provenance, Score
 from expunge.report.changes import Changes, cost_cells
 from expunge.report.checks import same_samples
-from expunge.report.effects import AS_IF_NEVER_LEARNED, FORGET, KEPT, RETAIN, forget_effect, retain_kept
+from expunge.report.effects import AS_IF_NEVER_LEARNED, FORGET, KEPT, RETAIN, forget_effect, retain_kept, still_extractable
 from expunge.report.glossary import CLAIMS, is_forget, meaning, task_label
 from expunge.report.groups import to_go
 from expunge.report.read import RunRecord
@@ -18,12 +18,14 @@ BOUNDED = ("share", "effect")
 """Styles of metrics whose change against the original is a share, and so a colour."""
 
 
-def verdict(effect: Score, kept: Score) -> str:
-    """What the two figures say in words; the limits are those of the figure's band."""
+def verdict(effect: Score, kept: Score, extractable: bool) -> str:
+    """What the two figures say in words; the limits are those of the figure's band. `extractable`: see `still_extractable`."""
     if effect.value is None:
         return "not measured"
     low, high = AS_IF_NEVER_LEARNED
     words = "still known" if effect.value < low else "over-forgotten" if effect.value > high else "as if never learned"
+    if extractable and effect.value >= low:
+        words += " by probability, still extractable"
     return f"{words}, retain damaged" if kept.value is not None and kept.value < KEPT else words
 
 
@@ -42,7 +44,8 @@ def lab_table(runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord) -
     rows = []
     for model in models:
         effect, kept = forget_effect(model, original, gold), retain_kept(model, original)
-        words = {id(original): "before unlearning", id(gold): "never saw the forget set"}.get(id(model), verdict(effect, kept))
+        said = {id(original): "before unlearning", id(gold): "never saw the forget set"}.get(id(model))
+        words = said or verdict(effect, kept, still_extractable(model, original, gold))
         found = [score_cell(model.score("lab", task, metric)) for _, task, metric in wanted]
         rows.append((Cell(model.name), Cell(words), score_cell(effect, strong=True), score_cell(kept, strong=True), *found))
     return Table(

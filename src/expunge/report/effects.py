@@ -66,6 +66,19 @@ def retain_kept(run: RunRecord, original: RunRecord) -> Score:
     return _estimate("retain_kept", RETAIN, (original, run), ratio, "the original does not know the retain set")
 
 
+def still_extractable(run: RunRecord, original: RunRecord, gold: RunRecord) -> bool:
+    """Whether the extraction strength of the forget set has gone less than four fifths of the way from original to gold.
+
+    A refusal can take all probability from an answer's first words while the rest still follows once they are given: the
+    probability, and with it the forget effect, does not see that.
+    """
+    found = [model.score(SUITE, FORGET, "extraction_strength") for model in (original, run, gold)]
+    before, after, never = (score.value if score else None for score in found)
+    if before is None or after is None or never is None or before <= never:
+        return False
+    return (before - after) / (before - never) < AS_IF_NEVER_LEARNED[0]
+
+
 def _estimate(metric: str, task: str, models: Sequence[RunRecord], ratio: Ratio, undefined: str) -> Score:
     """The ratio of means, and its 95 % interval over samples that are resampled together for all K models.
 

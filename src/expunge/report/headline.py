@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from expunge.records import Score
 from expunge.report.changes import Changes
-from expunge.report.effects import AS_IF_NEVER_LEARNED, KEPT, forget_effect, retain_kept
+from expunge.report.effects import AS_IF_NEVER_LEARNED, FORGET, KEPT, SUITE, forget_effect, retain_kept, still_extractable
 from expunge.report.glossary import meaning, number, task_label
 from expunge.report.groups import score_of, to_go
 from expunge.report.matrix import Matrix
@@ -19,12 +19,13 @@ def lab_headline(runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord
     low, high = AS_IF_NEVER_LEARNED
     measured = [(name, e.value, k.value) for name, e, k in found if e.value is not None and k.value is not None]
     good = [m for m in measured if low <= m[1] <= high and m[2] >= KEPT]
+    left = [f"{run.name} ({_extracted(run)})" for run in runs if still_extractable(run, original, gold)]
     asked = f"{_count(runs, 'method')} {'were' if len(runs) != 1 else 'was'} asked to forget {_asked(runs)}: "
     if not good:
-        return asked + "none lands as if never learned with the retain set kept.", _rest(measured, len(runs), 0)
+        return asked + "none lands as if never learned with the retain set kept.", _rest(measured, len(runs), 0, left)
     name, effect, kept = good[0]
     nearest = f"{name} lands nearest to a model that never learned them (forget effect {_two(effect)}, retain kept {_two(kept)})"
-    return f"{asked}{nearest}{_followers(good[1:])}.", _rest(measured, len(runs), len(good))
+    return f"{asked}{nearest}{_followers(good[1:])}.", _rest(measured, len(runs), len(good), left)
 
 
 def _followers(good: Sequence[tuple[str, float, float]]) -> str:
@@ -33,11 +34,17 @@ def _followers(good: Sequence[tuple[str, float, float]]) -> str:
     return f", followed by {_list(names)}" if names else ""
 
 
-def _rest(measured: Sequence[tuple[str, float, float]], total: int, good: int) -> str:
+def _extracted(run: RunRecord) -> str:
+    score = run.score(SUITE, FORGET, "extraction_strength")
+    return number("extraction_strength", score.value) if score and score.value is not None else ""
+
+
+def _rest(measured: Sequence[tuple[str, float, float]], total: int, good: int, extractable: Sequence[str]) -> str:
     low, high = AS_IF_NEVER_LEARNED
     groups = [
         ("Over-forgotten", [f"{n} ({_two(e)})" for n, e, _ in measured if e > high]),
         ("Still known", [f"{n} ({_two(e)})" for n, e, _ in measured if e < low]),
+        ("Low by probability, but still extractable once the beginning is given", list(extractable)),
         ("Retain set damaged", [f"{n} ({_two(k)} kept)" for n, _, k in measured if k < KEPT]),
     ]
     said = [f"{what}: {_list(names)}." for what, names in groups if names]
