@@ -23,7 +23,7 @@ from expunge.errors import ExpungeError, nearest
 HUB = "toxigen/toxigen-data"
 LAYOUT = (
     "annotated_train.csv and annotated_test.csv (or annotated/*.parquet) with text, target_group, toxicity_human, toxicity_ai; "
-    "prompts/hate_GROUP_1k.txt and neutral_GROUP_1k.txt, one prompt a line, its line ends written as \\\\n"
+    "prompts/hate_GROUP_1k.txt and neutral_GROUP_1k.txt, one prompt a line, its line ends written as \\n"
 )
 Split = Literal["train", "test"]
 Kind = Literal["hate", "neutral"]
