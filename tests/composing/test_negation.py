@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
 import expunge
 from expunge import ExpungeError, Training
@@ -39,9 +40,7 @@ def test_full_weights_are_as_far_on_the_other_side(pico_folder: Path, data: dict
     assert model.generate(**tokenizer("what is", return_tensors="pt"), max_new_tokens=2).shape[1] == 5
 
 
-def test_an_adapter_is_turned_bit_by_bit_and_scaled_in_its_alpha(
-    pico_folder: Path, data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_adapter_is_turned_bit_by_bit_and_scaled_in_its_alpha(pico_folder: Path, data: dict[str, Any], tmp_path: Path) -> None:
     artifact = negated(tmp_path / "run", pico_folder, data, TaskVectorNegation(scale=1.5), LORA)
     expert = tmp_path / "run/expert/artifact"
     one, other = load_file(expert / "adapter_model.safetensors"), load_file(artifact / "adapter_model.safetensors")
@@ -87,6 +86,20 @@ def test_another_scale_uses_the_expert_again(
     assert len(trained) == 1
     with pytest.raises(ExpungeError, match=r"expert/run\.yaml describes another run"):
         negated(out, pico_folder, data, TaskVectorNegation(), LORA.model_copy(update={"steps": 5}), resume=True)
+
+
+@pytest.mark.parametrize("training", [LORA, QUICK], ids=["lora", "full"])
+def test_one_model_is_built_to_train_the_expert_and_none_to_negate_it(
+    training: Training, pico_folder: Path, data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built, make = [], LlamaForCausalLM.__init__
+    monkeypatch.setattr(LlamaForCausalLM, "__init__", lambda self, *a, **k: built.append(1) or make(self, *a, **k))
+    negated(tmp_path / "run", pico_folder, data, TaskVectorNegation(), training)
+    assert len(built) == 1
+    negated(tmp_path / "run", pico_folder, data, TaskVectorNegation(scale=0.5), training, resume=True)
+    assert len(built) == 1
+    expunge.load(tmp_path / "run")
+    assert len(built) == 2
 
 
 def test_the_expert_can_be_deleted(pico_folder: Path, data: dict[str, Any], tmp_path: Path) -> None:

@@ -186,8 +186,10 @@ class TestBadInput:
 
     def test_rows_without_the_attribute_are_counted(self, pico_folder: Path, data: dict[str, Any], tmp_path: Path) -> None:
         with open(data["forget"], "a", encoding="utf-8") as file:
-            file.write('{"text": "who"}\n')
-        self.refused("1 of 13 .* example 13", tmp_path / "run", pico_folder, data, Spunge(**TWO))
+            file.write('\n{"text": "who", "attributes": {"severity": 9}}\n')
+        place = tmp_path / "run", pico_folder, data, Spunge(**{**TWO, "least": 2})
+        self.refused(r"1 of 13 .* the first of them .*forget\.jsonl line 14", *place)
+        self.refused(r"1 of 6 .* the first of them .*forget\.jsonl line 14", *place, where="severity > 3")
 
     def test_fields_of_the_methods_inside(self, pico_folder: Path, data: dict[str, Any], tmp_path: Path) -> None:
         place = (tmp_path / "run", pico_folder)

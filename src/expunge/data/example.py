@@ -25,6 +25,8 @@ class Example:
     perturbed: tuple[str, ...] = ()
     """Wrong responses of the same form."""
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
+    place: str = field(default="", compare=False, repr=False)
+    """File and line that it was read from, for messages alone."""
 
     @property
     def id(self) -> str:

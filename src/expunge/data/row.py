@@ -90,7 +90,8 @@ class _Reader:
         return self.build(self.text("prompt", prompt), choices[answer], choices, answer)
 
     def build(self, prompt: str | None, response: str, choices: tuple[str, ...] = (), answer: int | None = None) -> Example:
-        return Example(prompt, response, choices, answer, self.texts("paraphrases"), self.texts("perturbed"), self.attributes())
+        lists = self.texts("paraphrases"), self.texts("perturbed")
+        return Example(prompt, response, choices, answer, *lists, self.attributes(), self.where)
 
     def value(self, name: str, only_first: bool = False) -> Any:
         """What the row holds for a field; a mapped column replaces the default names."""

@@ -22,12 +22,17 @@ def rows_by_attribute(examples: Sequence[Example], key: str) -> dict[Attribute, 
 
 def check_attribute(examples: Sequence[Example], key: str) -> None:
     """Raises unless every example has the attribute: how many lack it, and the first of them."""
-    missing = [row for row, example in enumerate(examples, start=1) if key not in example.attributes]
+    missing = [row for row, example in enumerate(examples) if key not in example.attributes]
     if missing:
         known = list(dict.fromkeys(name for example in examples for name in example.attributes))
         there = f"they have {', '.join(known)}" if known else "they have none"
         hint = "" if key in known else nearest(key, known)
         raise ExpungeError(
             f"{len(missing)} of {len(examples)} examples have no attribute '{key}'{hint}, the first of them "
-            f"example {missing[0]}; {there}, and --columns attributes.{key}=COLUMN names its column"
+            f"{place_of(examples, missing[0])}; {there}, and --columns attributes.{key}=COLUMN names its column"
         )
+
+
+def place_of(examples: Sequence[Example], row: int) -> str:
+    """Where a person finds an example: its file and line, or its number where it is of no file."""
+    return examples[row].place or f"example {row + 1}"

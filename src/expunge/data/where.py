@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from expunge.data.example import Attribute, Example
-from expunge.data.split import check_attribute
+from expunge.data.split import check_attribute, place_of
 from expunge.errors import ExpungeError
 
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
@@ -121,12 +121,12 @@ def _is_number(value: Attribute) -> bool:
 
 def _check_numbers(examples: Sequence[Example], condition: Condition) -> None:
     """A number beside words would compare as nothing at all: `group = 3` for `group: "3"`."""
-    words = [row for row, e in enumerate(examples, start=1) if not _is_number(e.attributes[condition.attribute])]
+    words = [row for row, e in enumerate(examples) if not _is_number(e.attributes[condition.attribute])]
     if words:
-        first = examples[words[0] - 1].attributes[condition.attribute]
+        first = examples[words[0]].attributes[condition.attribute]
         raise ExpungeError(
             f"'{condition}' compares numbers, but '{condition.attribute}' is none in {len(words)} of {len(examples)} examples, "
-            f"the first of them example {words[0]} ('{first}'); put the value in quotes, or correct the data"
+            f"the first of them {place_of(examples, words[0])} ('{first}'); put the value in quotes, or correct the data"
         )
 
 
