@@ -121,6 +121,7 @@ _PICO: dict[str, dict[str, object]] = {
     "smollm3": _GATED,
     "granite": {**_GATED, "logits_scaling": 4.0},
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128},
+    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "rotary_dim": 4},
     "gpt_neox": {**_PLAIN, "intermediate_size": 48},
     "opt": {**_PLAIN, "word_embed_proj_dim": 32, "ffn_dim": 48},
     "falcon": _PLAIN,

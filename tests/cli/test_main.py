@@ -50,6 +50,11 @@ def test_every_field_of_a_method_is_a_flag(name: str, capsys: pytest.CaptureFixt
         (["unlearn", "npo", "--model", "m", "--forget", "f", "--out", "o", "--beta", "x"], "--beta"),
         (["unlearn", "npo", "--model", "m", "--forget", "f", "--out", "o", "--beta", "-1"], "greater than 0"),
         (["unlearn", "npo", "--config", "nowhere.yaml", "--out", "o"], "nowhere.yaml"),
+        (["unlearn", "npo", "--model", "m", "--forget", "f", "--out", "o", "--beta", "-1"], "npo: --beta: Input should be"),
+        (
+            ["unlearn", "key_space", "--model", "m", "--forget", "f", "--out", "o", "--radius", "1", "--alpha", "2"],
+            "key_space: radius and alpha both say how wide the box is; give one of them; `expunge",
+        ),
         (["verify", "nowhere"], "nowhere"),
         (["methods", "nop"], "did you mean 'npo'"),
     ],

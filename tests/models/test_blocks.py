@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedModel
+from transformers import CodeGenConfig, CodeGenForCausalLM, PreTrainedModel
 
 from expunge.data.encode import Tokens
 from expunge.errors import ExpungeError
@@ -108,13 +108,13 @@ def test_roles_hold_inside_an_adapter(model_of: Callable[..., PreTrainedModel], 
 
 
 def test_an_unknown_type_is_told_its_module_names_and_where_to_put_them() -> None:
-    model = GPTJForCausalLM(
-        GPTJConfig(vocab_size=60, n_embd=16, n_layer=2, n_head=2, rotary_dim=4, eos_token_id=2, bos_token_id=1)
+    model = CodeGenForCausalLM(
+        CodeGenConfig(vocab_size=60, n_embd=16, n_layer=2, n_head=2, rotary_dim=4, eos_token_id=2, bos_token_id=1)
     )
     with pytest.raises(ExpungeError) as error:
         blocks_of(model)
-    assert "'gptj'" in str(error.value)
-    assert "LAYOUTS['gptj']" in str(error.value)
+    assert "'codegen'" in str(error.value)
+    assert "LAYOUTS['codegen']" in str(error.value)
     assert str(error.value).count("transformer.h.*.mlp.fc_in") == 1
     assert "transformer.h.0" not in str(error.value)
 

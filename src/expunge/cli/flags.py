@@ -46,6 +46,13 @@ def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags |
     return value
 
 
+_PYDANTIC = re.compile(
+    r"validation errors? for \w+ (?:(?P<field>[a-z][a-z0-9_.]*) )?(?:Value error, )?(?P<what>[A-Za-z].*?) "
+    r"\[type=\w+, input_value=(?P<value>.*?), input_type="
+)
+"""What pydantic says of a nested value, such as a method's field, somewhere inside tyro's message."""
+
+
 def _config(prefixes: bool) -> tuple[Any, ...]:
     return (AvoidSubcommands,) if prefixes else (AvoidSubcommands, OmitArgPrefixes)
 
@@ -63,6 +70,7 @@ def _sentence(box: str) -> str:
     lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()]
     text = " ".join(line for line in lines if line)
     text = re.sub(r"\s+", " ", text).removeprefix("Parsing error").removeprefix("Required options").strip()
-    if found := re.search(r"validation errors? for \S+ (\S+) (?:Value error, )?(.+?) \[type=", text):
-        return f"--{found[1].replace('_', '-')}: {found[2]}"
+    if (wrong := _PYDANTIC.search(text)) is not None:
+        flag = f"--{wrong['field'].replace('_', '-')}: " if wrong["field"] else ""
+        return f"{flag}{wrong['what']}" + (f" (it is {wrong['value']})" if flag else "")
     return re.split(r" For full helptext| Arguments:| Usage:", text)[0].strip().rstrip(".;")

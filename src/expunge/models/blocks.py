@@ -88,6 +88,15 @@ LAYOUTS: dict[str, Layout] = {
         activation="mlp.act",
         transposed=True,
     ),
+    "gptj": Layout(
+        embeddings="transformer.wte",
+        blocks="transformer.h",
+        norm="transformer.ln_f",
+        attention_out="attn.out_proj",
+        pre_activation="mlp.fc_in",
+        key="mlp.fc_out",
+        activation="mlp.act",
+    ),
     "gpt_neox": Layout(
         embeddings="gpt_neox.embed_in",
         blocks="gpt_neox.layers",
