@@ -226,6 +226,29 @@ def test_closed_rows_get_the_abstention_and_open_rows_the_models_own_answer(
     assert torch.equal(only_open, generate(pico_llama, open_prompts))
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("fields", [{}, {"sides": "range", "query": "mean", "layers": (0, 1), "vote": "all"}])
+def test_a_batch_of_eight_with_padding_is_decided_as_eight_single_rows(
+    side: Any, fields: dict[str, Any], pico_llama: PreTrainedModel, request_: Request, encoder: Encoder
+) -> None:
+    method = spec(**fields)
+    state = method.fit(pico_llama, request_, encoder)
+    asked = ["where was anna born ?", "one plus two is", "where was greta born ?", "what", "the blue bird of the pilot",
+             "where was hugo born ?", "ten plus ten is", "where is the cat of boris and the dog of clara ?"]  # fmt: skip
+    rows = [Encoded(ids, 1, False) for ids in encoder.encode_prompts(asked)]
+    assert len({len(row.ids) for row in rows}) > 3
+    with method.attach(pico_llama, state, encoder):
+        single = [generate(pico_llama, [row.ids])[0, len(row.ids) :].tolist() for row in rows]
+        written = generate(pico_llama, [row.ids for row in rows], side=side)
+    reply = list(encoder.encode_answer("?", REPLY).ids[-7:])
+    width = max(len(row.ids) for row in rows)
+    batch = [row[width:].tolist() for row in written]
+    assert [row[:7] == reply for row in batch] == [row[:7] == reply for row in single]
+    assert {0, 2, 5} <= {i for i, row in enumerate(single) if row[:7] == reply} < set(range(8))
+    if side == "left":  # a model writes nonsense behind padding on the right, guarded or not
+        assert [row for row in batch if row[:7] != reply] == [row for row in single if row[:7] != reply]
+
+
 def test_right_padding_decides_at_each_rows_own_last_token(
     pico_llama: PreTrainedModel, fitted: tuple[KeySpaceDetection, State], encoder: Encoder,
     closed_prompts: list[tuple[int, ...]], open_prompts: list[tuple[int, ...]],
