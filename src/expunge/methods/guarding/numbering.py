@@ -8,11 +8,10 @@ Shape suffixes: Q queries, B rows of all queries (Q times beams or returned sequ
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,8 @@ class Batch:
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Those arguments of `generate` that look at rows, each made to see the whole batch."""
+        from transformers import LogitsProcessorList, StoppingCriteriaList
+
         seen: dict[str, Any] = {}
         if given.get("logits_processor"):
             seen["logits_processor"] = LogitsProcessorList(_Processor(self, inner) for inner in given["logits_processor"])
@@ -47,22 +48,25 @@ class Batch:
         return seen
 
 
-class _Processor(LogitsProcessor):
-    def __init__(self, batch: Batch, inner: Any) -> None:
-        self.batch, self.inner = batch, inner
+@dataclass(frozen=True)
+class _Processor:
+    batch: Batch
+    inner: Any
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         whole_BS, open_B = self.batch.whole(input_ids)
         every_BV = scores.new_zeros(len(whole_BS), scores.shape[-1])
         every_BV[open_B] = scores
-        return cast(torch.FloatTensor, self.inner(whole_BS, every_BV)[open_B])
+        seen_BV: Tensor = self.inner(whole_BS, every_BV)
+        return seen_BV[open_B]
 
 
-class _Criterion(StoppingCriteria):
-    def __init__(self, batch: Batch, inner: Any) -> None:
-        self.batch, self.inner = batch, inner
+@dataclass(frozen=True)
+class _Criterion:
+    batch: Batch
+    inner: Any
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: Any) -> torch.BoolTensor:
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
         whole_BS, open_B = self.batch.whole(input_ids)
-        done: Any = self.inner(whole_BS, scores, **kwargs)
-        return cast(torch.BoolTensor, done[open_B] if isinstance(done, Tensor) and done.ndim else done)
+        done = self.inner(whole_BS, scores, **kwargs)
+        return done[open_B] if isinstance(done, Tensor) and done.ndim else done
