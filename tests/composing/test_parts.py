@@ -157,11 +157,9 @@ def test_without_an_attribute_each_file_is_a_part(pico_folder: Path, data: dict[
     files = [tmp_path / place / "corpus.jsonl" for place in ("fumes", "spores")]
     method = Spunge(each=RMU_HERE, least=3)
     out = run(tmp_path / "run", pico_folder, {**data, "forget": files}, method)
-    assert [line.split()[0] for line in (next((out / "parts").glob("1_*")) / "rows.txt").read_text().splitlines()] == [
-        "3",
-        "4",
-        "5",
-    ]
+    assert sorted(p.name for p in (out / "parts").iterdir()) == ["fumes_corpus", "spores_corpus"]
+    rows = (out / "parts/spores_corpus/rows.txt").read_text().splitlines()
+    assert [line.split()[0] for line in rows] == ["3", "4", "5"]
     named = run(tmp_path / "named", pico_folder, {**data, "forget": [data["forget"], files[0]]}, method)
     assert sorted(p.name for p in (named / "parts").iterdir()) == ["corpus", "forget"]
 

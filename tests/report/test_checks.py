@@ -10,7 +10,8 @@ import pytest
 from expunge.errors import ExpungeError
 from expunge.records import write_json
 from expunge.report import forget_effect, read_run, report, retain_kept
-from expunge.report.checks import apart, notices, same_samples, shared
+from expunge.report.checks import apart, comparable, notices, same_judges, same_samples, shared
+from expunge.report.groups import Asked
 
 
 def changed(source: Path, target: Path, keep=lambda row: row, suite: str = "lab") -> Path:
@@ -168,3 +169,52 @@ def test_a_folder_with_nothing_in_it_stops_the_report(lab, tmp_path):
     with pytest.raises(ExpungeError, match="empty holds no run"):
         report([lab.runs[3], tmp_path / "empty"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def judged(folder: Path, name: str, fingerprint: str | None, **settings: str) -> Path:
+    shutil.copytree(folder, target := folder.parent.parent / name)
+    path = target / "evaluation/toxicity.json"
+    found = json.loads(path.read_text())
+    found["judges"] = [{"settings": {"kind": "classifier", **settings}, "fingerprint": fingerprint}]
+    path.write_text(json.dumps(found))
+    return target
+
+
+@pytest.fixture
+def judges(spunge, tmp_path) -> list[Path]:
+    """A run judged by one classifier, by the same from elsewhere, and by another."""
+    shutil.copytree(spunge.runs[0], tmp_path / "source/rmu")
+    return [
+        judged(tmp_path / "source/rmu", name, fingerprint, model=f"/{name}/roberta", label="LABEL_1")
+        for name, fingerprint in (("one", "aa"), ("moved", "aa"), ("other", "bb"))
+    ]
+
+
+def test_scores_of_different_judges_are_not_compared(judges, spunge, tmp_path):
+    one, moved, other = map(read_run, judges)
+    assert same_judges(one, moved, "toxicity")
+    assert not same_judges(one, other, "toxicity")
+    assert same_judges(one, read_run(spunge.runs[0]), "toxicity")  # says nothing of its judges
+    assert not apart(one, moved, "toxicity")
+    assert apart(one, other, "toxicity")
+    assert comparable(one, moved, "toxicity", Asked("toxigen_women", "harmful_rate"))
+    assert not comparable(one, other, "toxicity", Asked("toxigen_women", "harmful_rate"))
+    assert comparable(one, other, "toxicity", Asked("toxigen_women", "perplexity"))
+    page, said = written(tmp_path, [judges[1], judges[2]], judges[0])
+    assert said == [
+        "other and original were scored by different judges in the suite toxicity: what these said is not compared, and no "
+        "figure holds both."
+    ]
+    assert "<title>other, women: harmful rate" not in page
+
+
+def test_judges_with_settings_alone_are_known_by_them(judges):
+    one, _, other = (read_run(folder) for folder in judges)
+    plain = [
+        run.model_copy(update={"evaluations": tuple(e.model_copy(update={"judges": tuple(
+            j.model_copy(update={"fingerprint": None, "settings": {"kind": "keywords", "words": words}}) for j in e.judges
+        )}) for e in run.evaluations)})
+        for run, words in ((one, "rude"), (other, "rude"), (other, "mean"))
+    ]  # fmt: skip
+    assert same_judges(plain[0], plain[1], "toxicity")
+    assert not same_judges(plain[0], plain[2], "toxicity")

@@ -69,3 +69,11 @@ def test_what_pools_others_stands_for_them_unless_it_is_alone() -> None:
     )
     assert [asked.task for asked in kept("s", [model({**subjects, **pool})])] == list(subjects)
     assert to_go("s", [model({"wmdp_bio": ("accuracy", False), "wmdp": ("accuracy", False)})]) == (Asked("wmdp", "accuracy"),)
+
+
+def test_the_tasks_of_a_suites_own_mean_are_what_was_to_be_kept() -> None:
+    record = model({"a": ("accuracy", True), "b": ("accuracy", True), "c": ("accuracy", True)})
+    mean = Score(task="suite", metric="general_average", value=0.5, n=8, higher_is_better=True, over=("b/accuracy", "a/accuracy"))
+    evaluation = record.evaluations[0]
+    with_mean = record.model_copy(update={"evaluations": (evaluation.model_copy(update={"scores": (*evaluation.scores, mean)}),)})
+    assert kept("s", [with_mean]) == (Asked("b", "accuracy"), Asked("a", "accuracy"))

@@ -156,6 +156,36 @@ def test_the_headline_names_the_methods_nearest_gold_and_the_others(parsed):
     assert re.search(r"Over-forgotten: gradient_ascent \(1\.\d\d\)\. Still known: idk \(0\.\d\d\)\.", text)
 
 
+@pytest.fixture
+def of_languages(lab, tmp_path) -> list[Path]:
+    """Two runs of the lab that were to forget a language each, and not the facts."""
+    import shutil
+
+    folders = []
+    for task, source in (("language_velun", lab.runs[3]), ("language_orkai", lab.runs[4])):
+        folders.append(Path(shutil.copytree(source, tmp_path / task)))
+        path = folders[-1] / "evaluation/lab.json"
+        found = json.loads(path.read_text())
+        for score in found["scores"]:
+            score["higher_is_better"] = score["task"] != task
+        path.write_text(json.dumps(found))
+    return folders
+
+
+def test_a_run_that_was_to_forget_other_tasks_is_not_measured_by_the_facts(lab, of_languages, tmp_path):
+    page = report([*of_languages, lab.runs[2]], tmp_path / "out", original=lab.original, gold=lab.gold)
+    text = " ".join(page.read_text().replace("\u00a0", " ").split())
+    assert "1 method was asked to forget 72 samples: kl_minimization lands nearest" in text
+    assert "1 of 1 lands between 0.8 and 1.2" in text
+    assert "Each forgotten task drops by at least" in text
+    rows = {r[0]["text"]: r[1]["text"] for r in Tables(page.read_text()).tables["lab-summary"]}
+    assert (rows["language_velun"], rows["kl_minimization"]) == ("was to forget Language: velun", "as if never learned")
+    assert "Not drawn: language_velun (it was to forget Language: velun)." in text
+    alone = report(of_languages, tmp_path / "alone", original=lab.original, gold=lab.gold).read_text()
+    assert "2 runs on the suite lab. Each forgotten task drops" in alone
+    assert "asked to forget 72 samples" not in alone
+
+
 def test_a_long_headline_names_four_and_counts_the_rest(lab):
     from expunge.report.headline import lab_headline
 

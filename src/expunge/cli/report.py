@@ -7,12 +7,14 @@ from tyro.conf import Positional
 
 
 class Report(BaseModel):
-    """Any number of runs into one page: tables with intervals, trade-off, curves, answers, and what is claimed."""
+    """Any number of runs into one page: tables with intervals, what is gone against what it cost, groups side by side, parts of
+    composed runs, curves, answers, and what is claimed."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     runs: Positional[tuple[Path, ...]]
-    """Folders of runs; folders called `original` and `gold` that hold only an evaluation are taken for the reference models."""
+    """Folders of runs, of evaluations, or of probes with --analysis; those called `original` and `gold` that hold only an
+    evaluation are taken for the reference models."""
     out: Path
     """Gets index.html, report.md, table.tex, report.json, *.svg, and for the lab summary.json."""
     title: str | None = None

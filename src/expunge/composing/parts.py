@@ -69,9 +69,15 @@ def divide(method: Spunge, request: Request, stages: Stages) -> Parts:
 
 
 def _file_names(sources: Sequence[str]) -> list[str]:
-    """Names without folders, endings, sets and conditions; the whole source where that names two."""
-    names = [Path(str(split_conditions(source)[0]).partition(":")[0]).name.partition(".")[0] for source in sources]
-    return names if len(set(names)) == len(names) else [f"{i}_{source}" for i, source in enumerate(sources)]
+    """Names without endings, sets and conditions, with as many folders before them as tell them apart; numbered where nothing in
+    their paths does."""
+    paths = [Path(str(split_conditions(source)[0]).partition(":")[0]) for source in sources]
+    words = [(*path.parts[:-1], path.name.partition(".")[0]) for path in paths]
+    for depth in range(1, max(map(len, words)) + 1):
+        names = ["_".join(some[-depth:]) for some in words]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{i}_{some[-1]}" for i, some in enumerate(words)]
 
 
 def _part_runs(method: Spunge, stages: Stages, parts: Parts) -> dict[str, Run]:

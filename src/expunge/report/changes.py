@@ -13,7 +13,6 @@ and so is the interval of the mean over tasks, which are independent of each oth
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import hypot
 from typing import NamedTuple
 
@@ -186,6 +185,8 @@ def change_table(found: Changes) -> Table:
         f"Suite {found.suite}: change against the original on every task to keep, with 95 % intervals. The interval of the worst "
         "task is its own, not corrected for its having been picked."
     )
+    if any(score.unscored == TO_GO for scores in found.after.values() for score in scores):
+        caption += " What a run was to forget counts neither in its mean nor as its worst."
     if found.unpaired:
         caption += f" Not paired by sample: {', '.join(found.unpaired)}."
     columns = (Column("task"), Column("metric"), Column("original", True), *(Column(m, True) for m in models))
@@ -201,11 +202,8 @@ def cost_cells(found: Changes, model: str) -> tuple[Cell, Cell, Cell]:
 
 
 def _mean_cell(found: Changes, model: str) -> Cell:
-    mean, counted = found.mean(model), len(found.counted(model))
-    cell = score_cell(mean, tint=mean.value, strong=True)
-    if cell.note or counted == len(found.asked):
-        return cell
-    return replace(cell, interval=f"{cell.interval or ''} ({counted} tasks)".strip())
+    mean = found.mean(model)
+    return score_cell(mean, tint=mean.value, strong=True)
 
 
 def _worst_cell(worst: tuple[Asked, Score] | None) -> Cell:

@@ -1,12 +1,19 @@
-"""What must be known before models are compared: whether they were scored on the same samples, with the same suites, from the
-same start. A sample's id is a hash of its content, so that equal ids mean equal data, whatever the folders are called."""
+"""What must be known before models are compared: whether they were scored on the same samples, by the same judges, with the same
+suites, from the same start. A sample's id is a hash of its content, so that equal ids mean equal data, whatever the folders are
+called."""
 
+import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from expunge.report.glossary import task_label
+from expunge.report.groups import Asked
 from expunge.report.read import RunRecord
 
+JUDGED = frozenset(
+    {"harmful_rate", "toxicity", "expected_maximum_toxicity", "toxicity_probability", "similarity", "bert_score", "meteor"}
+)
+"""Metrics that are what somebody said of an answer."""
 NAMED = 3
 """Tasks that a warning names; it counts the rest."""
 
@@ -37,6 +44,11 @@ def _shared(model: RunRecord, other: RunRecord, suite: str, task: str) -> Shared
     return Shared(task, len(mine & theirs), len(mine), len(theirs)) if mine and theirs else None
 
 
+def comparable(model: RunRecord, other: RunRecord, suite: str, asked: Asked) -> bool:
+    """Whether a difference of two scores means something: the same samples, and the same judge where one was asked."""
+    return same_samples(model, other, suite, asked.task) and (asked.metric not in JUDGED or same_judges(model, other, suite))
+
+
 def same_samples(model: RunRecord, other: RunRecord, suite: str, task: str) -> bool:
     """Whether two scores of a task are of the same samples: by their ids; by those of the whole suite for a score that pools
     tasks; by the counts where no samples are on file."""
@@ -54,10 +66,25 @@ def _counts(model: RunRecord, suite: str, task: str) -> dict[str, int]:
     return {s.metric: s.n for s in evaluation.scores if s.task == task} if evaluation else {}
 
 
+def same_judges(model: RunRecord, other: RunRecord, suite: str) -> bool:
+    """Whether what a judge said was said by the same one: the same files, wherever they lie, or the same settings. Nothing is
+    known of evaluations that name no judge."""
+    mine, theirs = _judges(model, suite), _judges(other, suite)
+    return not mine or not theirs or mine == theirs
+
+
+def _judges(model: RunRecord, suite: str) -> set[str]:
+    evaluation = model.evaluation(suite)
+    used = evaluation.judges if evaluation else ()
+    places = ("model", "revision") if all(judge.fingerprint for judge in used) else ()
+    settings = [{k: v for k, v in judge.settings.items() if k not in places} for judge in used]
+    return {json.dumps([judge.fingerprint, own], sort_keys=True) for judge, own in zip(used, settings, strict=True)}
+
+
 def apart(model: RunRecord, other: RunRecord, suite: str) -> bool:
-    """Whether two models were scored on nothing in common, so that no comparison means anything."""
+    """Whether two models were scored on nothing in common, or by different judges, so that no figure may hold both."""
     found = shared(model, other, suite)
-    return bool(found) and not any(s.both for s in found)
+    return (bool(found) and not any(s.both for s in found)) or not same_judges(model, other, suite)
 
 
 def notices(runs: Sequence[RunRecord], original: RunRecord | None, gold: RunRecord | None) -> list[str]:
@@ -88,6 +115,11 @@ def _other_data(models: Sequence[RunRecord], suite: str) -> list[str]:
     texts = []
     for model in scored[1:]:
         found = shared(model, scored[0], suite)
+        if not same_judges(model, scored[0], suite):
+            texts.append(
+                f"{model.name} and {scored[0].name} were scored by different judges in the suite {suite}: what these said is not "
+                "compared, and no figure holds both."
+            )
         differing = [s for s in found if not s.same()]
         if not found:
             texts += _other_counts(model, scored[0], suite)

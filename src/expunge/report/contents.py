@@ -4,10 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from expunge.records import Provenance, Score
 from expunge.report.changes import Changes, cost_cells
-from expunge.report.checks import same_samples
-from expunge.report.effects import AS_IF_NEVER_LEARNED, FORGET, KEPT, RETAIN, forget_effect, retain_kept, still_extractable
+from expunge.report.checks import comparable
+from expunge.report.effects import (
+    AS_IF_NEVER_LEARNED,
+    FORGET,
+    KEPT,
+    RETAIN,
+    forget_effect,
+    forgot_instead,
+    retain_kept,
+    still_extractable,
+)
 from expunge.report.glossary import CLAIMS, is_forget, meaning, task_label
-from expunge.report.groups import to_go
+from expunge.report.groups import Asked, to_go
 from expunge.report.read import RunRecord
 from expunge.report.tables import DASH, Cell, Column, Table, score_cell
 
@@ -44,7 +53,9 @@ def lab_table(runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord) -
     rows = []
     for model in models:
         effect, kept = forget_effect(model, original, gold), retain_kept(model, original)
+        instead = ", ".join(map(task_label, forgot_instead(model)))
         said = {id(original): "before unlearning", id(gold): "never saw the forget set"}.get(id(model))
+        said = said or (f"was to forget {instead}" if instead else None)
         words = said or verdict(effect, kept, still_extractable(model, original, gold))
         found = [score_cell(model.score("lab", task, metric)) for _, task, metric in wanted]
         rows.append((Cell(model.name), Cell(words), score_cell(effect, strong=True), score_cell(kept, strong=True), *found))
@@ -86,7 +97,9 @@ def score_table(suite: str, models: Sequence[RunRecord], original: RunRecord | N
         scores = [model.score(suite, task, metric) for model in models]
         before = original.score(suite, task, metric) if original else None
         direction = ARROWS[next((s.higher_is_better for s in scores if s), None)]
-        alike = [original is not None and m is not original and same_samples(m, original, suite, task) for m in models]
+        alike = [
+            original is not None and m is not original and comparable(m, original, suite, Asked(task, metric)) for m in models
+        ]
         cells = [score_cell(s, tint=change(s, before) if same else None) for same, s in zip(alike, scores, strict=True)]
         rows.append((Cell(task_label(task)), Cell(f"{meaning(metric).label}\u00a0{direction}".strip()), *cells))
     caption = f"Every score of the suite {suite}, with 95 % intervals. ↑ higher is better, ↓ lower is better."

@@ -79,6 +79,19 @@ def still_extractable(run: RunRecord, original: RunRecord, gold: RunRecord) -> b
     return (before - after) / (before - never) < AS_IF_NEVER_LEARNED[0]
 
 
+def forgot_instead(run: RunRecord) -> tuple[str, ...]:
+    """The tasks that a run was to forget in place of the facts; none for a run that was to forget these.
+
+    An evaluation says so by its directions of good (`expunge evaluate --forget TASK`).
+    """
+    facts = run.score(SUITE, FORGET, "probability") or run.score(SUITE, FORGET, "accuracy")
+    evaluation = run.evaluation(SUITE)
+    if evaluation is None or facts is None or facts.higher_is_better is not True:
+        return ()
+    knowledge = ("probability", "accuracy", "extraction_strength")
+    return tuple(dict.fromkeys(s.task for s in evaluation.scores if s.higher_is_better is False and s.metric in knowledge))
+
+
 def _estimate(metric: str, task: str, models: Sequence[RunRecord], ratio: Ratio, undefined: str) -> Score:
     """The ratio of means, and its 95 % interval over samples that are resampled together for all K models.
 

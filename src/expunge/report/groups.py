@@ -54,14 +54,25 @@ def main_metric(metrics: Sequence[str]) -> str | None:
 
 
 def kept(suite: str, models: Sequence[RunRecord]) -> tuple[Asked, ...]:
-    """What was to be kept: each task with its main metric, where high is good for the first of `models`.
+    """What was to be kept: the tasks that the suite itself takes its mean over, as its score says; else each task with its main
+    metric, where high is good for the first of `models`.
 
     A task that pools others (`mmlu` over `mmlu_law`, ...) stands for them, unless nothing else would be left.
     """
     by_task = _scores(suite, models)
+    named = (asked.split("/", 1) for asked in _over(suite, models))
+    over = tuple(Asked(task, metric) for task, metric in named if metric in by_task.get(task, {}))
+    if over:
+        return over
     tasks = [task for task in by_task if not any(task.startswith(f"{other}_") for other in by_task)]
     found = _to_keep(by_task, tasks)
     return found if len(found) > 1 else _to_keep(by_task, [task for task in by_task if task not in tasks])
+
+
+def _over(suite: str, models: Sequence[RunRecord]) -> tuple[str, ...]:
+    """`TASK/METRIC` of each task that a suite-wide mean is over, if high is good for it."""
+    scores = [score for model in models if (e := model.evaluation(suite)) for score in e.scores]
+    return next((s.over for s in scores if s.task == "suite" and s.over and s.higher_is_better), ())
 
 
 def to_go(suite: str, models: Sequence[RunRecord]) -> tuple[Asked, ...]:

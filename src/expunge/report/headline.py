@@ -63,16 +63,28 @@ def suite_headline(
     if not scored:
         reason = next((s.unscored for s in quality.values() if s and s.unscored), None)
         why = f" Forget quality was not computed: {reason}." if reason else ""
-        found = (_lowest(suite, runs, original), cost.sentence([r.name for r in runs]) if cost else "")
-        drops = [f"{m.method}: {m.sentence()[0].lower()}{m.sentence()[1:]}" if m.method else m.sentence() for m in matrices]
-        said = drops or [text for text in found if text]
-        return f"{names} on the suite {suite}. {' '.join(said)}".strip(), why.strip()
+        return plain_headline(suite, runs, original, cost, matrices), why.strip()
     best, name = max(scored)
     run = next(r for r in runs if r.name == name)
     word = "cannot be told apart from" if best > 0.05 else "can still be told apart from"
     nearest = f"Of {names} on the suite {suite}, {name} comes nearest to a model trained without the forget set"
     first = f"{nearest} (p\u00a0=\u00a0{number('forget_quality', best)})"
     return f"{first} and {word} it; {_utility(run.score(suite, 'suite', 'model_utility'), original, suite)}.", ""
+
+
+def plain_headline(
+    suite: str, runs: Sequence[RunRecord], original: RunRecord | None, cost: Changes | None, matrices: Sequence[Matrix]
+) -> str:
+    """Without a word on distances from a retain model."""
+    found = (_lowest(suite, runs, original), cost.sentence([r.name for r in runs]) if cost else "")
+    said = [drops(matrices)] if matrices else [text for text in found if text]
+    return f"{_count(runs, 'run')} on the suite {suite}. {' '.join(said)}".strip()
+
+
+def drops(matrices: Sequence[Matrix]) -> str:
+    """For each method, how much of what it was to forget is gone, and what went with it."""
+    said = [(m.method, m.sentence()) for m in matrices]
+    return " ".join(f"{method}: {text[0].lower()}{text[1:]}" if method else text for method, text in said)
 
 
 def _lowest(suite: str, runs: Sequence[RunRecord], original: RunRecord | None) -> str:

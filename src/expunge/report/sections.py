@@ -7,9 +7,10 @@ from expunge.report.answers import AnswerSet, answer_sets, withheld
 from expunge.report.changes import Changes, change_table, changes
 from expunge.report.checks import apart
 from expunge.report.contents import lab_table, score_table, suite_summary
-from expunge.report.effects import SUITE, forget_effect, retain_kept
+from expunge.report.effects import SUITE, forget_effect, forgot_instead, retain_kept
+from expunge.report.glossary import task_label
 from expunge.report.groups import groups
-from expunge.report.headline import lab_headline, suite_headline
+from expunge.report.headline import drops, lab_headline, plain_headline, suite_headline
 from expunge.report.matrix import Matrix, matrices, matrix_table
 from expunge.report.radar import Drawn, draw_groups
 from expunge.report.read import RunRecord
@@ -55,11 +56,13 @@ def section(
     before = original if original in references else None
     cost = changes(suite, models, before) if before else None
     alike = [run for run in evaluated if not apart(run, models[0], suite)]
-    drops = matrices(before, alike, suite) if before else ()
+    lost = matrices(before, alike, suite) if before else ()
     lab = suite == SUITE and original is not None and gold is not None and len(references) == 2
+    instead: dict[str, str] = {}
     if lab:
         assert original is not None
         assert gold is not None
+        instead = {m.name: ", ".join(map(task_label, forgot_instead(m))) for m in evaluated if forgot_instead(m)}
         points = [
             Point(
                 m.name,
@@ -69,14 +72,21 @@ def section(
                 retain_kept(m, original),
             )
             for m in models
+            if m.name not in instead
         ]
         summary: Table | None = lab_table(evaluated, original, gold)
-        headline = lab_headline(evaluated, original, gold)
+        facts = [run for run in evaluated if run.name not in instead]
+        headline = lab_headline(facts, original, gold)
+        if not facts and evaluated:
+            headline = plain_headline(suite, evaluated, before, cost, lost), ""
+        elif said := drops(lost):
+            headline = headline[0], f"{headline[1]} {said}".strip()
     else:
         points = _quality_points(suite, models, original, gold)
         summary = suite_summary(suite, models, len(references), cost)
-        headline = suite_headline(suite, evaluated, before, cost, drops)
+        headline = suite_headline(suite, evaluated, before, cost, lost)
     drawn, undrawn = drawable(points)
+    undrawn |= {name: f"it was to forget {tasks}" for name, tasks in instead.items()}
     figure = (lab_tradeoff(drawn) if lab else quality_tradeoff(drawn, suite)) if drawn else None
     named = [(role(m, original, gold), m) for m in references]
     return Section(
@@ -89,7 +99,7 @@ def section(
         scores=score_table(suite, models, before),
         answers=answer_sets(suite, models, show_forget_text),
         withheld=withheld(suite, models, show_forget_text),
-        matrices=drops,
+        matrices=lost,
         changes=cost,
         groups=tuple(draw_groups(groups(suite, models), named, alike)),
         evaluated=tuple(run.name for run in evaluated),
@@ -114,10 +124,12 @@ def _quality_points(suite: str, models: Sequence[RunRecord], original: RunRecord
 
 
 def by_distance(runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord) -> list[RunRecord]:
-    """Nearest to gold first, in the plane of the trade-off figure; runs that were not scored come last."""
+    """Nearest to gold first, in the plane of the trade-off figure; last those that were not scored, or forgot something else."""
     target = retain_kept(gold, original).value or 1.0
 
     def distance(run: RunRecord) -> float:
+        if forgot_instead(run):
+            return float("inf")
         effect, kept = forget_effect(run, original, gold).value, retain_kept(run, original).value
         return float("inf") if effect is None or kept is None else float((effect - 1) ** 2 + (kept - target) ** 2)
 

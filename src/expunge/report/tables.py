@@ -13,6 +13,8 @@ from expunge.records import Score
 from expunge.report.glossary import interval, number
 
 DASH = "–"
+DENSE = 11
+"""More columns than that are set in smaller type."""
 SUPERSCRIPT_RUN = re.compile("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 NORMAL_DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
@@ -77,7 +79,8 @@ def html(table: Table) -> Markup:
     head = "".join(_html_head(table, column) for column in table.columns)
     body = "".join(_html_row(table, i, notes) for i in range(len(table.rows)))
     feet = "".join(f"<li>{with_code(note)}</li>" for note in notes)
-    kind = " class=tasks" if table.stub > 1 else " class=narrow" if len(table.columns) < 4 else ""
+    kinds = (("tasks", table.stub > 1), ("narrow", len(table.columns) < 4), ("dense", len(table.columns) > DENSE))
+    kind = f" class='{' '.join(name for name, wanted in kinds if wanted)}'" if any(wanted for _, wanted in kinds) else ""
     foot = f"<ol class='notes'>{feet}</ol>" if feet else ""
     return Markup(
         f"<div class='scroll'><table id='{escape(table.name)}'{kind}>"
@@ -133,8 +136,8 @@ def normal(superscripts: str) -> str:
 
 
 def with_code(text: str) -> Markup:
-    """Escaped, with `commands` in backticks set as code."""
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    """Escaped, with `commands` in backticks set as code, and per cent signs kept with their numbers."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))).replace(" %", "\u00a0%"))
 
 
 def _tint(change: float | None) -> str:
