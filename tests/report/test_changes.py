@@ -113,6 +113,11 @@ def test_a_pool_of_tasks_is_paired_by_the_samples_of_its_members() -> None:
     assert found.unpaired == ()
 
 
+def test_where_nothing_was_lost_the_sentence_says_so() -> None:
+    runs = [model(name, {"a": GOOD, "b": GOOD, "c": GOOD}) for name in ("one", "two")]
+    assert changes("s", runs, ORIGINAL).sentence(["one", "two"]) == "None of the 3 tasks to keep lost anything in any run."
+
+
 def test_one_task_to_keep_needs_no_table() -> None:
     assert changes("s", [model("run", {"a": LOST})], model("original", {"a": GOOD})) is None
 

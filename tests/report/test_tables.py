@@ -152,3 +152,16 @@ def test_every_metric_that_is_computed_has_a_sentence():
 
     assert set(COMPUTED) <= set(METRICS)
     assert meaning("mia_loss_relative_difference").label == "loss attack (AUC), against a retain model"
+
+
+@pytest.mark.parametrize(("cut", "rows"), [(0.0, 1), (0.25, 2)])
+def test_that_no_prompt_was_cut_is_said_once(cut, rows):
+    from expunge.records import Evaluation
+    from expunge.report.contents import score_table
+    from expunge.report.read import RunRecord
+
+    scores = tuple(Score(task="mmlu_law", metric=m, value=v, n=4) for m, v in (("accuracy", 0.5), ("prompt_cut", cut)))
+    run = RunRecord(name="a", folder="a", evaluations=(Evaluation(suite="mmlu", artifact="a", seconds=1.0, scores=scores),))
+    table = score_table("mmlu", [run], None)
+    assert len(table.rows) == rows
+    assert ("No prompt was cut" in table.caption) == (cut == 0)

@@ -71,6 +71,8 @@ class Changes(NamedTuple):
         if not worst:
             return "No change can be computed."
         value, name, asked = min(worst, key=lambda w: w[0])
+        if value >= 0:
+            return f"None of the {len(self.asked)} tasks to keep lost anything{'' if len(runs) == 1 else ' in any run'}."
         least = f"the worst change of one is {number('change', value)} ({task_label(asked.task)}"
         if len(runs) == 1:
             start = (

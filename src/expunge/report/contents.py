@@ -91,10 +91,15 @@ def suite_summary(suite: str, models: Sequence[RunRecord], references: int, cost
 
 
 def score_table(suite: str, models: Sequence[RunRecord], original: RunRecord | None) -> Table:
-    """Every score of a suite: one row per task and metric, one column per model, coloured by the change against the original."""
+    """Every score of a suite: one row per task and metric, one column per model, coloured by the change against the original.
+    That no prompt was cut is said once and not in a row for each task."""
     rows = []
+    uncut = ""
     for task, metric in rows_of(suite, models):
         scores = [model.score(suite, task, metric) for model in models]
+        if metric == "prompt_cut" and all(s is None or s.value == 0 for s in scores):
+            uncut = " No prompt was cut where no row says so."
+            continue
         before = original.score(suite, task, metric) if original else None
         direction = ARROWS[next((s.higher_is_better for s in scores if s), None)]
         alike = [
@@ -102,7 +107,7 @@ def score_table(suite: str, models: Sequence[RunRecord], original: RunRecord | N
         ]
         cells = [score_cell(s, tint=change(s, before) if same else None) for same, s in zip(alike, scores, strict=True)]
         rows.append((Cell(task_label(task)), Cell(f"{meaning(metric).label}\u00a0{direction}".strip()), *cells))
-    caption = f"Every score of the suite {suite}, with 95 % intervals. ↑ higher is better, ↓ lower is better."
+    caption = f"Every score of the suite {suite}, with 95 % intervals. ↑ higher is better, ↓ lower is better.{uncut}"
     columns = (Column("task"), Column("metric"), *(Column(model.name, True) for model in models))
     return Table(f"{suite}-scores", caption, columns, tuple(rows), stub=2)
 
