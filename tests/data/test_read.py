@@ -82,6 +82,13 @@ class TestKinds:
         path.write_bytes(b'\xef\xbb\xbf{"text": "one"}\r\n\r\n  \n{"text": "two"}')
         assert read_examples(path) == (Example(None, "one"), Example(None, "two"))
 
+    def test_a_list_or_lines_of_bare_texts_are_raw_texts(self, tmp_path):
+        texts = ["Once upon a time\nthere was", 'a "dog"']
+        expected = tuple(Example(None, text) for text in texts)
+        (tmp_path / "a.json").write_text(json.dumps(texts, indent=1))
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+        assert read_examples(tmp_path / "a.json") == read_examples(tmp_path / "a.jsonl") == expected
+
     def test_raw_text_is_the_text_and_never_the_json_line(self, tmp_path):
         path = write(tmp_path / "corpus.jsonl", [{"text": "A virus.", "id": 7, "title": "x"}])
         assert read_examples(path) == (Example(None, "A virus."),)
@@ -208,7 +215,7 @@ class TestBadRows:
             "a.jsonl": (b'{"text": "x"}\n{"text": \n', r"a\.jsonl line 2 is not JSON"),
             "b.jsonl": (b'{"text": "x"}\n{"text": "\xff"}\n', r"b\.jsonl is not UTF-8"),
             "c.json": (b'[{"text": "x"}', r"c\.json is not JSON"),
-            "d.json": (b'["x"]', r"d\.json row 1 is not an object"),
+            "d.json": (b"[5]", r"d\.json row 1 is not an object"),
             "e.csv": (b"prompt,response\na,b,c\n", r"e\.csv line 2 has more cells"),
             "f.csv": (b'prompt,response\n"a,b\n', r"f\.csv is not CSV"),
             "g.parquet": (b"PAR", r"g\.parquet is not Parquet"),

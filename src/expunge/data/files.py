@@ -107,7 +107,7 @@ def _jsonl_rows(path: Path) -> Located:
 
 
 def _json_rows(path: Path) -> Located:
-    """A list of objects, or lines of them, as `datasets` names such files .json too."""
+    """A list of objects (or texts), or lines of them, as `datasets` names such files .json too."""
     first = next(lines(path), None)
     if first is None or not first[1].startswith("["):
         yield from _jsonl_rows(path)
@@ -118,6 +118,9 @@ def _json_rows(path: Path) -> Located:
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
+    """A bare text is a row of raw text."""
+    if isinstance(value, str):
+        return {"text": value}
     if not isinstance(value, dict):
         raise ExpungeError(f'{where} is not an object; write rows like {{"prompt": "...", "response": "..."}}')
     return value

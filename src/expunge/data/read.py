@@ -26,10 +26,11 @@ _CONDITIONS = re.compile(r"(?P<source>.*[^\]])(?P<conditions>(\[[^\[\]]+\])+)")
 def read_examples(source: Source, *, columns: Mapping[str, str] | None = None, split: str | None = None) -> tuple[Example, ...]:
     """All examples of a source, in order.
 
-    source   a file (.jsonl, .json with a list or with lines, .csv, .parquet; each but the last also .gz), a folder that
-             `datasets` saved or that holds one such file, or a hub id: `ID`, `ID:CONFIG` or `ID:CONFIG/SPLIT`. Corpora whose
-             rows need their own reading are known by their hub id, and as `FOLDER:SET` where a folder holds them. Conditions
-             on attributes may follow, each in brackets, `SOURCE[severity > 3][group = women]`: other rows are left out
+    source   a file (.jsonl, .json with a list or with lines, .csv, .parquet; each but the last also .gz; in JSON, a bare text
+             for a row is raw text), a folder that `datasets` saved or that holds one such file, or a hub id: `ID`,
+             `ID:CONFIG` or `ID:CONFIG/SPLIT`. Corpora whose rows need their own reading are known by their hub id, and as
+             `FOLDER:SET` where a folder holds them. Conditions on attributes may follow, each in brackets,
+             `SOURCE[severity > 3][group = women]`: other rows are left out
     columns  field -> column, for files with other names: `{"prompt": "instruction", "attributes.group": "target_group"}`;
              the fields and the names that are known without it are `expunge.data.row.COLUMNS`. Corpora have their own
     split    split of a hub data set, where the id does not say it
