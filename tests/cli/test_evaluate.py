@@ -28,6 +28,7 @@ def test_writes_scores_and_samples_and_prints_a_table(
     printed = capsys.readouterr().out
     assert "real_authors" in printed
     assert "model_utility" in printed
+    assert printed.count("fine-tune the start model on the retain split alone") == 1
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["tofu.json", "tofu.samples.jsonl"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 2
     assert "--overwrite" in capsys.readouterr().err
@@ -43,6 +44,8 @@ def test_writes_scores_and_samples_and_prints_a_table(
         (["--suite", "tofu"], "give it with --data"),
         (["--suite", "tofu", "--data", "TOFU", "--forget", "forget02"], "forget01"),
         (["--suite", "lab", "--compat"], "no option --compat"),
+        (["--suite", "wmdp", "--options", "style=letter"], "--options style=letter: Input should be 'letters' or 'continuation'"),
+        (["--suite", "wmdp", "--data", "TOFU"], "the suite wmdp reads bio-questions.json, chem-questions.json"),
         (["--suite", "lab", "--data", "TOFU"], "expunge lab"),
         (["--suite", "tofu", "--data", "TOFU", "--forget", "forget01", "--dtype", "float8"], "give auto, float32"),
         (

@@ -133,7 +133,9 @@ def _spec(cls: type["SuiteSpec"], flags: Evaluate) -> "SuiteSpec":
         return cls(**given)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ExpungeError(f"--{str(first['loc'][0]).replace('_', '-')} {first['input']}: {first['msg']}") from None
+        name = str(first["loc"][0])
+        flag = f"--{name.replace('_', '-')} " if name in Evaluate.model_fields else f"--options {name}="
+        raise ExpungeError(f"{flag}{first['input']}: {first['msg']}; `expunge suites {cls.suite_name()}` explains it") from None
 
 
 def _options(cls: type["SuiteSpec"], words: Sequence[str]) -> dict[str, str]:
@@ -160,15 +162,19 @@ def _out(flags: Evaluate) -> Path:
 
 
 def table(evaluation: Evaluation) -> str:
-    """The scores as aligned text: task, metric, value, interval, number of samples."""
+    """The scores as aligned text: task, metric, value, interval, number of samples; then what has no number, and why."""
     lines = [f"{evaluation.suite}: {evaluation.artifact}, {evaluation.seconds:.1f} s"]
-    width = max([20, *(len(score.task) for score in evaluation.scores)])
-    return "\n".join([*lines, *(_line(score, width) for score in evaluation.scores)])
+    numbers = [score for score in evaluation.scores if score.value is not None]
+    tasks, metrics = (max([20, *map(len, names)]) for names in ([s.task for s in numbers], [s.metric for s in numbers]))
+    lines += [f"  {score.task:<{tasks}} {score.metric:<{metrics}} {_number(score)}" for score in numbers]
+    reasons: dict[str, list[str]] = {}
+    for score in evaluation.scores:
+        if score.unscored is not None:
+            reasons.setdefault(score.unscored, []).append(f"{score.task} {score.metric}")
+    lines += [f"  no {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    return "\n".join(lines)
 
 
-def _line(score: Score, width: int) -> str:
-    name = f"  {score.task:<{width}} {score.metric:<20}"
-    if score.value is None:
-        return f"{name} {'-':>9}   {score.unscored}"
+def _number(score: Score) -> str:
     interval = f"[{score.low:.4f}, {score.high:.4f}]" if score.low is not None and score.high is not None else ""
-    return f"{name} {score.value:>9.4g}   {interval:<18} n = {score.n}"
+    return f"{score.value:>9.4g}   {interval:<18} n = {score.n}"

@@ -160,6 +160,7 @@ def test_mmlu_has_subjects_categories_and_groups(
 
 def test_mmlu_takes_subjects_and_groups_by_name(data: Path) -> None:
     suite = Mmlu(tasks=("law", "jurisprudence"), shots=2).build(data / "mmlu")
+    assert [score.task for score in suite.summarize(Results({}))] == ["mmlu_law"], "and not mmlu, which is all subjects"
     assert [task.name for task in suite.tasks] == ["mmlu_international_law", "mmlu_professional_law", "mmlu_jurisprudence"]
     assert (suite.tasks[0].examples[0].prompt or "").count("Answer:") == 3
     with pytest.raises(ExpungeError, match="did you mean 'law'"):
@@ -174,7 +175,9 @@ def test_wmdp_has_domains_and_all_of_them(
     assert sizes == {"wmdp_bio": 4, "wmdp_chem": 2, "wmdp_cyber": 3, "wmdp": 9}
     assert all(score.higher_is_better is False for score in found.scores)
     assert Wmdp(style="continuation").build(data / "wmdp").name == "wmdp_continuation"
-    assert [task.name for task in Wmdp(tasks=("chem",)).build(data / "wmdp").tasks] == ["wmdp_chem"]
+    some = Wmdp(tasks=("chem",)).build(data / "wmdp")
+    assert [task.name for task in some.tasks] == ["wmdp_chem"]
+    assert some.summarize(Results({})) == [], "a part is not called by the name of the whole"
 
 
 def test_arc_and_a_file_of_ones_own(byte_llama: LlamaForCausalLM, byte_tokenizer: PreTrainedTokenizerFast, data: Path) -> None:
@@ -235,7 +238,7 @@ def test_the_command_line_reaches_every_option(
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("gsm8k", "language_zh", "humaneval            pass_at_1                    0"))
     assert "language_en" not in printed
-    for wrong, why in (("shots=1", "takes tasks=..."), ("tasks=gsm9k", "--tasks gsm9k"), ("gsm8k_shots=9", "--gsm8k-shots 9")):
+    for wrong, why in (("shots=1", "takes tasks=..."), *((w, f"--options {w}: ") for w in ("tasks=gsm9k", "gsm8k_shots=9"))):
         assert main([*words, "--overwrite", "--options", wrong]) == 2
         assert why in capsys.readouterr().err
 

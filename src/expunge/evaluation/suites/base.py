@@ -68,7 +68,7 @@ def reference_values(scores: Path, suite: str, task: str, metric: str) -> dict[s
     if file is None:
         raise ExpungeError(
             f"{scores} holds no {name}; evaluate the retain model first: expunge evaluate RETAIN_MODEL --suite "
-            f"{suite.partition('_')[0]} --out {scores}"
+            f"{suite.partition('_')[0]} --data DATA --out {scores}"
         )
     found = {
         sample.id: sample.value

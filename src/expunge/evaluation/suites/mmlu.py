@@ -19,9 +19,10 @@ GROUPS: dict[str, tuple[str, ...]] = {**CATEGORIES, **SUBSETS}
 
 
 class Mmlu(SuiteSpec):
-    """One task per subject (`mmlu_SUBJECT`): accuracy among four letters, in lm-eval's words. Besides: `mmlu` over all questions,
-    the four categories (stem, humanities, social_sciences, other), and the groups that are forgotten with a neighbor to keep:
-    economics and econometrics, law and jurisprudence, physics and math. Chance is 0.25."""
+    """One task per subject (`mmlu_SUBJECT`): accuracy among four letters, in lm-eval's words. Besides, where all of
+    their subjects are scored: `mmlu` over all questions, the four categories (stem, humanities, social_sciences, other), and the
+    groups that are forgotten with a neighbor to keep: economics and econometrics, law and jurisprudence, physics and math.
+    Chance is 0.25."""
 
     source: ClassVar[str] = "Hendrycks et al. 2021, arXiv 2009.03300; prompts of lm-eval's mmlu"
     layout: ClassVar[str] = f"{LAYOUT}; hub id cais/mmlu"
@@ -53,7 +54,8 @@ class Mmlu(SuiteSpec):
 
         def summarize(results: Results) -> list[Score]:
             whole = {name: members for name, members in GROUPS.items() if len(members) > 1 and set(members) <= set(subjects)}
-            pools = {"mmlu": subjects, **{f"mmlu_{name}": members for name, members in whole.items()}}
+            pools = {"mmlu": SUBJECTS} if set(subjects) == set(SUBJECTS) else {}
+            pools |= {f"mmlu_{name}": members for name, members in whole.items()}
             return [pooled_score(results, name, [by_subject[s] for s in members], "accuracy") for name, members in pools.items()]
 
         return Suite(self.name, tuple(by_subject.values()), summarize)

@@ -14,7 +14,7 @@ from expunge.records import Score
 
 class Wmdp(SuiteSpec):
     """Tasks `wmdp_bio`, `wmdp_chem` and `wmdp_cyber`: accuracy among four letters, no shots, in lm-eval's words; `wmdp` over all
-    of them. Chance is 0.25. What is to be forgotten is all of it, so that low is good: to about chance, not below."""
+    three. Chance is 0.25. What is to be forgotten is all of it, so that low is good: to about chance, not below."""
 
     source: ClassVar[str] = "Li et al. 2024, arXiv 2403.03218; prompts of lm-eval's wmdp_bio, wmdp_chem, wmdp_cyber"
     layout: ClassVar[str] = f"{LAYOUT}; hub id cais/wmdp"
@@ -44,6 +44,6 @@ class Wmdp(SuiteSpec):
         )
 
         def summarize(results: Results) -> list[Score]:
-            return [pooled_score(results, "wmdp", tasks, "accuracy")]
+            return [pooled_score(results, "wmdp", tasks, "accuracy")] if set(self.tasks) == set(DOMAINS) else []
 
         return Suite(self.name if self.style == "letters" else f"{self.name}_continuation", tasks, summarize)
