@@ -82,6 +82,9 @@ class Evaluation(Record):
     scores: tuple[Score, ...]
     judges: tuple[JudgeUsed, ...] = ()
     """Scores of another judge are other scores: never compare them."""
+    key: str | None = None
+    """sha256 over what the scores depend on: code, model, format and settings, and each task's examples and metrics. Null where
+    nobody said what the model is, and where another program read the data (lm-eval)."""
 
     def get(self, task: str, metric: str) -> Score | None:
         """The score of a metric on a task, or nothing when the suite did not ask for it."""

@@ -67,6 +67,30 @@ def test_wrong_input_is_one_sentence_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_several_suites_take_the_options_that_they_have_and_what_is_done_stays(
+    pico_folder: Path, tofu: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = {"question": "where ?", "choices": ["lima", "oslo", "cairo", "quito"], "answer": 0}
+    (tofu / "bio-questions.json").write_text(json.dumps([question]))
+    words = ["evaluate", str(pico_folder), "--data", str(tofu), "--out", str(tmp_path / "out"), "--forget", "forget01"]
+    both = [*words, "--suite", "tofu,wmdp", "--options", "tasks=bio"]
+    assert main([*both, "--allow-code-execution"]) == 2
+    assert "the suite tofu, wmdp has no option --allow-code-execution" in capsys.readouterr().err
+    assert main([*words, "--suite", "tofu"]) == 0
+    assert main(both) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("exact_memorization") == 2 * 4
+    assert "wmdp_bio" in printed
+    assert main(both) == 2
+    assert "tofu.json exists" in capsys.readouterr().err
+    (tmp_path / "out/wmdp.json").unlink()
+    assert main([*both, "--limit", "1"]) == 0  # there is one of each
+    (tmp_path / "out/wmdp.json").unlink()
+    (tofu / "retain_perturbed.jsonl").write_text((tofu / "retain_perturbed.jsonl").read_text() * 2)
+    assert main(both) == 2
+    assert "of another model, other data or other settings" in capsys.readouterr().err
+
+
 def test_a_plain_model_needs_a_place_for_its_scores(pico_folder: Path, tofu: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(pico_folder), "--suite", "tofu", "--data", str(tofu), "--forget", "forget01"]) == 2
     assert "give --out DIR" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """evaluate: scores with intervals, samples without secrets, one pass, and resumption by task."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,29 @@ def test_earlier_scores_are_replaced_only_when_asked_for(
     assert (tmp_path / "facts.json").read_bytes() == before
     evaluate(pico_llama, pico_tokenizer, suite=suite(), out=tmp_path, overwrite=True, quiet=True)
     assert (tmp_path / "facts.json").read_bytes() != before
+
+
+def test_of_several_suites_those_that_are_done_stay(
+    pico_llama: LlamaForCausalLM, pico_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its samples are taken from the file; what is made of them over the suite is made again."""
+
+    def go(count: float, fingerprint: str = "m", **rest: Any) -> Evaluation:
+        def summarize(results: Results) -> list[Score]:
+            return [Score(task="suite", metric="count", value=count + len(results.values("forget", "probability")), n=1)]
+
+        whole = replace(suite(), summarize=summarize)
+        return evaluate(pico_llama, pico_tokenizer, suite=whole, out=tmp_path, fingerprint=fingerprint, quiet=True, **rest)
+
+    first = go(0)
+    before = (tmp_path / "facts.samples.jsonl").read_bytes()
+    monkeypatch.setattr(run, "_samples", lambda *_, **__: pytest.fail("nothing is computed again"))
+    again = go(100, resume=True)
+    assert [s.value for s in again.scores] == [*(s.value for s in first.scores[:-1]), 105.0]
+    assert (tmp_path / "facts.samples.jsonl").read_bytes() == before
+    for other in ({"fingerprint": "another"}, {"limit": 2}, {"show_forget_text": True}):
+        with pytest.raises(ExpungeError, match="other settings"):
+            go(0, resume=True, **other)
 
 
 def test_a_broken_model_gets_null_with_a_reason_and_never_zero(

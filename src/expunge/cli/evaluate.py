@@ -55,7 +55,8 @@ class Evaluate(BaseModel):
     show_forget_text: bool = False
     """Write prompts, responses and answers into the sample file, of the forget set too."""
     overwrite: bool = False
-    """Replace the scores of an earlier evaluation. One that was killed goes on by itself."""
+    """Replace the scores of an earlier evaluation. One that was killed goes on by itself, after the last finished task; of
+    several suites, those that are done stay."""
 
 
 def run(flags: Evaluate) -> None:
@@ -77,12 +78,14 @@ def run(flags: Evaluate) -> None:
     except ValidationError:
         known = "auto, balanced, balanced_low_0 or sequential"
         raise ExpungeError(f"--device-map {flags.device_map} is not known; give {known}") from None
-    specs = [_spec(suite_class(name), flags) for name in flags.suite.split(",")]
+    classes = [suite_class(name) for name in flags.suite.split(",")]
+    _check_options(classes, flags)
+    specs = [_spec(cls, flags) for cls in classes]
     suites = [built(spec, flags.data or _needed(spec)) for spec in specs]
     out = _out(flags)
-    for suite in suites:
-        if not flags.overwrite and (out / f"{suite.name}.json").exists():
-            raise ExpungeError(f"{out / suite.name}.json exists; replace it with --overwrite, or give another --out")
+    there = [file for suite in suites if (file := out / f"{suite.name}.json").exists()]
+    if there and len(there) == len(suites) and not flags.overwrite:
+        raise ExpungeError(f"{there[0]} exists; replace it with --overwrite, or give another --out")
     join()
     model, tokenizer = load(
         flags.model,
@@ -106,6 +109,7 @@ def run(flags: Evaluate) -> None:
             fingerprint=what,
             show_forget_text=flags.show_forget_text,
             overwrite=flags.overwrite,
+            resume=bool(there),
         )
         if is_main():
             print(table(evaluation))
@@ -115,17 +119,33 @@ def _needed(spec: "SuiteSpec") -> str:
     raise ExpungeError(f"the suite {spec.suite_name()} needs its data: {spec.layout}; give it with --data")
 
 
-def _spec(cls: type["SuiteSpec"], flags: Evaluate) -> "SuiteSpec":
-    """The suite with the options that were given; an option that it does not have is an error."""
-    from pydantic import ValidationError
-
+def _given(flags: Evaluate) -> dict[str, Any]:
+    """The suites' options that are flags, as far as they were given."""
     given: dict[str, Any] = {"forget": flags.forget, "retain_scores": flags.retain_scores, "compat": flags.compat or None}
     given |= {"allow_code_execution": flags.allow_code_execution or None}
-    given = {name: value for name, value in given.items() if value is not None}
-    for name in given:
-        if name not in cls.model_fields:
-            raise ExpungeError(f"the suite {cls.suite_name()} has no option --{name.replace('_', '-')}")
-    given |= _options(cls, flags.options)
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _check_options(classes: Sequence[type["SuiteSpec"]], flags: Evaluate) -> None:
+    """An option that none of the suites has is an error; of several suites, each takes those that it has."""
+    names = ", ".join(cls.suite_name() for cls in classes)
+    known = list(dict.fromkeys(field for cls in classes for field in cls.model_fields if field != "name"))
+    for name in _given(flags):
+        if name not in known:
+            raise ExpungeError(f"the suite {names} has no option --{name.replace('_', '-')}")
+    for word in flags.options:
+        name, equals, _ = word.partition("=")
+        if not equals or name not in known:
+            fields = ", ".join(f"{field}=..." for field in known)
+            raise ExpungeError(f"--options {word}: the suite {names} takes {fields}{nearest(name, known)}")
+
+
+def _spec(cls: type["SuiteSpec"], flags: Evaluate) -> "SuiteSpec":
+    """The suite with those of the options that it has."""
+    from pydantic import ValidationError
+
+    given = _given(flags) | {name: value for name, _, value in (word.partition("=") for word in flags.options)}
+    given = {name: value for name, value in given.items() if name in cls.model_fields}
     for name, value in given.items():
         if get_origin(cls.model_fields[name].annotation) is tuple:
             given[name] = tuple(value.split(","))
@@ -136,19 +156,6 @@ def _spec(cls: type["SuiteSpec"], flags: Evaluate) -> "SuiteSpec":
         name = str(first["loc"][0])
         flag = f"--{name.replace('_', '-')} " if name in Evaluate.model_fields else f"--options {name}="
         raise ExpungeError(f"{flag}{first['input']}: {first['msg']}; `expunge suites {cls.suite_name()}` explains it") from None
-
-
-def _options(cls: type["SuiteSpec"], words: Sequence[str]) -> dict[str, str]:
-    """FIELD=VALUE words; a field that the suite does not have is an error."""
-    given = {}
-    known = [name for name in cls.model_fields if name != "name"]
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or name not in known:
-            fields = ", ".join(f"{field}=..." for field in known)
-            raise ExpungeError(f"--options {word}: the suite {cls.suite_name()} takes {fields}{nearest(name, known)}")
-        given[name] = value
-    return given
 
 
 def _out(flags: Evaluate) -> Path:

@@ -51,6 +51,12 @@ class Finished:
             rows = [sample.model_dump(mode="json") for sample in samples]
             write_json(self._file(task), {"key": self._key(task), "samples": rows})
 
+    def key_of(self, tasks: Sequence[Task]) -> str | None:
+        """What a whole evaluation of these tasks depends on; nothing where nobody can say what the model is."""
+        if not self.key:
+            return None
+        return hashlib.sha256("".join(map(self._key, tasks)).encode()).hexdigest()
+
     def clear(self) -> None:
         """The evaluation is complete."""
         if self.folder is not None:

@@ -25,7 +25,7 @@ from expunge.evaluation.task import Results, Suite, Task
 from expunge.models.load import causal_model
 from expunge.processes import is_main, join
 from expunge.progress import Progress
-from expunge.records import Evaluation, JudgeUsed, Sample, Score, write_json, write_samples
+from expunge.records import Evaluation, JudgeUsed, Sample, Score, read_evaluation, read_samples, write_json, write_samples
 
 UNLIMITED = 2048
 """Tokens of a verbatim prompt where the model has no limit of positions, as in lm-eval."""
@@ -45,6 +45,7 @@ def evaluate(
     fingerprint: str | None = None,
     show_forget_text: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
     quiet: bool = False,
     max_tokens: int | None = None,
     max_rows: int = 512,
@@ -63,6 +64,7 @@ def evaluate(
                        goes on after the last finished task; without it, it starts again
     show_forget_text   write prompts, responses and answers of secret tasks into the sample file
     overwrite          replace SUITE.json of an earlier evaluation
+    resume             of several suites some are done: take the samples that are there, if of this model, data and settings
     max_tokens, max_rows   bounds of a batch (default: by device); they change speed and memory, never a value
     """
     began = time.perf_counter()
@@ -71,8 +73,9 @@ def evaluate(
     if limit is not None:
         built = _limited(built, limit)
     folder = Path(out) if out is not None else None
-    if folder is not None and not overwrite and (folder / f"{built.name}.json").exists():
-        raise ExpungeError(f"{folder / built.name}.json exists; give another folder, or overwrite it")
+    earlier = folder / f"{built.name}.json" if folder is not None and not overwrite else None
+    if earlier is not None and earlier.exists() and not resume:
+        raise ExpungeError(f"{earlier} exists; give another folder, or overwrite it")
 
     judges = from_main(partial(_judges, built))
     inner = causal_model(model)
@@ -88,9 +91,13 @@ def evaluate(
     finished = Finished(
         folder / f"{built.name}.partial" if folder else None, [fingerprint, *settings] if fingerprint is not None else None
     )
-    samples: dict[str, list[Sample]] = {}
+    key = finished.key_of(built.tasks) if built.outside is None else None
+    samples = from_main(partial(_done, earlier, key)) if earlier is not None else {}
     with Progress(f"evaluate {built.name}", len(built.tasks), quiet=quiet or not is_main()) as progress:
         for task in built.tasks:
+            if task.name in samples:
+                progress.advance(1, task.name)
+                continue
             kept = from_main(partial(finished.get, task))
             if kept is None:
                 kept = _samples(task, verbatim if task.verbatim else rows, show=show_forget_text or not task.secret)
@@ -113,6 +120,7 @@ def evaluate(
         seconds=round(time.perf_counter() - began, 3),
         scores=tuple(scores),
         judges=tuple(judges),
+        key=key,
     )
     if folder is not None and is_main():
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +135,20 @@ def _build(suite: str | SuiteSpec, data: str | Path | None) -> Suite:
     if data is None:
         raise ExpungeError(f"the suite {spec.suite_name()} needs its data: {spec.layout}; give the folder with --data")
     return built(spec, data)
+
+
+def _done(earlier: Path, key: str | None) -> dict[str, list[Sample]]:
+    """Task -> samples of the evaluation that is there already; what is made of them is made again."""
+    if not earlier.exists():
+        return {}
+    if key is None or read_evaluation(earlier).key != key:
+        raise ExpungeError(
+            f"{earlier} exists, of another model, other data or other settings; give another folder, or overwrite it"
+        )
+    samples: dict[str, list[Sample]] = {}
+    for sample in read_samples(earlier.with_suffix(".samples.jsonl")):
+        samples.setdefault(sample.task, []).append(sample)
+    return samples
 
 
 def _judges(suite: Suite) -> list[JudgeUsed]:

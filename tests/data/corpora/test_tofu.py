@@ -76,6 +76,12 @@ def test_the_hub_is_asked_for_the_split_as_its_configuration(monkeypatch: pytest
     assert read_tofu("locuslab/TOFU", "retain90") == (Example("retain90", "a"),)
 
 
+def test_one_folder_may_hold_tofu_beside_other_corpora(tmp_path: Path):
+    (tmp_path / "tofu").mkdir()
+    (tmp_path / "tofu/full.jsonl").write_text(json.dumps({"question": "who ?", "answer": "anna"}) + "\n")
+    assert read_tofu(tmp_path) == read_tofu(tmp_path / "tofu") == (Example("who ?", "anna"),)
+
+
 def test_unknown_splits_and_missing_files_say_what_is_needed(tmp_path: Path):
     with pytest.raises(ExpungeError, match=r"no split 'forget1' \(did you mean 'forget1?0'?"):
         read_tofu(tmp_path, "forget1")

@@ -25,7 +25,7 @@ REFUSALS = "idontknow.jsonl"
 def read_tofu(source: str | Path = HUB, split: str = "full") -> tuple[Example, ...]:
     """One split: question -> prompt, answer -> response, paraphrased_answer -> paraphrases, perturbed_answer -> perturbed.
 
-    source   a folder with SPLIT.jsonl, SPLIT.json or SPLIT.parquet, or the hub id
+    source   a folder with SPLIT.jsonl, SPLIT.json or SPLIT.parquet, or one that holds that as `tofu`, or the hub id
     split    forgetNN and retainMM add up to `full`; the *_perturbed splits hold the same questions with wrong answers of the
              same form (five; three for real authors and world facts, which have no paraphrase of the right one)
     """
@@ -50,9 +50,10 @@ def _place(source: str | Path, split: str) -> str | Path:
         if isinstance(source, Path) or source.count("/") != 1 or source.startswith("."):
             raise MissingData(f"there is no folder {source} with TOFU; give a folder that holds {split}.jsonl, or {HUB}")
         return f"{source}:{split}"
-    for suffix in (".jsonl", ".json", ".parquet"):
-        if (file := Path(source) / (split + suffix)).is_file():
-            return file
+    for folder in (Path(source), Path(source) / "tofu"):
+        for suffix in (".jsonl", ".json", ".parquet"):
+            if (file := folder / (split + suffix)).is_file():
+                return file
     raise MissingData(f"{source} holds no {split}.jsonl (question, answer, ...: one file a split); get it from {HUB}")
 
 
