@@ -1,5 +1,7 @@
 """Batched greedy generation equals row by row, and equals what the teacher-forced pass foresees."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -56,11 +58,52 @@ def test_equal_prompts_are_continued_once(stopping: LlamaForCausalLM) -> None:
     assert answers[:3] * 4 == answers
 
 
-def test_large_sets_are_never_generated_row_by_row(stopping: LlamaForCausalLM) -> None:
-    rows = []
-    stopping.register_forward_pre_hook(lambda _, __, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True)
-    generate(stopping, prompts(60), pad_id=PAD, end_ids=[END], max_new_tokens=2)
+def counted(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that fills with the number of rows of each pass. (Not by hooks: what hooks in is given each prompt in one go.)"""
+    rows: list[int] = []
+    inner = model.forward
+
+    def forward(*arguments: Any, **named: Any) -> Any:
+        rows.append(len(named["input_ids"]))
+        return inner(*arguments, **named)
+
+    monkeypatch.setattr(model, "forward", forward)
+    return rows
+
+
+@pytest.mark.parametrize("count", [60, 65, 400])
+def test_large_sets_are_never_generated_row_by_row(
+    stopping: LlamaForCausalLM, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = counted(stopping, monkeypatch)
+    generate(stopping, prompts(count), pad_id=PAD, end_ids=[END], max_new_tokens=2)
     assert min(rows) >= 16
+    assert sum(rows) <= 2 * count
+
+
+def test_prompts_near_the_models_limit_share_batches_too(pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rooms of 1 to 100 tokens, which most answers fill."""
+    rng = np.random.default_rng(0)
+    asked = [(1, *rng.integers(4, 60, size=int(length)).tolist()) for length in rng.integers(27, 127, size=400)]
+    rows = counted(pico_llama, monkeypatch)
+    answers = generate(pico_llama, asked, pad_id=PAD, end_ids=[END], max_new_tokens=100, max_length=128)
+    assert min(rows) >= 16
+    filled = [len(answer) == 128 - len(prompt) for prompt, answer in zip(asked, answers, strict=True)]
+    assert 0.5 < np.mean(filled) < 1
+    chosen = range(0, 400, 40)
+    assert [answers[i] for i in chosen] == [by_hand(pico_llama, asked[i], 128 - len(asked[i])) for i in chosen]
+
+
+def test_what_hooks_in_sees_each_prompt_once_and_whole(stopping: LlamaForCausalLM) -> None:
+    """A guard that decides by the prompt must not take a prompt and half an answer for one."""
+    widths = []
+    handle = stopping.register_forward_pre_hook(lambda _, __, named: widths.append(named["input_ids"].shape[1]), with_kwargs=True)
+    asked = prompts(20)
+    longest = max(map(len, asked))
+    answers = generate(stopping, asked, pad_id=PAD, end_ids=[END], max_new_tokens=8, max_length=longest)
+    handle.remove()
+    assert {width for width in widths if width > 1} <= {len(prompt) for prompt in asked}
+    assert answers == generate(stopping, asked, pad_id=PAD, end_ids=[END], max_new_tokens=8, max_length=longest)
 
 
 def test_the_models_own_penalties_and_sampling_are_off(stopping: LlamaForCausalLM) -> None:

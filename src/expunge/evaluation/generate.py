@@ -1,8 +1,10 @@
 """Batched generation, greedy or sampled: the one place where evaluation lets a model write."""
 
-from collections.abc import Callable, Collection, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TypedDict, cast
+from typing import NamedTuple, TypedDict, cast
 
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from expunge.data.encode import Encoded, collate, length_batches
 from expunge.evaluation.nucleus import Ids, Nucleus, drawn
 from expunge.evaluation.processes import dealt
+from expunge.models.hooks import is_hooked
 from expunge.models.load import causal_model
 
 
@@ -38,10 +41,10 @@ def generate(
 ) -> list[Ids]:
     """The greedy continuation of each prompt, up to and without the first end token.
 
-    Equal prompts are continued once. Batches hold prompts of like length, padded on the left; a batch has at most `max_rows`
-    prompts and, answers included, `max_tokens` tokens (the key-value cache). `max_length` is the longest sequence that
-    the model takes; answers stop there. `stopped` says of the tokens written so far that nothing after them matters (a stop text
-    is in them). Sampling and penalties that the model's own generation config asks for are off.
+    Equal prompts are continued once. Batches hold prompts of like length, padded on the left, and are about equally large; one
+    has at most `max_rows` prompts and, answers included, `max_tokens` tokens (the key-value cache). `max_length` is the longest
+    sequence that the model takes; answers stop there. `stopped` says of the tokens written so far that nothing after them
+    matters (a stop text is in them). Sampling and penalties that the model's own generation config asks for are off.
     """
     write = partial(_batch, model, pad_id=pad_id, end_ids=end_ids, stopped=stopped, nucleus=None)
     found = _continued(model, [(prompt, 0) for prompt in prompts], write, max_new_tokens, max_length, max_rows, max_tokens)
@@ -71,6 +74,8 @@ def sample(
 
 Wanted = tuple[Ids, int]
 """A prompt, and which draw of it."""
+ENOUGH = 16
+"""Rows that are worth a batch of their own."""
 
 
 def _continued(
@@ -82,28 +87,61 @@ def _continued(
     max_rows: int,
     max_tokens: int,
 ) -> dict[Wanted, Ids]:
-    rooms: dict[int, list[Wanted]] = {}
-    for row in dict.fromkeys(wanted):
-        room = max_new_tokens if max_length is None else min(max_new_tokens, max_length - len(row[0]))
-        rooms.setdefault(max(room, 0), []).append(row)
-    answers: dict[Wanted, Ids] = dict.fromkeys(rooms.pop(0, []), ())
+    begun = {row: _Begun(*row) for row in wanted}
+    stretches = _stretches(begun, max_new_tokens, max_length, whole=is_hooked(model))
     training = model.training
     model.eval()
     try:
-        for room, same in rooms.items():  # a batch has one limit, so that no prompt is cut short by a longer neighbor
-            places = length_batches([len(prompt) + room for prompt, _ in same], max_tokens, max_rows)
-            batches = [[same[i] for i in batch] for batch in places]
-            for rows, written in zip(batches, dealt(model, batches, partial(write, max_new_tokens=room)), strict=True):
-                answers |= zip(rows, written, strict=True)
+        for limit in sorted({limit for limits in stretches.values() for limit in limits}, reverse=True):
+            rows = [row for row in begun if limit in stretches[row] and not begun[row].ended]
+            count = -(-len(rows) // -(-len(rows) // max_rows)) if rows else 1  # all batches about as large
+            places = length_batches([len(begun[row].ids) + limit for row in rows], max_tokens, count)
+            batches = [[rows[i] for i in batch] for batch in places]
+            go_on = partial(_go_on, write, begun, limit)
+            for batch, written in zip(batches, dealt(model, batches, go_on), strict=True):
+                begun |= zip(batch, written, strict=True)
     finally:
         model.train(training)
-    return answers
+    return {row: found.answer for row, found in begun.items()}
+
+
+class _Begun(NamedTuple):
+    prompt: Ids
+    draw: int
+    answer: Ids = ()
+    ended: bool = False
+
+    @property
+    def ids(self) -> Ids:
+        return self.prompt + self.answer
+
+
+def _stretches(wanted: Iterable[Wanted], max_new_tokens: int, max_length: int | None, *, whole: bool) -> dict[Wanted, list[int]]:
+    """The numbers of tokens in which each answer is written, one after the other.
+
+    All that is wanted at once, where enough prompts have room for it. Rooms of prompts near the model's limit differ, and a batch
+    has one limit; so theirs are taken in powers of two, which any of them can share, and none is cut short by a longer neighbor.
+    whole: each in one go, for what hooks into the model may decide by the prompt.
+    """
+    most = sys.maxsize if max_length is None else max_length
+    rooms = {row: min(max_new_tokens, max(0, most - len(row[0]))) for row in wanted}
+    shared = {room for room, count in Counter(rooms.values()).items() if whole or count >= min(ENOUGH, len(rooms))}
+    return {
+        row: [room] if room in shared and room else [1 << bit for bit in range(room.bit_length()) if room >> bit & 1]
+        for row, room in rooms.items()
+    }
+
+
+def _go_on(write: Callable[..., list[Ids]], begun: Mapping[Wanted, _Begun], limit: int, batch: Sequence[Wanted]) -> list[_Begun]:
+    rows = [begun[row] for row in batch]
+    written = write(rows, max_new_tokens=limit)
+    return [r._replace(answer=r.answer + new, ended=len(new) < limit) for r, new in zip(rows, written, strict=True)]
 
 
 @torch.inference_mode()
 def _batch(
     model: nn.Module,
-    wanted: Sequence[Wanted],
+    begun: Sequence[_Begun],
     pad_id: int,
     end_ids: Collection[int],
     max_new_tokens: int,
@@ -111,11 +149,12 @@ def _batch(
     nucleus: Nucleus | None,
 ) -> list[Ids]:
     inner = causal_model(model)
-    rows = [Encoded(ids, len(ids), False) for ids, _ in wanted]
+    rows = [Encoded(row.ids, len(row.ids), False) for row in begun]
     tokens = collate(rows, pad_id, side="left").to(inner.device)
     width = tokens.input_ids_BT.shape[1]
     stops = _Stops(stopped, width, len(rows)) if stopped is not None else None
-    choice = [drawn(nucleus, wanted, max_new_tokens, width)] if nucleus is not None else []
+    draws = [(row.prompt, row.draw, len(row.answer)) for row in begun]
+    choice = [drawn(nucleus, draws, max_new_tokens, width)] if nucleus is not None else []
     written_BT: torch.Tensor = inner.generate(  # type: ignore[operator]
         input_ids=tokens.input_ids_BT,
         attention_mask=tokens.attention_mask_BT,

@@ -29,6 +29,7 @@ from transformers.cache_utils import DynamicLayer
 from expunge.data.encode import Encoded, collate, length_batches
 from expunge.evaluation.metrics.base import TokenStats
 from expunge.evaluation.processes import dealt
+from expunge.models.hooks import is_hooked
 from expunge.models.load import causal_model
 from expunge.models.logprobs import cached_logits, logits_at
 from expunge.models.vocabulary import peaks
@@ -84,7 +85,7 @@ def score_answers(
 
     max_tokens, max_rows: upper bounds of a batch, in tokens and questions. They change speed and memory, never a value.
     """
-    whole, longer = _hooked(model), _tree if _told(model) else _repeated
+    whole, longer = is_hooked(model), _tree if _told(model) else _repeated
     groups, places = [], []
     for q, answers in enumerate(questions):
         for rows in _split(answers, whole=whole):
@@ -128,10 +129,6 @@ def _group(rows: Sequence[Encoded]) -> _Group:
     columns = zip(*(row.ids[:-1] for row in rows), strict=False)
     shared = takewhile(lambda column: len(set(column)) == 1, columns)
     return _Group(tuple(rows), tuple(column[0] for column in shared))
-
-
-def _hooked(model: nn.Module) -> bool:
-    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def _told(model: nn.Module) -> bool:

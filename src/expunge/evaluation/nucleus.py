@@ -61,6 +61,6 @@ class Drawn(LogitsProcessor):
         return left_BV  # type: ignore[return-value]
 
 
-def drawn(nucleus: Nucleus, rows: Sequence[tuple[Ids, int]], tokens: int, width: int) -> Drawn:
-    """For a batch of (prompt, draw) that gets at most so many tokens each."""
-    return Drawn(nucleus, np.stack([nucleus.uniforms(prompt, draw, tokens) for prompt, draw in rows]), width)
+def drawn(nucleus: Nucleus, rows: Sequence[tuple[Ids, int, int]], tokens: int, width: int) -> Drawn:
+    """For a batch of (prompt, draw, tokens already written) that gets at most so many tokens more each."""
+    return Drawn(nucleus, np.stack([nucleus.uniforms(prompt, draw, n + tokens)[n:] for prompt, draw, n in rows]), width)

@@ -124,6 +124,11 @@ def _hooked(model: nn.Module, site: Site, function: Edit) -> Iterator[None]:
             handle.remove()
 
 
+def is_hooked(model: nn.Module) -> bool:
+    """Whether something reads or changes what the model computes, such as a guard: it has to see real rows and real prompts."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
 def resolve(root: nn.Module, name: str) -> nn.Module:
     """`get_submodule`, or a sentence with the nearest name."""
     try:
