@@ -87,6 +87,7 @@ def test_prompts_near_the_models_limit_share_batches_too(pico_llama: LlamaForCau
     asked = [(1, *rng.integers(4, 60, size=int(length)).tolist()) for length in rng.integers(27, 127, size=400)]
     rows = counted(pico_llama, monkeypatch)
     answers = generate(pico_llama, asked, pad_id=PAD, end_ids=[END], max_new_tokens=100, max_length=128)
+    monkeypatch.undo()
     assert min(rows) >= 16
     filled = [len(answer) == 128 - len(prompt) for prompt, answer in zip(asked, answers, strict=True)]
     assert 0.5 < np.mean(filled) < 1
