@@ -77,3 +77,12 @@ def test_the_tasks_of_a_suites_own_mean_are_what_was_to_be_kept() -> None:
     evaluation = record.evaluations[0]
     with_mean = record.model_copy(update={"evaluations": (evaluation.model_copy(update={"scores": (*evaluation.scores, mean)}),)})
     assert kept("s", [with_mean]) == (Asked("b", "accuracy"), Asked("a", "accuracy"))
+
+
+def test_a_task_that_pools_some_of_the_others_is_not_counted_twice() -> None:
+    subjects = {f"mmlu_{s}": ("accuracy", True) for s in ("econometrics", "astronomy")}
+    areas = {f"mmlu_{s}": ("accuracy", True) for s in ("economics", "stem")}
+    whole = model({**subjects, **areas, "mmlu": ("accuracy", True)}, pooled=(*areas, "mmlu"))
+    some = model({**subjects, **areas}, pooled=tuple(areas))
+    assert [asked.task for asked in kept("s", [whole])] == [asked.task for asked in kept("s", [some])] == list(subjects)
+    assert spokes(whole) == spokes(some) == {"mmlu": list(subjects)}

@@ -1,6 +1,6 @@
 """Tasks that belong together, by their names and the metric that they share: what a radar shows, and what was to be kept."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from expunge.records import Score
@@ -64,9 +64,16 @@ def kept(suite: str, models: Sequence[RunRecord]) -> tuple[Asked, ...]:
     over = tuple(Asked(task, metric) for task, metric in named if metric in by_task.get(task, {}))
     if over:
         return over
+    own = {task for task in by_task if any(model.ids(suite, task) for model in models)}
     tasks = [task for task in by_task if not any(task.startswith(f"{other}_") for other in by_task)]
-    found = _to_keep(by_task, tasks)
-    return found if len(found) > 1 else _to_keep(by_task, [task for task in by_task if task not in tasks])
+    found = _to_keep(by_task, _counted_once(tasks, own))
+    return found if len(found) > 1 else _to_keep(by_task, _counted_once([task for task in by_task if task not in tasks], own))
+
+
+def _counted_once(tasks: Sequence[str], own: Collection[str]) -> list[str]:
+    """Without tasks that pool some of the others under a name of the same family: they have no samples of their own."""
+    families = {task.partition("_")[0] for task in tasks if task in own}
+    return [task for task in tasks if task in own or "_" not in task or task.partition("_")[0] not in families]
 
 
 def _over(suite: str, models: Sequence[RunRecord]) -> tuple[str, ...]:
@@ -98,12 +105,13 @@ def groups(suite: str, models: Sequence[RunRecord]) -> list[Group]:
     were to go and others to stay make no picture, for no shape of it would be good.
     """
     by_task, found = _scores(suite, models), list[Group]()
+    own = {task for task in by_task if any(model.ids(suite, task) for model in models)}
     stays = kept(suite, models)
     if FEWEST_KEPT <= len(stays) <= MOST:
         found.append(Group(suite, "kept", "What was to be kept", stays))
     for name, tasks in _families(by_task).items():
-        pooled = [task for task in tasks if not any(model.ids(suite, task) for model in models)]
-        members = tasks if len(tasks) <= MOST else pooled
+        single = _counted_once(tasks, own)
+        members = single if len(single) <= MOST else [task for task in tasks if task not in single]
         metric = next((m for m in SHARES if all(m in by_task[task] for task in members)), None)
         if metric is None or not 2 <= len(members) <= MOST:
             continue
