@@ -6,7 +6,7 @@ python -m expunge.evaluation.explain docs/evaluation.md     writes the tables of
 import inspect
 import sys
 import textwrap
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -62,22 +62,23 @@ def direction(metric: type[Metric] | Overall) -> str:
 
 
 def metric_table() -> str:
-    """Every metric, as a Markdown table."""
-    rows = [(name, metric.formula, metric.span, direction(metric), metric.not_this) for name, metric in METRICS.items()]
-    rows += [(_shown(name), o.formula, o.span, direction(o), o.not_this) for name, o in OVERALL.items()]
-    return _table(("metric", "formula", "range", "good", "what it is not"), rows)
+    """Formula, range and direction of every metric, as a Markdown table."""
+    rows = [(name, metric.formula, metric.span, _short(metric)) for name, metric in METRICS.items()]
+    rows += [(_shown(name), overall.formula, overall.span, _short(overall)) for name, overall in OVERALL.items()]
+    return _table(("metric", "formula", "range", "good"), rows)
 
 
 def source_table() -> str:
-    """Where each metric comes from, as a Markdown table."""
-    rows = [(name, metric.source) for name, metric in METRICS.items()] + [(_shown(n), o.source) for n, o in OVERALL.items()]
-    return _table(("metric", "source"), rows)
+    """Where every metric comes from and what it is not, as a Markdown table."""
+    rows = [(name, metric.source, metric.not_this) for name, metric in METRICS.items()]
+    rows += [(_shown(name), overall.source, overall.not_this) for name, overall in OVERALL.items()]
+    return _table(("metric", "source", "what it is not"), rows)
 
 
 def suite_table() -> str:
     """Every suite, as a Markdown table."""
     rows = [
-        (name, suite.layout, "; ".join(f"{part.tasks}: {', '.join(map(_name, part.metrics))}" for part in suite.scored))
+        (name, suite.layout, "; ".join(f"{part.tasks}: {_names(part.metrics)}" for part in suite.scored))
         for name, suite in SUITES.items()
     ]
     return _table(("suite", "data", "scores, by task"), rows)
@@ -141,6 +142,15 @@ def _entry(label: str, text: str, indent: int = 9) -> str:
     return first + textwrap.fill(
         text, WIDTH - indent, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
     )
+
+
+def _names(metrics: Sequence[str | Metric]) -> str:
+    return "any metric" if set(metrics) >= set(METRICS) else ", ".join(map(_name, metrics))
+
+
+def _short(metric: type[Metric] | Overall) -> str:
+    words = direction(metric).replace("high is good", UP).replace("low is good", DOWN)
+    return {RETAIN_MODEL: "as a model that never saw the forget set"}.get(words, words.replace("high", UP).replace("low", DOWN))
 
 
 def _shown(name: str) -> str:
