@@ -84,7 +84,7 @@ def test_a_yaml_file_of_mergekit(three: tuple[Path, list[Path]], tmp_path: Path)
         (["ties", "--densty", "0.5"], "did you mean '--density'"),
         (["ties", "--scope", "all"], "scope"),
         (["slerp"], "one model, not to 3"),
-        (["ties", "--out", "/proc/nowhere/out"], "/proc has 0.00 GB free"),
+        (["ties", "--out", "/proc/nowhere/out"], "/proc has 0 bytes free"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_and_exit_code_2(

@@ -116,6 +116,22 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path, monkeypatch: pytest.
     assert (tmp_path / "out/tensors.jsonl").read_text() == (tmp_path / "whole/tensors.jsonl").read_text()
 
 
+def test_a_disk_that_fills_up_under_the_reports_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = inputs(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("expunge.merging.finish.write_json", full)
+        with pytest.raises(ExpungeError, match=r"No space left.*--resume"):
+            merge(Ties(), out=tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
+    assert merge(Ties(), out=tmp_path / "out", resume=True, **given).resumed == 5
+    merge(Ties(), out=tmp_path / "whole", **given)
+    assert file_bytes(tmp_path / "out/artifact") == file_bytes(tmp_path / "whole/artifact")
+
+
 def test_an_interrupted_merge_is_neither_forgotten_nor_mixed_with_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

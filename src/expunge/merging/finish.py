@@ -22,6 +22,14 @@ BESIDE = {".json", ".jinja", ".txt", ".model", ".py", ".tiktoken", ".vocab", ".s
 """Endings of what lies beside the weights of a model: configuration, tokenizer, code that the configuration names."""
 NOT_BESIDE = {INDEX, "pytorch_model.bin.index.json", "expunge.json", "trainer_state.json", CONFIG}
 ONLY_MODEL = {"config.json", "generation_config.json"}
+REPORT_BYTES = 1000
+"""Of a tensor in the journal, the report and an index."""
+
+
+def beside_bytes(plan: Plan) -> int:
+    """About what a result takes beside its weights: configuration, tokenizer, journal and reports."""
+    files = [] if plan.request.write == "delta" else _beside(plan.base.folder)
+    return sum(file.stat().st_size for file in files) + REPORT_BYTES * (len(plan.items) + 32)
 
 
 def write_weights(plan: Plan, output: Output, done: Path, folder: Path) -> None:
@@ -103,10 +111,14 @@ def _take(output: Output, done: Path, folder: Path) -> None:
 
 
 def _copy_beside(base: Path, folder: Path, without: set[str]) -> None:
-    for file in sorted(base.iterdir()):
-        named = file.suffix in BESIDE or file.name.startswith(("LICENSE", "NOTICE"))
-        if file.is_file() and named and file.name not in NOT_BESIDE | without:
+    for file in _beside(base):
+        if file.name not in without:
             shutil.copyfile(file, folder / file.name)
+
+
+def _beside(base: Path) -> list[Path]:
+    named = [f for f in sorted(base.iterdir()) if f.suffix in BESIDE or f.name.startswith(("LICENSE", "NOTICE"))]
+    return [file for file in named if file.is_file() and file.name not in NOT_BESIDE]
 
 
 def _set_dtype(file: Path, dtype: str) -> None:

@@ -142,8 +142,16 @@ def check_disk(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(there).free
     if needed > free:
         raise ExpungeError(
-            f"the merge writes {needed / 1e9:.2f} GB and {there} has {free / 1e9:.2f} GB free; choose another --out, or make room"
+            f"the merge writes {size_text(needed)} and {there} has {size_text(free)} free; choose another --out, or make room"
         )
+
+
+def size_text(nbytes: int) -> str:
+    """For people."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if nbytes >= unit:
+            return f"{nbytes / unit:.3g} {name}"
+    return f"{nbytes} bytes"
 
 
 def memory_bytes(plan: Plan, threads: int) -> int:
@@ -160,10 +168,10 @@ def describe(plan: Plan, threads: int, out: Path) -> str:
     lines = [
         f"{plan.request.method.method_name()} of {len(plan.sources)} models on {plan.base.label}",
         f"  {len(plan.items)} tensors, {plan.elements:,} weights; {changed} tensors may change, the others are copied",
-        f"  reads {read / 1e9:.2f} GB, {passes} times, writes {plan.write_bytes / 1e9:.2f} GB to {out}",
+        f"  reads {size_text(read)}, {passes} times, writes {size_text(plan.write_bytes)} to {out}",
         f"  {threads} threads, about {memory_bytes(plan, threads) / 1e6:.0f} MB beside Python and its libraries",
         *(f"  {note}" for note in plan.notes),
     ]
     if plan.request.write == "weights":
-        lines += [f"  {shard.file}  {shard.nbytes / 1e9:.3f} GB" for shard in plan.shards]
+        lines += [f"  {shard.file}  {size_text(shard.nbytes)}" for shard in plan.shards]
     return "\n".join(lines) + os.linesep

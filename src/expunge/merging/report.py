@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from expunge.merging.plan import Plan
+from expunge.merging.plan import Plan, size_text
 from expunge.records import Record
 
 
@@ -61,7 +61,7 @@ class MergeResult(Record):
         """The result for people."""
         lines = [
             f"{self.method}: {self.merged} tensors merged, {self.copied} copied, "
-            f"{self.written_bytes / 1e9:.2f} GB in {self.seconds:.1f} s"
+            f"{size_text(self.written_bytes)} in {self.seconds:.1f} s"
         ]
         for i, (model, changed) in enumerate(zip(self.models, self.changed_elements, strict=True)):
             said = f"  {model}: differs from the base in {_percent(changed, self.elements)} of the weights"

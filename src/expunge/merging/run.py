@@ -11,7 +11,7 @@ import torch
 
 from expunge.errors import ExpungeError
 from expunge.memory import PeakMemory
-from expunge.merging.finish import write_run
+from expunge.merging.finish import beside_bytes, write_run
 from expunge.merging.fitting import Vocabulary
 from expunge.merging.folder import check_out, finished_merge, is_complete, prepare, put_in_place
 from expunge.merging.journal import JOURNAL, Findings, Journal
@@ -69,7 +69,7 @@ def merge(
 def dry_run(request: Request, out: Path, threads: int | None = None) -> str:
     """What the merge would read, write and hold; raises what it would raise before its first byte."""
     plan = make_plan(request)
-    check_disk(out, plan.write_bytes)
+    check_disk(out, plan.write_bytes + beside_bytes(plan))
     return describe(plan, threads or torch.get_num_threads(), out)
 
 
@@ -137,7 +137,10 @@ def execute(
             resumed=before,
             fingerprint=fingerprint,
         )
-        write_run(plan, output, work, result, rows, base_sha256.result(), cost.so_far())
+        try:
+            write_run(plan, output, work, result, rows, base_sha256.result(), cost.so_far())
+        except OSError as error:
+            raise _stopped(error, work) from error
     finally:
         background.shutdown(wait=False, cancel_futures=True)
     (work / JOURNAL).unlink()
@@ -158,7 +161,7 @@ def _compute(
         findings = Findings(changed, over_models(stream, changed) if _over_models(plan) else None)
     output = OUTPUTS[plan.request.write](stream, plan, findings)
     if not started or not is_complete(output, work):
-        check_disk(out, sum(shard.nbytes for shard in output.shards))
+        check_disk(out, sum(shard.nbytes for shard in output.shards) + beside_bytes(plan))
         prepare(output, work, journal, fingerprint, findings)
     before = len(journal.done)
     _fill(stream, output, work, journal)
@@ -190,9 +193,11 @@ def _fill(stream: Stream, output: Output, work: Path, journal: Journal) -> None:
         shutil.rmtree(work, ignore_errors=True)  # the input is wrong: there is nothing to resume
         raise
     except OSError as error:
-        raise ExpungeError(
-            f"the merge stopped ({error}); make room and go on with --resume, {work} holds what is done"
-        ) from error
+        raise _stopped(error, work) from error
+
+
+def _stopped(error: OSError, work: Path) -> ExpungeError:
+    return ExpungeError(f"the merge stopped ({error}); make room and go on with --resume, {work} holds what is done")
 
 
 class _Cost:
