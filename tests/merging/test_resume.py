@@ -123,7 +123,7 @@ def test_a_disk_that_fills_up_under_the_reports_loses_nothing(tmp_path: Path, mo
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("expunge.merging.finish.write_json", full)
+        patch.setattr("expunge.merging.finish.write_text", full)
         with pytest.raises(ExpungeError, match=r"No space left.*--resume"):
             merge(Ties(), out=tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()
