@@ -1,6 +1,7 @@
 """LoRA folders are merged by what they do to weights; PEFT itself is the judge."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import expunge.artifact
 from expunge.errors import ExpungeError
@@ -59,6 +60,24 @@ def test_adding_an_adapter_is_what_peft_merges(variant: str, tmp_path: Path, pic
         assert torch.allclose(found[name], tensor, atol=2e-6), name
     base = read_weights(pico_folder)
     assert any(not torch.equal(found[n], base[n]) for n in base)
+
+
+def test_weights_stored_transposed_get_the_transposed_difference(
+    tmp_path: Path, model_of: Callable[..., nn.Module], pico_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """GPT-2's Conv1D: in x out."""
+    model_of("gpt2").save_pretrained(tmp_path / "base")
+    pico_tokenizer.save_pretrained(tmp_path / "base")
+    folder = adapter(tmp_path / "a", tmp_path / "base", 1, target_modules=["c_attn", "c_proj"], fan_in_fan_out=True)
+    merge(TaskArithmetic(scale=-1), base=tmp_path / "base", models=[folder], out=tmp_path / "out", quiet=True)
+    found, plus, base = (
+        read_weights(tmp_path / "out/artifact"),
+        merged_by_peft(folder, tmp_path / "base"),
+        read_weights(tmp_path / "base"),
+    )
+    changed = {n for n, t in base.items() if not torch.equal(found[n], t)}
+    assert changed == {n for n in base if n.endswith(("c_attn.weight", "c_proj.weight"))}
+    assert all(torch.allclose(found[n] - base[n], base[n] - plus[n], atol=1e-5) for n in changed)
 
 
 def test_ties_of_adapters_is_ties_of_the_merged_models(tmp_path: Path, pico_folder: Path) -> None:
