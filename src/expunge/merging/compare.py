@@ -36,7 +36,7 @@ def _equal(files: Files, scratch: Scratch, tensor: Stored, base: Stored) -> bool
         mine, other = (scratch.raw(i, (stop - start) * size) for i in range(2))
         read_raw(files, tensor, start, stop, mine)
         read_raw(files, base, start, stop, other)
-        word = torch.int16 if size % 2 == 0 else torch.uint8
+        word = torch.int32 if (stop - start) * size % 4 == 0 else torch.uint8  # numpy is fastest on these
         if not np.array_equal(mine.view(word).numpy(), other.view(word).numpy()):
             return False
     return True
