@@ -149,8 +149,12 @@ def _names(metrics: Sequence[str | Metric]) -> str:
 
 
 def _short(metric: type[Metric] | Overall) -> str:
-    words = direction(metric).replace("high is good", UP).replace("low is good", DOWN)
-    return {RETAIN_MODEL: "as a model that never saw the forget set"}.get(words, words.replace("high", UP).replace("low", DOWN))
+    words = direction(metric)
+    arrows = {"high": UP, "low": DOWN}
+    if words == RETAIN_MODEL:
+        return "as retained"
+    first = arrows[words.split(" ")[0]]
+    return first if words.endswith("is good") else f"forget {first}, keep {DOWN if first == UP else UP}"
 
 
 def _shown(name: str) -> str:

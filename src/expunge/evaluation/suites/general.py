@@ -35,12 +35,13 @@ say which metric, so it is the one of the Open LLM Leaderboard where that has th
 
 
 class LmEval(SuiteSpec):
-    """Any tasks, groups and tags of lm-eval, with its own prompts, filters and metrics. acc is called accuracy, acc_norm
-    accuracy_normalized, the acc of truthfulqa_mc2 mc2. A task whose data cannot be had is null with the reason."""
+    """Any tasks, groups and tags of lm-eval, with its own prompts, filters and metrics. These keep their names but for acc, called
+    accuracy, acc_norm, called accuracy_normalized, and the acc of truthfulqa_mc2, called mc2. A task whose data cannot be had is
+    null with the reason."""
 
     source: ClassVar[str] = "lm-eval 0.4.13 (Gao et al. 2024); log-probabilities from this library's engine, equal up to rounding"
     layout: ClassVar[str] = LAYOUT
-    scored: ClassVar[tuple[Scored, ...]] = (Scored("TASK", ("prompt_cut",)),)
+    scored: ClassVar[tuple[Scored, ...]] = (Scored("TASK", ("accuracy", "accuracy_normalized", "prompt_cut"), "retain"),)
 
     name: Literal["lm_eval"] = "lm_eval"
     tasks: tuple[str, ...] = ()
@@ -70,7 +71,7 @@ class SpungeGeneral(SuiteSpec):
     source: ClassVar[str] = "SPUNGE, arXiv 2406.11780, appendix; tasks of lm-eval 0.4.13"
     layout: ClassVar[str] = LAYOUT
     scored: ClassVar[tuple[Scored, ...]] = (
-        Scored(", ".join(wanted.name for wanted in SPUNGE), ("prompt_cut",), "retain"),
+        Scored(", ".join(wanted.name for wanted in SPUNGE), ("accuracy", "accuracy_normalized", "prompt_cut"), "retain"),
         Scored("suite", ("general_average",), "retain"),
     )
 
