@@ -35,9 +35,9 @@ say which metric, so it is the one of the Open LLM Leaderboard where that has th
 
 
 class LmEval(SuiteSpec):
-    """Any tasks, groups and tags of lm-eval, with its own prompts, filters and metrics. These keep their names but for acc, called
-    accuracy, acc_norm, called accuracy_normalized, and the acc of truthfulqa_mc2, called mc2. A task whose data cannot be had is
-    null with the reason."""
+    """Any tasks, groups and tags of lm-eval, with its own prompts, filters and metrics. These keep their names but for acc,
+    called accuracy, acc_norm, called accuracy_normalized, and the acc of truthfulqa_mc2, called mc2. A task whose data cannot be
+    had is null with the reason."""
 
     source: ClassVar[str] = "lm-eval 0.4.13 (Gao et al. 2024); log-probabilities from this library's engine, equal up to rounding"
     layout: ClassVar[str] = LAYOUT
