@@ -6,7 +6,8 @@ A random Llama of the 110M shape (width 768, 12 layers of 2,048 neurons, 32,000 
 take turns, and each ratio is the median of the ratios of a turn, so that whatever else the machine does falls on both.
 
     probe      all layers, both roles (24 x 2,048 neurons, six statistics each), against `model.model(...)` on the same batches:
-               no cache, no logits. Memory: the peak beyond the model, for a set of texts and for four times as many
+               no cache, no logits. Memory: the peak beyond the model, for a set of texts and for four times as many, in batches
+               of 512 tokens
     decoding   a prompt of 64 tokens and 48 new ones. Neuron Adjust on 3 % of neurons; Key Space Detection, query kept
     forgotten  a query of 64 tokens with a budget of 256: Key Space Detection against generating and replacing the answer
     box        fitted to 374 vectors of 14,336 dimensions
@@ -67,8 +68,8 @@ def texts(count: int, seed: int) -> list[Span]:
 
 
 @torch.no_grad()
-def bare(model: LlamaForCausalLM, spans: list[Span]) -> None:
-    for batch in length_batches([len(span.ids) for span in spans], 4096, 256):
+def bare(model: LlamaForCausalLM, spans: list[Span], max_tokens: int = 4096) -> None:
+    for batch in length_batches([len(span.ids) for span in spans], max_tokens, 256):
         tokens = collate([Encoded(spans[i].ids, 1, False) for i in batch], PAD)
         model.model(input_ids=tokens.input_ids_BT, attention_mask=tokens.attention_mask_BT, use_cache=False)
 
@@ -122,7 +123,7 @@ def write(model: LlamaForCausalLM, ids: Tensor, count: int) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--texts", type=int, default=32)
+    parser.add_argument("--texts", type=int, default=16)
     parser.add_argument("--only", nargs="*", default=["probe", "decoding", "forgotten", "box"])
     flags = parser.parse_args()
     model, encoder, ratios = make_model(), make_encoder(), {}
@@ -133,7 +134,9 @@ def main() -> None:
         few, many = texts(flags.texts, 1), texts(4 * flags.texts, 2)
         base, (ratios["probe"],) = turns(flags.rounds, lambda: bare(model, few), lambda: probe(model, few, PAD))
         print(f"probe: {sum(len(s.ids) for s in few)} tokens, bare {base:.2f} s, ratio {ratios['probe']:.3f}")
-        for name, work in (("bare forward", lambda s: bare(model, s)), ("probe", lambda s: probe(model, s, PAD))):
+        passes = {"bare forward": lambda s: bare(model, s, 512), "probe": lambda s: probe(model, s, PAD, max_tokens=512)}
+        for name, work in passes.items():
+            work(many)  # the allocator keeps what it once had
             small, large = (peak(lambda s=s, work=work: work(s)) / 2**20 for s in (few, many))
             print(f"  memory of the {name} beyond the model: {small:.0f} MiB, with four times the texts {large:.0f} MiB")
 

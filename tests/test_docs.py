@@ -1,14 +1,21 @@
 """What the pages of docs/ name is there: recipes, suites, sets of corpora, options of commands."""
 
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
+from expunge.cli.evaluate import Evaluate
+from expunge.cli.probe import Probe
+from expunge.cli.runs import Folder
 from expunge.data.corpora import SETS
 from expunge.data.read import split_conditions
 from expunge.evaluation.suites import SUITES
+from expunge.methods import METHODS
 from expunge.recipes import recipes_folder
+from expunge.spec import Run
 
 DOCS = Path(__file__).parents[1] / "docs"
 SAFETY = (DOCS / "safety.md").read_text(encoding="utf-8")
@@ -41,3 +48,24 @@ def test_sources_are_sets_of_a_corpus(source: str) -> None:
     else:
         (sets,) = [sets for sets in SETS if place in sets.hubs]
         assert sets.get(place, name)
+
+
+SKILLS = (DOCS / "skills.md").read_text(encoding="utf-8")
+
+
+def test_the_page_of_skills_names_flags_recipes_and_fields_that_are_there() -> None:
+    methods = [METHODS[name] for name in ("key_space", "neuron_adjust", "selective_pruning")]
+    fields = {field for model in (Evaluate, Probe, _import(), *methods, Run, Folder) for field in model.model_fields}
+    named = set(re.findall(r"--([a-z][a-z-]+)", SKILLS))
+    assert len(named) > 15
+    assert {flag.replace("-", "_") for flag in named} <= fields
+    folders = {path.name for path in (recipes_folder() / "skills").iterdir()}
+    assert all(f"`{folder}`" in SKILLS for folder in folders)
+    said = re.findall(r"^\| (\w+) \| (key_space|neuron_adjust|selective_pruning) \|", SKILLS, re.MULTILINE)
+    assert {method for _, method in said} <= {path.stem for path in (recipes_folder() / "lab").glob("*.yaml")}
+
+
+def _import() -> type[BaseModel]:
+    """Its module has the name of a keyword."""
+    found: type[BaseModel] = import_module("expunge.cli.import").Import
+    return found
