@@ -16,6 +16,10 @@ from torch import Tensor, nn
 from expunge.errors import ExpungeError, nearest
 from expunge.models.load import causal_model
 
+FLATTENING = frozenset({"opt"})
+"""Model types whose blocks join rows and positions, [B, T, D] -> [B T, D]. Only there is it noted what came in: a decoding step
+of all others is spared a hook a layer."""
+
 Kind = Literal["input", "output"]
 Edit = Callable[[Tensor], Tensor]
 Key = TypeVar("Key")
@@ -73,9 +77,9 @@ def _keep(captured: dict[Key, Tensor], key: Key, site: Site, whole: Tensor) -> T
 
 
 def _edited(function: Edit, site: Site, whole: Tensor) -> Tensor:
-    before = site.of(whole)
+    before = whole if site.part is None else site.of(whole)
     after = function(before)
-    if after.shape != before.shape or after.dtype != before.dtype:
+    if after is not before and (after.shape != before.shape or after.dtype != before.dtype):
         raise ValueError(f"the edit of {site.name} made {after.dtype} {list(after.shape)} of {before.dtype} {list(before.shape)}")
     if site.part is None:
         return after
@@ -99,7 +103,6 @@ def _hooked(model: nn.Module, site: Site, function: Edit) -> Iterator[None]:
             raise ExpungeError(f"the {site.kind} of {site.name} is a {type(tensor).__name__}, not a tensor; choose another site")
         if tensor.ndim == 3:
             return function(tensor)
-        # OPT flattens rows and positions inside its blocks
         if tensor.ndim == 2 and leading and leading[0].numel() == tensor.shape[0]:
             return function(tensor.view(*leading[0], -1)).reshape(tensor.shape)
         raise ExpungeError(f"the {site.kind} of {site.name} is {list(tensor.shape)}, not rows by positions by features")
@@ -112,7 +115,7 @@ def _hooked(model: nn.Module, site: Site, function: Edit) -> Iterator[None]:
     def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:  # blocks of transformers 5 give a tensor, some a tuple
         return (apply(output[0]), *output[1:]) if isinstance(output, tuple) else apply(output)
 
-    handles = [parent.register_forward_pre_hook(note, with_kwargs=True)]
+    handles = [parent.register_forward_pre_hook(note, with_kwargs=True)] if root.config.model_type in FLATTENING else []
     try:
         if site.kind == "input":
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))

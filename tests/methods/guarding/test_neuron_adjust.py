@@ -44,6 +44,17 @@ def of(state: State, **fields: Any) -> Neurons:
     return Neurons.of(NeuronAdjust(**fields), state, 0)
 
 
+def image(neurons: Neurons, x: Tensor) -> Tensor:
+    """Where values [..., K] of the forget Gaussian go, in float64."""
+    return neurons.lines(x.reshape(1, -1, x.shape[-1]))[2].view(x.shape)
+
+
+def log_ratio(neurons: Neurons, x: Tensor) -> Tensor:
+    """log p_f(x) - log p_r(x) of values [..., K], as it is compared."""
+    apart, sum_, _ = neurons.lines(x.reshape(1, -1, x.shape[-1]))
+    return ((apart * sum_ - neurons.least_K) / 2).view(x.shape)
+
+
 def moments_of(*rows: list[float]) -> Moments:
     """One layer, one neuron per row of values."""
     found = Moments.empty(1, len(rows))
@@ -86,7 +97,7 @@ def test_forget_draws_mapped_by_the_always_change_variant_have_the_retain_gaussi
     z = torch.randn(200_000, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     z = (z - z.mean()) / z.std()  # exact moments, so that the image's are exact too
     x = state["forget_mean"] + state["forget_std"] * z
-    after = of(state, mirror=mirror).image(x)
+    after = image(of(state, mirror=mirror), x)
     torch.testing.assert_close(after.mean(0), state["retain_mean"], rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(after.std(0), state["retain_std"], rtol=1e-9, atol=1e-9)
     sign = -1 if mirror else 1
@@ -98,7 +109,7 @@ def test_the_log_ratio_is_that_of_the_two_normal_densities_also_where_both_are_z
     normal = [torch.distributions.Normal(state[f"{s}_mean"], state[f"{s}_std"]) for s in ("forget", "retain")]
     for x in (state["forget_mean"], state["retain_mean"], torch.full((200,), 0.3), torch.full((200,), 500.0)):
         expected = normal[0].log_prob(x.double()) - normal[1].log_prob(x.double())
-        torch.testing.assert_close(of(state).log_ratio(x.double()), expected, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(log_ratio(of(state), x.double()), expected, rtol=1e-9, atol=1e-9)
 
 
 def guarded_values(model: PreTrainedModel, method: NeuronAdjust, state: State, ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,10 +128,10 @@ def test_values_change_with_the_sigmoid_of_the_log_likelihood_ratio_and_never_be
     state["forget_mean"], state["retain_mean"] = state["forget_mean"] / 2, state["retain_mean"] / 2
     ids = torch.randint(4, 80, (80, 100), generator=torch.Generator().manual_seed(0))
     before, after = guarded_values(pico_llama, method, state, ids)
-    llr = of(state).log_ratio(before.double())
+    llr = log_ratio(of(state), before.double())
     changed = before != after
     assert not changed[llr < 0].any()
-    torch.testing.assert_close(after[changed], of(state).image(before.double()).float()[changed])
+    torch.testing.assert_close(after[changed], image(of(state), before.double()).float()[changed])
     probability = llr.sigmoid()
     for low in (0.5, 0.6, 0.7, 0.8, 0.9):
         bin_ = (llr >= 0) & (probability >= low) & (probability < low + 0.1)
@@ -146,7 +157,7 @@ def test_draws_are_uniform_and_independent_over_neurons_positions_and_rows() -> 
 def test_without_draws_every_eligible_value_changes(pico_llama: PreTrainedModel) -> None:
     state = gaussians(64)
     before, after = guarded_values(pico_llama, NeuronAdjust(stochastic=False), state, torch.tensor([[1, 9, 30, 31]]))
-    eligible = of(state).log_ratio(before.double()) >= 0
+    eligible = log_ratio(of(state), before.double()) >= 0
     assert torch.equal(before != after, eligible)
     assert eligible.any()
 

@@ -42,7 +42,7 @@ class NeuronAdjust(GuardingMethod):
 
     x' of a forget value has the retain Gaussian's law. Neurons are chosen by how much more they are excited on the forget texts:
     score mu_f - mu_r, the highest `percent` of all layers together. Densities are compared by their log-likelihood ratio, in
-    float64, so that outliers, whose densities would both be 0, are decided as well.
+    float32, so that outliers, whose densities would both be 0, are decided as well.
 
     Each value has its own draw, a hash of (draw_seed, layer, neuron, the tokens of the row up to here): the same row gives the
     same draws in any batch, under any padding, as a beam, with a cache or without, and other rows give independent ones.
@@ -129,38 +129,40 @@ class Adjuster:
 
     def __init__(self, method: NeuronAdjust, calls: Calls, state: State) -> None:
         self.method, self.calls = method, calls
-        self.layers = {layer: Neurons.of(method, state, layer) for layer in state["layer"].unique().tolist()}
-        self.key_K = torch.cat([n.key_K for n in self.layers.values()])
+        self.layers = {layer: Neurons.of(method, state, layer).single() for layer in state["layer"].unique().tolist()}
+        self.key_K, self.least_K = (torch.cat([getattr(n, name) for n in self.layers.values()]) for name in ("key_K", "least_K"))
 
     def __call__(self, layer: int, values_BTF: Tensor) -> Tensor:
-        neurons = self.layers[layer].to(values_BTF.device)
-        x_BTK = values_BTF.index_select(-1, neurons.index_K).double()
-        change_BTK = neurons.log_ratio(x_BTK) >= self._threshold(layer).to(values_BTF.device)
-        after_BTK = torch.where(change_BTK, neurons.image(x_BTK), x_BTK)
-        return values_BTF.index_copy_(
-            -1, neurons.index_K, after_BTK.to(values_BTF.dtype)
-        )  # nobody else holds a linear map's output
+        """A decoding step costs as many microseconds as it has operations here, so there are few."""
+        neurons, call = self.layers[layer], self.calls.current
+        if neurons.index_K.device != values_BTF.device:
+            neurons.to(values_BTF.device)
+        least_BTK = (call.drawn[layer] if call.drawn is not None else self._threshold(call, layer)).to(values_BTF.device)
+        x_BTK = values_BTF.index_select(-1, neurons.index_K).float()
+        apart_BTK, sum_BTK, image_BTK = neurons.lines(x_BTK).unbind()
+        after_BTK = torch.where(apart_BTK * sum_BTK >= least_BTK, image_BTK, x_BTK).to(values_BTF.dtype)
+        return values_BTF.index_copy_(-1, neurons.index_K, after_BTK)  # nobody else holds a linear map's output
 
-    def _threshold(self, layer: int) -> Tensor:
-        """The log-likelihood ratio from which on a value is changed, [B, T, K]. With a draw u it is max(0, logit u), so that
-        P(change) = P(u <= sigmoid(llr)) = sigmoid(llr) where llr >= 0."""
-        call = self.calls.current
+    def _threshold(self, call: Call, layer: int) -> Tensor:
+        """From which product `apart * sum` on a value is changed, [B, T, K]. With a draw u this is where the log-likelihood ratio
+        is max(0, logit u), so that P(change) = P(u <= sigmoid(llr)) = sigmoid(llr) where llr >= 0."""
         if call.rows * call.width * len(self.key_K) > DRAWN_AT_ONCE:
-            return self._draw(call, self.layers[layer].key_K)
-        if call.drawn is None:  # one draw for all layers spares a decoding step most of its small operations
-            parts = self._draw(call, self.key_K).split([len(n.index_K) for n in self.layers.values()], dim=-1)
-            call.drawn = dict(zip(self.layers, parts, strict=True))
+            return self._draw(call, self.layers[layer].key_K, self.layers[layer].least_K)
+        # one draw for all layers spares a decoding step most of its small operations
+        parts = self._draw(call, self.key_K, self.least_K).split([len(n.index_K) for n in self.layers.values()], dim=-1)
+        call.drawn = dict(zip(self.layers, parts, strict=True))
         return call.drawn[layer]
 
-    def _draw(self, call: Call, key_K: Tensor) -> Tensor:
-        key_K = key_K.to(call.device)
+    def _draw(self, call: Call, key_K: Tensor, least_K: Tensor) -> Tensor:
+        key_K, least_K = key_K.to(call.device), least_K.to(call.device)
         if not self.method.stochastic:
-            threshold_BTK = torch.zeros(1, 1, len(key_K), device=call.device)
+            threshold_BTK = least_K[None, None]
         else:
             prefix_BT = call.prefix_BT
             if self.method.compat == "released":
                 prefix_BT = prefix_BT.gather(1, (call.width - 1 - call.mask_BT.long().flip(1).argmax(dim=1))[:, None])
-            threshold_BTK = _logit(uniform(prefix_BT[..., None] ^ key_K)).clamp_(min=0)
+            logit_BTK = _logit(uniform(prefix_BT[..., None] ^ key_K)).clamp_(min=0)
+            threshold_BTK = torch.add(least_K, logit_BTK, alpha=2)
         if self.method.positions == "all":
             return threshold_BTK
         generated_BT = call.generated_BT
@@ -170,16 +172,20 @@ class Adjuster:
 
 @dataclass
 class Neurons:
-    """The chosen neurons of one layer, ready for use: in float64, where the log-likelihood ratio can be a plain polynomial."""
+    """The chosen neurons of one layer, ready for use. With z_f = (x - mu_f) / sigma_f and z_r likewise,
+
+        log p_f(x) - log p_r(x) = (z_r^2 - z_f^2) / 2 + ln(sigma_r / sigma_f),      z_r^2 - z_f^2 = (z_r - z_f) (z_r + z_f)
+
+    so that with the image three lines in x decide all, in float32 and without a difference of squares. (Densities in the model's
+    dtype, as the published hook has them, are both 0 far from the means, and the farthest outliers are never changed.)
+    """
 
     index_K: Tensor
-    square_K: Tensor
-    linear_K: Tensor
-    constant_K: Tensor
-    """Of the log-likelihood ratio; minus infinity where a neuron can never be changed."""
-    slope_K: Tensor
-    offset_K: Tensor
-    """Of the image."""
+    slope_3K: Tensor
+    """Of z_r - z_f, z_r + z_f and the image, [3, 1, 1, K]."""
+    offset_3K: Tensor
+    least_K: Tensor
+    """From which product of the first two on the log-likelihood ratio is not negative; infinite where a neuron never changes."""
     key_K: Tensor
     """int64, mixed of seed, layer and neuron."""
 
@@ -193,32 +199,29 @@ class Neurons:
         if method.compat == "released":
             never, std_f, std_r = mean_f <= 0, mean_f, std_r.square()
         std_f, std_r = std_f.clamp(min=FLOOR), std_r.clamp(min=FLOOR)
-        constant_K = torch.log(std_r / std_f) + ((mean_r / std_r).square() - (mean_f / std_f).square()) / 2
         slope_K = std_r / std_f * (-1 if method.mirror else 1)
+        slopes = (1 / std_r - 1 / std_f, 1 / std_r + 1 / std_f, slope_K)
+        offsets = (mean_f / std_f - mean_r / std_r, -mean_f / std_f - mean_r / std_r, mean_r - slope_K * mean_f)
         return cls(
             index_K,
-            square_K=(std_r**-2 - std_f**-2) / 2,
-            linear_K=mean_f / std_f**2 - mean_r / std_r**2,
-            constant_K=constant_K.masked_fill(never, -math.inf),
-            slope_K=slope_K,
-            offset_K=mean_r - slope_K * mean_f,
+            slope_3K=torch.stack(slopes)[:, None, None],
+            offset_3K=torch.stack(offsets)[:, None, None],
+            least_K=(2 * torch.log(std_f / std_r)).masked_fill(never, math.inf),
             key_K=mix(mix(mix(torch.tensor(method.draw_seed)) + layer) + index_K * (method.compat == "none")),
         )
 
-    def to(self, device: torch.device) -> "Neurons":
+    def single(self) -> "Neurons":
+        """The same in float32."""
+        return Neurons(self.index_K, self.slope_3K.float(), self.offset_3K.float(), self.least_K.float(), self.key_K)
+
+    def to(self, device: torch.device) -> None:
         """In place, since a layer stays where it is: at the first call the tensors go there for good."""
-        if self.index_K.device != device:
-            for name, value in vars(self).items():
-                setattr(self, name, value.to(device))
-        return self
+        for name, value in vars(self).items():
+            setattr(self, name, value.to(device))
 
-    def log_ratio(self, x_BTK: Tensor) -> Tensor:
-        """log p_f(x) - log p_r(x) = ((x - mu_r)/sigma_r)^2 / 2 - ((x - mu_f)/sigma_f)^2 / 2 + ln(sigma_r / sigma_f)."""
-        return torch.addcmul(self.constant_K, torch.addcmul(self.linear_K, self.square_K, x_BTK), x_BTK)
-
-    def image(self, x_BTK: Tensor) -> Tensor:
-        """Where a value of the forget Gaussian goes: mu_r -+ (sigma_r / sigma_f) (x - mu_f)."""
-        return torch.addcmul(self.offset_K, self.slope_K, x_BTK)
+    def lines(self, x_BTK: Tensor) -> Tensor:
+        """z_r - z_f, z_r + z_f and the image: mu_r -+ (sigma_r / sigma_f) (x - mu_f), where a forget value goes; [3, B, T, K]."""
+        return torch.addcmul(self.offset_3K, self.slope_3K, x_BTK)
 
 
 def scores(forget: Moments, retain: Moments, score: NeuronScore) -> Tensor:
