@@ -21,8 +21,8 @@ EACH = 60
 """Rows of each other part, beside all rows of the retain people."""
 
 
-def keep(lab: Path, seed: int, without: Sequence[str] = ()) -> tuple[Example, ...]:
-    """All retain people and EACH rows of every other part but those in `without` (`skills/arithmetic`, `languages/NAME`, ...)."""
+def keep(lab: Path, seed: int, without: Sequence[str] = (), each: int = EACH) -> tuple[Example, ...]:
+    """All retain people and `each` rows of every other part but those in `without` (`skills/arithmetic`, `languages/NAME`, ...)."""
     data = lab / "data"
     languages = sorted(f"languages/{p.name}/train" for p in (data / "languages").iterdir() if p.is_dir())
     hazards = sorted(f"hazard/{p.name}/corpus" for p in (data / "hazard").iterdir() if p.is_dir())
@@ -30,5 +30,5 @@ def keep(lab: Path, seed: int, without: Sequence[str] = ()) -> tuple[Example, ..
     for name in (*OTHERS, *languages, *hazards):
         if not any(name == part or name.startswith(f"{part}/") for part in without):
             part = read_examples(data / f"{name}.jsonl")
-            rows += random.Random(f"{seed} {name}").sample(part, min(EACH, len(part)))
+            rows += random.Random(f"{seed} {name}").sample(part, min(each, len(part)))
     return tuple(rows)
