@@ -212,7 +212,7 @@ def table(folders: Mapping[int, Path], base: str) -> None:
 
 
 def frontier(folder: Path, name: str, tasks: Sequence[str], drawn: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(share of the way, mean loss in points), [resamples, 1 + scales]; the first scale is 0, the original. One row: no resampling."""
+    """(share of the way, mean loss in points), [resamples, 1 + scales]; the first scale is 0. Not drawn: one row."""
     original = values(folder / "original")
     models = [
         original,

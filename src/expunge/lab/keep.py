@@ -22,7 +22,7 @@ EACH = 60
 
 
 def keep(lab: Path, seed: int, without: Sequence[str] = (), each: int = EACH) -> tuple[Example, ...]:
-    """All retain people and `each` rows of every other part but those in `without` (`skills/arithmetic`, `languages/NAME`, ...)."""
+    """All retain people and `each` rows of every other part but those in `without` (`skills/arithmetic`, `hazard`, ...)."""
     data = lab / "data"
     languages = sorted(f"languages/{p.name}/train" for p in (data / "languages").iterdir() if p.is_dir())
     hazards = sorted(f"hazard/{p.name}/corpus" for p in (data / "hazard").iterdir() if p.is_dir())
