@@ -72,6 +72,14 @@ def test_one_row_for_all_ends_is_a_row_for_each(pico_llama: LlamaForCausalLM, mo
     assert_same(score(pico_llama, asked()), packed)
 
 
+def test_rows_that_are_too_long_for_a_mask_are_scored_too(pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = score(pico_llama, asked() + letters())
+    monkeypatch.setattr(multiple_choice, "MASKED", 25)
+    passes = counted(pico_llama, monkeypatch)
+    assert_same(score(pico_llama, asked() + letters()), expected)
+    assert len(passes) == 4  # letters; masked rows; beginnings of the others, and their ends
+
+
 def test_answers_that_begin_alike_share_more_than_the_prompt(pico_llama: LlamaForCausalLM) -> None:
     prompt, same = (1, 7, 8, 9), (20, 21, 22)
     question = [Encoded((*prompt, *same, *rest), len(prompt), False) for rest in ((30,), (31, 32), (33, 34, 35))]

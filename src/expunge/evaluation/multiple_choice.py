@@ -5,8 +5,8 @@ Four answers to one question are four sequences with the same prompt. Three case
 * one token each (letters): the model reads the same tokens for all of them, so one row gives every answer's logits;
 * longer: one row holds the common beginning and then the ends of all answers, where no end sees another. One pass, no keys and
   values to keep or copy: a tenth to a fifth less time than a second pass over the ends;
-* longer, for models that cannot be told who sees whom: the beginning once, and the ends in rows of their own that go on from
-  its keys and values, repeated.
+* longer, for models that cannot be told who sees whom, and for very long prompts: the beginning once, and the ends in rows of
+  their own that go on from its keys and values, repeated.
 
 The log-probabilities are those of full passes, up to rounding (1e-5), whatever is batched with what. Where something hooks
 into the model (a guard), longer answers get full passes: such a thing sees rows and positions, and must see real ones.
@@ -45,6 +45,8 @@ _TOLD = """
 PACKED = frozenset(_TOLD.split())
 """Model types that can be told which position sees which: for them the ends of all answers to a question stand in one row.
 BLOOM makes its distances of the padding mask, and a layer with a sliding window keeps its own mask."""
+MASKED = 8192
+"""Longest row of this kind: its mask of who sees whom grows with the square of its length."""
 
 
 class _Group(NamedTuple):
@@ -85,17 +87,21 @@ def score_answers(
 
     max_tokens, max_rows: upper bounds of a batch, in tokens and questions. They change speed and memory, never a value.
     """
-    whole, longer = is_hooked(model), _tree if _told(model) else _repeated
+    whole, told = is_hooked(model), _told(model)
     groups, places = [], []
     for q, answers in enumerate(questions):
         for rows in _split(answers, whole=whole):
             groups.append(_group([answers[a] for a in rows]))
             places.append([(q, a) for a in rows])
-    batches: list[tuple[Way, list[int]]] = []
-    for way, wanted in ((_letters, False), (longer, True)):
-        mine = [g for g, group in enumerate(groups) if (group.more > 0) == wanted]
-        costs = [len(groups[g].shared) + groups[g].more for g in mine]
-        batches += [(way, [mine[i] for i in batch]) for batch in length_batches(costs, max_tokens, max_rows)]
+    ways: dict[Way, list[int]] = {_letters: [], _tree: [], _repeated: []}
+    costs = [len(group.shared) + group.more for group in groups]
+    for g, group in enumerate(groups):
+        ways[_letters if not group.more else _tree if told and costs[g] <= MASKED else _repeated].append(g)
+    batches = [
+        (way, [mine[i] for i in batch])
+        for way, mine in ways.items()
+        for batch in length_batches([costs[g] for g in mine], max_tokens, max_rows)
+    ]
     training = model.training
     model.eval()
     try:

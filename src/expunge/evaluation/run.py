@@ -141,7 +141,9 @@ def _done(earlier: Path, key: str | None) -> dict[str, list[Sample]]:
     """Task -> samples of the evaluation that is there already; what is made of them is made again."""
     if not earlier.exists():
         return {}
-    if key is None or read_evaluation(earlier).key != key:
+    if key is None:
+        raise ExpungeError(f"{earlier} exists, and nothing tells what it was made of; give another folder, or overwrite it")
+    if read_evaluation(earlier).key != key:
         raise ExpungeError(
             f"{earlier} exists, of another model, other data or other settings; give another folder, or overwrite it"
         )
