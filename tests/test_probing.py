@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,20 @@ def test_the_command_writes_statistics_tables_and_figures(files: dict[str, str],
     assert all(float(r["mean"]) - float(r["mean_others"]) == pytest.approx(float(r["mean_difference"]), abs=1e-4) for r in rows)
     analysis = Analysis.model_validate_json((out / "analysis.json").read_text())
     assert list(analysis.counts.items()) == [("forget", 10), ("retain", 25), ("colors", 6)]
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(files: dict[str, str], pico_folder: Path, tmp_path: Path) -> None:
+    words = ["probe", str(pico_folder), "--forget", files["born"], "--retain", files["sums"], "--analysis", "--out"]
+    assert main([*words, str(tmp_path / "one")]) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "expunge"]
+    done = subprocess.run([*launch, *words, str(tmp_path / "two")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("figures ->") == 1
+    one, two = (json.loads((tmp_path / name / "analysis.json").read_text()) for name in ("one", "two"))
+    assert one["counts"] == two["counts"]
+    assert two["k"]["forget"] == pytest.approx(one["k"]["forget"], rel=1e-9)
+    assert {p.name for p in (tmp_path / "one").iterdir()} == {p.name for p in (tmp_path / "two").iterdir()}
 
 
 def test_bad_input_is_said_and_nothing_is_written(

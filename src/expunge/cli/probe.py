@@ -1,4 +1,4 @@
-"""`expunge probe MODEL --forget F --retain R --out DIR [--analysis]`."""
+"""`expunge probe MODEL --forget F --retain R --out DIR [--analysis]`; under torchrun the processes share the passes."""
 
 from pathlib import Path
 from typing import Literal
@@ -51,9 +51,10 @@ def run(flags: Probe) -> None:
     from expunge.data.encode import Encoder, default_format
     from expunge.data.read import read_examples
     from expunge.probing import analyse, probe_sets, write_analysis, write_probes
+    from expunge.processes import is_main, join
 
     out = Path(flags.out)
-    if out.exists() and any(out.iterdir()):
+    if is_main() and out.exists() and any(out.iterdir()):
         raise ExpungeError(f"{out} exists already; give another --out")
     named = {"forget": flags.forget, **({"retain": flags.retain} if flags.retain else {}), **flags.also}
     if flags.analysis and len(named) < 2:
@@ -61,15 +62,19 @@ def run(flags: Probe) -> None:
     sets = {name: read_examples(source, columns=flags.columns or None)[: flags.limit] for name, source in named.items()}
     if flags.analysis and (short := [name for name, rows in sets.items() if len(rows) < 6]):
         raise ExpungeError(f"--analysis fits a box to half of the texts, and the set {short[0]} has fewer than 6; give more")
+    join()
     model, tokenizer = load(
         flags.model, dtype=flags.dtype, device_map=flags.device_map, trust_remote_code=flags.trust_remote_code
     )
     encoder = Encoder(tokenizer, default_format(tokenizer), max_length=flags.max_length)
     probes = probe_sets(model, encoder, sets, tokens=flags.tokens, skip_start=flags.skip_start)
+    found = analyse(model, encoder, sets, probes, name=flags.model, sources=named, layer=flags.layer) if flags.analysis else None
+    if not is_main():
+        return
     write_probes(out, probes, sets, {"model": flags.model, "tokens": flags.tokens, "skip_start": str(flags.skip_start)})
-    if flags.analysis:
-        write_analysis(out, analyse(model, encoder, sets, probes, name=flags.model, sources=named, layer=flags.layer))
-    for name, found in probes.items():
-        print(f"{name:<20} {len(sets[name])} texts, {found.n} tokens -> {out / name}.safetensors")
+    if found is not None:
+        write_analysis(out, found)
+    for name, probed in probes.items():
+        print(f"{name:<20} {len(sets[name])} texts, {probed.n} tokens -> {out / name}.safetensors")
     if flags.analysis:
         print(f"figures -> {out / 'index.html'}")
