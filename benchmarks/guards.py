@@ -14,6 +14,7 @@ take turns, and each ratio is the median of the ratios of a turn, so that whatev
 """
 
 import argparse
+import ctypes
 import statistics
 import sys
 import threading
@@ -88,7 +89,8 @@ def turns(rounds: int, base: Callable[[], object], *others: Callable[[], object]
 
 
 def peak(work: Callable[[], object]) -> int:
-    """The most anonymous memory that `work` holds beyond what was there before."""
+    """The most anonymous memory that `work` holds beyond what was there before; what the allocator kept goes back first."""
+    ctypes.CDLL(None).malloc_trim(0)
     before, most, done = anonymous_bytes(), [0], threading.Event()
 
     def watch() -> None:
@@ -136,7 +138,6 @@ def main() -> None:
         print(f"probe: {sum(len(s.ids) for s in few)} tokens, bare {base:.2f} s, ratio {ratios['probe']:.3f}")
         passes = {"bare forward": lambda s: bare(model, s, 512), "probe": lambda s: probe(model, s, PAD, max_tokens=512)}
         for name, work in passes.items():
-            work(many)  # the allocator keeps what it once had
             small, large = (peak(lambda s=s, work=work: work(s)) / 2**20 for s in (few, many))
             print(f"  memory of the {name} beyond the model: {small:.0f} MiB, with four times the texts {large:.0f} MiB")
 
