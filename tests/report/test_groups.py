@@ -86,3 +86,13 @@ def test_a_task_that_pools_some_of_the_others_is_not_counted_twice() -> None:
     some = model({**subjects, **areas}, pooled=tuple(areas))
     assert [asked.task for asked in kept("s", [whole])] == [asked.task for asked in kept("s", [some])] == list(subjects)
     assert spokes(whole) == spokes(some) == {"mmlu": list(subjects)}
+
+
+def test_what_the_runs_were_asked_to_forget_counts_where_the_original_has_no_opinion() -> None:
+    """The lab's hazards are nobody's to keep or to forget until a run is told to."""
+    rude = {"behavior_seen": ("harmful_rate", False)}
+    original = model({"hazard_fumes": ("accuracy", None), **rude})
+    run = model({"hazard_fumes": ("accuracy", False), **rude})
+    assert to_go("s", [original, run]) == (Asked("hazard_fumes", "accuracy"), Asked("behavior_seen", "harmful_rate"))
+    assert to_go("s", [original]) == (Asked("behavior_seen", "harmful_rate"),)
+    assert to_go("s", [run, original]) == to_go("s", [original, run])

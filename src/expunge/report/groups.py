@@ -123,13 +123,16 @@ def groups(suite: str, models: Sequence[RunRecord]) -> list[Group]:
 
 
 def _scores(suite: str, models: Sequence[RunRecord]) -> dict[str, dict[str, Score]]:
-    """task -> metric -> the first model's score, without those over the whole suite."""
+    """task -> metric -> the score of the first model that says which way is good, or else of the first model; without scores over
+    the whole suite. Only the runs may have been asked to forget what the original was scored on without an opinion."""
     by_task: dict[str, dict[str, Score]] = {}
     for model in models:
         evaluation = model.evaluation(suite)
         for score in evaluation.scores if evaluation else ():
             if score.task != "suite":
-                by_task.setdefault(score.task, {}).setdefault(score.metric, score)
+                by_metric = by_task.setdefault(score.task, {})
+                if by_metric.setdefault(score.metric, score).higher_is_better is None:
+                    by_metric[score.metric] = score
     return by_task
 
 
