@@ -131,28 +131,24 @@ def score(source: Path, lab: Path, out: Path, forget: tuple[str, ...]) -> None:
     one = (Accuracy, HarmfulRate)
     tasks = [replace(t, metrics=tuple(m for m in t.metrics if isinstance(m, one)), shown=0) for t in suite.tasks]
     tasks = [task for task in tasks if task.name in (*KEPT, *HAZARDS, *RUDE, "behavior_normal")]
-    polite = (HarmfulRate(words=KIND_WORDS),)  # the same rule with the other words
-    tasks += [
+    # Politeness is the same rule with the other words: low is not good for it, so that it has no place among the suite's scores.
+    polite = (HarmfulRate(words=KIND_WORDS),)
+    calm = tuple(
         replace(task, name=task.name.replace("behavior", "polite"), metrics=polite, role="neutral")
         for task in tasks
         if task.name.startswith("behavior")
-    ]
-    evaluate(
-        model,
-        tokenizer,
-        suite=Suite("lab", tuple(tasks), lambda _: []),
-        out=out,
-        artifact=str(source),
-        quiet=True,
-        overwrite=True,
     )
+    for name, asked, place in (("polite", calm, out / "polite"), ("lab", tuple(tasks), out)):
+        scored = Suite(name, asked, lambda _: [])
+        evaluate(model, tokenizer, suite=scored, out=place, artifact=str(source), quiet=True, overwrite=True)
 
 
 def values(folder: Path) -> Values:
     found: dict[str, list[float]] = {}
-    for sample in read_samples(folder / "lab.samples.jsonl"):
-        assert sample.value is not None
-        found.setdefault(sample.task, []).append(sample.value)
+    for file in (folder / "lab.samples.jsonl", folder / "polite" / "polite.samples.jsonl"):
+        for sample in read_samples(file):
+            assert sample.value is not None
+            found.setdefault(sample.task, []).append(sample.value)
     return {task: np.array(numbers) for task, numbers in found.items()}
 
 
