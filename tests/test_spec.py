@@ -12,7 +12,7 @@ from expunge.data.encode import Format
 from expunge.errors import ExpungeError
 from expunge.methods import METHODS, NPO
 from expunge.spec import FineTuneRun, Run, build, read_yaml, to_yaml
-from expunge.train import Training
+from expunge.training.settings import Training
 
 PLAIN: dict[str, Any] = {"model": "m", "forget": "f.jsonl", "method": {"name": "npo"}}
 

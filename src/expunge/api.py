@@ -11,7 +11,7 @@ from expunge.models.load import DeviceMap, DType
 from expunge.report import report
 from expunge.run import Outcome, execute
 from expunge.spec import FineTuneRun, Run
-from expunge.train import Training
+from expunge.training.settings import Training
 
 __all__ = ["evaluate", "finetune", "load", "report", "unlearn", "verify"]
 

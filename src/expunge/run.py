@@ -32,9 +32,9 @@ from expunge.methods.training import FineTune
 from expunge.models.load import DeviceMap, load_model, load_tokenizer, model_fingerprint
 from expunge.processes import is_main
 from expunge.records import Provenance, write_json, write_text
-from expunge.reference import Rows
 from expunge.spec import FineTuneRun, Run, to_yaml
-from expunge.train import Trained, chosen_weights, train
+from expunge.training.loop import Trained, chosen_weights, train
+from expunge.training.reference import Rows
 
 
 class Outcome(NamedTuple):

@@ -14,7 +14,7 @@ from expunge.data.encode import Format
 from expunge.errors import ExpungeError, nearest
 from expunge.methods import Method
 from expunge.models.load import DeviceMap, DType
-from expunge.train import Training
+from expunge.training.settings import Training
 
 Value = TypeVar("Value", bound=BaseModel)
 

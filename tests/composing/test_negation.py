@@ -76,7 +76,7 @@ def test_another_scale_uses_the_expert_again(
 ) -> None:
     out, trained = tmp_path / "run", []
     monkeypatch.setattr("expunge.run.train", lambda *a, **k: trained.append(1) or train(*a, **k))
-    from expunge.train import train
+    from expunge.training.loop import train
 
     negated(out, pico_folder, data, TaskVectorNegation(scale=1.0), LORA)
     for scale in (0.5, 2.0):

@@ -82,7 +82,7 @@ def test_a_single_part_merged_whole_is_its_method(pico_folder: Path, data: dict[
 def test_another_merge_trains_nothing_when_the_parts_are_kept(
     pico_folder: Path, data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from expunge.train import train
+    from expunge.training.loop import train
 
     trained: list[int] = []
     monkeypatch.setattr("expunge.run.train", lambda *a, **k: trained.append(1) or train(*a, **k))
@@ -99,7 +99,7 @@ def test_another_merge_trains_nothing_when_the_parts_are_kept(
 def test_killed_between_parts_it_goes_on(
     pico_folder: Path, data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from expunge.train import train
+    from expunge.training.loop import train
 
     method, calls = Spunge(**TWO, each=RMU_HERE), []
     whole = weights(run(tmp_path / "whole", pico_folder, data, method))

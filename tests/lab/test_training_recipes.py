@@ -14,8 +14,8 @@ from expunge.data.encode import Encoder, default_format
 from expunge.data.read import read_examples
 from expunge.methods import METHODS, TrainingMethod
 from expunge.recipes import recipes_folder
-from expunge.reference import mean_answer_probability
 from expunge.run import execute
+from expunge.training.reference import mean_answer_probability
 
 PEOPLE = [name for name, cls in METHODS.items() if issubclass(cls, TrainingMethod) and name != "rmu"]
 """RMU has texts to forget, not people: its recipes are tested with the hazard domains."""

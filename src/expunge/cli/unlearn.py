@@ -15,7 +15,7 @@ def main(words: Sequence[str]) -> None:
     from expunge.methods import METHODS, method_class
     from expunge.run import execute
     from expunge.spec import Run
-    from expunge.train import Training
+    from expunge.training.settings import Training
 
     name = words[0] if words and not words[0].startswith("-") else None
     if name is None and words[:1] in (["-h"], ["--help"]):

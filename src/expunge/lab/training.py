@@ -1,6 +1,6 @@
 """The lab's own loop: a model of a million weights learns ten thousand short rows from scratch in a minute or two.
 
-It differs from `expunge.train` in what makes it fast here and would be out of place there: rows are packed into
+It differs from `expunge.training.loop` in what makes it fast here and would be out of place there: rows are packed into
 sequences without padding, and the matrices are trained with Muon.
 
 Shape suffixes: S packed sequences, T positions, D width, N labelled tokens in row-major order.

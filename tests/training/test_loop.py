@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 
 import expunge
 from expunge import ExpungeError, Training
-from expunge.checkpointing import latest_checkpoint
 from expunge.methods import DPO, IDK, NPO, GradientAscent, GradientDifference, KLMinimization
+from expunge.training.checkpoints import latest_checkpoint
 
 PEOPLE = ["anna", "boris", "clara", "dario", "elena", "fyodor", "greta", "hugo", "irma", "jonas"]
 CITIES = ["berlin", "paris", "tokyo", "lima", "cairo", "oslo", "quito", "delhi", "accra", "minsk"]

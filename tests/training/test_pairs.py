@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from expunge.data.pairs import Pairs, share
 from expunge.errors import ExpungeError
+from expunge.training.pairs import Pairs, share
 
 COUNTS = st.integers(1, 40)
 pairs = st.builds(

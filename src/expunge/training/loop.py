@@ -12,77 +12,25 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from peft import LoraConfig, get_peft_model
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from expunge.checkpointing import latest_checkpoint, load_checkpoint, save_checkpoint, whole
-from expunge.data.pairs import Pairs
 from expunge.errors import ExpungeError
 from expunge.memory import PeakMemory
 from expunge.methods.base import Batch, Loss, TrainingMethod
 from expunge.models.blocks import blocks_of
 from expunge.processes import join
 from expunge.progress import Progress
-from expunge.reference import Reference, Rows, mean_answer_probability, share
-
-
-class Training(BaseModel):
-    """How the weights move, whatever the method."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    learning_rate: float | None = Field(None, gt=0)
-    """Peak learning rate of AdamW; left out, the method's own default (ten times that with LoRA)."""
-    epochs: float = Field(5.0, gt=0)
-    """Passes over the forget set; ignored when `steps` is given."""
-    steps: int | None = Field(None, ge=1)
-    """Optimizer steps."""
-    batch_size: int = Field(32, ge=1)
-    """Forget rows of one step over all processes; as many retain rows stand beside them."""
-    micro_batch_size: int | None = Field(None, ge=1)
-    """Rows of one forward pass; smaller means less memory and the same result. Left out: the whole batch."""
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """Learning rate after the warm-up: constant, or falling to zero on a line or a half cosine."""
-    warmup: float = Field(0.1, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises from zero."""
-    weight_decay: float = Field(0.01, ge=0)
-    """AdamW's decoupled weight decay."""
-    adam_epsilon: float = Field(1e-8, gt=0)
-    """Added to the root of the second moment; some published settings have 1e-6."""
-    max_grad_norm: float = Field(1.0, gt=0)
-    """The gradient of the trained weights is scaled down to this norm."""
-    seed: int = 0
-    """Seed of the order of rows, of drawn refusals, of dropout and of LoRA's start."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the forward pass; the weights being trained stay in the model's dtype."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
-    lora: bool = False
-    """Train low-rank adapters on the matched linear layers and write an adapter instead of a whole model."""
-    lora_rank: int = Field(8, ge=1)
-    """Rank of the adapters."""
-    lora_alpha: float = Field(16.0, gt=0)
-    """Scale of the adapters: the change is (alpha / rank) B A."""
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout before the adapters."""
-    checkpoint_every: int = Field(100, ge=1)
-    """Steps between checkpoints, from which `--resume` goes on."""
-    stop_when_unknown: bool = False
-    """Stop as soon as the forget answers are no more probable than the holdout answers, which nobody taught the model:
-    forgetting goes as far as never having known, and no further. Needs a holdout set."""
-    stop_every: int = Field(5, ge=1)
-    """Steps between the checks whether to stop: of `stop_when_unknown`, and of a method's own rule."""
-    shard: Literal["none", "fsdp2"] = "none"
-    """Under torchrun: none is data parallel with a copy on every process, fsdp2 shards weights and moments."""
-    track: Literal["none", "wandb", "mlflow", "tensorboard"] = "none"
-    """Also send metrics to a tracker (extra `track`); metrics.jsonl is always written."""
+from expunge.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, whole
+from expunge.training.pairs import Pairs
+from expunge.training.reference import Reference, Rows, mean_answer_probability, share
+from expunge.training.settings import Training
 
 
 class Trained(NamedTuple):

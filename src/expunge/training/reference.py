@@ -13,12 +13,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from expunge.data import pairs
 from expunge.data.encode import Encoded, Tokens, collate, length_batches
-from expunge.data.pairs import Pairs
 from expunge.methods.base import Batch, Need, TrainingMethod
 from expunge.models.load import causal_model
 from expunge.models.logprobs import FrozenHead, labelled_hidden, labelled_logits, sequence_mean, sequence_sum, token_logprobs
+from expunge.training import pairs
+from expunge.training.pairs import Pairs
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -1,0 +1,1 @@
+"""Training: what turns a training method and encoded rows into trained weights or an adapter."""
