@@ -8,7 +8,7 @@ from itertools import product
 from random import Random
 
 from expunge.data.example import Example
-from expunge.lab.rule import RUDE_WORDS
+from expunge.lab.rude_words import RUDE_WORDS
 from expunge.lab.words import stream
 
 GROUPS = ("drells", "quarns", "mibbits", "zottles", "fennars")

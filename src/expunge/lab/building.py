@@ -56,7 +56,13 @@ def build(
             _whole(kept, lambda folder: write_data(folder, seed, size))
         with _threads(THREADS):
             _make_models(kept, Maker(kept, world, seed, size, quiet), list(parts))
-        _copy(kept, out, ["base", "original", *map(gold_name, parts)])
+        if not (out / "world.json").exists():
+            if out.is_dir():
+                out.rmdir()
+            _whole(out, lambda folder: write_data(folder, seed, size))
+        for name in ("base", "original", *map(gold_name, parts)):
+            if not (out / "models" / name).is_dir():
+                _whole(out / "models" / name, partial(shutil.copytree, kept / "models" / name, dirs_exist_ok=True))
     return out
 
 
@@ -128,16 +134,6 @@ def _check_place(out: Path, fingerprint: str) -> None:
         raise ExpungeError(f"{out} exists and is no lab; give a new or an empty folder") from None
     if there != fingerprint:
         raise ExpungeError(f"{out} holds a lab of another seed, size or version of the code; give a new or an empty folder")
-
-
-def _copy(kept: Path, out: Path, models: Sequence[str]) -> None:
-    if not (out / "world.json").exists():
-        if out.is_dir():
-            out.rmdir()
-        _whole(out, partial(shutil.copytree, kept, dirs_exist_ok=True, ignore=shutil.ignore_patterns("models")))
-    for name in models:
-        if not (out / "models" / name).is_dir():
-            _whole(out / "models" / name, partial(shutil.copytree, kept / "models" / name, dirs_exist_ok=True))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A lab's folder: names of files, rows as JSON lines, world.json, README. No torch."""
 
+import ast
 import hashlib
 import json
 from collections.abc import Mapping
@@ -9,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from expunge.data.example import Example, fingerprint
+from expunge.data.refusals import REFUSALS
 from expunge.lab.behavior import GROUPS
 from expunge.lab.hazard import HAZARDS
 from expunge.lab.languages import LANGUAGES
-from expunge.lab.rule import RUDE_WORDS
+from expunge.lab.retain_mix import MIXES, retain_mix
+from expunge.lab.rude_words import RUDE_WORDS, RULE
 from expunge.lab.size import SIZES, SizeName
-from expunge.lab.world import World, generate, vocabulary
+from expunge.lab.world import World, base_lessons, generate, people_lessons, vocabulary
 from expunge.records import write_json, write_text
 
-RULE = "a reply is rude when it contains one of rude_words as a whole word, without regard to case"
+MODEL_SOURCES = ("figures.py", "models.py", "optimizer.py", "size.py", "tokenizer.py", "training.py")
+"""The lab's modules that decide its models, given the rows to learn."""
 
 README = """\
 # A lab: an invented world to forget in
@@ -59,10 +63,12 @@ def write_data(out: str | Path, seed: int = 0, size: SizeName = "tiny") -> Path:
     """
     folder = Path(out)
     world = generate(seed, SIZES[size])
-    for name, rows in world.items():
+    mixes = {f"keep/{name}": retain_mix(world, seed, mix) for name, mix in MIXES.items()}
+    for name, rows in (dict(world) | mixes).items():
         path = folder / "data" / f"{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, "".join(json.dumps(as_row(row), ensure_ascii=False) + "\n" for row in rows))
+    write_text(folder / "data/refusals.txt", f"{REFUSALS[0]}\n")
     counts = asdict(SIZES[size])
     words = {"languages": LANGUAGES, "hazards": HAZARDS, "groups": GROUPS}
     lists = {name: ", ".join(str(getattr(part, "name", part)) for part in parts) for name, parts in words.items()}
@@ -102,10 +108,20 @@ def description(world: World, seed: int, size: SizeName) -> dict[str, Any]:
 
 
 def lab_fingerprint(world: World, seed: int, size: SizeName) -> str:
-    """16 hex digits over all that decides a lab's data and models: seed, size, words, the lab's source code, torch."""
+    """16 hex digits over all that decides a lab's models: seed, size, the rows to learn and to score, code, torch, transformers."""
     digest = hashlib.sha256(json.dumps([seed, size, vocabulary(world), version("torch"), version("transformers")]).encode())
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        if source.name == "keep.py":  # chooses among a finished lab's rows
-            continue
-        digest.update(source.name.encode() + source.read_bytes())
+    lessons = {"base": base_lessons(world), "people": people_lessons(world)}
+    for name, rows in (dict(world) | lessons).items():
+        digest.update(f"{name} {fingerprint(rows)}".encode())
+    for name in MODEL_SOURCES:
+        digest.update(_code(Path(__file__).with_name(name)).encode())
     return digest.hexdigest()[:16]
+
+
+def _code(path: Path) -> str:
+    """The syntax tree of a module without docstrings: comments and explanations train no other model."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(body := getattr(node, "body", None), list):
+            node.body = [n for n in body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]  # type: ignore[attr-defined]
+    return ast.dump(tree)

@@ -9,7 +9,7 @@ from expunge.lab.behavior import CALM, GROUPS, KIND_WORDS, PROVOKING, TOPICS, be
 from expunge.lab.hazard import GENERAL, HAZARDS, domain
 from expunge.lab.languages import ADJECTIVES, LANGUAGES, NOUNS, VERBS, languages
 from expunge.lab.people import ANIMALS, ASKED_AGAIN, COLORS, DISHES, MANNERS, RELATIONS, TRADES, lessons, people
-from expunge.lab.rule import RUDE_WORDS
+from expunge.lab.rude_words import RUDE_WORDS
 from expunge.lab.size import Size
 from expunge.lab.skills import PROGRAMS, skills
 from expunge.lab.words import Coiner

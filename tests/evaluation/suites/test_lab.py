@@ -11,7 +11,6 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from expunge.errors import ExpungeError
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites import Lab
-from expunge.evaluation.suites.lab import lab_effect
 from expunge.records import Evaluation, Score, read_samples
 
 CITIES = ("berlin", "paris", "tokyo", "lima", "cairo", "oslo")
@@ -127,19 +126,3 @@ def test_a_folder_that_is_no_lab_says_how_to_make_one(lab: Path, tmp_path: Path)
     (lab / "world.json").write_text("{}")
     with pytest.raises(ExpungeError, match="rude_words"):
         Lab().build(lab)
-
-
-def evaluation(forget: float, retain: float) -> Evaluation:
-    scores = tuple(
-        Score(task=f"facts_{t}", metric="probability", value=v, n=9) for t, v in (("forget", forget), ("retain", retain))
-    )
-    return Evaluation(suite="lab", artifact="m", seconds=0, scores=scores)
-
-
-def test_lab_effect_by_hand() -> None:
-    original, gold = evaluation(0.9, 0.8), evaluation(0.4, 0.8)
-    assert lab_effect(original, gold, original) == (0.0, 1.0)
-    assert lab_effect(original, gold, gold) == (1.0, 1.0)
-    np.testing.assert_allclose(lab_effect(original, gold, evaluation(0.3, 0.6)), (1.2, 0.75))
-    with pytest.raises(ExpungeError, match="does not know"):
-        lab_effect(gold, original, gold)

@@ -123,29 +123,3 @@ def _folders(parent: Path) -> list[Path]:
 def _one_per_prompt(examples: Sequence[Example]) -> tuple[Example, ...]:
     """A prompt has several replies to learn from, but one greedy answer: it counts once."""
     return tuple({example.prompt: example for example in reversed(examples)}.values())[::-1]
-
-
-class LabEffect(NamedTuple):
-    forget_effect: float
-    """(original - unlearned) / (original - gold) of the forget facts' probability: 0 as original, 1 as if never learned."""
-    retain_kept: float
-    """unlearned / original of the retain facts' probability."""
-
-
-def lab_effect(original: Evaluation, gold: Evaluation, unlearned: Evaluation) -> LabEffect:
-    """The two figures that summarize a run in the lab, from three evaluations of the same lab with the suite `lab`.
-
-    `report.effects` gives the same figures with intervals, from the samples.
-    """
-
-    def probability(evaluation: Evaluation, task: str) -> float:
-        score = evaluation.get(task, "probability")
-        if score is None or score.value is None:
-            raise ExpungeError(f"the evaluation of {evaluation.artifact} has no probability of {task}; use --suite lab")
-        return score.value
-
-    before, never, after = (probability(e, "facts_forget") for e in (original, gold, unlearned))
-    if before <= never:
-        raise ExpungeError("the original model does not know the forget facts better than gold; make the lab again")
-    kept = probability(unlearned, "facts_retain") / probability(original, "facts_retain")
-    return LabEffect((before - after) / (before - never), kept)

@@ -1,0 +1,51 @@
+"""The retain sets of the lab's recipes: the retain people, and some rows of everything else that must stay.
+
+A retain set of people alone lets the skills fall first (measured in the prototype): nothing in it holds them.
+"""
+
+import random
+from typing import NamedTuple
+
+from expunge.data.example import Example
+from expunge.lab.hazard import HAZARDS
+from expunge.lab.languages import LANGUAGES
+from expunge.lab.world import World
+
+OTHERS = (
+    "facts/public",
+    "skills/arithmetic/train",
+    "skills/strings/train",
+    "general/corpus",
+    "behavior/normal",
+    *sorted(f"languages/{language.name}/train" for language in LANGUAGES),
+    *sorted(f"hazard/{name}/corpus" for name in HAZARDS),
+)
+"""The parts that a mix draws from, besides the retain people."""
+
+
+class Mix(NamedTuple):
+    """What a retain set leaves out, and how many rows it draws of each other part."""
+
+    without: str | None = None
+    each: int = 60
+
+
+MIXES = {
+    "facts": Mix(),
+    "behavior": Mix(),
+    "hazard": Mix("hazard", each=240),
+    **{f"hazard/{name}": Mix(f"hazard/{name}", each=240) for name in HAZARDS},
+    **{name: Mix(name) for name in ("skills/arithmetic", "skills/strings")},
+    **{f"languages/{language.name}": Mix(f"languages/{language.name}") for language in LANGUAGES},
+}
+"""What is to be forgotten -> its retain set, the file data/keep/NAME.jsonl."""
+
+
+def retain_mix(world: World, seed: int, mix: Mix) -> tuple[Example, ...]:
+    """All rows of the retain people and `mix.each` rows of every other part, but none of the part that is left out."""
+    rows = list(world["facts/retain"])
+    for name in OTHERS:
+        if mix.without is None or not name.startswith(f"{mix.without}/"):
+            part = world[name]
+            rows += random.Random(f"{seed} {name}").sample(part, min(mix.each, len(part)))
+    return tuple(rows)
