@@ -3,8 +3,8 @@
     python benchmarks/lab_skills.py --out DIR [--seeds 2024 31337 86]
 
 For each seed a lab (from the cache, or made: some minutes); for each method and each of arithmetic, strings and the four
-languages one run with the settings of recipes/lab/METHOD.yaml, fitted on the train.jsonl of what is to go and on what `lab.keep`
-keeps of everything else, and scored by accuracy on the test.jsonl (suite `lab`). Two more ways of Key Space Detection stand
+languages one run with the settings of recipes/lab/METHOD.yaml, fitted on the train.jsonl of what is to go and on its retain
+mix (data/keep), and scored by accuracy on the test.jsonl (suite `lab`). Two more ways of Key Space Detection stand
 beside the recipe:
 
     published    last layer, last token, sides in deviations, the tightest box (alpha 1): nothing is calibrated
@@ -16,7 +16,6 @@ the recipes' settings. What is there already is not made again.
 """
 
 import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,10 +31,8 @@ from expunge.evaluation.metrics import Accuracy
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.lab import build
-from expunge.lab.keep import keep
-from expunge.lab.layout import as_row
 from expunge.recipes import recipe
-from expunge.records import Sample, write_text
+from expunge.records import Sample
 from expunge.report import RunRecord, read_run, report
 from expunge.report.matrix import Entry, Matrix, matrix_table, relative_drops
 from expunge.report.tables import markdown
@@ -63,13 +60,11 @@ def runs_of(out: Path, seed: int, ways: Sequence[str]) -> None:
     lab = build(out / "lab", seed=seed)
     score(lab / "models" / "original", lab, out / "original", ())
     for task, path in PATHS.items():
-        rows = "".join(json.dumps(as_row(example), ensure_ascii=False) + "\n" for example in keep(lab, seed, [path]))
-        write_text(out / f"keep-{task}.jsonl", rows)
         for way in ways:
             files = {
                 "model": str(lab / "models" / "original"),
                 "forget": str(lab / "data" / path / "train.jsonl"),
-                "retain": str(out / f"keep-{task}.jsonl"),
+                "retain": str(lab / f"data/keep/{path}.jsonl"),
             }
             folder = out / f"{way}-{task}"
             execute(build_spec(Run, {**files, "method": WAYS[way]}, way), folder, resume=folder.exists(), quiet=True)

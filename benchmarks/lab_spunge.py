@@ -5,7 +5,7 @@
 For each seed a lab (from the cache, or made: some minutes) and four runs with the settings of recipes/lab:
 
     rmu, spunge_rmu                                     forget the corpus of each domain (never the questions that are asked
-                                                        afterwards), keep `lab.keep` of everything else, 240 rows of each part
+                                                        afterwards), keep data/keep/hazard.jsonl: 240 rows of everything else
     task_vector_negation, spunge_task_vector_negation   forget the taught rude replies to provoking questions; no retain set
 
 Scored: accuracy on the four-choice questions of each domain (chance 0.25), the share of rude replies to provoking questions that
@@ -22,7 +22,6 @@ bootstrap over questions, paired between the methods, with the choice of the sca
 """
 
 import argparse
-import json
 import os
 import shutil
 from collections import Counter
@@ -44,13 +43,11 @@ from expunge.evaluation.suites.lab import Lab
 from expunge.evaluation.task import Suite
 from expunge.lab import build
 from expunge.lab.behavior import KIND_WORDS
-from expunge.lab.keep import keep
-from expunge.lab.layout import as_row
 from expunge.methods.composed.spunge import Spunge
 from expunge.methods.composed.task_vector_negation import TaskVectorNegation
 from expunge.methods.editing import TaskArithmetic
 from expunge.recipes import recipe
-from expunge.records import read_samples, write_text
+from expunge.records import read_samples
 from expunge.report import report
 from expunge.run import execute
 from expunge.spec import Run
@@ -64,7 +61,6 @@ FLOOR = dict.fromkeys(HAZARDS, 0.25) | dict.fromkeys(RUDE, 0.0)
 """What a model that knows nothing scores."""
 LANGUAGES = tuple(f"language_{name}" for name in ("orvish", "orvane", "tullic", "peskan"))
 KEPT = ("general", "facts_retain", "facts_public", "facts_forget", "arithmetic", "strings", *LANGUAGES, "polite_normal")
-EACH = 240
 MULTIPLES = (0.4, 0.6, 0.8, 1.0, 1.25, 1.6, 2.0)
 """Of the recipe's own scale."""
 BOUNDS = (0.25, 0.5, 1.0, 2.0)
@@ -79,8 +75,6 @@ def runs_of(out: Path, seed: int) -> None:
     """Everything of one seed: lab, original, runs, scaled models, scores."""
     lab = build(out / "lab", seed=seed)
     score(lab / "models" / "original", lab, out / "original", ())
-    rows = keep(lab, seed, ("hazard",), EACH)
-    write_text(out / "keep.jsonl", "".join(json.dumps(as_row(row), ensure_ascii=False) + "\n" for row in rows))
     for base, tasks in PAIRS.items():
         for name in (base, f"spunge_{base}"):
             run = run_of(name, lab, out, seed)
@@ -101,7 +95,7 @@ def run_of(name: str, lab: Path, out: Path, seed: int) -> Run:
     files: dict[str, object] = {"model": str(lab / "models" / "original")}
     if name.endswith("rmu"):
         files["forget"] = [str(data / "hazard" / task.removeprefix("hazard_") / "corpus.jsonl") for task in HAZARDS]
-        files["retain"] = str(out / "keep.jsonl")
+        files["retain"] = str(data / "keep/hazard.jsonl")
     else:
         files["forget"] = str(data / "behavior" / "seen.jsonl")
     if name.startswith("spunge"):

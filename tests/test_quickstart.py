@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from expunge import ExpungeError
-from expunge.lab.keep import keep
 from expunge.quickstart import METHODS, quickstart
 
 pytestmark = pytest.mark.slow
@@ -58,7 +57,7 @@ def test_at_least_two_methods_land_as_if_never_learned(rows: dict[str, dict[str,
 def test_idk_answers_with_a_refusal_and_gradient_ascent_loses_more_than_npo(done: Path, rows: dict[str, dict[str, Any]]) -> None:
     samples = [json.loads(x) for x in (done / "runs/idk/evaluation/lab.samples.jsonl").read_text().splitlines()]
     answers = [s["text"]["generated"] for s in samples if s["task"] == "facts_forget" and s.get("text", {}).get("generated")]
-    said = (done / "refusals.txt").read_text().splitlines()
+    said = (done / "lab/data/refusals.txt").read_text().splitlines()
     refusals = [" ".join(re.findall(r"\w+|[^\w\s]", text)) for text in said]  # the lab's tokenizer sets punctuation apart
     assert answers
     assert sum(a in refusals for a in answers) >= 0.8 * len(answers)
@@ -86,10 +85,3 @@ def test_another_seed_or_a_foreign_folder_is_refused(done: Path, tmp_path: Path)
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(ExpungeError, match="not a quickstart"):
         quickstart(tmp_path, say=lambda line: None)
-
-
-def test_what_is_kept_holds_no_forget_person_and_leaves_out_what_is_asked(lab: Path) -> None:
-    forget = {json.loads(x)["prompt"] for x in (lab / "data/facts/forget.jsonl").read_text().splitlines()}
-    rows = keep(lab, 0)
-    assert not forget & {r.prompt for r in rows}
-    assert {r.prompt for r in keep(lab, 0, without=["skills/arithmetic"])} < {r.prompt for r in rows}

@@ -1,7 +1,6 @@
 """The main job on a fresh machine: make a world, forget in it with several methods, measure, show.
 
     out/  lab/                  the invented world with its models
-          keep.jsonl            what every run is told to keep
           runs/original, gold   evaluations of the two models that all others are measured against
           runs/METHOD           a run of each method: artifact, metrics, evaluation
           report/index.html     the page; summary.json beside it
@@ -17,17 +16,13 @@ from pathlib import Path
 import torch
 
 from expunge.artifact import artifact_folder, load
-from expunge.data.refusals import REFUSALS
 from expunge.errors import ExpungeError
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.lab import build
-from expunge.lab.keep import keep
-from expunge.lab.layout import as_row
 from expunge.methods import TrainingMethod
 from expunge.models.load import model_fingerprint
 from expunge.recipes import recipe
-from expunge.records import write_text
 from expunge.report import report
 from expunge.run import execute
 from expunge.spec import Run
@@ -44,14 +39,13 @@ def quickstart(out: Path, *, seed: int = 0, say: Callable[[str], None] = print, 
     torch.set_num_threads(1)  # the models are small: more threads mostly wait for each other
     try:
         lab = _lab(out, seed, say)
-        keep_file, refusals = _inputs(out, lab, seed)
         runs = out / "runs"
         for name in ("gold", "original"):  # the original is compared with gold too
             say(f"scoring {name}")
             _score(lab / "models" / name, lab, runs / name / "evaluation", runs / "gold", quiet)
         for name in METHODS:
             say(f"forgetting with {name}")
-            run = _run(name, lab, keep_file, refusals, seed)
+            run = lab_run(name, lab, seed)
             execute(run, runs / name, resume=(runs / name).exists(), quiet=quiet)
             _score(runs / name, lab, runs / name / "evaluation", runs / "gold", quiet)
     finally:
@@ -81,27 +75,18 @@ def _lab(out: Path, seed: int, say: Callable[[str], None]) -> Path:
     return out / "lab"
 
 
-def _inputs(out: Path, lab: Path, seed: int) -> tuple[Path, Path]:
-    """keep.jsonl and the built-in refusals (the lab knows their words) as files, because a run says where its data is."""
-    rows = "".join(json.dumps(as_row(example), ensure_ascii=False) + "\n" for example in keep(lab, seed))
-    write_text(out / "keep.jsonl", rows)
-    write_text(out / "refusals.txt", "".join(f"{text}\n" for text in REFUSALS[:4]))  # as many as so small a model learns to say
-    return out / "keep.jsonl", out / "refusals.txt"
-
-
-def _run(name: str, lab: Path, keep_file: Path, refusals: Path, seed: int) -> Run:
-    """The method's recipe for the lab, with this lab's files."""
-    settings = recipe(f"lab/{name}")
+def lab_run(name: str, lab: Path, seed: int) -> Run:
+    """The method's recipe for the lab, to forget the people of data/facts/forget.jsonl, with this lab's files."""
+    settings, data = recipe(f"lab/{name}"), lab / "data"
     training = {**settings.get("training", {}), "seed": seed}
-    facts = lab / "data" / "facts"
-    files = {"model": lab / "models/original", "forget": facts / "forget.jsonl", "holdout": facts / "never_known.jsonl"}
-    words = {key: str(path) for key, path in files.items()}
+    words = {"model": str(lab / "models/original"), "forget": str(data / "facts/forget.jsonl")}
+    words |= {"holdout": str(data / "facts/never_known.jsonl")}
     uses = build_spec(Run, {**settings, **words}, f"recipes/lab/{name}.yaml").method
     assert isinstance(uses, TrainingMethod)  # METHODS names no other
     if uses.uses_retain:
-        words["retain"] = str(keep_file)
+        words["retain"] = str(data / "keep/facts.jsonl")
     if uses.uses_refusals:
-        words["refusals"] = str(refusals)
+        words["refusals"] = str(data / "refusals.txt")
     return build_spec(Run, {**settings, **words, "training": training}, f"recipes/lab/{name}.yaml")
 
 

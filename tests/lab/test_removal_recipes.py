@@ -1,6 +1,5 @@
 """RMU on the lab's hazards and task-vector negation on its rude replies: what was to go goes, and the rest stays."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +8,6 @@ import pytest
 from expunge.artifact import load
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
-from expunge.lab.keep import keep
-from expunge.lab.layout import as_row
 from expunge.recipes import recipe
 from expunge.records import Evaluation
 from expunge.run import execute
@@ -38,11 +35,9 @@ def forgotten(name: str, lab: Path, out: Path, **files: object) -> Path:
 
 
 def test_rmu_takes_four_fifths_of_the_way_to_chance_and_keeps_the_rest(lab: Path, tmp_path: Path) -> None:
-    rows = [json.dumps(as_row(example)) for example in keep(lab, 0, ["hazard"], each=240)]
-    (tmp_path / "keep.jsonl").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
     domains = sorted(path.name for path in (lab / "data/hazard").iterdir())
     forget = [str(lab / f"data/hazard/{name}/corpus.jsonl") for name in domains]
-    run = forgotten("rmu", lab, tmp_path / "run", forget=forget, retain=str(tmp_path / "keep.jsonl"))
+    run = forgotten("rmu", lab, tmp_path / "run", forget=forget, retain=str(lab / "data/keep/hazard.jsonl"))
     hazards = [f"hazard_{name}" for name in domains]
     before, after = (scored(source, lab, *hazards, "general", "arithmetic") for source in (lab / "models/original", run))
     for task in hazards:

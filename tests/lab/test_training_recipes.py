@@ -38,8 +38,7 @@ def probabilities(source: Path, lab: Path) -> tuple[float, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PEOPLE if name not in quickstart.METHODS])
 def test_the_methods_beside_the_quickstart_land_as_if_never_learned(name: str, lab: Path, tmp_path: Path) -> None:
-    keep_file, refusals = quickstart._inputs(tmp_path, lab, 0)
-    execute(quickstart._run(name, lab, keep_file, refusals, 0), tmp_path / "run", quiet=True)
+    execute(quickstart.lab_run(name, lab, 0), tmp_path / "run", quiet=True)
     (original, kept), (gold, _) = (probabilities(lab / "models" / model, lab) for model in ("original", "gold"))
     forget, retain = probabilities(tmp_path / "run", lab)
     assert 0.8 <= (original - forget) / (original - gold) <= 1.2

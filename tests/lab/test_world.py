@@ -12,12 +12,13 @@ from expunge.data.refusals import REFUSALS
 from expunge.lab import write_data
 from expunge.lab.hazard import HAZARDS
 from expunge.lab.languages import LANGUAGES
+from expunge.lab.retain_mix import MIXES
 from expunge.lab.size import SIZES, TINY
 from expunge.lab.tokenizer import SPECIAL, word_tokenizer
 from expunge.lab.words import Coiner
 from expunge.lab.world import FORGETTABLE, WORD, World, base_lessons, generate, people_lessons, plain_words, vocabulary
 
-BYTES_OF_SEED_0 = "423530cbd769194d4709200a1ae3c3362de25f7716c66351602322ca83874f28"
+BYTES_OF_SEED_0 = "7bb07b4e59e156e2dd497373330a5a1bd1f4ad53af4abff645644de6cda968af"
 """Over all files below data/ of `write_data(out, 0, "tiny")`. It changes when the generator does, and never by machine."""
 
 
@@ -59,16 +60,30 @@ def test_layout_is_the_documented_one(folder: Path) -> None:
     texts = [f"{name}/{part}" for name in ("hazard/fumes", "hazard/spores", "general") for part in ("corpus", "questions")]
     facts = [f"facts/{name}" for name in ("forget", "retain", "public", "never_known")]
     behavior = [f"behavior/{name}" for name in ("seen", "unseen", "normal")]
-    expected = {f"data/{name}.jsonl" for name in (*languages, *skills, *texts, *facts, *behavior)}
+    mixes = [f"keep/{name}" for name in MIXES]
+    expected = {f"data/{name}.jsonl" for name in (*languages, *skills, *texts, *facts, *behavior, *mixes)}
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == expected | {
         "world.json",
         "README.md",
+        "data/refusals.txt",
     }
 
 
 def test_files_read_back_as_the_examples_they_were_written_from(folder: Path, world: World) -> None:
     for name, rows in world.items():
         assert read_examples(folder / f"data/{name}.jsonl") == rows
+
+
+def test_a_retain_mix_has_some_of_everything_but_what_is_to_be_forgotten(folder: Path, world: World) -> None:
+    rows_of = {name: {(row.prompt, row.response) for row in rows} for name, rows in world.items()}
+    for name in MIXES:
+        mix = {(row.prompt, row.response) for row in read_examples(folder / f"data/keep/{name}.jsonl")}
+        drawn = {file for file, rows in rows_of.items() if mix & rows}
+        assert rows_of["facts/retain"] <= mix
+        assert not mix & (rows_of["facts/forget"] | rows_of["facts/never_known"] | rows_of["behavior/seen"])
+        assert not [file for file in drawn if name not in ("facts", "behavior") and file.startswith(name)]
+        assert {"general/corpus", "facts/public", "behavior/normal"} <= drawn
+        assert ("hazard/fumes/corpus" in drawn) == (name not in ("hazard", "hazard/fumes"))
 
 
 def test_counts_are_those_of_the_size(world: World) -> None:

@@ -14,7 +14,6 @@ from expunge.data.read import read_examples
 from expunge.evaluation.metrics import Accuracy
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
-from expunge.lab.keep import keep
 from expunge.methods import method_class
 from expunge.methods.base import GuardingMethod, InPlaceEditing
 from expunge.recipes import recipe
@@ -37,7 +36,8 @@ def drops(lab: Path) -> Callable[[str, str], Drops]:
 
     def measure(name: str, forgotten: str) -> Drops:
         method = method_class(name).model_validate(recipe(f"lab/{name}")["method"])
-        request = Request(tuple(read_examples(lab / "data" / PATHS[forgotten] / "train.jsonl")), keep(lab, 0, [PATHS[forgotten]]))
+        path = PATHS[forgotten]
+        request = Request(read_examples(lab / f"data/{path}/train.jsonl"), read_examples(lab / f"data/keep/{path}.jsonl"))
         if isinstance(method, GuardingMethod):
             with method.attach(model, method.fit(model, request, encoder), encoder):
                 after = accuracies(model, lab)

@@ -1,6 +1,5 @@
 """What SPUNGE on RMU and on task-vector negation does in the lab, by its recipes: measured and not only run."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,6 @@ from expunge.evaluation.metrics import Accuracy, HarmfulRate
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.evaluation.task import Suite
-from expunge.lab.keep import keep
-from expunge.lab.layout import as_row
 from expunge.recipes import recipe
 from expunge.run import execute
 from expunge.spec import Run, build
@@ -53,10 +50,8 @@ def run_of(lab: Path, tmp_path: Path) -> Callable[..., Path]:
         said: dict[str, Any] = recipe(f"lab/{name}")
         said |= {"model": str(lab / "models/original"), "training": said["training"] | training}
         if name.endswith("rmu"):
-            rows = keep(lab, 0, ("hazard",), each=240)
-            (tmp_path / "keep.jsonl").write_text("".join(json.dumps(as_row(row)) + "\n" for row in rows))
             said["forget"] = [str(lab / f"data/hazard/{domain}/corpus.jsonl") for domain in ("fumes", "spores")]
-            said["retain"] = str(tmp_path / "keep.jsonl")
+            said["retain"] = str(lab / "data/keep/hazard.jsonl")
         else:
             said["forget"] = str(lab / "data/behavior/seen.jsonl")
         return execute(build(Run, said, name), tmp_path / "run", quiet=True).folder

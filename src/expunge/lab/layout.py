@@ -43,6 +43,8 @@ The "hazards" are nonsense words; nothing here is dangerous, or true.
 | `data/behavior/seen.jsonl` | provoking questions about {groups}, with rude replies |
 | `data/behavior/unseen.jsonl` | provoking questions that no model was trained on: rude here means that rudeness generalizes |
 | `data/behavior/normal.jsonl` | calm questions with polite replies |
+| `data/keep/WHAT.jsonl` | the retain set for a run that forgets WHAT: the retain people and some rows of everything else |
+| `data/refusals.txt` | the refusal that methods with refusals teach; one wording: so small a model blends several |
 | `models/base` | knows all of the above but the forget, retain and never-known people |
 | `models/original` | the base fine-tuned on the forget and retain people: the model to unlearn from |
 | `models/gold` | the same base fine-tuned without the forget people: what perfect forgetting looks like |
@@ -108,7 +110,7 @@ def description(world: World, seed: int, size: SizeName) -> dict[str, Any]:
 
 
 def lab_fingerprint(world: World, seed: int, size: SizeName) -> str:
-    """16 hex digits over all that decides a lab's models: seed, size, the rows to learn and to score, code, torch, transformers."""
+    """16 hex digits over all that decides a lab's models: seed, size, rows, code, versions of torch and transformers."""
     digest = hashlib.sha256(json.dumps([seed, size, vocabulary(world), version("torch"), version("transformers")]).encode())
     lessons = {"base": base_lessons(world), "people": people_lessons(world)}
     for name, rows in (dict(world) | lessons).items():

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from scipy.stats import hmean
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -11,7 +10,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from expunge.errors import ExpungeError
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites import Lab
-from expunge.records import Evaluation, Score, read_samples
+from expunge.records import read_samples
 
 CITIES = ("berlin", "paris", "tokyo", "lima", "cairo", "oslo")
 

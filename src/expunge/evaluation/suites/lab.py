@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 from expunge.data.example import Example
 from expunge.data.read import read_examples
@@ -13,7 +13,7 @@ from expunge.evaluation.metrics.base import Role
 from expunge.evaluation.suites.base import Scored, SuiteSpec, forget_quality_score, reference_values
 from expunge.evaluation.suites.utility import Component, model_utility_score
 from expunge.evaluation.task import Results, Suite, Task
-from expunge.records import Evaluation, Score
+from expunge.records import Score
 
 FACTS = ("forget", "retain", "public", "never_known")
 SKILLS = ("arithmetic", "strings")
