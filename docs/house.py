@@ -1,7 +1,7 @@
-"""Writes the tree of the README: every file of src/expunge with the first phrase of its docstring.
+"""Writes docs/house.md: every file of src/expunge with the first sentence of its docstring.
 
-python docs/house.py            rewrites the tree
-python docs/house.py --check    exit code 1 where the README says something else than the files do
+python docs/house.py            rewrites the page
+python docs/house.py --check    exit code 1 where the page says something else than the files do
 """
 
 import ast
@@ -11,8 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "expunge"
-README = ROOT / "README.md"
-BEGIN, END = "<!-- every file: python docs/house.py -->\n", "<!-- end of every file -->\n"
+PAGE = ROOT / "docs" / "house.md"
 WIDTH = 26
 
 
@@ -36,17 +35,19 @@ def tree(folder: Path, depth: int = 0) -> list[str]:
     return lines
 
 
-def main() -> int:
-    text = README.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
+def page() -> str:
     lines = "\n".join(tree(SOURCE, 1))
-    wanted = f"{before}{BEGIN}```\nsrc/expunge/\n{lines}\n```\n{END}{after}"
+    return f"# Every file\n\nWritten by `python docs/house.py`.\n\n```\nsrc/expunge/\n{lines}\n```\n"
+
+
+def main() -> int:
+    wanted = page()
     if "--check" in sys.argv[1:]:
-        if text != wanted:
-            print("the README's tree is not that of the files: python docs/house.py", file=sys.stderr)
-        return int(text != wanted)
-    README.write_text(wanted, encoding="utf-8")
+        differs = not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != wanted
+        if differs:
+            print("docs/house.md is not what the files say: python docs/house.py", file=sys.stderr)
+        return int(differs)
+    PAGE.write_text(wanted, encoding="utf-8")
     return 0
 
 

@@ -13,7 +13,7 @@ from expunge.data.read import read_request
 from expunge.data.split import by_attribute
 from expunge.errors import ExpungeError
 from expunge.recipes import recipe, recipes_folder
-from expunge.run import check_request, execute
+from expunge.run import check, execute
 from expunge.spec import Run, build, to_yaml
 
 NAMES = sorted(str(path.relative_to(recipes_folder()).with_suffix("")) for path in recipes_folder().rglob("*.yaml"))
@@ -98,7 +98,7 @@ def test_a_published_setting_is_complete(name: str) -> None:
 def test_its_data_is_found_on_the_hub_and_has_what_the_method_asks_for(name: str, hub: None) -> None:
     run = build(Run, recipe(name), name)
     request = read_request(run.forget, run.retain, where=run.where)
-    check_request(run, run.method, request)
+    check(run, request)
     assert all(example.prompt is None for example in (*request.forget, *request.retain))
     if "toxigen" in name:
         assert {example.attributes["severity"] for example in request.forget} == {4.0, 5.0}
@@ -143,7 +143,7 @@ def test_a_published_skill_setting_is_complete_and_finds_its_data(name: str, hub
     run = build(Run, recipe(name), name)
     assert (run.model, run.dtype, run.device_map) == MODELS[folder]
     request = read_request(run.forget, run.retain)
-    check_request(run, run.method, request)
+    check(run, request)
     assert all(example.prompt is None for example in (*request.forget, *request.retain))
     method, skill = run.method, what.rpartition("_")[2]
     assert method.name == what.rpartition("_")[0]

@@ -9,7 +9,8 @@ from expunge.evaluation.run import evaluate
 from expunge.methods import Method
 from expunge.models.load import DeviceMap, DType
 from expunge.report import report
-from expunge.run import Outcome, execute
+from expunge.run import execute
+from expunge.runner import Outcome
 from expunge.spec import FineTuneRun, Run
 from expunge.training.settings import Training
 

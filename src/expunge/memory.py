@@ -1,6 +1,8 @@
-"""Peak memory of this process, counted as the user pays for it."""
+"""Time and peak memory of this process, counted as the user pays for them."""
 
 import sys
+import time
+from typing import NamedTuple
 
 import torch
 
@@ -30,3 +32,21 @@ def anonymous_bytes() -> int:
             if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+class Spent(NamedTuple):
+    wall_seconds: float
+    processor_seconds: float
+    peak_memory_bytes: int
+
+
+class Cost:
+    """Wall time, processor time and peak memory from its creation on."""
+
+    def __init__(self) -> None:
+        self.memory = PeakMemory()
+        self._wall, self._processor = time.perf_counter(), time.process_time()
+
+    def so_far(self) -> Spent:
+        self.memory.sample()
+        return Spent(time.perf_counter() - self._wall, time.process_time() - self._processor, self.memory.peak)

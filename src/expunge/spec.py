@@ -5,14 +5,18 @@ same tokens.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from expunge.data.encode import Format
+from expunge.data.example import Example, Request
+from expunge.data.read import read_examples, read_request
+from expunge.data.where import choose
 from expunge.errors import ExpungeError, nearest
 from expunge.methods import Method
+from expunge.methods.training import FineTune
 from expunge.models.load import DeviceMap, DType
 from expunge.training.settings import Training
 
@@ -33,6 +37,9 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
 
 class _Common(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+
+    walked: ClassVar[str]
+    """What the rows that the run walks over are called, in messages and provenance.json."""
 
     model: str
     """Model to start from: a folder, a run of expunge, or a hub id."""
@@ -56,9 +63,16 @@ class _Common(BaseModel):
     """Longest sequence in tokens; longer answers are cut at the end."""
     training: Training = Training()
 
+    def row_sets(self, request: Request) -> dict[str, tuple[Example, ...]]:
+        """The request's row sets that have rows, by name."""
+        sets = {self.walked: request.forget, "retain": request.retain, "holdout": request.holdout}
+        return {name: rows for name, rows in sets.items() if rows}
+
 
 class Run(_Common):
     """One unlearning run; `expunge unlearn --config run.yaml` repeats it."""
+
+    walked: ClassVar[str] = "forget"
 
     forget: Sources
     """What to forget: JSONL, CSV, Parquet, a datasets folder, a hub id (`locuslab/TOFU:forget01`) or a corpus that a folder holds
@@ -74,14 +88,33 @@ class Run(_Common):
     gradient steps. Left out, the model is on one device; training is sharded by torchrun instead."""
     method: Method
 
+    def read(self) -> Request:
+        """Reads the data files."""
+        columns = self.columns or None
+        return read_request(
+            self.forget, self.retain, self.holdout, self.refusals, columns=columns, where=self.where, only=self.only
+        )
+
 
 class FineTuneRun(_Common):
     """Plain cross-entropy on `data`, by the same loop: makes the model to unlearn from, or a retain-only model."""
+
+    walked: ClassVar[str] = "data"
+    device_map: ClassVar[None] = None
 
     data: Sources
     """What to learn: JSONL, CSV, Parquet, a datasets folder or a hub id; one source or several."""
     parameters: str = ".*"
     """Regular expression; the weights whose full name it matches are trained, all others are frozen."""
+
+    @property
+    def method(self) -> FineTune:
+        return FineTune(parameters=self.parameters)
+
+    def read(self) -> Request:
+        """Reads the data files."""
+        examples = [e for source in self.data for e in read_examples(source, columns=self.columns or None)]
+        return Request(tuple(examples[row] for row in choose(examples, self.where, self.only)))
 
 
 def to_yaml(value: BaseModel) -> str:

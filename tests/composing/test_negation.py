@@ -75,7 +75,7 @@ def test_another_scale_uses_the_expert_again(
     pico_folder: Path, data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, trained = tmp_path / "run", []
-    monkeypatch.setattr("expunge.run.train", lambda *a, **k: trained.append(1) or train(*a, **k))
+    monkeypatch.setattr("expunge.training.runner.train", lambda *a, **k: trained.append(1) or train(*a, **k))
     from expunge.training.loop import train
 
     negated(out, pico_folder, data, TaskVectorNegation(scale=1.0), LORA)

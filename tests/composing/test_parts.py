@@ -85,7 +85,7 @@ def test_another_merge_trains_nothing_when_the_parts_are_kept(
     from expunge.training.loop import train
 
     trained: list[int] = []
-    monkeypatch.setattr("expunge.run.train", lambda *a, **k: trained.append(1) or train(*a, **k))
+    monkeypatch.setattr("expunge.training.runner.train", lambda *a, **k: trained.append(1) or train(*a, **k))
     method = Spunge(**TWO, each=RMU_HERE, keep_parts=True)
     first = weights(run(tmp_path / "run", pico_folder, data, method))
     other = method.model_copy(update={"merge": Linear()})
@@ -110,7 +110,7 @@ def test_killed_between_parts_it_goes_on(
             raise KeyboardInterrupt
         return train(*words, **named)
 
-    monkeypatch.setattr("expunge.run.train", dying)
+    monkeypatch.setattr("expunge.training.runner.train", dying)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "run", pico_folder, data, method)
     resumed = weights(run(tmp_path / "run", pico_folder, data, method, resume=True))

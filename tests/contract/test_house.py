@@ -1,4 +1,4 @@
-"""The README's picture of the house is the house."""
+"""The page that lists every file lists every file."""
 
 import importlib.util
 from pathlib import Path
@@ -19,7 +19,7 @@ def house() -> ModuleType:
     return module
 
 
-def test_the_readme_names_every_file_with_the_phrase_of_its_docstring(
+def test_the_page_names_every_file_with_the_phrase_of_its_docstring(
     house: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["house.py", "--check"])

@@ -8,13 +8,13 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from expunge.artifact import read_manifest
-from expunge.composing.stages import Stages, artifact_files, take_over
+from expunge.composing.stages import Stages, artifact_files, copy_artifact
 from expunge.errors import ExpungeError
-from expunge.fitted import Made
 from expunge.merging.adapters import CONFIG, WEIGHTS
 from expunge.methods.composed.task_vector_negation import TaskVectorNegation
 from expunge.methods.editing import TaskArithmetic
 from expunge.records import write_json
+from expunge.runner import Made
 from expunge.spec import FineTuneRun
 
 EXPERT = "expert"
@@ -49,7 +49,7 @@ def negate(method: TaskVectorNegation, stages: Stages) -> Made:
     result = stages.merge(TaskArithmetic(scale=-method.scale), [expert.artifact], MERGED)
     if result is not None:
         notes += f"\n\n```\n{result.sentences()}\n```"
-    write = partial(take_over, merged / "artifact", expert.artifact)
+    write = partial(copy_artifact, merged / "artifact", expert.artifact)
     return stages.made("weights", notes, write, [(EXPERT, expert)], [merged, *remove])
 
 

@@ -17,30 +17,31 @@ from pathlib import Path
 import torch
 
 from expunge.composing.sorting import sort_rows
-from expunge.composing.stages import Stages, take_over
+from expunge.composing.stages import Stages, copy_artifact
 from expunge.data.example import Attribute, Request
 from expunge.data.read import read_request, split_conditions
 from expunge.data.where import choose, write_rows
 from expunge.errors import ExpungeError
-from expunge.fitted import Made
 from expunge.methods.composed.spunge import Parts, Spunge, part_request
 from expunge.processes import is_main
 from expunge.records import write_text
-from expunge.run import Outcome, check_request
+from expunge.runner import Made, Outcome
 from expunge.spec import Run, to_yaml
 
 MERGED = "merged"
 
 
-def unlearn_parts(method: Spunge, request: Request, stages: Stages) -> Made:
+def unlearn_parts(method: Spunge, stages: Stages) -> Made:
     """Everything about the parts is checked before the first of them is written."""
+    request = stages.request
     parts = divide(method, request, stages)
     runs = _part_runs(method, stages, parts)
     for (value, rows), part_run in zip(parts.items(), runs.values(), strict=True):
         try:
-            check_request(part_run, part_run.method, part_request(request, rows))
+            stages.context.check(part_run, part_request(request, rows))
         except ExpungeError as error:
             raise ExpungeError(f"part '{value}': {error}") from error
+    stages.context.prepare()
     _write_rows(stages, dict(zip(runs, parts.values(), strict=True)))
     outcomes = _together(method, stages, runs) if method.processes > 1 else _in_turn(stages, runs)
     result = stages.merge(method.merge, [o.artifact for _, o in outcomes], MERGED, write=method.write, rank=method.rank)
@@ -54,7 +55,7 @@ def unlearn_parts(method: Spunge, request: Request, stages: Stages) -> Made:
     return stages.made(
         method.write,
         notes,
-        partial(take_over, stages.out / MERGED / "artifact", outcomes[0][1].artifact),
+        partial(copy_artifact, stages.out / MERGED / "artifact", outcomes[0][1].artifact),
         outcomes,
         [stages.out / MERGED, *([] if method.keep_parts else made_by_parts)],
         counts,
@@ -99,13 +100,13 @@ def _folder_name(value: Attribute) -> str:
 def _write_rows(stages: Stages, rows_of: Mapping[str, Sequence[int]]) -> None:
     """rows.txt of each part. Where a part is taken up again it has to be the same part."""
     run = stages.run
-    if stages.overwrite and is_main():
+    if stages.context.overwrite and is_main():
         shutil.rmtree(stages.out / "parts", ignore_errors=True)
     examples = read_request(run.forget, columns=run.columns or None).forget
     chosen = choose(examples, run.where, run.only)
     for name, rows in rows_of.items():
         file, text = stages.out / name / "rows.txt", write_rows(examples, [chosen[row] for row in rows])
-        if stages.resume and file.is_file() and file.read_text(encoding="utf-8") != text:
+        if stages.context.resume and file.is_file() and file.read_text(encoding="utf-8") != text:
             raise ExpungeError(f"{file} holds another part than the data gives now; start anew with --overwrite")
         if is_main():
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +117,7 @@ def _write_rows(stages: Stages, rows_of: Mapping[str, Sequence[int]]) -> None:
 
 def _in_turn(stages: Stages, runs: Mapping[str, Run]) -> list[tuple[str, Outcome]]:
     # a part's folder exists already, with its rows in it: taken up, where nothing was done it simply begins
-    begin = dataclasses.replace(stages, resume=True, overwrite=False)
+    begin = Stages(dataclasses.replace(stages.context, resume=True, overwrite=False))
     return [(Path(name).name, begin.execute(run, name)) for name, run in runs.items()]
 
 

@@ -10,32 +10,52 @@ from pathlib import Path
 
 from expunge import merging
 from expunge.data.encode import FORMAT_FILE
-from expunge.fitted import Made
+from expunge.data.example import Request
 from expunge.memory import PeakMemory
 from expunge.merging.plan import Write
 from expunge.methods.editing import EditingMethod
 from expunge.models.load import model_folder
 from expunge.processes import is_main
 from expunge.records import Provenance
-from expunge.run import Outcome, execute
-from expunge.spec import FineTuneRun, Run
+from expunge.runner import AnyRun, Context, Made, Outcome
+from expunge.spec import Run
 
 
 @dataclass(frozen=True)
 class Stages:
     """Where and how the stages of one composed run take place."""
 
-    run: Run
-    source: Path | str
-    """The model that every stage starts from."""
-    out: Path
-    resume: bool
-    overwrite: bool
-    quiet: bool
+    context: Context
 
-    def execute(self, run: Run | FineTuneRun, name: str) -> Outcome:
+    @property
+    def run(self) -> Run:
+        assert isinstance(self.context.run, Run)
+        return self.context.run
+
+    @property
+    def request(self) -> Request:
+        return self.context.request
+
+    @property
+    def source(self) -> Path | str:
+        """The model that every stage starts from."""
+        return self.context.source
+
+    @property
+    def out(self) -> Path:
+        return self.context.out
+
+    def execute(self, run: AnyRun, name: str) -> Outcome:
         """A run in the folder `name` of this one; nothing is done where it is complete already."""
-        return execute(run, self.out / name, resume=self.resume, overwrite=self.overwrite, quiet=self.quiet)
+        context = self.context
+        return context.execute(
+            run,
+            self.out / name,
+            resume=context.resume,
+            overwrite=context.overwrite,
+            quiet=context.quiet,
+            before=context.prepare,
+        )
 
     def base_folder(self) -> Path:
         """The start model's files; a hub model was loaded by a stage before, so they are there."""
@@ -50,7 +70,7 @@ class Stages:
         request = merging.make_request(
             method, base=self.base_folder(), models=models, write=write, rank=rank, dtype=self.run.dtype
         )
-        return merging.execute(request, self.out / name, overwrite=True, quiet=self.quiet)
+        return merging.execute(request, self.out / name, overwrite=True, quiet=self.context.quiet)
 
     def made(
         self,
@@ -84,8 +104,8 @@ def artifact_files(artifact: Path) -> list[Path]:
     return [f for f in sorted(artifact.rglob("*")) if f.is_file() and f.name not in ("expunge.json", "README.md")]
 
 
-def take_over(artifact: Path, format_of: Path, folder: Path) -> None:
-    """Fills `folder` with the files of a merged artifact, without a second copy where the disk can link, and with the format that
+def copy_artifact(artifact: Path, format_of: Path, folder: Path) -> None:
+    """Copies a merged artifact into `folder`, without a second copy where the disk can link, and with the format that
     the stages were trained in."""
     for file in artifact_files(artifact):
         target = folder / file.relative_to(artifact)

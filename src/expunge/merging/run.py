@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 
 from expunge.errors import ExpungeError
-from expunge.memory import PeakMemory
+from expunge.memory import Cost, PeakMemory
 from expunge.merging.finish import beside_bytes, write_run
 from expunge.merging.fitting import Vocabulary
 from expunge.merging.folder import check_out, finished_merge, is_complete, prepare, put_in_place
@@ -108,7 +107,7 @@ def execute(
     quiet: bool = False,
 ) -> MergeResult:
     """`merge` for a request that is made already."""
-    cost = _Cost()
+    cost = Cost()
     work = out.with_name(f".{out.name}.partial")
     plan = make_plan(request)
     fingerprint = plan.fingerprint()
@@ -132,7 +131,7 @@ def execute(
             out,
             rows,
             copied=len(output.items) - len(rows),
-            seconds=time.perf_counter() - cost.began,
+            seconds=cost.so_far().wall_seconds,
             written_bytes=sum(shard.nbytes for shard in output.shards),
             resumed=before,
             fingerprint=fingerprint,
@@ -198,18 +197,6 @@ def _fill(stream: Stream, output: Output, work: Path, journal: Journal) -> None:
 
 def _stopped(error: OSError, work: Path) -> ExpungeError:
     return ExpungeError(f"the merge stopped ({error}); make room and go on with --resume, {work} holds what is done")
-
-
-class _Cost:
-    """Wall and processor seconds and peak memory from here on."""
-
-    def __init__(self) -> None:
-        self.began, self.memory = time.perf_counter(), PeakMemory()
-        self._processor = time.process_time()
-
-    def so_far(self) -> tuple[float, float, int]:
-        self.memory.sample()
-        return time.perf_counter() - self.began, time.process_time() - self._processor, self.memory.peak
 
 
 class _Counter:

@@ -17,8 +17,8 @@ from expunge.data.encode import Encoded, Tokens, collate, length_batches
 from expunge.methods.base import Batch, Need, TrainingMethod
 from expunge.models.load import causal_model
 from expunge.models.logprobs import FrozenHead, labelled_hidden, labelled_logits, sequence_mean, sequence_sum, token_logprobs
-from expunge.training import pairs
 from expunge.training.pairs import Pairs
+from expunge.training.pairs import share as share_rows
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -65,7 +65,7 @@ def share(plan: Pairs, step: int, rank: int, world: int) -> list[Drawn]:
     retain = plan.retain_rows(step) or [-1] * len(forget)
     refusal = plan.refusal_rows(step) or [-1] * len(forget)
     drawn = [Drawn(*row) for row in zip(forget, retain, refusal, strict=True)]
-    return [drawn[i] for i in pairs.share(range(len(drawn)), rank, world)]
+    return [drawn[i] for i in share_rows(range(len(drawn)), rank, world)]
 
 
 @dataclass

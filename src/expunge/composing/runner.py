@@ -1,0 +1,44 @@
+"""Runs a composed method: its stages are runs like any other, and one artifact is made of what they left.
+
+A stage has its own run.yaml and is taken up or skipped by `--resume` like any other run. What belongs to the composition alone
+(the scale of a negation, how parts are merged) may change between the two.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from expunge.composing.negation import negate
+from expunge.composing.parts import unlearn_parts
+from expunge.composing.stages import Stages
+from expunge.data.example import Request
+from expunge.methods.base import ComposedMethod
+from expunge.methods.composed.spunge import Spunge
+from expunge.methods.composed.task_vector_negation import TaskVectorNegation
+from expunge.runner import AnyRun, Context, Made, Runner
+
+COMPOSERS: dict[type[ComposedMethod], Callable[[Any, Stages], Made]] = {
+    TaskVectorNegation: negate,
+    Spunge: unlearn_parts,
+}
+"""What carries out each composed method. A new one is its file and one line here."""
+
+
+def check(run: AnyRun, request: Request) -> None:
+    """Raises where the request lacks what the method needs."""
+    _method(run).require(request)
+
+
+def produce(context: Context) -> Made:
+    """Runs the stages below the run's folder; the artifact is made of theirs when `Made.write` is called."""
+    method = _method(context.run)
+    made = COMPOSERS[type(method)](method, Stages(context))
+    context.prepare()  # where every stage was complete already, none of them has
+    return made
+
+
+RUNNER = Runner(check, produce, spreads=False, has_stages=True)
+
+
+def _method(run: AnyRun) -> ComposedMethod:
+    assert isinstance(run.method, ComposedMethod)  # the family says so
+    return run.method

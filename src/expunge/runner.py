@@ -1,0 +1,113 @@
+"""The contract between a run and the runtime of its method's family: a Context goes in, what was Made comes out.
+
+`run.py` checks the input, lets the family's runner produce, and publishes what it made; it knows no family by name. A family's
+package (`training`, `editing`, `guarding`, `composing`) offers one Runner.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
+
+from transformers import PreTrainedModel
+
+from expunge.artifact import Claim, Kind
+from expunge.data.encode import Encoder
+from expunge.data.example import Request
+from expunge.models.load import load_model
+from expunge.spec import FineTuneRun, Run
+
+AnyRun = Run | FineTuneRun
+
+
+class Made(NamedTuple):
+    """What a runner produced. Nothing of the artifact is on disk until `write` is called."""
+
+    kind: Kind
+    claim: Claim
+    notes: str
+    """Markdown for the artifact's card; no text of the forget set."""
+    write: Callable[[Path], None]
+    """Fills the artifact's folder."""
+    steps: int
+    stopped: str | None
+    """Why training ended before its last planned step, or None."""
+    processes: int
+    device_seconds: float
+    peak_memory_bytes: int
+    counts: Mapping[str, int] = MappingProxyType({})
+    """Further row counts for provenance.json, by name: of the parts that the forget set was split into."""
+    done: Callable[[], None] = lambda: None
+    """Called when the artifact is in its place."""
+
+
+class Outcome(NamedTuple):
+    """What a run returns."""
+
+    folder: Path
+    artifact: Path
+    steps: int
+    stopped: str | None
+    notes: str = ""
+    """What the artifact's card says about how it was made; empty where the run was complete already."""
+
+
+class Execute(Protocol):
+    """`run.execute`, handed down so that a composed method can run its stages."""
+
+    def __call__(
+        self,
+        run: AnyRun,
+        out: Path,
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        quiet: bool = False,
+        before: Callable[[], None] = ...,
+    ) -> Outcome: ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that a runner may use. The input has been checked; no model is loaded and nothing is written yet."""
+
+    run: AnyRun
+    request: Request
+    source: Path | str
+    """Folder or hub id of the start model's files."""
+    encoder: Encoder
+    out: Path
+    resume: bool
+    overwrite: bool
+    quiet: bool
+    prepare: Callable[[], None]
+    """Makes the run's folder, writes run.yaml and removes what a replaced run left. A runner calls it after its last check of the
+    input and before its first file; again is no harm."""
+    execute: Execute
+    """Carries out another run, for a stage."""
+    check: Callable[[AnyRun, Request], None]
+    """Raises where a request does not fit a run, for a stage."""
+
+    def load(self) -> PreTrainedModel:
+        """The start model in the run's dtype."""
+        run = self.run
+        return load_model(
+            str(self.source),
+            dtype=run.dtype,
+            revision=run.revision,
+            device_map=run.device_map,
+            trust_remote_code=run.trust_remote_code,
+        )
+
+
+class Runner(NamedTuple):
+    """How the methods of one family are carried out."""
+
+    check: Callable[[AnyRun, Request], None]
+    """Raises ExpungeError where the request lacks what the method needs; called before a model is loaded."""
+    produce: Callable[[Context], Made]
+    spreads: bool
+    """Whether the start model's layers may lie on several devices (`--device-map`)."""
+    has_stages: bool = False
+    """Whether the work is done by stages with a run.yaml each, which decide for themselves what `--resume` can use again."""

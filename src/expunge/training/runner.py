@@ -1,0 +1,87 @@
+"""Runs a training method: encodes the request, trains, and says how the result is written."""
+
+import warnings
+from functools import cache, partial
+from pathlib import Path
+
+from transformers import PreTrainedTokenizerBase
+
+from expunge.artifact import Kind
+from expunge.data.encode import Encoded, Encoder, save_format
+from expunge.data.example import Request
+from expunge.data.refusals import REFUSALS
+from expunge.errors import ExpungeError
+from expunge.methods.base import TrainingMethod
+from expunge.runner import AnyRun, Context, Made, Runner
+from expunge.training.loop import Trained, chosen_weights, train
+from expunge.training.reference import Rows
+
+
+def check(run: AnyRun, request: Request) -> None:
+    """Raises where the request lacks a row set that the method needs; warns where it has one that is not used."""
+    method = _method(run)
+    if request.retain and not method.uses_retain:
+        warnings.warn(f"{method.method_name()} makes no use of the retain set", UserWarning, stacklevel=2)
+    if method.uses_retain and not request.retain:
+        raise ExpungeError(
+            f"{method.method_name()} needs a retain set; give --retain, or --retain-loss none where the method has it"
+        )
+    if run.training.stop_when_unknown and not request.holdout:
+        raise ExpungeError("--stop-when-unknown compares with rows that the model never saw; give them as --holdout")
+    if method.uses_refusals and any(e.prompt is None for e in request.forget):
+        raise ExpungeError(
+            f"{method.method_name()} answers prompts with a refusal, and the forget set has raw text; give prompt and response"
+        )
+
+
+def produce(context: Context) -> Made:
+    """Trains from the start model, or goes on from the last checkpoint in the run's folder."""
+    run, method = context.run, _method(context.run)
+    rows = _encode(context.request, method, context.encoder)
+    model = context.load()
+    chosen_weights(model, method)
+    context.prepare()
+    trained = train(model, method, rows, run.training, context.out, quiet=context.quiet)
+    notes = "Trained for {} steps on {}.{}".format(
+        trained.steps,
+        ", ".join(f"{len(v)} {k} examples" for k, v in run.row_sets(context.request).items()),
+        f" Stopped early: {trained.stopped}." if trained.stopped else "",
+    )
+    kind: Kind = "adapter" if run.training.lora else "weights"
+    return Made(kind, "L1", notes, partial(_save, trained, context.encoder.tokenizer, run), *trained[2:])
+
+
+RUNNER = Runner(check, produce, spreads=False)
+
+
+def _method(run: AnyRun) -> TrainingMethod:
+    assert isinstance(run.method, TrainingMethod)  # the family says so
+    return run.method
+
+
+def _encode(request: Request, method: TrainingMethod, encoder: Encoder) -> Rows:
+    refusals = (request.refusals or REFUSALS) if method.uses_refusals else ()
+
+    @cache
+    def alternative(row: int, refusal: int) -> Encoded:
+        return encoder.encode_answer(request.forget[row].prompt, refusals[refusal])
+
+    return Rows(
+        forget=encoder.encode_many(request.forget),
+        ids=[e.id for e in request.forget],
+        pad_id=encoder.pad_id,
+        retain=encoder.encode_many(request.retain) if method.uses_retain else [],
+        holdout=encoder.encode_many(request.holdout),
+        refusals=len(refusals),
+        alternative=alternative if refusals else None,
+        parts=method.forget_parts(request),
+    )
+
+
+def _save(trained: Trained, tokenizer: PreTrainedTokenizerBase, run: AnyRun, folder: Path) -> None:
+    """A complete Hugging Face folder, or PEFT's two files, with the tokenizer and the format beside it."""
+    trained.model.save_pretrained(folder, state_dict=trained.gathered)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT writes an empty card
+    tokenizer.save_pretrained(folder)
+    assert run.format is not None
+    save_format(folder, run.format)
