@@ -15,6 +15,7 @@ import expunge.artifact
 from expunge.errors import ExpungeError
 from expunge.merging import merge
 from expunge.methods.editing import DareLinear, Linear, Slerp, TaskArithmetic, Ties
+from tests.conftest import make_llama
 
 from .conftest import dense, read_weights
 
@@ -78,6 +79,38 @@ def test_weights_stored_transposed_get_the_transposed_difference(
     changed = {n for n, t in base.items() if not torch.equal(found[n], t)}
     assert changed == {n for n in base if n.endswith(("c_attn.weight", "c_proj.weight"))}
     assert all(torch.allclose(found[n] - base[n], base[n] - plus[n], atol=1e-5) for n in changed)
+
+
+class TestATiedEmbedding:
+    @pytest.fixture
+    def tied(self, tmp_path: Path, pico_tokenizer: PreTrainedTokenizerFast) -> Path:
+        config = make_llama().config
+        config.tie_word_embeddings = True
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "tied")
+        pico_tokenizer.save_pretrained(tmp_path / "tied")
+        return tmp_path / "tied"
+
+    def test_a_lora_on_it_changes_the_head_too_and_the_result_says_so(self, tmp_path: Path, tied: Path) -> None:
+        folder = adapter(tmp_path / "a", tied, 1, target_modules=["embed_tokens"])
+        with pytest.warns(UserWarning, match="LoRA on model.embed_tokens.weight, to which the base ties its output head"):
+            result = merge(TaskArithmetic(), base=tied, models=[folder], out=tmp_path / "out", quiet=True)
+        assert "merging changes the head too" in result.sentences()
+        ids = torch.arange(8)[None]
+        with torch.no_grad():
+            beside = PeftModel.from_pretrained(load(tied), folder)(ids).logits
+            merged = load(tmp_path / "out/artifact")(ids).logits
+        assert not torch.allclose(beside, merged, atol=1e-2)  # which is what there is to be said
+
+    def test_other_adapters_on_that_base_and_embeddings_of_untied_ones_need_no_warning(
+        self, tmp_path: Path, tied: Path, pico_folder: Path, recwarn: pytest.WarningsRecorder
+    ) -> None:
+        for name, base, target in (("a", tied, "q_proj"), ("b", pico_folder, "embed_tokens")):
+            folder = adapter(tmp_path / name, base, 1, target_modules=[target])
+            recwarn.clear()
+            result = merge(TaskArithmetic(), base=base, models=[folder], out=tmp_path / f"{name}_out", quiet=True)
+            assert not any("output head" in str(w.message) for w in recwarn)
+            assert "head" not in result.sentences()
 
 
 def test_ties_of_adapters_is_ties_of_the_merged_models(tmp_path: Path, pico_folder: Path) -> None:
@@ -193,8 +226,6 @@ class TestRefusals:
             merge(Ties(), base=pico_folder, models=[self.edited(tmp_path, pico_folder, **fields)], out=tmp_path / "out")
 
     def test_an_adapter_of_another_base(self, tmp_path: Path, pico_folder: Path) -> None:
-        from tests.conftest import make_llama
-
         make_llama(width=64).save_pretrained(tmp_path / "wide")
         folder = adapter(tmp_path / "a", tmp_path / "wide", 1)
         with pytest.raises(ExpungeError, match=r"the adapter of .* makes \(\d+, \d+\), but the base's weight is"):

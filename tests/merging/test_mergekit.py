@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch import nn
 
 from expunge.errors import ExpungeError
@@ -189,6 +190,28 @@ def test_ties_per_tensor_and_exact_gives_equal_bytes(count: int, density: float,
     execute(read_mergekit(file, shard_bytes=10**9), folders / "ours", quiet=True)
     found = read_weights(folders / "ours/artifact")
     assert all(torch.equal(found[n].view(torch.uint8), t.view(torch.uint8)) for n, t in expected.items())
+
+
+@pytest.mark.parametrize("models", [2, 3])
+def test_dare_ties_takes_the_positive_entries_where_sums_cancel_as_mergekit_does(models: int, folders: Path) -> None:
+    """Differences on a coarse grid cancel often; at density 1 there are no coins, and the numbers are equal."""
+    base = read_weights(folders / "base")
+    on_grid = {n: (t * 64).round() / 64 for n, t in base.items()}
+    save_file(on_grid, folders / "base/model.safetensors", metadata={"format": "pt"})
+    steps: list[dict[str, torch.Tensor]] = []
+    for i in range(models):
+        generator = torch.Generator().manual_seed(i)
+        steps.append({n: torch.randint(-2, 3, t.shape, generator=generator) / 64 for n, t in on_grid.items()})
+        moved = {n: t + steps[i][n] for n, t in on_grid.items()}
+        save_file(moved, folders / f"m{i}/model.safetensors", metadata={"format": "pt"})
+    listed = "".join(f"\n  - {{model: m{i}, parameters: {{weight: 1.0, density: 1.0}}}}" for i in range(models))
+    file = recipe(folders, f"merge_method: dare_ties\nbase_model: base\ndtype: float32\nmodels:{listed}\n")
+    expected = by_mergekit(file, folders / "theirs")
+    execute(read_mergekit(file, shard_bytes=10**9), folders / "ours", quiet=True)
+    found = read_weights(folders / "ours/artifact")
+    cancelled = sum(int(((sum(s[n] for s in steps) == 0) & (steps[0][n] != 0)).sum()) for n in on_grid)
+    assert cancelled > 500
+    assert all(torch.equal(found[n], t) for n, t in expected.items())
 
 
 @pytest.mark.parametrize("name", ["dare_linear", "dare_ties"])

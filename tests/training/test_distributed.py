@@ -9,23 +9,35 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 
 import expunge
 from expunge import ExpungeError, Training
 from expunge.methods import DPO, RMU, KLMinimization
+from tests.conftest import make_llama, make_tokenizer
 
 SCRIPT = """
 import sys, torch; torch.set_num_threads(1)
 import expunge
 from expunge import Training
 from expunge.methods import DPO, RMU, KLMinimization
-model, forget, retain, out = sys.argv[1:]
+model, tied, forget, retain, out = sys.argv[1:]
+training = Training(steps=1, batch_size=2, learning_rate=1e-3, shard="fsdp2")
+expunge.unlearn(KLMinimization(), model=tied, forget=forget, retain=retain, out=f"{out}/tied", training=training, quiet=True)
 for shard in ("none", "fsdp2"):
     for method in (KLMinimization(), DPO(), RMU(layer=1, edited=(0, 1), adaptive=True)):
         training = Training(steps=3, batch_size=4, micro_batch_size=1, learning_rate=1e-3, checkpoint_every=2, shard=shard)
         data = {"forget": forget, "retain": retain}
         expunge.unlearn(method, model=model, out=f"{out}/{method.name}-{shard}", training=training, quiet=True, **data)
 """
+
+
+def tied_folder(folder: Path) -> Path:
+    config = make_llama().config
+    config.tie_word_embeddings = True
+    LlamaForCausalLM(config).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +55,7 @@ def folders(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     script.write_text(SCRIPT)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    words = [str(pico_folder), str(data["forget"]), str(data["retain"]), str(out)]
+    words = [str(pico_folder), str(tied_folder(out / "tied_base")), str(data["forget"]), str(data["retain"]), str(out)]
     done = subprocess.run([*launch, *words], env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return out
@@ -68,6 +80,14 @@ def test_the_artifact_of_two_processes_is_whole(folders: Path, shard: str) -> No
     assert json.loads((run / "artifact/config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     steps = [json.loads(x)["step"] for x in (run / "metrics.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]
+
+
+def test_a_tied_head_that_was_sharded_is_stored_once(folders: Path) -> None:
+    found, start = load_file(folders / "tied/artifact/model.safetensors"), load_file(folders / "tied_base/model.safetensors")
+    assert found.keys() == start.keys()
+    assert "lm_head.weight" not in found
+    model, _ = expunge.load(folders / "tied")
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
 
 def test_sharding_without_processes_is_an_error(pico_folder: Path, folders: Path, tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """Whether models fit together: names, shapes, dtypes, vocabularies, tied weights. Faults name the tensors."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Literal
 
 from expunge.errors import ExpungeError, nearest
 from expunge.merging.inputs import Input, LowRank, Source, Values
-from expunge.merging.opening import BaseModel, is_vocabulary, tied_pair
+from expunge.merging.opening import EMBEDDINGS, HEADS, BaseModel, is_vocabulary, tied_pair
 from expunge.merging.storage import DTYPE_NAMES, INFINITY, Files, Stored, sha256_of
 from expunge.methods.editing import EditingMethod
 
@@ -66,6 +67,23 @@ def _check_names(source: Source, base: BaseModel, skipped: set[str]) -> None:
     if extra:
         close = nearest(extra[0], base.tensors)
         raise ExpungeError(f"{source.label} has {_named(extra)}, which the base {base.label} lacks{close}; give its own base")
+
+
+def say_tied(source: Source, base: BaseModel, skipped: set[str], notes: list[str]) -> None:
+    """A LoRA on a tied embedding: beside its base it changes the input alone, merged it changes the output head too.
+
+    Which is known by the head that is not stored: many configurations leave the flag out, because true is its default.
+    """
+    if any(n.endswith(HEADS) and n not in skipped for n in base.tensors):
+        return
+    for name, found in source.inputs.items():
+        if isinstance(found, LowRank) and name.endswith(EMBEDDINGS):
+            note = (
+                f"{source.label} is a LoRA on {name}, to which the base ties its output head: merging changes the head too, "
+                "so that the result answers differently from the adapter beside its base; untie the base first to keep the head"
+            )
+            notes.append(note)
+            warnings.warn(note, UserWarning, stacklevel=2)
 
 
 def tied_copies(base: BaseModel, sources: tuple[Source, ...], notes: list[str]) -> set[str]:

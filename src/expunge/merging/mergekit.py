@@ -148,17 +148,22 @@ def _task_arithmetic(p: Parameters) -> EditingMethod:
     return TaskArithmetic(weights=p.each("weight", None), normalize=p.flag("normalize", False), scale=p.one("lambda", 1.0))
 
 
-def _dare(cls: type[DareLinear] | type[DareTies]) -> Callable[[Parameters], EditingMethod]:
-    def build(p: Parameters) -> EditingMethod:
-        return cls(
-            density=p.each("density", 1.0),
-            rescale=p.flag("rescale", True),
-            weights=p.each("weight", None),
-            normalize=p.flag("normalize", False),
-            scale=p.one("lambda", 1.0),
-        )
+def _dare(p: Parameters) -> dict[str, Any]:
+    return {
+        "density": p.each("density", 1.0),
+        "rescale": p.flag("rescale", True),
+        "weights": p.each("weight", None),
+        "normalize": p.flag("normalize", False),
+        "scale": p.one("lambda", 1.0),
+    }
 
-    return build
+
+def _dare_linear(p: Parameters) -> EditingMethod:
+    return DareLinear(**_dare(p))
+
+
+def _dare_ties(p: Parameters) -> EditingMethod:
+    return DareTies(**_dare(p), cancelled="positive")  # as its sign of a sum that is exactly 0
 
 
 def _breadcrumbs(p: Parameters) -> EditingMethod:
@@ -189,7 +194,7 @@ BUILDERS: dict[str, Callable[[Parameters], EditingMethod]] = {
     "slerp": _slerp,
     "task_arithmetic": _task_arithmetic,
     "ties": _ties,
-    "dare_linear": _dare(DareLinear),
-    "dare_ties": _dare(DareTies),
+    "dare_linear": _dare_linear,
+    "dare_ties": _dare_ties,
     "breadcrumbs": _breadcrumbs,
 }

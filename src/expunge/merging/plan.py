@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from expunge.errors import ExpungeError
-from expunge.merging.fitting import Vocabulary, check_adapter, fit, tied_copies
+from expunge.merging.fitting import Vocabulary, check_adapter, fit, say_tied, tied_copies
 from expunge.merging.inputs import Input, LowRank, Source
 from expunge.merging.opening import BaseModel, open_base, open_source
 from expunge.merging.storage import INFINITY, PIECE, Place, Shard, Stored, lay_out
@@ -110,6 +110,9 @@ def make_plan(request: Request) -> Plan:
     sources = tuple(open_source(path, base) for path in request.models)
     notes: list[str] = []
     skipped = tied_copies(base, sources, notes)
+    if request.write != "adapter":
+        for source in sources:
+            say_tied(source, base, skipped, notes)
     fitted = tuple(fit(source, base, skipped, request.vocabulary, notes) for source in sources)
     items: list[Item] = []
     offsets = _offsets(base, skipped)

@@ -283,9 +283,13 @@ def _step(
 
 
 def _gather(model: nn.Module, keep: bool) -> dict[str, Tensor]:
-    """Every process takes part in gathering each weight; one keeps it."""
+    """Every process takes part in gathering each weight; one keeps it. A tied weight is kept under its first name only: gathered
+    copies share no memory by which transformers would know that the second is the same."""
     gathered = {}
+    second = {n for n, _ in model.named_parameters(remove_duplicate=False)} - {n for n, _ in model.named_parameters()}
     for name, value in model.state_dict().items():
+        if name in second:
+            continue
         full = whole(value)
         if keep:
             gathered[name] = full.cpu()
