@@ -119,6 +119,17 @@ class Provenance(Record):
     """Why training ended before its last planned step; null where it did not, or where there was no training."""
 
 
+def follow_umask(path: Path) -> None:
+    """Gives a file (or everything in a folder) the permissions that a plain `open` would have given it.
+
+    safetensors writes its files for the owner alone, so that a server of another user could not read them.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in [path] if path.is_file() else [f for f in path.rglob("*") if f.is_file()]:
+        file.chmod(0o666 & ~mask | (file.stat().st_mode & 0o111 & ~mask))
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes beside and renames, so that a reader or a crash never sees half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -60,7 +60,7 @@ def test_pickled_weights_are_refused(copy: Path) -> None:
     with pytest.raises(ExpungeError, match="as pickles only"):
         load_model(str(copy), dtype="auto")
     save_file({"x": torch.ones(1)}, copy / "something_else.safetensors")
-    with pytest.raises(ExpungeError, match=r"no file named model\.safetensors"):
+    with pytest.raises(ExpungeError, match=r"holds neither model\.safetensors nor .*, only something_else\.safetensors"):
         load_model(str(copy), dtype="auto")
     (copy / "something_else.safetensors").unlink()
     (copy / "pytorch_model.bin").unlink()
@@ -79,7 +79,7 @@ def test_missing_weights_are_not_replaced_by_random_ones(copy: Path) -> None:
 def test_damaged_folders_are_refused_in_one_sentence(copy: Path) -> None:
     weights = (copy / "model.safetensors").read_bytes()
     (copy / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(ExpungeError, match="cannot load a model from") as error:
+    with pytest.raises(ExpungeError, match="copy it again") as error:
         load_model(str(copy), dtype="auto")
     assert "\n" not in str(error.value)
     (copy / "model.safetensors").write_bytes(weights)

@@ -1,23 +1,24 @@
-"""A folder of safetensors weights as a lazy mapping name -> tensor, and its atomic writer; neither holds a whole model."""
+"""Reads a folder of safetensors weights as a lazy mapping name -> tensor, decides which files these are, and writes single files."""
 
 import json
 import os
-import shutil
+import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from expunge.errors import ExpungeError, nearest
-from expunge.records import write_json
+from expunge.records import follow_umask
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 
@@ -84,21 +85,50 @@ class Checkpoint(Mapping[str, Tensor]):
         return sum(entry.nbytes for entry in self.entries.values())
 
 
+def weight_files(folder: Path) -> tuple[Path | None, tuple[Path, ...]]:
+    """The index (of sharded weights) and the safetensors files that are the weights of a model folder.
+
+    Every reader goes by this. Two sets of weights in one folder are refused: transformers, mergekit and others each take another.
+    """
+    single, index = folder / SINGLE, folder / INDEX
+    if single.is_file() and index.is_file():
+        raise ExpungeError(
+            f"{folder} holds two sets of weights, {SINGLE} and the shards of {INDEX}, and readers differ in which they take; "
+            "move one of them away"
+        )
+    if not index.is_file():
+        if not single.is_file():
+            raise ExpungeError(f"{folder} holds neither {SINGLE} nor {INDEX}; give a model folder with safetensors weights")
+        shards: tuple[Path, ...] = (single,)
+    else:
+        shards = tuple(folder / name for name in sorted(set(_weight_map(index).values())))
+    if stray := sorted(f.name for f in folder.glob("model-*-of-*.safetensors") if _SHARD.fullmatch(f.name) and f not in shards):
+        raise ExpungeError(
+            f"{folder} holds {stray[0]}, which belongs to another set of weights than {(index if index.is_file() else single).name}; "
+            "move the set that is not wanted away"
+        )
+    return (index if index.is_file() else None), shards
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor -> file."""
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        if not found or not all(isinstance(name, str) and name == Path(name).name for name in found.values()):
+            raise ValueError("its weight_map names no files of this folder")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExpungeError(f"{index} is not an index of safetensors shards ({error}); copy the folder again") from error
+    return dict(found)
+
+
 def _entries(path: Path) -> dict[str, Entry]:
     if path.is_file():
         return read_header(path)
-    if (path / INDEX).is_file():
-        return _indexed(path)
-    if (path / SINGLE).is_file():
-        return read_header(path / SINGLE)
-    raise ExpungeError(f"{path} holds neither {SINGLE} nor {INDEX}; give a model folder with safetensors weights")
+    index, files = weight_files(path)
+    return read_header(files[0]) if index is None else _indexed(path, _weight_map(index))
 
 
-def _indexed(folder: Path) -> dict[str, Entry]:
-    try:
-        weight_map: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError) as error:
-        raise ExpungeError(f"{folder / INDEX} is not an index of safetensors shards ({error}); copy the folder again") from error
+def _indexed(folder: Path, weight_map: dict[str, str]) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     for shard in sorted(set(weight_map.values())):
         if not (folder / shard).is_file():
@@ -133,76 +163,26 @@ def _entry(path: Path, dtype: str, shape: list[int], data_offsets: tuple[int, in
     return Entry(path, DTYPES[dtype], tuple(shape), start, stop - start)
 
 
-def write_checkpoint(
-    folder: Path,
-    tensors: Iterable[tuple[str, Tensor]],
-    *,
-    max_shard_bytes: int = 5_000_000_000,
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Writes model.safetensors, or shards and their index, into a folder that has no weights yet.
+def save_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes one safetensors file: beside, to the disk, then renamed; its permissions follow the umask like any other file's.
 
-    At most one shard is held in memory. Files are written into a folder inside and moved when all are done, the one that makes
-    them a checkpoint (the single file, or the index) last: a crash or a full disk leaves no checkpoint, never half of one.
+    Tensors that share memory, such as tied embeddings, are each written; safetensors itself would refuse them. Raises OSError where
+    the disk is full or read-only.
     """
-    if (folder / SINGLE).exists() or (folder / INDEX).exists():
-        raise ExpungeError(f"{folder} holds weights already; give another folder")
-    partial = folder / ".weights.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        shards = [
-            _write_shard(partial / str(i), shard, metadata or {}) for i, shard in enumerate(_shards(tensors, max_shard_bytes))
-        ]
-        _publish(folder, shards)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _shards(tensors: Iterable[tuple[str, Tensor]], max_shard_bytes: int) -> Iterator[dict[str, Tensor]]:
-    """Fills shards in order; a tensor larger than a shard gets its own."""
-    shard: dict[str, Tensor] = {}
-    seen: set[str] = set()
-    size = 0
-    for name, tensor in tensors:
-        if name in seen:
-            raise ValueError(f"the tensor {name} comes twice")
-        seen.add(name)
-        if shard and size + tensor.nbytes > max_shard_bytes:
-            yield shard
-            shard, size = {}, 0
-        shard[name] = tensor
-        size += tensor.nbytes
-    yield shard
-
-
-class _Shard(NamedTuple):
-    file: Path
-    names: tuple[str, ...]
-    nbytes: int
-
-
-def _write_shard(file: Path, shard: dict[str, Tensor], metadata: Mapping[str, str]) -> _Shard:
     plain: dict[str, Tensor] = {}
     storages: set[int] = set()
-    for name, tensor in shard.items():
+    for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
-        # safetensors refuses tensors that share memory, such as tied embeddings
         plain[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in storages else tensor
         storages.add(tensor.untyped_storage().data_ptr())
-    save_file(plain, file, metadata={"format": "pt", **metadata})
-    with open(file, "rb") as stream:
-        os.fsync(stream.fileno())
-    return _Shard(file, tuple(plain), sum(tensor.nbytes for tensor in plain.values()))
-
-
-def _publish(folder: Path, shards: list[_Shard]) -> None:
-    if len(shards) == 1:
-        os.replace(shards[0].file, folder / SINGLE)
-        return
-    weight_map: dict[str, str] = {}
-    for i, shard in enumerate(shards, start=1):
-        name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
-        weight_map |= dict.fromkeys(shard.names, name)
-        os.replace(shard.file, folder / name)
-    write_json(folder / INDEX, {"metadata": {"total_size": sum(s.nbytes for s in shards)}, "weight_map": weight_map})
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
+    try:
+        save_file(plain, temporary, metadata={"format": "pt", **(metadata or {})})
+        follow_umask(temporary)
+        with open(temporary, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except SafetensorError as error:
+        raise OSError(f"{file}: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)

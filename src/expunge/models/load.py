@@ -1,15 +1,16 @@
-"""Model and tokenizer from a folder or the hub; the dtype is said, never guessed."""
+"""Loads a model and its tokenizer from a folder or the hub; the dtype is said, never guessed."""
 
-import hashlib
 import os
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from expunge.errors import ExpungeError
+from expunge.models.folder import check_tokenizer_folder, hash_files, read_model_folder, tokenizer_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 """How accelerate spreads the layers of a model over accelerators (and, where these are full, the processor's memory)."""
-
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
-PICKLES = ("*.bin", "*.pt", "*.pth")
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def causal_model(model: nn.Module) -> "PreTrainedModel":
@@ -56,12 +53,13 @@ def load_model(
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    _check_source(path)
-    if os.path.isdir(path):
-        _check_weights(Path(path))
+    if local := _local(path):
+        read_model_folder(local)
     where = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+        if getattr(config, "quantization_config", None):  # of a hub model, whose files are not here yet
+            raise ExpungeError(f"{path} is quantized, and codes cannot be trained; give the model as it was before quantization")
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
@@ -72,31 +70,43 @@ def load_model(
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        model: PreTrainedModel
+        model, info = loaded
+        if device_map is None:
+            model.to(where)  # type: ignore[arg-type]
+    except ExpungeError:
+        raise
+    except torch.OutOfMemoryError as error:
+        raise ExpungeError(f"{path} does not fit into the memory of {where}; give a smaller dtype, or --device-map auto") from error
+    except Exception as error:  # whatever transformers, tokenizers and their libraries raise of a folder is the folder's fault
         raise ExpungeError(f"cannot load a model from {path}: {_first_line(error)}; {_advice(path)}") from error
-    model: PreTrainedModel
-    model, info = loaded
-    missing = sorted(info["missing_keys"])
-    if missing:  # transformers would go on with random numbers in their place
-        raise ExpungeError(f"{path} lacks {len(missing)} weights of its model, such as {missing[0]}; copy or save it again")
-    if device_map is None:
-        model.to(where)  # type: ignore[arg-type]
+    if local is None:
+        read_model_folder(_snapshot(path, revision))
+    _check_loaded(path, info)
     model.eval()
     return model
+
+
+def _check_loaded(path: str, info: Mapping[str, Any]) -> None:
+    if missing := sorted(info["missing_keys"]):  # transformers would go on with random numbers in their place
+        raise ExpungeError(f"{path} lacks {len(missing)} weights of its model, such as {missing[0]}; copy or save it again")
+    if unread := sorted(info["unexpected_keys"]):
+        warnings.warn(
+            f"{len(unread)} weights of {path}, such as {unread[0]}, have no place in the model that its config.json describes; "
+            "they are left out, here and in everything made from it",
+            stacklevel=3,
+        )
 
 
 def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
     """The tokenizer that lies beside the model, or beside an adapter, which has no config.json of its own."""
     from transformers import AutoTokenizer
 
-    _check_source(path, model=False)
-    if os.path.isdir(path) and not any((Path(path) / name).is_file() for name in TOKENIZER_FILES):
-        raise ExpungeError(
-            f"{path} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}); save the tokenizer into the same folder"
-        )
+    if local := _local(path):
+        check_tokenizer_folder(local)
     try:
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises plain exceptions, of a file of a newer version for one
         raise ExpungeError(f"cannot load a tokenizer from {path}: {_first_line(error)}; {_advice(path)}") from error
 
 
@@ -105,33 +115,20 @@ def looks_local(path: str) -> bool:
     return path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path
 
 
-def _check_source(path: str, *, model: bool = True) -> None:
+def _local(path: str) -> Path | None:
+    """The folder that a path names; nothing where it can only be a hub id."""
     if os.path.isdir(path):
-        if model and not (Path(path) / "config.json").is_file():
-            raise ExpungeError(
-                f"{path} holds no config.json, so it is not a model folder; give a folder written by save_pretrained"
-            )
-    elif os.path.exists(path):
+        return Path(path)
+    if os.path.exists(path):
         raise ExpungeError(f"{path} is a file; give the folder that holds config.json and the weights")
-    elif looks_local(path):
+    if looks_local(path):
         raise ExpungeError(f"there is no model folder {path}; check the path")
-
-
-def _check_weights(folder: Path) -> None:
-    if any(next(folder.glob(pattern), None) for pattern in WEIGHTS):
-        return
-    if any(next(folder.glob(pattern), None) for pattern in PICKLES):
-        raise ExpungeError(
-            f"{folder} holds its weights as pickles only, which can run code when they are read; "
-            "convert them once to safetensors (load with transformers, then save_pretrained) and give that folder"
-        )
-    raise ExpungeError(f"{folder} holds no *.safetensors weights; give a complete model folder")
+    return None
 
 
 def model_folder(path: str, *, revision: str | None = None) -> Path:
     """The folder of a model: the path itself, or the snapshot of a hub id in the local cache."""
-    _check_source(path)
-    return Path(path) if os.path.isdir(path) else _snapshot(path, revision)
+    return _local(path) or _snapshot(path, revision)
 
 
 def model_fingerprint(path: str, *, revision: str | None = None) -> str:
@@ -139,14 +136,14 @@ def model_fingerprint(path: str, *, revision: str | None = None) -> str:
 
     A hub id stands for its snapshot folder in the local cache, so the model must have been loaded before.
     """
+    folder = read_model_folder(model_folder(path, revision=revision))
+    return hash_files(folder.path, folder.files)
+
+
+def tokenizer_fingerprint(path: str, *, revision: str | None = None) -> str:
+    """sha256 over the files of a folder that its tokenizer and its chat templates are made of."""
     folder = model_folder(path, revision=revision)
-    digest = hashlib.sha256()
-    files = [folder / "config.json", *sorted({file for pattern in WEIGHTS for file in folder.glob(pattern)})]
-    for file in files:
-        with open(file, "rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{file.name} {content}\n".encode())
-    return digest.hexdigest()
+    return hash_files(folder, list(tokenizer_files(folder)))
 
 
 def _snapshot(path: str, revision: str | None) -> Path:

@@ -1,0 +1,250 @@
+"""Folders that commands write into: where they may lie, who writes into them, what in them expunge made, how an unfinished one
+goes on. No torch.
+
+Nothing that expunge did not make is ever removed, and no output lies in, on or around an input.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+from shlex import quote
+
+from expunge.errors import ExpungeError
+
+LOCK = ".lock"
+ARTIFACT = "artifact"
+MANIFEST = "expunge.json"
+COMMAND = "command.json"
+"""In what an evaluation or a merge leaves while it is unfinished: the command that goes on."""
+
+RUN_FILES = (
+    *("run.yaml", "inputs.json", "metrics.jsonl", "provenance.json", "rows.txt", "log.txt"),
+    *("merge.json", "tensors.jsonl", "delta.safetensors", LOCK),
+)
+"""What a run or a merge writes beside its artifact."""
+PARTS = {
+    "evaluation": ("*.json", "*.samples.jsonl", "*.partial/*", LOCK),
+    "attacks": ("*.json", "*.samples.jsonl", LOCK),
+    "report": ("index.html", "report.md", "table.tex", "report.json", "summary.json", "*.svg", LOCK),
+    "checkpoint-*": ("state.json", "state.safetensors"),
+    ".checkpoint-*.partial": ("*",),
+    ".artifact.*": ("*",),
+}
+"""Folders inside a run -> the files that expunge writes there."""
+STAGES = ("expert", "merged", "parts/*")
+"""Runs inside a run."""
+SIGNS = ("run.yaml", "merge.json", f"{ARTIFACT}/{MANIFEST}", MANIFEST)
+"""One of these says that expunge made a folder."""
+
+
+def check_place(out: Path) -> None:
+    """Raises when a folder cannot be made or written into at `out`: below or on a file, read-only, or with too long a name."""
+    try:
+        there = next(place for place in (out.absolute(), *out.absolute().parents) if os.path.lexists(place))
+        os.stat(there)
+    except OSError as error:
+        raise ExpungeError(f"--out {_short(out)} cannot be used ({error.strerror}); give another --out") from error
+    if not there.is_dir():
+        where = "is a file" if there == out.absolute() else f"lies below {there}, which is a file"
+        raise ExpungeError(f"--out {out} {where}; give a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ExpungeError(f"{there} cannot be written to (read-only, or of another user), so {out} cannot be made; give another --out")
+    longest = os.pathconf(there, "PC_NAME_MAX")
+    if any(len(os.fsencode(part)) > longest for part in out.parts):
+        raise ExpungeError(f"--out {_short(out)} has a name of more than {longest} bytes; give a shorter one")
+
+
+def _short(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def check_apart(out: Path, inputs: Iterable[str | Path], *, also: Iterable[str] = ()) -> None:
+    """Raises when `out` is an input, lies inside of one or around one; hub ids lie nowhere.
+
+    also  folders of a run of expunge that may be written although the run is an input: its evaluation, its report
+    """
+    place = _real(out)
+    for given in inputs:
+        source = _on_disk(given)
+        if source is None:
+            continue
+        if any((source / part) == place for part in also) and (source / "run.yaml").is_file():
+            continue
+        if place == source:
+            raise ExpungeError(f"--out {out} is an input itself ({given}), which is never written to; give another --out")
+        if source in place.parents:
+            raise ExpungeError(f"--out {out} lies inside the input {given}, which is never written to; give another --out")
+        if place in source.parents:
+            raise ExpungeError(f"--out {out} holds the input {given}, which is never written over; give another --out")
+
+
+def _on_disk(given: str | Path) -> Path | None:
+    """The file or folder that a source names, without the set and the conditions that may follow it."""
+    text = str(given)
+    plain = text.partition("[")[0]
+    for name in (text, plain, plain.rpartition(":")[0]):
+        if name and os.path.exists(name):
+            return _real(Path(name))
+    return None
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Raises before the first byte where `needed` bytes would not fit; `folder` need not exist yet."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise ExpungeError(
+            f"{what} takes {size_text(needed)} and {there} has {size_text(free)} free; make room, or give another --out"
+        )
+
+
+def size_text(nbytes: int) -> str:
+    """For people."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if nbytes >= unit:
+            return f"{nbytes / unit:.3g} {name}"
+    return f"{nbytes} bytes"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Makes `folder` and keeps every other command of expunge out of it; a process that dies gives its lock back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    while True:
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ExpungeError(
+                f"another command of expunge is writing into {folder}; wait until it has ended, or give another --out"
+            ) from None
+        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+            break
+        file.close()  # the one before removed its file between the two lines above
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        file.close()
+
+
+def holds_something(folder: Path) -> bool:
+    """Whether a path is there and is more than an empty folder."""
+    if not folder.is_dir():
+        return os.path.lexists(folder)
+    return any(entry.name != LOCK for entry in folder.iterdir())
+
+
+def check_replaceable(out: Path) -> None:
+    """Raises where --overwrite would remove what expunge did not make: a folder without its records, or other files among them."""
+    if not holds_something(out):
+        return
+    if not any((out / sign).is_file() for sign in SIGNS):
+        raise ExpungeError(f"{out} was not made by expunge, so --overwrite leaves it alone; give another --out, or empty it yourself")
+    if strangers := [file for file in foreign_files(out) if file.parent != out]:
+        raise ExpungeError(
+            f"{strangers[0]} was not made by expunge and lies in a folder that --overwrite would replace; move it, or give another --out"
+        )
+
+
+def foreign_files(out: Path) -> list[Path]:
+    """Files below a run, a merge or an artifact that expunge did not write there."""
+    return [file for file in sorted(out.rglob("*")) if (file.is_file() or file.is_symlink()) and not _is_ours(out, file)]
+
+
+def _is_ours(out: Path, file: Path) -> bool:
+    inside = file.relative_to(out)
+    for stage in STAGES:
+        depth = stage.count("/") + 1
+        if len(inside.parts) > depth and fnmatch("/".join(inside.parts[:depth]), stage):
+            return _is_ours(out / Path(*inside.parts[:depth]), file)
+    first, rest = inside.parts[0], "/".join(inside.parts[1:])
+    if not rest:
+        return first in RUN_FILES or (fnmatch(first, ".*.partial") and file.is_file()) or inside.as_posix() in _listed(out)
+    if first == ARTIFACT:
+        return rest == MANIFEST or rest in _listed(out / ARTIFACT)
+    for pattern, files in PARTS.items():
+        if fnmatch(first, pattern):
+            return any(fnmatch(rest, name) for name in files)
+    return inside.as_posix() in _listed(out)
+
+
+def _listed(artifact: Path) -> set[str]:
+    """What a manifest lists, itself included."""
+    try:
+        return {MANIFEST, *json.loads((artifact / MANIFEST).read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
+def remove_made(out: Path, *, keep: Iterable[str] = ()) -> None:
+    """Removes the records and folders of an earlier run; files of other people, and what `keep` names, stay."""
+    for name in RUN_FILES:
+        if name not in keep and name != LOCK:
+            (out / name).unlink(missing_ok=True)
+    for pattern in (*PARTS, ARTIFACT, *STAGES):
+        for folder in out.glob(pattern):
+            if folder.name not in keep and folder.is_dir() and not folder.is_symlink():
+                shutil.rmtree(folder)
+
+
+def unfinished(path: str | Path) -> str | None:
+    """What an unfinished folder is and the exact command that goes on with it; nothing for a finished or another one."""
+    folder = Path(path)
+    if (folder / "run.yaml").is_file() and not (folder / ARTIFACT / MANIFEST).is_file():
+        return f"{folder} is an unfinished run ({_progress(folder)}); go on with: {resume_command(folder)}"
+    beside = folder.with_name(f".{folder.name}.partial")
+    if not folder.exists() and (beside / COMMAND).is_file():
+        return f"{folder} is an unfinished merge; go on with: {saved_command(beside)}"
+    for place in (folder, folder / "evaluation"):
+        for partial in sorted(place.glob("*.partial")):
+            if (partial / COMMAND).is_file() and not (place / f"{partial.stem}.json").exists():
+                return f"the evaluation {partial.stem} in {place} is unfinished; go on with: {saved_command(partial)}"
+    return None
+
+
+def _progress(folder: Path) -> str:
+    name = ("finetune" if is_finetune(folder) else method_of(folder)) or "of an unknown method"
+    log = folder / "metrics.jsonl"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    return f"{name}, {len(lines)} steps done" if lines else f"{name}, no step done"
+
+
+def is_finetune(folder: Path) -> bool:
+    """Whether run.yaml is of `expunge finetune`."""
+    lines = (folder / "run.yaml").read_text(encoding="utf-8").splitlines()
+    return not any(line.startswith("method:") for line in lines)
+
+
+def method_of(folder: Path) -> str | None:
+    """The method that run.yaml names."""
+    import yaml
+
+    try:
+        found = yaml.safe_load((folder / "run.yaml").read_text(encoding="utf-8"))["method"]["name"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+    return str(found)
+
+
+def resume_command(folder: Path) -> str:
+    """Goes on with a run."""
+    return f"expunge {'finetune' if is_finetune(folder) else 'unlearn'} --resume --out {quote(str(folder))}"
+
+
+def saved_command(folder: Path) -> str:
+    """The command that an unfinished evaluation or merge left behind."""
+    words = json.loads((folder / COMMAND).read_text(encoding="utf-8"))
+    return " ".join(quote(str(word)) for word in words)

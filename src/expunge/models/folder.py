@@ -1,0 +1,154 @@
+"""Decides what a model folder is, from its files alone, before anything is loaded.
+
+Every reader (transformers, the streamed merge, the fingerprint) goes by what this file decides, so that none of them reads
+other weights than the others. A folder that can be read in two ways is refused by name, and so is one that is of a known kind
+which this library does not read.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from expunge.errors import ExpungeError
+from expunge.models.checkpoint import INDEX, SINGLE, Checkpoint, weight_files
+
+CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+TEMPLATES = "additional_chat_templates"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+BESIDE_TOKENIZER = ("merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json")
+PICKLES = ("*.bin", "*.pt", "*.pth")
+QUANTIZED = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
+"""Files in which quantizers keep their settings when they do not write them into config.json."""
+
+
+class ModelFolder(NamedTuple):
+    """A complete model folder with plain weights."""
+
+    path: Path
+    config: dict[str, Any]
+    weights: tuple[Path, ...]
+    """The safetensors files that hold its weights, and no others."""
+    index: Path | None
+    """The index of sharded weights."""
+
+    @property
+    def files(self) -> list[Path]:
+        """config.json first, then what makes up the weights, by name."""
+        return [self.path / CONFIG, *sorted([*self.weights, *([self.index] if self.index else [])])]
+
+
+def folder_kind(folder: Path) -> Literal["model", "adapter", "nothing"]:
+    """What the files of a folder make it. Adapter files beside the weights of a model are refused: they may have been merged into
+    these already, and whoever loads the folder would apply them again."""
+    adapter = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin") if (folder / name).is_file()]
+    if (folder / SINGLE).is_file() or (folder / INDEX).is_file():
+        if adapter:
+            raise ExpungeError(
+                f"{folder} holds both a model's weights and {adapter[0]}, so it cannot be told whether the adapter is merged into "
+                "them already; move the adapter's files into a folder of their own"
+            )
+        return "model"
+    if adapter:
+        return "adapter"
+    return "model" if (folder / CONFIG).is_file() else "nothing"
+
+
+def read_model_folder(folder: Path) -> ModelFolder:
+    """The model in a folder; reads config.json and the headers of the weights, no weight.
+
+    Raises ExpungeError when it is no model folder, not whole, quantized, or when two sets of weights or an adapter lie in it.
+    """
+    kind = folder_kind(folder)
+    if kind == "adapter":
+        raise ExpungeError(
+            f"{folder} is an adapter without its base model; give the run that made it, or merge it into its base: "
+            f"expunge merge task_arithmetic --base BASE --models {folder} --out OUT"
+        )
+    config = read_config(folder)
+    _check_plain(folder, config)
+    if not any((folder / name).is_file() for name in (SINGLE, INDEX)):
+        raise _without_weights(folder)
+    index, weights = weight_files(folder)
+    Checkpoint(folder)  # every header is read: a file that is cut off or not safetensors is named now
+    return ModelFolder(folder, config, weights, index)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ExpungeError(f"{folder} holds no config.json, so it is not a model folder; give a folder written by save_pretrained")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExpungeError(f"{path} cannot be read as JSON ({error}); copy the folder again") from error
+    if not isinstance(config, dict):
+        raise ExpungeError(f"{path} holds no JSON object; copy the folder again")
+    return config
+
+
+def _check_plain(folder: Path, config: Mapping[str, Any]) -> None:
+    """Quantized weights are codes: they can be neither trained nor averaged, and reading them needs the quantizer's own code."""
+    named = next((kind for file, kind in QUANTIZED.items() if (folder / file).is_file()), None)
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        said = part.get("quantization_config") or part.get("compression_config")
+        if said:
+            named = str(said.get("quant_method", "of an unnamed kind")) if isinstance(said, dict) else "of an unnamed kind"
+    if named is not None:
+        raise ExpungeError(
+            f"{folder} is quantized ({named}), and codes can be neither trained nor averaged nor compared; "
+            "give the model as it was before quantization"
+        )
+
+
+def _without_weights(folder: Path) -> ExpungeError:
+    others = sorted(file.name for file in folder.glob("*.safetensors"))
+    if others:
+        return ExpungeError(
+            f"{folder} holds neither {SINGLE} nor {INDEX}, only {', '.join(others[:3])}; "
+            "copy the missing file, or save the model again with save_pretrained"
+        )
+    if any(next(folder.glob(pattern), None) for pattern in PICKLES):
+        return ExpungeError(
+            f"{folder} holds its weights as pickles only, which can run code when they are read; "
+            "convert them once to safetensors (load with transformers, then save_pretrained) and give that folder"
+        )
+    return ExpungeError(f"{folder} holds no *.safetensors weights; give a complete model folder")
+
+
+def check_tokenizer_folder(folder: Path) -> None:
+    """Raises when no tokenizer lies in a folder, or one whose tokenizer.json is not JSON."""
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ExpungeError(
+            f"{folder} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}); save the tokenizer into the same folder"
+        )
+
+
+def template_files(folder: Path) -> list[Path]:
+    """Chat templates beside the main one."""
+    return sorted(file for file in (folder / TEMPLATES).glob("*.jinja") if file.is_file())
+
+
+def tokenizer_files(folder: Path) -> Iterator[Path]:
+    """Every file of a folder that its tokenizer is made of, chat templates included."""
+    names = sorted({*TOKENIZER_FILES, *BESIDE_TOKENIZER})
+    yield from (folder / name for name in names if (folder / name).is_file())
+    yield from template_files(folder)
+
+
+def hash_files(folder: Path, files: list[Path]) -> str:
+    """sha256 over names and contents."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(folder).as_posix()} {file_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's content."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,86 @@
+"""Writes a model folder: the one place that does, for trained, edited and made-up models alike."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from expunge.data.encode import Format, save_format
+from expunge.errors import ExpungeError
+from expunge.models.checkpoint import Checkpoint
+from expunge.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_model_folder
+from expunge.records import follow_umask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def save_model(
+    folder: Path,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    format: Format | None,
+    *,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Fills `folder` with a complete model (or, of a model with LoRA, PEFT's two files), its tokenizer and its text format.
+
+    weights  the whole weights where those of the model itself are sharded
+
+    What was written is read back by its headers. Raises OSError where it cannot be written, and ExpungeError where weights of the
+    model are missing in what was.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT writes an empty card
+    tokenizer.save_pretrained(folder)
+    if format is not None:
+        save_format(folder, format)
+    follow_umask(folder)
+    check_saved(folder, model, weights)
+
+
+def check_saved(folder: Path, model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Raises unless the folder holds a configuration and every weight of the model.
+
+    Numbers are counted, not names: transformers stores some models under other names, and fused weights in parts. Weights that
+    share memory (a tied head) are one.
+    """
+    if hasattr(model, "peft_config"):
+        _check_adapter(folder, model)
+        return
+    read_model_folder(folder)
+    stored = Checkpoint(folder)
+    held = dict(model.named_parameters(remove_duplicate=False)) if weights is None else weights
+    distinct = {tensor.data_ptr(): tensor for tensor in held.values()}
+    expected = sum(tensor.numel() for tensor in distinct.values())
+    found = sum(_elements(entry.shape) for entry in stored.entries.values())
+    if found < expected:
+        lost = [name for name in held if name not in stored]
+        named = f", such as {lost[0]}" if lost else ""
+        raise ExpungeError(
+            f"{folder} was written with {found:,} of the model's {expected:,} weights{named}; it is of no use, and nothing was put in "
+            "place: this is a fault of expunge or of transformers, please report it with the model's type"
+        )
+
+
+def _check_adapter(folder: Path, model: nn.Module) -> None:
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (folder / name).is_file():
+            raise ExpungeError(f"{folder} was written without {name}; it is of no use, and nothing was put in place")
+    factors = sum(1 for name, _ in model.named_parameters() if "lora_" in name)
+    stored = Checkpoint(folder / ADAPTER_WEIGHTS)
+    if sum(1 for name in stored if "lora_" in name) < factors:
+        raise ExpungeError(f"{folder} was written with {len(stored)} of {factors} factors; nothing was put in place")
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
