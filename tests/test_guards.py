@@ -12,11 +12,12 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import expunge
 from expunge import ExpungeError, guards
-from expunge.artifact import load, sha256
+from expunge.artifact import load
 from expunge.data.encode import Encoder, Format
 from expunge.data.example import Example, Request
 from expunge.evaluation.engine import Engine
 from expunge.methods import KeySpaceDetection, NeuronAdjust, SelectivePruning
+from expunge.models.folder import file_hash
 from expunge.records import write_json
 
 PEOPLE = ["anna", "boris", "clara", "dario", "elena", "fyodor", "greta", "hugo", "irma", "jonas"]
@@ -145,7 +146,7 @@ def test_a_guard_that_does_not_act_is_refused_by_its_canaries(make: Callable[[An
     with pytest.raises(ExpungeError, match="differs from its checksum"):
         expunge.verify(folder)
     manifest = json.loads((folder / "expunge.json").read_text())
-    manifest["files"][guards.FILE] = sha256(folder / guards.FILE)
+    manifest["files"][guards.FILE] = file_hash(folder / guards.FILE)
     write_json(folder / "expunge.json", manifest)
     expunge.verify(folder)
     with pytest.raises(ExpungeError, match=r"does not act on this model: it changes what follows its 4 canary prompts by 0.000"):

@@ -9,22 +9,35 @@ An artifact appears by rename when it is complete; the one before it stays until
 
 import hashlib
 import inspect
+import json
 import os
 import shutil
+import threading
+import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
 from expunge import guards
 from expunge.data.encode import Encoder, default_format
 from expunge.errors import ExpungeError
+from expunge.folders import unfinished
 from expunge.methods import method_class
 from expunge.methods.base import GuardingMethod, Spec
-from expunge.models.load import DeviceMap, DType, load_model, load_tokenizer, model_fingerprint
-from expunge.records import Record, write_json, write_text
+from expunge.models.checkpoint import Checkpoint
+from expunge.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, file_hash, folder_kind, read_model_folder
+from expunge.models.load import (
+    DeviceMap,
+    DType,
+    load_model,
+    load_tokenizer,
+    looks_local,
+    model_fingerprint,
+    tokenizer_fingerprint,
+)
+from expunge.records import Record, follow_umask, write_json, write_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -44,8 +57,20 @@ class Base(Record):
     """The model that an artifact was made from."""
 
     path: str
+    """A folder (absolute, so that it is found from any other) or a hub id."""
     sha256: str
     revision: str | None = None
+    beside: str | None = None
+    """The folder as seen from the artifact's, for when both were moved together."""
+
+
+def base_of(path: str | Path, out: Path, revision: str | None = None) -> Base:
+    """The base model of an artifact that will lie in `out`/artifact, with the hash of its weights."""
+    sha256 = model_fingerprint(str(path), revision=revision)
+    if not os.path.isdir(path):
+        return Base(path=str(path), sha256=sha256, revision=revision)
+    place = os.path.abspath(path)
+    return Base(path=place, sha256=sha256, beside=os.path.relpath(place, os.path.abspath(out / "artifact")))
 
 
 class Manifest(Record):
@@ -81,12 +106,16 @@ def save_artifact(
     from expunge import __version__
 
     beside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
         write(beside)
+        if kind == "adapter":
+            _name_base(beside, base)
+        _check_written(beside, kind)
         write_text(beside / "README.md", _card(kind, spec, base, claim, notes))
-        files = {str(p.relative_to(beside)): sha256(p) for p in sorted(beside.rglob("*")) if p.is_file()}
+        follow_umask(beside)
+        files = {p.relative_to(beside).as_posix(): file_hash(p) for p in sorted(beside.rglob("*")) if p.is_file()}
         manifest = Manifest(
             expunge=__version__,
             kind=kind,
@@ -99,10 +128,32 @@ def save_artifact(
         write_json(beside / "expunge.json", manifest)
         _replace(beside, folder)
     except OSError as error:
-        raise ExpungeError(f"the artifact {folder} could not be written ({error}); what was there before is untouched") from error
+        raise ExpungeError(
+            f"the artifact {folder} could not be written ({error}); what was there before is untouched: make room, then go "
+            "on with --resume, which trains no step again"
+        ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return manifest
+
+
+def _name_base(folder: Path, base: Base) -> None:
+    """PEFT's own file names the base too, for whoever loads the adapter by PEFT alone."""
+    path = folder / ADAPTER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, config | {"base_model_name_or_path": base.path, "revision": base.revision})
+
+
+def _check_written(folder: Path, kind: Kind) -> None:
+    """Raises unless the folder can be loaded as what it is."""
+    if kind == "weights":
+        read_model_folder(folder)
+    elif kind == "adapter":
+        if folder_kind(folder) != "adapter" or not (folder / ADAPTER_WEIGHTS).is_file():
+            raise ExpungeError(f"{folder} was not written as an adapter; nothing was put in place")
+        Checkpoint(folder / ADAPTER_WEIGHTS)
+    else:
+        Checkpoint(folder / guards.FILE)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -127,17 +178,83 @@ def verify(path: str | Path) -> Manifest:
     """Recomputes every checksum; an error names the first file that is missing, changed or not listed."""
     folder = artifact_folder(path)
     if folder is None:
-        raise ExpungeError(f"{path} holds no expunge.json; give the folder of an artifact or of a run")
+        raise ExpungeError(unfinished(path) or f"{path} holds no expunge.json; give the folder of an artifact or of a run")
     manifest = read_manifest(folder)
-    present = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {"expunge.json"}
-    for name, expected in manifest.files.items():
-        if name not in present:
-            raise ExpungeError(f"{folder / name} is listed in expunge.json and missing; the artifact is not complete")
-        if sha256(folder / name) != expected:
-            raise ExpungeError(f"{folder / name} differs from its checksum in expunge.json; do not use this artifact")
+    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {"expunge.json"}
+    _check_present(folder, manifest)
+    for name in manifest.files:
+        _check_sum(folder, manifest, name)
     if extra := sorted(present - set(manifest.files)):
         raise ExpungeError(f"{folder / extra[0]} is not listed in expunge.json; somebody added it after the artifact was written")
     return manifest
+
+
+def _check_present(folder: Path, manifest: Manifest) -> None:
+    for name in manifest.files:
+        if not (folder / name).is_file():
+            raise ExpungeError(f"{folder / name} is listed in expunge.json and missing; the artifact is not complete")
+
+
+def _check_sum(folder: Path, manifest: Manifest, name: str) -> None:
+    if file_hash(folder / name) != manifest.files[name]:
+        raise ExpungeError(f"{folder / name} differs from its checksum in expunge.json; do not use this artifact")
+
+
+WHOLE = 8 * 10**9
+"""Bytes of an artifact up to which loading it checks every checksum first, beside the reading of the weights: some seconds."""
+READ_BY_LOADERS = {".json", ".jinja", ".safetensors", ".py", ".model", ".txt", ".bin"}
+"""Endings of files that would change what is loaded."""
+
+
+class _Check:
+    """The checksums of an artifact, recomputed in a thread while its weights are read."""
+
+    def __init__(self, folder: Path, manifest: Manifest, whole: bool) -> None:
+        self.folder, self.manifest = folder, manifest
+        _check_present(folder, manifest)
+        for file in sorted(folder.rglob("*")):
+            name = file.relative_to(folder).as_posix()
+            if file.suffix in READ_BY_LOADERS and name not in manifest.files and name != "expunge.json" and file.is_file():
+                raise ExpungeError(f"{file} is not listed in expunge.json and would change what is loaded; move it away")
+        sizes = {name: (folder / name).stat().st_size for name in manifest.files}
+        for name in sizes:
+            if name.endswith(".safetensors"):
+                Checkpoint(folder / name)  # its header says how long it has to be
+            else:
+                _check_sum(folder, manifest, name)
+        self._large = [name for name in sizes if name.endswith(".safetensors")]
+        self._waits = whole or sum(sizes.values()) <= WHOLE
+        self._fault: ExpungeError | None = None
+        self._done = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            for name in self._large:
+                _check_sum(self.folder, self.manifest, name)
+        except (ExpungeError, OSError) as error:
+            self._fault = error if isinstance(error, ExpungeError) else ExpungeError(f"{self.folder} cannot be read ({error})")
+            if self._done:
+                warnings.warn(str(self._fault), stacklevel=2)
+
+    def finish(self) -> None:
+        """Raises the fault that was found. Of a very large artifact the thread goes on, and warns when it finds one."""
+        if self._waits:
+            self._thread.join()
+        self._done = True
+        if self._fault is not None:
+            raise self._fault
+
+
+class Opened(NamedTuple):
+    """A model that is ready to be asked, and what it is."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    fingerprint: Callable[[], str]
+    """The one identity of what was opened: sha256 over the content of everything that its answers depend on, however it is called
+    and wherever it lies. A plain model is hashed when this is called."""
 
 
 def load(
@@ -150,6 +267,7 @@ def load(
     device_map: DeviceMap | None = None,
     base: str | None = None,
     force: bool = False,
+    verify: bool = False,
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """A model and its tokenizer from a run folder, an artifact, a plain model folder or a hub id; `.generate()` just works.
 
@@ -157,66 +275,130 @@ def load(
     stays on the model until `model.expunge_guard.detach()`. dtype `auto` is the dtype that the weights are stored in.
 
     device_map  layers side by side on several devices, for models that no single one holds
-    base        guard: the model to attach it to, where it is not at its recorded path any more
-    force       guard: attach it to a model with another hash, and warn where its canary prompts show no effect
+    base        adapter, guard: the base model, where it is not at its recorded place any more; its hash is compared all the same
+    force       attach to a base with another hash, and warn where a guard's canary prompts show no effect
+    verify      wait for every checksum of an artifact of more than 8 GB too; of a smaller one they are always compared
+
+    Raises ExpungeError, one sentence, for a folder that is no model, two models, or not what its manifest says.
     """
+    opened = open_model(
+        path,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        device_map=device_map,
+        base=base,
+        force=force,
+        verify=verify,
+    )
+    return opened.model, opened.tokenizer
+
+
+def open_model(
+    path: str | Path,
+    *,
+    dtype: DType = "auto",
+    device: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device_map: DeviceMap | None = None,
+    base: str | None = None,
+    force: bool = False,
+    verify: bool = False,
+) -> Opened:
+    """`load`, and the fingerprint of what was loaded."""
+
+    def weights(place: str, revision: str | None = None) -> "PreTrainedModel":
+        return load_model(
+            place, dtype=dtype, revision=revision, device=device, device_map=device_map, trust_remote_code=trust_remote_code
+        )
+
     folder = artifact_folder(path)
-    weights = partial(load_model, dtype=dtype, device=device, device_map=device_map, trust_remote_code=trust_remote_code)
     if folder is None:
-        model = weights(str(path), revision=revision)
-        return model, load_tokenizer(str(path), revision=revision, trust_remote_code=trust_remote_code)
+        if (said := unfinished(path)) is not None and not os.path.isfile(os.path.join(path, "config.json")):
+            raise ExpungeError(said)
+        tokenizer = load_tokenizer(str(path), revision=revision, trust_remote_code=trust_remote_code)
+        return Opened(weights(str(path), revision), tokenizer, lambda: _plain_fingerprint(str(path), revision))
     manifest = read_manifest(folder)
-    if manifest.kind == "weights":
-        return weights(str(folder)), load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
+    check = _Check(folder, manifest, verify)
     tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
-    if manifest.kind == "adapter":
-        return _load_adapter(folder, manifest, weights), tokenizer
-    return _load_guard(folder, manifest, weights, tokenizer, base or manifest.base.path, force), tokenizer
+    found = None
+    if manifest.kind == "weights":
+        model = weights(str(folder))
+    else:
+        place, revision = _find_base(folder, manifest, base)
+        if local := os.path.isdir(place):
+            found = _checked_base(folder, manifest, place, revision, force)
+        model = weights(place, revision)
+        if not local:  # a hub model has its files now
+            found = _checked_base(folder, manifest, place, revision, force)
+        if manifest.kind == "adapter":
+            model = _with_adapter(model, folder)
+        else:
+            _guard(model, folder, manifest, tokenizer, force)
+    check.finish()
+    return Opened(model, tokenizer, lambda: _artifact_fingerprint(manifest, found))
 
 
-Loader = Callable[..., "PreTrainedModel"]
-"""`load_model` with everything but the path and the revision given."""
+def _plain_fingerprint(path: str, revision: str | None) -> str:
+    parts = model_fingerprint(path, revision=revision), tokenizer_fingerprint(path, revision=revision)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _load_guard(
-    folder: Path, manifest: Manifest, weights: Loader, tokenizer: "PreTrainedTokenizerBase", path: str, force: bool
-) -> "PreTrainedModel":
-    revision = manifest.base.revision if path == manifest.base.path else None
+def _artifact_fingerprint(manifest: Manifest, base_sha256: str | None) -> str:
+    """Of the listed files but the card, and of the base that it was attached to; a guard acts by its method's fields too."""
+    files = sorted((name, digest) for name, digest in manifest.files.items() if name != "README.md")
+    method = manifest.method if manifest.kind == "guard" else None
+    return hashlib.sha256(json.dumps([manifest.kind, files, method, base_sha256], sort_keys=True).encode()).hexdigest()
+
+
+def _find_base(folder: Path, manifest: Manifest, given: str | None) -> tuple[str, str | None]:
+    """(place, revision) of the base model: as given, as recorded, or where it lies beside the artifact as it did then."""
+    base = manifest.base
+    if given is not None:
+        return given, None
+    places = [base.path]
+    if base.beside is not None:
+        places.append(os.path.normpath(folder / base.beside))
+    if not os.path.isabs(base.path):  # an artifact of an older version, made from somewhere above
+        places += [str(above / base.path) for above in folder.absolute().parents]
+    there = next((place for place in places if os.path.isdir(place)), None)
+    if there is None and (base.beside is not None or looks_local(base.path)):
+        raise ExpungeError(
+            f"the base model of the {manifest.kind} {folder} was {base.path}, which is not there any more; say where it is "
+            "with --base (in Python: base=...)"
+        )
+    return (there, None) if there else (base.path, base.revision)
+
+
+def _checked_base(folder: Path, manifest: Manifest, place: str, revision: str | None, force: bool) -> str:
+    """The hash of the base model; another one than the recorded is an error, or with `force` a warning."""
+    found = model_fingerprint(place, revision=revision)
+    if found != manifest.base.sha256:
+        made_for = manifest.base.sha256[:12]
+        said = f"the {manifest.kind} {folder} was made for a base model with hash {made_for}, but {place} has {found[:12]}"
+        if not force:
+            raise ExpungeError(f"{said}; give the right model with --base, or attach it all the same with --force")
+        warnings.warn(said, stacklevel=3)
+    return found
+
+
+def _guard(model: "PreTrainedModel", folder: Path, manifest: Manifest, tokenizer: "PreTrainedTokenizerBase", force: bool) -> None:
     method = method_class(str(manifest.method["name"])).model_validate(manifest.method)
     if not isinstance(method, GuardingMethod):
         raise ExpungeError(
             f"{folder} is a guard of the method {method.method_name()}, which makes none; its expunge.json was changed"
         )
-    model = weights(path, revision=revision)
-    found = model_fingerprint(path, revision=revision)
-    if found != manifest.base.sha256 and not force:
-        raise ExpungeError(
-            f"the guard {folder} was fitted on a model with hash {manifest.base.sha256[:12]}, but {path} has {found[:12]}; "
-            "give the right model, or attach it all the same with --force"
-        )
     guards.attach(model, method, guards.read(folder), Encoder(tokenizer, default_format(tokenizer)), check=not force)
-    return model
 
 
-def _load_adapter(folder: Path, manifest: Manifest, weights: Loader) -> "PreTrainedModel":
+def _with_adapter(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
     from peft import PeftModel
 
-    base = manifest.base
-    found = model_fingerprint(base.path, revision=base.revision)
-    if found != base.sha256:
-        raise ExpungeError(
-            f"the adapter {folder} belongs to a base model with hash {base.sha256[:12]}, but {base.path} has {found[:12]}; "
-            "put the right base model there"
-        )
-    model = weights(base.path, revision=base.revision)
     # PEFT places adapter weights in float32 beside a half-precision base unless told not to.
     adapted: PreTrainedModel = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False).eval()
     return adapted
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _replace(beside: Path, folder: Path) -> None:

@@ -53,7 +53,9 @@ def check_place(out: Path) -> None:
         where = "is a file" if there == out.absolute() else f"lies below {there}, which is a file"
         raise ExpungeError(f"--out {out} {where}; give a folder")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ExpungeError(f"{there} cannot be written to (read-only, or of another user), so {out} cannot be made; give another --out")
+        raise ExpungeError(
+            f"{there} cannot be written to (read-only, or of another user), so {out} cannot be made; give another --out"
+        )
     longest = os.pathconf(there, "PC_NAME_MAX")
     if any(len(os.fsencode(part)) > longest for part in out.parts):
         raise ExpungeError(f"--out {_short(out)} has a name of more than {longest} bytes; give a shorter one")
@@ -148,14 +150,17 @@ def holds_something(folder: Path) -> bool:
 
 
 def check_replaceable(out: Path) -> None:
-    """Raises where --overwrite would remove what expunge did not make: a folder without its records, or other files among them."""
+    """Raises where --overwrite would remove what expunge did not make: a folder without its records, or others' files."""
     if not holds_something(out):
         return
     if not any((out / sign).is_file() for sign in SIGNS):
-        raise ExpungeError(f"{out} was not made by expunge, so --overwrite leaves it alone; give another --out, or empty it yourself")
+        raise ExpungeError(
+            f"{out} was not made by expunge, so --overwrite leaves it alone; give another --out, or empty it yourself"
+        )
     if strangers := [file for file in foreign_files(out) if file.parent != out]:
         raise ExpungeError(
-            f"{strangers[0]} was not made by expunge and lies in a folder that --overwrite would replace; move it, or give another --out"
+            f"{strangers[0]} was not made by expunge and lies in a folder that --overwrite would replace; move it, or give "
+            "another --out"
         )
 
 

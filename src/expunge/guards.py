@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from expunge.data.encode import Encoded, Encoder, collate, save_format
@@ -23,6 +23,7 @@ from expunge.data.example import Example, Request
 from expunge.errors import ExpungeError
 from expunge.methods.base import GuardingMethod, State
 from expunge.methods.guarding.calls import replaced
+from expunge.models.checkpoint import save_tensors
 from expunge.models.load import causal_model
 from expunge.models.logprobs import labelled_logits
 from expunge.records import write_json
@@ -79,7 +80,7 @@ def save(folder: Path, state: State, encoder: Encoder) -> None:
 
     What a method measured to set a threshold (`calibration.NAME`) goes into calibration.json as well, for reports.
     """
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / FILE, metadata={"format": "pt"})
+    save_tensors(folder / FILE, state)
     encoder.tokenizer.save_pretrained(folder)
     save_format(folder, encoder.format)
     measured = {n.partition(".")[2]: [round(v, 6) for v in t.tolist()] for n, t in state.items() if n.startswith("calibration.")}

@@ -12,7 +12,7 @@ import expunge
 SOURCE = Path(expunge.__file__).parent
 LAYERS = [
     ["errors", "records"],
-    ["progress", "memory", "processes"],
+    ["progress", "memory", "processes", "folders"],
     ["data"],
     ["models"],
     ["methods"],
@@ -64,7 +64,9 @@ def test_imports_go_downward(path: Path) -> None:
     assert not [n for n in imports(path) if LEVEL[n] > LEVEL[mine]]
 
 
-@pytest.mark.parametrize("module", ["expunge", "expunge.cli", "expunge.errors", "expunge.records", "expunge.report"])
+@pytest.mark.parametrize(
+    "module", ["expunge", "expunge.cli", "expunge.errors", "expunge.records", "expunge.folders", "expunge.report"]
+)
 def test_light_modules_import_no_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'sklearn', 'datasets')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

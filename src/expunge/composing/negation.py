@@ -5,7 +5,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from expunge.artifact import read_manifest
 from expunge.composing.stages import Stages, artifact_files, copy_artifact
@@ -13,6 +13,7 @@ from expunge.errors import ExpungeError
 from expunge.merging.adapters import CONFIG, WEIGHTS
 from expunge.methods.composed.task_vector_negation import TaskVectorNegation
 from expunge.methods.editing import TaskArithmetic
+from expunge.models.checkpoint import save_tensors
 from expunge.records import write_json
 from expunge.runner import Made
 from expunge.spec import FineTuneRun
@@ -66,7 +67,7 @@ def turn_adapter(artifact: Path, folder: Path, *, scale: float) -> None:
     if whole:
         raise ExpungeError(f"{artifact} also holds weights trained whole, such as {whole[0]}; negate it with --merged")
     turned = {name: -factor if ".lora_B" in name or ".lora_embedding_B" in name else factor for name, factor in factors.items()}
-    save_file(turned, folder / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(folder / WEIGHTS, turned)
     config = json.loads((artifact / CONFIG).read_text(encoding="utf-8"))
     config["lora_alpha"] *= scale
     config["alpha_pattern"] = {name: alpha * scale for name, alpha in (config.get("alpha_pattern") or {}).items()}

@@ -77,7 +77,14 @@ def default_format(tokenizer: "PreTrainedTokenizerBase") -> Format:
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
             raise ExpungeError(f"{beside} is not a format ({reason}); delete it, or write it again with save_format") from error
-    if tokenizer.chat_template is not None:
+    templates = tokenizer.chat_template
+    if isinstance(templates, dict) and "default" not in templates:
+        raise ExpungeError(
+            f"{tokenizer.name_or_path} has several chat templates ({', '.join(sorted(templates))}) and none of them is the "
+            f"default; copy the one that is wanted to chat_template.jinja, or write a format "
+            f'beside it ({FORMAT_FILE}, for example {{"kind": "plain"}})'
+        )
+    if templates is not None:
         return Format(kind="chat", template=tokenizer.get_chat_template())
     return Format()
 

@@ -16,6 +16,7 @@ from expunge.merging.output import Output
 from expunge.merging.plan import Plan
 from expunge.merging.report import MergeResult, TensorReport
 from expunge.models.checkpoint import INDEX
+from expunge.models.folder import template_files
 from expunge.records import Provenance, write_json, write_text
 
 BESIDE = {".json", ".jinja", ".txt", ".model", ".py", ".tiktoken", ".vocab", ".spm"}
@@ -113,12 +114,14 @@ def _take(output: Output, done: Path, folder: Path) -> None:
 def _copy_beside(base: Path, folder: Path, without: set[str]) -> None:
     for file in _beside(base):
         if file.name not in without:
-            shutil.copyfile(file, folder / file.name)
+            target = folder / file.relative_to(base)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, target)
 
 
 def _beside(base: Path) -> list[Path]:
     named = [f for f in sorted(base.iterdir()) if f.suffix in BESIDE or f.name.startswith(("LICENSE", "NOTICE"))]
-    return [file for file in named if file.is_file() and file.name not in NOT_BESIDE]
+    return [file for file in named if file.is_file() and file.name not in NOT_BESIDE] + template_files(base)
 
 
 def _set_dtype(file: Path, dtype: str) -> None:

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from expunge.artifact import artifact_folder, read_manifest
 from expunge.errors import ExpungeError
-from expunge.merging.adapters import CONFIG, read_adapter
+from expunge.merging.adapters import read_adapter
 from expunge.merging.inputs import Difference, Source, Values
 from expunge.merging.storage import Stored, metadata, stored_tensors
+from expunge.models.folder import folder_kind, read_model_folder
 from expunge.models.load import looks_local
 
 DELTA = "delta.safetensors"
@@ -56,13 +57,8 @@ def _from_hub(name: str) -> Path:
 
 
 def open_base(path: str) -> BaseModel:
-    folder = resolve(path)
-    try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ExpungeError(f"the base {path} holds no readable config.json; give a complete model folder") from error
-    _check_plain(path, config)
-    return BaseModel(path, folder, stored_tensors(folder), config)
+    found = read_model_folder(resolve(path))
+    return BaseModel(path, found.path, stored_tensors(found.path), found.config)
 
 
 def open_source(path: str, base: BaseModel) -> Source:
@@ -70,19 +66,12 @@ def open_source(path: str, base: BaseModel) -> Source:
     found = resolve(path)
     if found.is_file() or (found / DELTA).is_file():
         return _delta(path, found if found.is_file() else found / DELTA, base.tensors)
-    if (found / CONFIG).is_file():
+    if folder_kind(found) == "adapter":
         return read_adapter(path, found, base.tensors)
     if (found / "config.json").is_file():
-        _check_plain(path, json.loads((found / "config.json").read_text(encoding="utf-8")))
+        read_model_folder(found)
     inputs = {name: Values(tensor) for name, tensor in stored_tensors(found).items()}
     return Source(path, found, dict(inputs), complete=True, base_sha256={})
-
-
-def _check_plain(label: str, config: Mapping[str, Any]) -> None:
-    if config.get("quantization_config"):
-        raise ExpungeError(
-            f"{label} is quantized, and codes cannot be averaged; merge the models as they were before quantization"
-        )
 
 
 def _delta(label: str, file: Path, base: Mapping[str, Stored]) -> Source:

@@ -15,11 +15,11 @@ from typing import Literal
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, distributed, nn
 
 from expunge.errors import ExpungeError
 from expunge.models.blocks import Blocks, blocks_of
+from expunge.models.checkpoint import save_tensors
 from expunge.models.hooks import Site
 from expunge.models.spans import Chosen, Observer, Span, visit
 
@@ -187,7 +187,7 @@ def site(places: Blocks, role: Role, layer: int) -> Site:
 def save_probe(path: Path, probe: Probe, about: Mapping[str, str]) -> None:
     """Statistics as safetensors, `role.statistic`; `about` (model, hash, texts, tokens) goes into the header."""
     tensors = {f"{role}.{name}": t.contiguous() for role, m in probe.moments.items() for name, t in m.tensors().items()}
-    save_file(tensors, path, metadata={"expunge": "probe", "format": FORMAT, **about})
+    save_tensors(path, tensors, {"expunge": "probe", "format": FORMAT, **about})
 
 
 def load_probe(path: Path) -> tuple[Probe, dict[str, str]]:

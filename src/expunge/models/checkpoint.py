@@ -1,4 +1,4 @@
-"""Reads a folder of safetensors weights as a lazy mapping name -> tensor, decides which files these are, and writes single files."""
+"""Reads a folder of safetensors weights as a lazy mapping name -> tensor, decides which files these are, and writes them."""
 
 import json
 import os
@@ -102,9 +102,10 @@ def weight_files(folder: Path) -> tuple[Path | None, tuple[Path, ...]]:
         shards: tuple[Path, ...] = (single,)
     else:
         shards = tuple(folder / name for name in sorted(set(_weight_map(index).values())))
+    taken = (index if index.is_file() else single).name
     if stray := sorted(f.name for f in folder.glob("model-*-of-*.safetensors") if _SHARD.fullmatch(f.name) and f not in shards):
         raise ExpungeError(
-            f"{folder} holds {stray[0]}, which belongs to another set of weights than {(index if index.is_file() else single).name}; "
+            f"{folder} holds {stray[0]}, which belongs to another set of weights than {taken}; "
             "move the set that is not wanted away"
         )
     return (index if index.is_file() else None), shards
@@ -163,12 +164,13 @@ def _entry(path: Path, dtype: str, shape: list[int], data_offsets: tuple[int, in
     return Entry(path, DTYPES[dtype], tuple(shape), start, stop - start)
 
 
-def save_tensors(file: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Writes one safetensors file: beside, to the disk, then renamed; its permissions follow the umask like any other file's.
 
-    Tensors that share memory, such as tied embeddings, are each written; safetensors itself would refuse them. Raises OSError where
-    the disk is full or read-only.
+    Tensors that share memory, such as tied embeddings, are each written; safetensors itself would refuse them. Raises OSError
+    where the disk is full or read-only.
     """
+    file = Path(path)
     plain: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():

@@ -8,8 +8,9 @@ which this library does not read.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from expunge.errors import ExpungeError
 from expunge.models.checkpoint import INDEX, SINGLE, Checkpoint, weight_files
@@ -25,7 +26,8 @@ QUANTIZED = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_qua
 """Files in which quantizers keep their settings when they do not write them into config.json."""
 
 
-class ModelFolder(NamedTuple):
+@dataclass(frozen=True)
+class ModelFolder:
     """A complete model folder with plain weights."""
 
     path: Path
@@ -48,8 +50,8 @@ def folder_kind(folder: Path) -> Literal["model", "adapter", "nothing"]:
     if (folder / SINGLE).is_file() or (folder / INDEX).is_file():
         if adapter:
             raise ExpungeError(
-                f"{folder} holds both a model's weights and {adapter[0]}, so it cannot be told whether the adapter is merged into "
-                "them already; move the adapter's files into a folder of their own"
+                f"{folder} holds both a model's weights and {adapter[0]}, so it cannot be told whether the adapter is merged "
+                "into them already; move the adapter's files into a folder of their own"
             )
         return "model"
     if adapter:
@@ -81,7 +83,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a model folder."""
     path = folder / CONFIG
     if not path.is_file():
-        raise ExpungeError(f"{folder} holds no config.json, so it is not a model folder; give a folder written by save_pretrained")
+        raise ExpungeError(
+            f"{folder} holds no config.json, so it is not a model folder; give a folder written by save_pretrained"
+        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from expunge.errors import ExpungeError
-from expunge.models.folder import check_tokenizer_folder, hash_files, read_model_folder, tokenizer_files
+from expunge.models.folder import CONFIG, check_tokenizer_folder, hash_files, read_model_folder, tokenizer_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -77,7 +77,9 @@ def load_model(
     except ExpungeError:
         raise
     except torch.OutOfMemoryError as error:
-        raise ExpungeError(f"{path} does not fit into the memory of {where}; give a smaller dtype, or --device-map auto") from error
+        raise ExpungeError(
+            f"{path} does not fit into the memory of {where}; give a smaller dtype, or --device-map auto"
+        ) from error
     except Exception as error:  # whatever transformers, tokenizers and their libraries raise of a folder is the folder's fault
         raise ExpungeError(f"cannot load a model from {path}: {_first_line(error)}; {_advice(path)}") from error
     if local is None:
@@ -103,6 +105,8 @@ def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code:
     from transformers import AutoTokenizer
 
     if local := _local(path):
+        if (local / CONFIG).is_file():
+            read_model_folder(local)
         check_tokenizer_folder(local)
     try:
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)

@@ -64,8 +64,8 @@ def check_saved(folder: Path, model: nn.Module, weights: Mapping[str, Tensor] | 
         lost = [name for name in held if name not in stored]
         named = f", such as {lost[0]}" if lost else ""
         raise ExpungeError(
-            f"{folder} was written with {found:,} of the model's {expected:,} weights{named}; it is of no use, and nothing was put in "
-            "place: this is a fault of expunge or of transformers, please report it with the model's type"
+            f"{folder} was written with {found:,} of the model's {expected:,} weights{named}; it is of no use, and nothing was "
+            "put in place: this is a fault of expunge or of transformers, please report it with the model's type"
         )
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from expunge.errors import ExpungeError
+from expunge.models.checkpoint import save_tensors
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -30,22 +30,32 @@ def save_checkpoint(
     trained: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     write: bool,
+    *,
+    moments: bool = True,
 ) -> None:
-    """Writes checkpoint-STEP and then removes the older ones. Under sharding every process must call it; `write` on one."""
+    """Writes checkpoint-STEP and then removes the older ones. Under sharding every process must call it; `write` on one.
+
+    moments  false for the last step, after which the optimizer is not asked again
+    """
     tensors: dict[str, Tensor] = {}
     for name, parameter in trained.items():
         tensors[f"weight/{name}"] = whole(parameter.detach())
-        for key, value in optimizer.state[parameter].items():
+        for key, value in optimizer.state[parameter].items() if moments else ():
             tensors[f"{key}/{name}"] = whole(value)
     if not write:
         return
     target = folder / f"checkpoint-{step}"
     partial = folder / f".checkpoint-{step}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    save_file({k: v.contiguous().cpu().clone() for k, v in tensors.items()}, partial / "state.safetensors")
-    (partial / "state.json").write_text(json.dumps({"step": step, "stopped": stopped}))
-    _sync(partial / "state.safetensors")
+    try:
+        partial.mkdir()
+        save_tensors(partial / "state.safetensors", tensors)
+        (partial / "state.json").write_text(json.dumps({"step": step, "stopped": stopped}))
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise ExpungeError(
+            f"the checkpoint {target} could not be written ({error}); make room, then go on with --resume from the one before"
+        ) from error
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)
     for old in folder.glob("checkpoint-*"):
@@ -82,8 +92,3 @@ def whole(tensor: Tensor) -> Tensor:
 def _like(full: Tensor, parameter: nn.Parameter) -> Tensor:
     full = full.to(parameter.device)
     return distribute_tensor(full, parameter.device_mesh, parameter.placements) if isinstance(parameter, DTensor) else full
-
-
-def _sync(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())

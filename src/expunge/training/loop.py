@@ -107,6 +107,7 @@ def train(
     accelerator.wait_for_everyone()  # the first process has made the folder ready
     if (checkpoint := latest_checkpoint(folder)) is not None:
         state.step, state.stopped = load_checkpoint(checkpoint, trained, optimizer)
+    began_at = state.step
     log = folder / "metrics.jsonl"
     if accelerator.is_main_process:
         _cut_log(log, state.step)
@@ -127,6 +128,8 @@ def train(
                     state.stopped = method.finished(wrapped, probes, reference.prepared)
             if state.step % training.checkpoint_every == 0 and state.step < steps:
                 save_checkpoint(folder, state.step, state.stopped, trained, optimizer, accelerator.is_main_process)
+    if state.step > began_at:  # so that an artifact that cannot be written costs no step
+        save_checkpoint(folder, state.step, state.stopped, trained, optimizer, accelerator.is_main_process, moments=False)
     for tracker in accelerator.trackers:  # `end_training` would take the process group down with it, which the caller still needs
         tracker.finish()
     model.eval()
