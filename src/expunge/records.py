@@ -8,11 +8,16 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from expunge.errors import ExpungeError
+
+Role = Literal["forget", "retain", "neutral", "control"]
+"""What the examples of a task are to the request: what was to be forgotten, what was to be kept, neither, or examples of the kind
+of the forget set that no model was ever trained on. It decides which direction is good, what may be quoted and what a report
+compares."""
 
 
 class Record(BaseModel):
@@ -27,6 +32,8 @@ class Score(Record):
     task: str
     """What was asked, e.g. `forget`; scores over a whole suite have the task `suite`."""
     metric: str
+    role: Role | None = None
+    """The role of the task; null for scores over a whole suite."""
     value: float | None
     """The point estimate; null when it could not be computed, with the reason in `unscored`."""
     low: float | None = None
@@ -58,6 +65,8 @@ class Sample(Record):
     metric: str
     id: str
     """`Example.id`: a hash of the content, so that reports can point at a sample without quoting it."""
+    role: Role | None = None
+    """The role of the task. A sample without one is treated as secret."""
     value: float | None
     unscored: str | None = None
     text: dict[str, str] | None = None

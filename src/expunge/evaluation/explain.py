@@ -12,9 +12,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from expunge.evaluation.metrics import METRICS, OVERALL, Metric, Overall
-from expunge.evaluation.metrics.base import Role
 from expunge.evaluation.suites import SUITES, SuiteSpec
-from expunge.records import write_text
+from expunge.records import Role, write_text
 
 WIDTH = 120
 UP, DOWN = "\u2191", "\u2193"

@@ -36,7 +36,7 @@ from expunge.evaluation.resume import Finished, code_version
 from expunge.evaluation.statistics import percentiles, resampled
 from expunge.evaluation.task import SUITE
 from expunge.processes import is_main
-from expunge.records import Sample, Score, write_json
+from expunge.records import Role, Sample, Score, write_json
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -129,21 +129,21 @@ class Harness:
 
     def _one(self, lm: Any, wanted: Wanted, limit: int | None, finished: Finished, show: bool) -> Found:
         """The result of one wanted task, kept as soon as it is there."""
-        good = wanted.name not in self.forget
+        role: Role = "forget" if wanted.name in self.forget else "retain"
         try:
             loaded = self.index.load([wanted.name])
             unsafe = [name for name, task in loaded["tasks"].items() if getattr(task, "UNSAFE_CODE", False)]
         except Exception as error:  # whatever lm-eval, datasets and the task's own code find wrong
-            return unscored(self.index, wanted.name, f"lm-eval cannot load it: {_line(error)}", good=good)
+            return unscored(self.index, wanted.name, f"lm-eval cannot load it: {_line(error)}", role=role)
         if unsafe:
-            return unscored(self.index, wanted.name, "it runs what the model writes; use the suite skills for that", good=good)
+            return unscored(self.index, wanted.name, "it runs what the model writes; use the suite skills for that", role=role)
         file = finished.folder / f"lm_eval.{wanted.name}.json" if finished.folder is not None else None
         key = _key(finished.key, wanted, limit, loaded["tasks"])
         kept = from_main(partial(_kept, file, key))
         if kept is not None:
             return kept
         results = _evaluate(lm, wanted, limit, loaded)
-        found = from_main(partial(read_results, results, wanted.name, lm.cut, good=good, show=show))
+        found = from_main(partial(read_results, results, wanted.name, lm.cut, role=role, show=show))
         found = found.model_copy(update={"key": key})
         if file is not None and is_main():
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from expunge.evaluation.statistics import bootstrap_interval
-from expunge.records import Record, Sample, Score
+from expunge.records import Record, Role, Sample, Score
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
@@ -38,15 +38,15 @@ def metric_name(task: str, metric: str, filter_name: str) -> str:
     return name if filter_name == "none" else f"{name}_{filter_name.replace('-', '_')}"
 
 
-def read_results(results: Mapping[str, Any], wanted: str, cut: Container[str], *, good: bool, show: bool) -> Found:
+def read_results(results: Mapping[str, Any], wanted: str, cut: Container[str], *, role: Role, show: bool) -> Found:
     """Scores of the wanted task, of all it consists of, and the share of its prompts that were cut.
 
     cut     contexts that lost their beginning
-    good    whether lm-eval's direction of good is that of the request; it is not for what was to be forgotten
+    role    of all that the task consists of; on what was to be forgotten lm-eval's direction of good turns round
     show    write prompts, expected and generated texts into the samples
     """
     leaves: dict[str, Sequence[Mapping[str, Any]]] = results["samples"]
-    samples = [sample for task, rows in leaves.items() for sample in _samples(task, rows, cut, show=show)]
+    samples = [sample for task, rows in leaves.items() for sample in _samples(task, rows, cut, role, show=show)]
     by_metric: dict[tuple[str, str], list[float]] = {}
     for sample in samples:
         if sample.value is not None:
@@ -63,41 +63,46 @@ def read_results(results: Mapping[str, Any], wanted: str, cut: Container[str], *
             values = [value for member in members for value in by_metric.get((member, known), ())]
             n = len(values) or int(numbers["sample_len"])
             higher = results["higher_is_better"].get(name, {}).get(metric)
-            higher = higher if higher is None or good else not higher
+            higher = higher if higher is None or role != "forget" else not higher
             error = numbers.get(f"{metric}_stderr,{filter_name}")
-            scores.append(_score(name, known, value, values, error, n, higher))
+            scores.append(_score(name, known, role, value, values, error, n, higher))
     cuts = np.array([sample.value for sample in samples if sample.metric == PROMPT_CUT], dtype=np.float64)
-    scores.append(_score(wanted, PROMPT_CUT, float(cuts.mean()), list(cuts), None, len(cuts), False))
+    scores.append(_score(wanted, PROMPT_CUT, role, float(cuts.mean()), list(cuts), None, len(cuts), False))
     return Found(tasks=tuple(leaves), scores=tuple(scores), samples=tuple(samples))
 
 
-def unscored(index: "TaskManager", name: str, reason: str, *, good: bool) -> Found:
+def unscored(index: "TaskManager", name: str, reason: str, *, role: Role) -> Found:
     """Null with the reason, for every metric that the task says it has."""
     config = index.task_index[name].cfg or {}
     metrics = config.get("metric_list") or config.get("aggregate_metric_list") or [{"metric": "acc"}]
     filters = [found["name"] for found in config.get("filter_list", ())] or ["none"]
     names = [metric_name(name, metric["metric"], found) for metric in metrics for found in filters]
     return Found(
-        scores=tuple(Score(task=name, metric=metric, value=None, n=0, higher_is_better=good, unscored=reason) for metric in names)
+        scores=tuple(
+            Score(task=name, metric=metric, role=role, value=None, n=0, higher_is_better=role != "forget", unscored=reason)
+            for metric in names
+        )
     )
 
 
-def _score(task: str, metric: str, value: Any, values: Sequence[float], error: Any, n: int, higher: bool | None) -> Score:
+def _score(
+    task: str, metric: str, role: Role, value: Any, values: Sequence[float], error: Any, n: int, higher: bool | None
+) -> Score:
     """lm-eval's value. Where it is the mean over questions, with the bootstrap interval of this library, else with the normal one
     of lm-eval's standard error."""
     if not isinstance(value, int | float) or not np.isfinite(value):
         reason = f"lm-eval gives {value}, which is no finite number"
-        return Score(task=task, metric=metric, value=None, n=n, higher_is_better=higher, unscored=reason)
+        return Score(task=task, metric=metric, role=role, value=None, n=n, higher_is_better=higher, unscored=reason)
     low: float | None = None
     high: float | None = None
     if values and np.isclose(np.mean(values), value, rtol=0, atol=1e-9):
         low, high = bootstrap_interval(np.array(values, dtype=np.float64)) or (None, None)
     elif isinstance(error, float) and np.isfinite(error):
         low, high = value - NORMAL_95 * error, value + NORMAL_95 * error
-    return Score(task=task, metric=metric, value=float(value), low=low, high=high, n=n, higher_is_better=higher)
+    return Score(task=task, metric=metric, role=role, value=float(value), low=low, high=high, n=n, higher_is_better=higher)
 
 
-def _samples(task: str, rows: Sequence[Mapping[str, Any]], cut: Container[str], *, show: bool) -> list[Sample]:
+def _samples(task: str, rows: Sequence[Mapping[str, Any]], cut: Container[str], role: Role, *, show: bool) -> list[Sample]:
     """One for each question and metric, and whether its prompt was cut. A filter gives a question a second row."""
     samples, seen = [], set[int]()
     for row in rows:
@@ -106,12 +111,12 @@ def _samples(task: str, rows: Sequence[Mapping[str, Any]], cut: Container[str], 
             value = row[metric]
             if isinstance(value, bool | int | float | np.number) and np.isfinite(value):
                 name = metric_name(task, metric, row["filter"])
-                samples.append(Sample(task=task, metric=name, id=row["doc_hash"][:16], value=float(value), text=texts))
+                samples.append(Sample(task=task, metric=name, role=role, id=row["doc_hash"][:16], value=float(value), text=texts))
                 texts = None
         if row["doc_id"] not in seen:
             seen.add(row["doc_id"])
             lost = any(arguments[0] in cut for arguments in row["arguments"])
-            samples.append(Sample(task=task, metric=PROMPT_CUT, id=row["doc_hash"][:16], value=float(lost)))
+            samples.append(Sample(task=task, metric=PROMPT_CUT, role=role, id=row["doc_hash"][:16], value=float(lost)))
     return samples
 
 

@@ -70,7 +70,7 @@ class Finished:
         metrics = [metric.model_dump(mode="json") for metric in task.metrics]
         parts = [
             *(code_version(), *self.key, task.name, fingerprint(task.examples)),
-            *(metrics, task.max_new_tokens, task.shown, task.secret, task.verbatim, task.stop, task.expected_tokens),
+            *(metrics, task.max_new_tokens, task.shown, task.secret, task.role, task.verbatim, task.stop, task.expected_tokens),
             *(task.draws, task.nucleus.model_dump(mode="json")),
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

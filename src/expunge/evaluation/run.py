@@ -184,7 +184,15 @@ def _scored(task: Task, rows: Sequence[Row], *, show: bool) -> list[Sample]:
             reason = value.reason if isinstance(value, Unscored) else None
             number = None if isinstance(value, Unscored) else value
             samples.append(
-                Sample(task=task.name, metric=metric.metric_name(), id=row.example.id, value=number, unscored=reason, text=texts)
+                Sample(
+                    task=task.name,
+                    metric=metric.metric_name(),
+                    id=row.example.id,
+                    role=task.role,
+                    value=number,
+                    unscored=reason,
+                    text=texts,
+                )
             )
             texts = None
     return samples
@@ -200,16 +208,18 @@ def _score(task: Task, metric: Metric, samples: Sequence[Sample]) -> Score:
     """The mean over the scored samples of one metric, or the reason why there is none."""
     mine = [sample for sample in samples if sample.metric == metric.metric_name()]
     raw = np.array([sample.value for sample in mine if sample.value is not None], dtype=np.float64)
+    name, role = metric.metric_name(), task.role
     higher = metric.higher_is_better(task.role)
     if not len(raw):
         reason = mine[0].unscored if mine else "the task has no examples"
-        return Score(task=task.name, metric=metric.metric_name(), value=None, n=0, higher_is_better=higher, unscored=reason)
+        return Score(task=task.name, metric=name, role=role, value=None, n=0, higher_is_better=higher, unscored=reason)
     values = metric.reported(raw, task.role)
     interval = bootstrap_interval(values, metric.average)
     low, high = interval if interval is not None else (None, None)
     return Score(
         task=task.name,
-        metric=metric.metric_name(),
+        metric=name,
+        role=role,
         value=float(metric.average(values)),
         low=low,
         high=high,

@@ -8,9 +8,9 @@ import numpy as np
 
 from expunge.data.example import Example
 from expunge.evaluation.judges import Judge
-from expunge.evaluation.metrics.base import Floats, Metric, Need, Role
+from expunge.evaluation.metrics.base import Floats, Metric, Need
 from expunge.evaluation.nucleus import USUAL, Nucleus
-from expunge.records import Sample, Score
+from expunge.records import Role, Sample, Score
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -56,10 +56,10 @@ def test_every_part_of_the_lab_is_a_task(lab: Path) -> None:
     found = {task.name: (task.role, [m.metric_name() for m in task.metrics], len(task.examples)) for task in suite.tasks}
     about = ["probability", "extraction_strength", "accuracy", "truth_ratio"]
     assert found == {
-        "facts_forget": ("forget", about, 3),
+        "facts_forget": ("forget", [*about, "reciprocal_rank", "mia_min_k"], 3),
         "facts_retain": ("retain", about, 6),
         "facts_public": ("retain", about, 3),
-        "facts_never_known": ("neutral", about, 3),
+        "facts_never_known": ("control", about, 3),
         "arithmetic": ("retain", ["accuracy"], 2),
         "strings": ("retain", ["accuracy"], 2),
         "language_a": ("retain", ["accuracy"], 1),

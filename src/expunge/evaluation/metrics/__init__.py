@@ -30,6 +30,7 @@ from expunge.evaluation.metrics.pass_at_1 import PassAt1
 from expunge.evaluation.metrics.perplexity import Perplexity
 from expunge.evaluation.metrics.probability import Probability
 from expunge.evaluation.metrics.prompt_cut import PromptCut
+from expunge.evaluation.metrics.reciprocal_rank import ReciprocalRank
 from expunge.evaluation.metrics.repetition import Repetition
 from expunge.evaluation.metrics.rouge import Rouge
 from expunge.evaluation.metrics.rouge_l_recall import RougeLRecall
@@ -45,6 +46,7 @@ AnyMetric = Annotated[
     | TruthRatio
     | ExtractionStrength
     | ExactMemorization
+    | ReciprocalRank
     | Accuracy
     | AccuracyNormalized
     | ExactMatch
@@ -74,7 +76,8 @@ AnyMetric = Annotated[
 METRICS: dict[str, type[Metric]] = {
     cls.metric_name(): cls
     for cls in (
-        *(Probability, RougeLRecall, TruthRatio, ExtractionStrength, ExactMemorization, Accuracy, AccuracyNormalized),
+        *(Probability, RougeLRecall, TruthRatio, ExtractionStrength, ExactMemorization, ReciprocalRank),
+        *(Accuracy, AccuracyNormalized),
         *(ExactMatch, F1, Containment, PassAt1, HarmfulRate, PromptCut),
         *(MiaLoss, MiaZlib, MiaMinK, MiaMinKPlusPlus, MiaGradnorm, Perplexity),
         *(Rouge, Bleu, Meteor, BertScore, UniqueTokenRatio, Repetition, Similarity),
@@ -117,6 +120,7 @@ __all__ = [
     "Perplexity",
     "Probability",
     "PromptCut",
+    "ReciprocalRank",
     "Repetition",
     "Rouge",
     "RougeLRecall",

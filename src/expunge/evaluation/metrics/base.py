@@ -14,11 +14,9 @@ from pydantic import BaseModel, ConfigDict
 
 from expunge.data.example import Example
 from expunge.evaluation.judges import Judge, Verdict
+from expunge.records import Role
 
 Floats = NDArray[np.float64]
-
-Role = Literal["forget", "retain", "neutral"]
-"""What a task's examples are to the request. It decides which direction is good."""
 
 Good = Literal["knowledge", "always", "never"]
 
@@ -161,7 +159,7 @@ class Metric(BaseModel):
     def higher_is_better(self, role: Role) -> bool | None:
         """The direction of good on a task with this role; None where neither is a goal."""
         if self.good == "knowledge":
-            return {"forget": False, "retain": True, "neutral": None}[role]
+            return {"forget": False, "retain": True, "neutral": None, "control": None}[role]
         return self.good == "always"
 
 

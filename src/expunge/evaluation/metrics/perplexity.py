@@ -7,7 +7,8 @@ from pydantic import model_validator
 
 from expunge.evaluation.comparing import SecondModel
 from expunge.evaluation.judges import Judge
-from expunge.evaluation.metrics.base import NO_ANSWER, Floats, Good, Metric, Need, Role, Row, Unscored, unscorable
+from expunge.evaluation.metrics.base import NO_ANSWER, Floats, Good, Metric, Need, Row, Unscored, unscorable
+from expunge.records import Role
 
 
 class Perplexity(Metric):

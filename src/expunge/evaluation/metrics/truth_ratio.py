@@ -5,7 +5,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from expunge.data.example import Example
-from expunge.evaluation.metrics.base import Floats, Good, Metric, Need, Role, Row, Unscored, unscorable
+from expunge.evaluation.metrics.base import Floats, Good, Metric, Need, Row, Unscored, unscorable
+from expunge.records import Role
 
 LARGEST_LOG = 700.0
 """exp of it is near the largest float64. A ratio beyond is clipped here, which keeps the order of all others."""

@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from expunge.errors import ExpungeError, MissingData
-from expunge.evaluation.metrics.base import Metric, Role, Unscored
+from expunge.evaluation.metrics.base import Metric, Unscored
 from expunge.evaluation.metrics.forget_quality import forget_quality
 from expunge.evaluation.task import SUITE, Results, Suite
-from expunge.records import Score, read_samples
+from expunge.records import Role, Score, read_samples
 
 
 class Scored(NamedTuple):
@@ -45,6 +45,28 @@ class SuiteSpec(BaseModel):
     def build(self, data: str | Path) -> Suite:
         """Reads the data: a folder, or a hub id where the suite has one. Errors name the file and where it comes from."""
         raise TypeError(f"{type(self).__name__} builds no suite")
+
+
+class ReferencedSuite(SuiteSpec):
+    """A suite with scores that compare the model with other models, by the samples of their evaluations with the same suite.
+
+    `retain_scores` is the evaluation of a model that never saw the forget set (a gold or retain model), `reference_scores` that
+    of any other model of the same language. Each is a run folder, its evaluation folder or a sample file.
+    """
+
+    retain_scores: Path | None = None
+    """Evaluation of a model that never saw the forget set (for the lab: gold), with this suite."""
+
+    def retain_values(self, suite: str, task: str, metric: str) -> dict[str, float] | None:
+        """Example id -> value of the model that never saw the forget set; nothing where no evaluation of one was given."""
+        return reference_values(self.retain_scores, suite, task, metric) if self.retain_scores is not None else None
+
+
+class AttackedSuite(ReferencedSuite):
+    """A suite with membership attacks, one of which compares with a model that need not be a retain model."""
+
+    reference_scores: Path | None = None
+    """Evaluation of another model of the same language (a smaller one, or the one before fine-tuning), for mia_reference."""
 
 
 def built(spec: SuiteSpec, data: str | Path) -> Suite:

@@ -9,9 +9,9 @@ from expunge.data.corpora.arc import LAYOUT, Level, read_arc
 from expunge.data.questions import continued, lettered
 from expunge.data.read import read_examples
 from expunge.evaluation.metrics import Accuracy, AccuracyNormalized, PromptCut
-from expunge.evaluation.metrics.base import Role
 from expunge.evaluation.suites.base import Scored, SuiteSpec, no_summary
 from expunge.evaluation.task import Suite, Task
+from expunge.records import Role
 
 
 class Choices(SuiteSpec):

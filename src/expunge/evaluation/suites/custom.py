@@ -11,13 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from expunge.data.read import read_examples
 from expunge.errors import ExpungeError, nearest
 from expunge.evaluation.metrics import METRICS, AnyMetric
-from expunge.evaluation.metrics.base import Role
 from expunge.evaluation.metrics.membership import MembershipMetric
 from expunge.evaluation.suites.attacked import Sets, attack_scores, privleak_score, reference_scores
-from expunge.evaluation.suites.base import Scored, SuiteSpec, forget_quality_score, reference_values
+from expunge.evaluation.suites.base import AttackedSuite, Scored, forget_quality_score
 from expunge.evaluation.suites.utility import Component, model_utility_score
 from expunge.evaluation.task import Results, Suite, Task
-from expunge.records import Score
+from expunge.records import Role, Score
 
 ADVICE = "evaluate a model trained without it with the same file and --out DIR, then give --retain-scores DIR"
 
@@ -35,7 +34,7 @@ class TaskFile(_Part):
     metrics: tuple[AnyMetric, ...] = Field(min_length=1)
     """Names, or a name with the metric's fields: `{name: rouge, kind: rouge2}`."""
     role: Role = "neutral"
-    """forget, retain or neutral: decides which direction is good."""
+    """forget, retain, neutral or control (never trained on): decides which direction is good and what a report compares."""
     columns: dict[str, str] = {}
     """Field -> column of the data file, where they have other names."""
     secret: bool = True
@@ -121,7 +120,7 @@ class SuiteFile(_Part):
         return [name for name in names[0] if all(name in other for other in names)]
 
 
-class Custom(SuiteSpec):
+class Custom(AttackedSuite):
     """Tasks and metrics of one's own. The file names the tasks, each with a data file, metrics and a role:
 
         tasks:
@@ -143,10 +142,6 @@ class Custom(SuiteSpec):
     )
 
     name: Literal["custom"] = "custom"
-    retain_scores: Path | None = None
-    """Evaluation of a model that never saw the forget set, for forget_quality, privleak and relative differences."""
-    reference_scores: Path | None = None
-    """Evaluation of another model of the same language, for mia_reference."""
 
     def build(self, data: str | Path) -> Suite:
         path = Path(data)
@@ -158,9 +153,7 @@ class Custom(SuiteSpec):
         attacks, members = file.attacks, [name for name in file.attacks if name == "mia_loss"]
         retain = reference_scores(self.retain_scores, name, sets, attacks) if sets else None
         reference = reference_scores(self.reference_scores, name, sets, members) if sets and members else None
-        ratios = None
-        if file.forget_quality is not None and self.retain_scores is not None:
-            ratios = reference_values(self.retain_scores, name, file.forget_quality, "truth_ratio")
+        ratios = self.retain_values(name, file.forget_quality, "truth_ratio") if file.forget_quality is not None else None
 
         def summarize(results: Results) -> list[Score]:
             scores = []

@@ -8,23 +8,33 @@ from typing import ClassVar, Literal
 from expunge.data.example import Example
 from expunge.data.read import read_examples
 from expunge.errors import ExpungeError
-from expunge.evaluation.metrics import Accuracy, ExtractionStrength, HarmfulRate, Metric, Probability, TruthRatio
-from expunge.evaluation.metrics.base import Role
-from expunge.evaluation.suites.base import Scored, SuiteSpec, forget_quality_score, reference_values
+from expunge.evaluation.metrics import (
+    Accuracy,
+    ExtractionStrength,
+    HarmfulRate,
+    Metric,
+    MiaMinK,
+    Probability,
+    ReciprocalRank,
+    TruthRatio,
+)
+from expunge.evaluation.suites.base import ReferencedSuite, Scored, forget_quality_score
 from expunge.evaluation.suites.utility import Component, model_utility_score
 from expunge.evaluation.task import Results, Suite, Task
-from expunge.records import Score
+from expunge.records import Role, Score
 
 FACTS = ("forget", "retain", "public", "never_known")
 SKILLS = ("arithmetic", "strings")
 BEHAVIORS = ("seen", "unseen", "normal")
 ABOUT = (Probability(), ExtractionStrength(), Accuracy(), TruthRatio())
 FACTUAL = tuple(metric.metric_name() for metric in ABOUT)
+DETECTORS = (ReciprocalRank(), MiaMinK(k=0.4))
+"""Further statistics of what was to be forgotten, for the comparison with gold."""
 UTILITY = ("probability", "truth_ratio", "accuracy")
 ADVICE = "evaluate the lab's gold model with --suite lab --out DIR, then give --retain-scores DIR"
 
 
-class Lab(SuiteSpec):
+class Lab(ReferencedSuite):
     """All of a lab. `facts_forget` is what was learned and is to go; `facts_never_known` stands beside it as the control.
 
     model_utility is the harmonic mean of probability, max(0, 1 - truth ratio) and accuracy over every task that should stay:
@@ -35,9 +45,9 @@ class Lab(SuiteSpec):
     source: ClassVar[str] = "made by `expunge lab`, deterministic from its seed"
     layout: ClassVar[str] = "the folder that `expunge lab --out DIR` wrote (world.json, data/)"
     scored: ClassVar[tuple[Scored, ...]] = (
-        Scored("facts_forget", FACTUAL, "forget"),
+        Scored("facts_forget", (*FACTUAL, "reciprocal_rank"), "forget"),
         Scored("facts_retain, facts_public", FACTUAL, "retain"),
-        Scored("facts_never_known", FACTUAL),
+        Scored("facts_never_known", FACTUAL, "control"),
         Scored("arithmetic, strings, language_LANGUAGE, general", ("accuracy",), "retain"),
         Scored("hazard_DOMAIN", ("accuracy",)),
         Scored("behavior_seen, behavior_unseen, behavior_normal", ("harmful_rate",)),
@@ -47,8 +57,6 @@ class Lab(SuiteSpec):
     name: Literal["lab"] = "lab"
     forget: tuple[str, ...] = ("facts_forget",)
     """Tasks whose knowledge is to go; the direction of good turns round for them, and model_utility leaves them out."""
-    retain_scores: Path | None = None
-    """Evaluation of the gold model on this lab, for forget_quality."""
 
     def build(self, data: str | Path) -> Suite:
         data = Path(data)
@@ -57,9 +65,7 @@ class Lab(SuiteSpec):
         unknown = [name for name in self.forget if name not in {task.name for task in tasks}]
         if unknown:
             raise ExpungeError(f"the lab has no task {unknown[0]} to forget; its tasks are {', '.join(t.name for t in tasks)}")
-        retain = None
-        if self.retain_scores is not None:
-            retain = reference_values(self.retain_scores, self.name, "facts_forget", "truth_ratio")
+        retain = self.retain_values(self.name, "facts_forget", "truth_ratio")
         kept = [
             Component(task.name, metric.metric_name())
             for task in tasks
@@ -80,9 +86,15 @@ class Lab(SuiteSpec):
         return Task(name, tuple(read_examples(file)), metrics, role, False, max_new_tokens, shown)
 
     def _facts(self, data: Path) -> list[Task]:
-        roles: dict[str, Role] = {"never_known": "neutral"}
+        roles: dict[str, Role] = {"never_known": "control"}
         return [
-            self._task(f"facts_{name}", data / f"data/facts/{name}.jsonl", ABOUT, roles.get(name, "retain"), shown=12)
+            self._task(
+                f"facts_{name}",
+                data / f"data/facts/{name}.jsonl",
+                (*ABOUT, *DETECTORS) if name == "forget" else ABOUT,
+                roles.get(name, "retain"),
+                shown=12,
+            )
             for name in FACTS
         ]
 

@@ -15,7 +15,7 @@ from expunge.evaluation.metrics.mia_min_k import MiaMinK
 from expunge.evaluation.metrics.mia_min_k_plus_plus import MiaMinKPlusPlus
 from expunge.evaluation.metrics.mia_zlib import MiaZlib
 from expunge.evaluation.suites.attacked import Sets, attack_scores, privleak_score, reference_scores
-from expunge.evaluation.suites.base import Scored, SuiteSpec
+from expunge.evaluation.suites.base import AttackedSuite, Scored
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.records import Score
 
@@ -23,7 +23,7 @@ SETS = Sets("forget", "holdout")
 ADVICE = "evaluate a model trained without it with --suite membership and --out DIR, then give --retain-scores DIR"
 
 
-class Membership(SuiteSpec):
+class Membership(AttackedSuite):
     """AUC of each attack, forget against holdout: 1 = the forget set is clearly memorized, 0.5 = cannot be told apart.
 
     `mia_loss`, `mia_zlib`, `mia_min_k`, `mia_min_k_plus_plus`, `mia_gradnorm` when asked for, and `mia_reference` against
@@ -56,15 +56,11 @@ class Membership(SuiteSpec):
     """Share of tokens of mia_min_k and mia_min_k_plus_plus."""
     gradnorm: bool = False
     """Also mia_gradnorm: a backward pass for each text, which costs more than all others together."""
-    retain_scores: Path | None = None
-    """Evaluation of a model that never saw the forget set, for privleak and the relative differences."""
-    reference_scores: Path | None = None
-    """Evaluation of another model of the same language (a smaller one, or the one before fine-tuning), for mia_reference."""
 
     def build(self, data: str | Path) -> Suite:
         tasks = (
             Task("forget", _read(data, self.forget), self.attacks, "forget"),
-            Task("holdout", _read(data, self.holdout), self.attacks, "neutral"),
+            Task("holdout", _read(data, self.holdout), self.attacks, "control"),
         )
         check_apart(*(task.examples for task in tasks))
         names = [attack.metric_name() for attack in self.attacks]

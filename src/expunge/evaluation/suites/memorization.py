@@ -9,9 +9,10 @@ from expunge.data.example import Example
 from expunge.data.read import read_examples
 from expunge.errors import ExpungeError
 from expunge.evaluation.metrics import ExactMemorization, ExtractionStrength, Perplexity, Probability, Rouge
-from expunge.evaluation.metrics.base import Metric, Role
+from expunge.evaluation.metrics.base import Metric
 from expunge.evaluation.suites.base import Scored, SuiteSpec, no_summary
 from expunge.evaluation.task import Suite, Task
+from expunge.records import Role
 
 MEMORY: tuple[Metric, ...] = (ExtractionStrength(), ExactMemorization(), Rouge())
 ANSWERED: tuple[Metric, ...] = (Probability(), Perplexity(), *MEMORY)

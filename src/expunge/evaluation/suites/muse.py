@@ -17,11 +17,10 @@ from expunge.evaluation.metrics import (
     Perplexity,
     Rouge,
 )
-from expunge.evaluation.metrics.base import Role
 from expunge.evaluation.suites.attacked import Sets, attack_scores, privleak_score, reference_scores
-from expunge.evaluation.suites.base import Scored, SuiteSpec
+from expunge.evaluation.suites.base import AttackedSuite, Scored
 from expunge.evaluation.task import Results, Suite, Task
-from expunge.records import Score
+from expunge.records import Role, Score
 
 SETS = Sets("privleak_forget", "privleak_holdout")
 ATTACKS: tuple[Metric, ...] = (MiaLoss(), MiaZlib(), MiaMinK(k=0.4), MiaMinKPlusPlus(k=0.4))
@@ -34,7 +33,7 @@ ADVICE = (
 Part = Literal["scal_1", "scal_2", "scal_3", "scal_4", "sust_1", "sust_2", "sust_3", "sust_4"]
 
 
-class Muse(SuiteSpec):
+class Muse(AttackedSuite):
     """`verbmem_forget`: ROUGE-L F1 of the greedy continuation (128 tokens) with the text; `knowmem_forget` and `knowmem_retain`:
     ROUGE-L F1 of answers behind in-context examples (32 tokens); `privleak` of mia_min_k (k = 40 %), and the AUC of each attack.
 
@@ -55,10 +54,6 @@ class Muse(SuiteSpec):
     name: Literal["muse"] = "muse"
     parts: tuple[Part, ...] = ()
     """Forget sets of scalability (scal_1 .. scal_4) and sustainability (sust_1 .. sust_4) to score too, News only."""
-    retain_scores: Path | None = None
-    """Evaluation of a model that never saw the forget set, for privleak."""
-    reference_scores: Path | None = None
-    """Evaluation of another model of the same language, for mia_reference."""
     retain_auc: float | None = Field(None, gt=0, le=1)
     """AUC' of the retrained model in MUSE's convention (1 - AUC), where there are no retain scores."""
 
@@ -77,7 +72,7 @@ class Muse(SuiteSpec):
             _knowledge(data, "forget"),
             _knowledge(data, "retain"),
             Task(SETS.forget, read_muse(data, "privleak", "forget"), ATTACKS, "forget"),
-            Task(SETS.holdout, read_muse(data, "privleak", "holdout"), ATTACKS, "neutral"),
+            Task(SETS.holdout, read_muse(data, "privleak", "holdout"), ATTACKS, "control"),
             *(_part(data, part) for part in self.parts),
         )
         retain = reference_scores(self.retain_scores, self.name, SETS, NAMES)

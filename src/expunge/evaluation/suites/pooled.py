@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from expunge.evaluation.metrics.base import Role
 from expunge.evaluation.statistics import bootstrap_interval
 from expunge.evaluation.task import Results, Task
-from expunge.records import Score
+from expunge.records import Role, Score
 
 
 def pooled_score(results: Results, name: str, tasks: Sequence[Task], metric: str) -> Score:
@@ -20,9 +19,11 @@ def pooled_score(results: Results, name: str, tasks: Sequence[Task], metric: str
     taken = [m for task in tasks for m in task.metrics if m.metric_name() == metric]
     directions = {m.higher_is_better(role) for m in taken for role in roles}
     higher = directions.pop() if len(directions) == 1 else None
+    role = roles.pop() if len(roles) == 1 else None
     if not len(values):
-        return Score(task=name, metric=metric, value=None, n=0, higher_is_better=higher, unscored=f"no sample has a {metric}")
+        reason = f"no sample has a {metric}"
+        return Score(task=name, metric=metric, role=role, value=None, n=0, higher_is_better=higher, unscored=reason)
     average = taken[0].average
     low, high = bootstrap_interval(values, average) or (None, None)
     value = float(average(values))
-    return Score(task=name, metric=metric, value=value, low=low, high=high, n=len(values), higher_is_better=higher)
+    return Score(task=name, metric=metric, role=role, value=value, low=low, high=high, n=len(values), higher_is_better=higher)

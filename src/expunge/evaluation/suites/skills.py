@@ -13,10 +13,10 @@ from expunge.data.corpora.squad import LANGUAGES, Language
 from expunge.data.example import Example
 from expunge.errors import ExpungeError
 from expunge.evaluation.metrics import F1, Accuracy, Containment, ExactMatch, PassAt1, PromptCut
-from expunge.evaluation.metrics.base import Role
 from expunge.evaluation.suites.base import Scored, SuiteSpec, no_summary
 from expunge.evaluation.suites.mmlu import questions
 from expunge.evaluation.task import Suite, Task
+from expunge.records import Role
 
 Skill = Literal["gsm8k", "mbpp", "humaneval", "languages", "mmlu"]
 SKILLS: tuple[Skill, ...] = get_args(Skill)

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from expunge.data.corpora.tofu import read_tofu
 from expunge.evaluation.metrics import ExactMemorization, ExtractionStrength, Metric, Probability, RougeLRecall, TruthRatio
-from expunge.evaluation.suites.base import Scored, SuiteSpec, forget_quality_score, reference_values
+from expunge.evaluation.suites.base import ReferencedSuite, Scored, forget_quality_score
 from expunge.evaluation.suites.utility import Component, model_utility_score
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.records import Score
@@ -19,7 +19,7 @@ ADVICE = (
 )
 
 
-class Tofu(SuiteSpec):
+class Tofu(ReferencedSuite):
     """Four tasks: `forget`, `retain`, `real_authors`, `world_facts`, with probability, rouge_l_recall, truth_ratio,
     extraction_strength and exact_memorization; forget_quality against a retain model; model_utility over the last three.
 
@@ -41,8 +41,6 @@ class Tofu(SuiteSpec):
     name: Literal["tofu"] = "tofu"
     forget: Literal["forget01", "forget05", "forget10"] = "forget10"
     """The split that was to be forgotten."""
-    retain_scores: Path | None = None
-    """Evaluation of a model trained on the matching retain split only, for forget_quality."""
     compat: bool = False
     """Truth ratio and extraction strength as in the released code of open-unlearning; the scores go to tofu_compat.json."""
 
@@ -53,9 +51,7 @@ class Tofu(SuiteSpec):
             Task(task, read_tofu(data, f"{task}_perturbed"), self._metrics(options=task != "retain"), "retain") for task in KEPT
         ]
         components = [Component(task, metric) for task in KEPT for metric in UTILITY]
-        retain = None
-        if self.retain_scores is not None:
-            retain = reference_values(self.retain_scores, name, "forget", "truth_ratio")
+        retain = self.retain_values(name, "forget", "truth_ratio")
 
         def summarize(results: Results) -> list[Score]:
             return [forget_quality_score(results, "forget", retain, ADVICE), model_utility_score(results, components)]
