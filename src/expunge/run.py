@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from expunge import composing, editing
 from expunge.artifact import Base, artifact_folder, read_manifest, save_artifact, verify
 from expunge.data.encode import Encoder, default_format
 from expunge.data.example import Request, fingerprint
+from expunge.devices import arithmetic
 from expunge.errors import ExpungeError
 from expunge.guarding import runner as guarding
 from expunge.methods.base import Family
@@ -26,7 +28,7 @@ from expunge.models.load import load_tokenizer, model_fingerprint
 from expunge.processes import count, is_main
 from expunge.records import Provenance, write_json, write_text
 from expunge.runner import AnyRun, Context, Made, Outcome, Runner
-from expunge.spec import to_yaml
+from expunge.spec import read_yaml, to_yaml
 from expunge.training import runner as training
 
 RUNNERS: dict[Family, Runner] = {
@@ -121,14 +123,20 @@ def _finished(run: AnyRun, out: Path) -> bool:
 
 def _differs(run: AnyRun, out: Path) -> bool:
     path = out / "run.yaml"
-    return path.is_file() and path.read_text(encoding="utf-8") != to_yaml(run)
+    return path.is_file() and _without_memory(read_yaml(path)) != _without_memory(run.model_dump(mode="json"))
+
+
+def _without_memory(run: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a run without those that change how much memory it takes and nothing else."""
+    training = {k: v for k, v in run["training"].items() if k not in ("micro_batch_size", "gradient_checkpointing")}
+    return run | {"training": training}
 
 
 def _check_same(run: AnyRun, out: Path) -> None:
     if _differs(run, out):
         raise ExpungeError(
-            f"{out / 'run.yaml'} describes another run; --resume goes on with the same fields only, so give them again or "
-            "another --out"
+            f"{out / 'run.yaml'} describes another run; --resume goes on with the same fields (--micro-batch-size and "
+            "--gradient-checkpointing may change), so give them again or another --out"
         )
 
 
@@ -174,8 +182,7 @@ def _provenance(context: Context, base: Base, made: Made, wall_seconds: float) -
         counts={k: len(v) for k, v in sets.items()} | dict(made.counts),
         seed=context.run.training.seed,
         versions={"python": platform.python_version()} | {n: version(n) for n in ("torch", "transformers", "peft", "accelerate")},
-        host=f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads"
-        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+        host=f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, {arithmetic()}",
         threads=torch.get_num_threads(),
         processes=made.processes,
         wall_seconds=round(wall_seconds, 3),

@@ -12,7 +12,7 @@ import expunge
 SOURCE = Path(expunge.__file__).parent
 LAYERS = [
     ["errors", "records"],
-    ["progress", "memory", "processes", "folders"],
+    ["progress", "memory", "processes", "folders", "devices"],
     ["data"],
     ["models"],
     ["methods"],

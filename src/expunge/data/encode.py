@@ -19,6 +19,8 @@ from pydantic import ValidationError, model_validator
 from torch import Tensor
 
 from expunge.data.example import Example
+from expunge.data.places import IGNORED, Places, places_of
+from expunge.devices import moved
 from expunge.errors import ExpungeError
 from expunge.records import Record, write_json
 
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
 
 PLAIN = "Question: {prompt}\nAnswer: {response}"
 FORMAT_FILE = "expunge_format.json"
-IGNORED = -100
-"""The label of a position that is not learned and not scored (torch's own default for cross-entropy)."""
 
 _HOLE = "\ue0e0"  # a private-use character stands for the response while a chat template is rendered: no template looks at it
 _PROBE = "The"  # one token with its leading space in practically every vocabulary
@@ -286,11 +286,21 @@ class Tokens:
     """int64: the id at t where it is a label (predicted from position t-1), else -100."""
     frozen: dict[str, Tensor] = field(default_factory=dict)
     """Quantities of the reference model, computed before the loop; the first dimension is B."""
+    places: Places | None = None
+    """Where labels are predicted from; set with the move to a device, since finding them there would wait for it."""
 
     def to(self, device: torch.device | str) -> "Tokens":
         """The same batch on another device."""
-        frozen = {name: value.to(device) for name, value in self.frozen.items()}
-        return Tokens(self.input_ids_BT.to(device), self.attention_mask_BT.to(device), self.labels_BT.to(device), frozen)
+        places = self.places
+        if places is None and self.labels_BT.device.type == "cpu" and torch.device(device).type != "cpu":
+            places = places_of(self.labels_BT, self.attention_mask_BT)
+        return Tokens(
+            moved(self.input_ids_BT, device),
+            moved(self.attention_mask_BT, device),
+            moved(self.labels_BT, device),
+            {name: moved(value, device) for name, value in self.frozen.items()},
+            None if places is None else Places(*(moved(value, device) for value in places)),
+        )
 
 
 def collate(rows: Sequence[Encoded], pad_id: int, side: Literal["right", "left"] = "right") -> Tokens:

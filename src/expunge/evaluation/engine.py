@@ -5,12 +5,14 @@ Shape suffixes: N labelled tokens of a batch, V vocabulary.
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
 from expunge.data.encode import Encoded, collate, length_batches
+from expunge.devices import out_of_memory, tokens_that_fit
 from expunge.evaluation.metrics.base import TokenDistribution, TokenStats
 from expunge.evaluation.multiple_choice import Answers, score_answers
 from expunge.evaluation.processes import dealt
@@ -18,11 +20,14 @@ from expunge.models.load import causal_model
 from expunge.models.logprobs import labelled_logits, token_logprobs
 from expunge.models.vocabulary import label_distribution, peaks
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 Ids = tuple[int, ...]
 
 LOGITS_IN_MEMORY = 2**26
 """Logits of one batch (256 MB of float32): a batch gets fewer tokens under a larger vocabulary."""
-CPU_TOKENS, ACCELERATOR_TOKENS = 2048, 16_384
+CPU_TOKENS = 2048
 """Tokens of a batch where the caller says nothing: a processor is fastest while activations stay in its cache."""
 
 
@@ -39,8 +44,9 @@ class Engine:
         inner = causal_model(model)
         self.device = inner.device
         vocabulary: int = inner.config.get_text_config().vocab_size
-        wanted = max_tokens or (CPU_TOKENS if self.device.type == "cpu" else ACCELERATOR_TOKENS)
-        most = max(1, LOGITS_IN_MEMORY // vocabulary)
+        fitting = tokens_that_fit(self.device, _bytes_per_token(inner), CPU_TOKENS)
+        wanted = max_tokens or fitting
+        most = max(1, LOGITS_IN_MEMORY // vocabulary) if self.device.type == "cpu" else fitting
         self.max_tokens = min(wanted, most)
         # Of a prompt that answers share, only the last position has logits; so many answers of 32 tokens fit.
         self.shared_tokens, self.shared_rows = wanted, max(1, min(max_rows, most // 128))
@@ -108,12 +114,23 @@ class Engine:
         try:
             places = length_batches([len(s.ids) for s in sequences], self.max_tokens, self.max_rows)
             batches = [[sequences[i] for i in batch] for batch in places]
-            found = dealt(self.model, batches, partial(self._batch, distribution=distribution))
+            found = dealt(self.model, batches, partial(self._halving, distribution=distribution))
             for batch, statistics in zip(batches, found, strict=True):
                 for row, stats in zip(batch, statistics, strict=True):
                     self._known[row.ids] = (row.answer_start, stats)
         finally:
             self.model.train(training)
+
+    def _halving(self, rows: Sequence[Encoded], *, distribution: bool) -> list[TokenStats]:
+        """The batch, or its halves one after the other where it does not fit."""
+        try:
+            return self._batch(rows, distribution=distribution)
+        except torch.OutOfMemoryError as error:
+            if len(rows) == 1:
+                raise out_of_memory(f"with one row of {len(rows[0].ids)} tokens", "take a smaller --max-length") from error
+        torch.cuda.empty_cache()
+        half = len(rows) // 2
+        return [stats for part in (rows[:half], rows[half:]) for stats in self._halving(part, distribution=distribution)]
 
     @torch.inference_mode()
     def _batch(self, rows: Sequence[Encoded], *, distribution: bool) -> list[TokenStats]:
@@ -131,3 +148,10 @@ class Engine:
             TokenStats(logp_N[place], hit_N[place], row.has_end, spread.part(place) if spread is not None else None)
             for row, place in zip(rows, places, strict=True)
         ]
+
+
+def _bytes_per_token(model: "PreTrainedModel") -> int:
+    """What a labelled token takes in a pass without gradient: its logits, about six hidden and three inner vectors of a block."""
+    config = model.config.get_text_config()
+    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
+    return int(model.dtype.itemsize * (config.vocab_size + 6 * config.hidden_size + 3 * inner))

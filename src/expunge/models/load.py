@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from expunge.devices import default_device, let_segments_grow, out_of_memory
 from expunge.errors import ExpungeError
 from expunge.models.folder import CONFIG, check_tokenizer_folder, hash_files, read_model_folder, tokenizer_files
 
@@ -55,7 +56,8 @@ def load_model(
 
     if local := _local(path):
         read_model_folder(local)
-    where = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    let_segments_grow()
+    where = torch.device(device) if device is not None else default_device()
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
         if getattr(config, "quantization_config", None):  # of a hub model, whose files are not here yet
@@ -77,9 +79,7 @@ def load_model(
     except ExpungeError:
         raise
     except torch.OutOfMemoryError as error:
-        raise ExpungeError(
-            f"{path} does not fit into the memory of {where}; give a smaller dtype, or --device-map auto"
-        ) from error
+        raise out_of_memory(f"while loading {path} to {where}", "give a smaller dtype, or --device-map auto") from error
     except Exception as error:  # whatever transformers, tokenizers and their libraries raise of a folder is the folder's fault
         raise ExpungeError(f"cannot load a model from {path}: {_first_line(error)}; {_advice(path)}") from error
     if local is None:

@@ -1,4 +1,4 @@
-"""Token log-probabilities, sequence sums, KL: the only place that shifts labels and masks positions.
+"""Token log-probabilities, sequence sums, KL, at the positions that predict a label.
 
 Shape suffixes: B rows, T positions, D width, V vocabulary, N labelled tokens of a batch in row-major order.
 The label at position t is predicted from position t - 1; logits are computed at predicting positions and nowhere else.
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from expunge.data.encode import Tokens
+from expunge.data.places import places_of
 from expunge.errors import ExpungeError
 from expunge.models.load import causal_model
 from expunge.models.vocabulary import Divergence, LabelLogprob
@@ -56,7 +57,7 @@ def labelled_logits(model: nn.Module, tokens: Tokens) -> Labelled:
     FSDP2) and whatever it does after the head (softcap, scale), and the [B, T, V] logits never exist.
     Positions are counted from the first attended token, so that padding on either side changes no value.
     """
-    labels_N, index_N = _labels(tokens)
+    labels_N, index_N = tokens.places or places_of(tokens.labels_BT, tokens.attention_mask_BT)
     _, output = _forward(model, tokens.input_ids_BT, tokens.attention_mask_BT, index_N, head=True)
     rows, length = tokens.labels_BT.shape
     return Labelled(output.logits, labels_N, index_N // length, rows)
@@ -68,7 +69,7 @@ def labelled_hidden(model: nn.Module, tokens: Tokens) -> LabelledHidden:
     [N, D] is what to keep of a frozen reference instead of its [N, V] logits; `FrozenHead` makes those when they are needed.
     The head's weights get no gradient: under DDP call it without gradient, or on parameters below the head only.
     """
-    labels_N, index_N = _labels(tokens)
+    labels_N, index_N = tokens.places or places_of(tokens.labels_BT, tokens.attention_mask_BT)
     hidden_ND, _ = _forward(model, tokens.input_ids_BT, tokens.attention_mask_BT, index_N, head=False)
     rows, length = tokens.labels_BT.shape
     return LabelledHidden(hidden_ND, labels_N, index_N // length, rows)
@@ -232,16 +233,6 @@ def _copy(parameter: Tensor) -> Tensor:
 
     whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
     return whole.detach().clone()
-
-
-def _labels(tokens: Tokens) -> tuple[Tensor, Tensor]:
-    """labels_N, and where they are predicted from: index_N into the B * T positions."""
-    index_N = (tokens.labels_BT != -100).flatten().nonzero()[:, 0]
-    before_N = index_N - 1
-    alone_N = (index_N % tokens.labels_BT.shape[1] == 0) | (tokens.attention_mask_BT.flatten()[before_N] == 0)
-    if alone_N.any():
-        raise ValueError("the first token of a row has a label, but nothing stands before it to predict it from")
-    return tokens.labels_BT.flatten()[index_N], before_N
 
 
 def _forward(

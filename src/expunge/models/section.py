@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from expunge.data.encode import IGNORED, Tokens
+from expunge.data.encode import Tokens
+from expunge.data.places import Places
 from expunge.models.blocks import blocks_of
 from expunge.models.load import causal_model
 from expunge.models.logprobs import labelled_hidden
@@ -50,7 +51,7 @@ def section(model: nn.Module, tokens: Tokens, first: int, last: int, entering: A
         if entering is not None:
             stack.enter_context(_handing_on(blocks[:first], given, first - 1))
         stack.enter_context(_handing_on(blocks[last + 1 :], given, last))
-        labelled_hidden(model, replace(tokens, labels_BT=torch.full_like(tokens.labels_BT, IGNORED)))
+        labelled_hidden(model, replace(tokens, places=Places(*tokens.labels_BT.new_empty(2, 0))))
     output = given[last]
     return Section(given.get(first - 1), output[0] if isinstance(output, tuple) else output)
 

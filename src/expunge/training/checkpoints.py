@@ -72,7 +72,7 @@ def load_checkpoint(path: Path, trained: Mapping[str, nn.Parameter], optimizer: 
                 with torch.no_grad():
                     parameter.copy_(_like(file.get_tensor(f"weight/{name}"), parameter))
                 optimizer.state[parameter] = {
-                    key: file.get_tensor(f"{key}/{name}") if key == "step" else _like(file.get_tensor(f"{key}/{name}"), parameter)
+                    key: _placed(key, file.get_tensor(f"{key}/{name}"), parameter, fused=bool(optimizer.defaults.get("fused")))
                     for key in ("step", "exp_avg", "exp_avg_sq")
                     if f"{key}/{name}" in names
                 }
@@ -87,6 +87,13 @@ def load_checkpoint(path: Path, trained: Mapping[str, nn.Parameter], optimizer: 
 def whole(tensor: Tensor) -> Tensor:
     """The full tensor of a shard; a tensor that is not sharded is itself."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _placed(key: str, full: Tensor, parameter: nn.Parameter, *, fused: bool) -> Tensor:
+    """Moments lie with their weight, as it does; the count of steps only where one kernel updates all."""
+    if key != "step":
+        return _like(full, parameter)
+    return full.to(parameter.device) if fused else full
 
 
 def _like(full: Tensor, parameter: nn.Parameter) -> Tensor:

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,16 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from expunge.devices import let_segments_grow, out_of_memory
 from expunge.errors import ExpungeError
 from expunge.memory import PeakMemory
-from expunge.methods.base import Batch, Loss, TrainingMethod
+from expunge.methods.base import Loss, TrainingMethod
 from expunge.models.blocks import blocks_of
 from expunge.processes import join
 from expunge.progress import Progress
 from expunge.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, whole
 from expunge.training.pairs import Pairs
-from expunge.training.reference import Reference, Rows, mean_answer_probability, share
+from expunge.training.reference import Drawn, Reference, Rows, mean_answer_probability, share
 from expunge.training.settings import Training
 
 
@@ -69,6 +71,8 @@ class _State:
     optimizer: torch.optim.AdamW
     step: int = 0
     stopped: str | None = None
+    updating: bool = False
+    """The optimizer is changing weights: what they are now belongs to no step."""
 
 
 def train(
@@ -84,9 +88,9 @@ def train(
 
     folder receives metrics.jsonl and checkpoints; where it holds a checkpoint the run goes on from there.
     Errors: a pattern that selects no weight, a batch that processes cannot share evenly, a non-finite loss or gradient,
-    sharding that did not happen.
+    sharding that did not happen, too little memory.
     """
-    accelerator = _accelerator(training)
+    accelerator = _accelerator(training, model.dtype)
     if training.batch_size % accelerator.num_processes:
         raise ExpungeError(
             f"a batch of {training.batch_size} rows cannot be shared evenly by {accelerator.num_processes} processes; "
@@ -100,13 +104,12 @@ def train(
     wrapped, trained = _distribute(model, training, accelerator)
     reference = Reference.compute(model, method.needs, rows, plan, range(steps), accelerator)
     probes = rows.probes(method.pad_side, accelerator.device)
-    with torch.no_grad():
+    with torch.no_grad(), accelerator.autocast():
         reference.prepared = method.prepare(wrapped, probes)
-    optimizer = torch.optim.AdamW(trained.values(), lr=0.0, eps=training.adam_epsilon, weight_decay=training.weight_decay)
-    state = _State(wrapped, trained, optimizer)
+    state = _State(wrapped, trained, _optimizer(trained, training, accelerator.device))
     accelerator.wait_for_everyone()  # the first process has made the folder ready
     if (checkpoint := latest_checkpoint(folder)) is not None:
-        state.step, state.stopped = load_checkpoint(checkpoint, trained, optimizer)
+        state.step, state.stopped = load_checkpoint(checkpoint, trained, state.optimizer)
     began_at = state.step
     log = folder / "metrics.jsonl"
     if accelerator.is_main_process:
@@ -115,21 +118,26 @@ def train(
     model.train()
     with Progress(method.method_name(), steps, start=state.step, quiet=quiet or not accelerator.is_main_process) as progress:
         while state.step < steps and state.stopped is None:
-            line = _step(state, method, training, rows, plan, reference, accelerator, peak * _warp(state.step, steps, training))
+            rate = peak * _warp(state.step, steps, training)
+            try:
+                line = _step(state, method, training, rows, plan, reference, accelerator, rate)
+            except torch.OutOfMemoryError as error:
+                raise _too_large(state, training, accelerator, folder) from error
             memory.sample()
             if accelerator.is_main_process:
                 with open(log, "a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
             accelerator.log({"loss": line["loss"], **line["parts"]}, step=state.step)
             progress.advance(1, _note(line))
-            state.stopped = _stop(state, training, rows, model, accelerator.device, steps)
+            with accelerator.autocast():
+                state.stopped = _stop(state, training, rows, model, accelerator.device, steps)
             if state.stopped is None and state.step % training.stop_every == 0 and state.step < steps:
-                with torch.no_grad():
+                with torch.no_grad(), accelerator.autocast():
                     state.stopped = method.finished(wrapped, probes, reference.prepared)
             if state.step % training.checkpoint_every == 0 and state.step < steps:
-                save_checkpoint(folder, state.step, state.stopped, trained, optimizer, accelerator.is_main_process)
+                save_checkpoint(folder, state.step, state.stopped, trained, state.optimizer, accelerator.is_main_process)
     if state.step > began_at:  # so that an artifact that cannot be written costs no step
-        save_checkpoint(folder, state.step, state.stopped, trained, optimizer, accelerator.is_main_process, moments=False)
+        save_checkpoint(folder, state.step, state.stopped, trained, state.optimizer, accelerator.is_main_process, moments=False)
     for tracker in accelerator.trackers:  # `end_training` would take the process group down with it, which the caller still needs
         tracker.finish()
     model.eval()
@@ -140,12 +148,13 @@ def train(
     )
 
 
-def _accelerator(training: Training) -> Accelerator:
+def _accelerator(training: Training, dtype: torch.dtype) -> Accelerator:
     # Accelerate keeps one global state per process and refuses a second precision; each run starts its own.
+    let_segments_grow()
     join()
     AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
     accelerator = Accelerator(
-        mixed_precision="bf16" if training.precision == "bfloat16" else "no",
+        mixed_precision="bf16" if _in_bfloat16(training, dtype) else "no",
         cpu=not torch.cuda.is_available(),
         log_with=None if training.track == "none" else training.track,
     )
@@ -156,6 +165,22 @@ def _accelerator(training: Training) -> Accelerator:
             "sharding with fsdp2 needs several processes: start the command with `torchrun --nproc_per_node N -m expunge ...`"
         )
     return accelerator
+
+
+def _in_bfloat16(training: Training, dtype: torch.dtype) -> bool:
+    """PEFT keeps adapters in float32 beside bfloat16 weights, and would compute with them in float32 as well."""
+    return training.precision == "bfloat16" or (training.precision == "auto" and training.lora and dtype == torch.bfloat16)
+
+
+def _optimizer(trained: Mapping[str, nn.Parameter], training: Training, device: torch.device) -> torch.optim.AdamW:
+    """On a GPU one kernel updates all weights (fused)."""
+    return torch.optim.AdamW(
+        trained.values(),
+        lr=0.0,
+        eps=training.adam_epsilon,
+        weight_decay=training.weight_decay,
+        fused=True if device.type == "cuda" else None,
+    )
 
 
 def chosen_weights(model: nn.Module, method: TrainingMethod) -> set[str]:
@@ -226,7 +251,8 @@ def _distribute(
             raise ExpungeError("fsdp2 was asked for and some weights are not sharded; this model cannot be sharded by block")
         return model, {n: p for n, p in model.named_parameters() if p.requires_grad}
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    return accelerator.prepare_model(model), trained
+    # Alone there is nothing to wrap, and accelerate would make float32 copies of bfloat16 logits.
+    return (accelerator.prepare_model(model) if accelerator.num_processes > 1 else model), trained
 
 
 def _step(
@@ -246,7 +272,6 @@ def _step(
     drawn = share(plan, step, rank, world)
     size = training.micro_batch_size or len(drawn)
     totals: dict[str, Tensor] = {}
-    tokens = 0
     for start in range(0, len(drawn), size):
         part = drawn[start : start + size]
         batch = reference.batch(rows, part, method, accelerator.device)
@@ -254,15 +279,17 @@ def _step(
         with _no_sync(state.model, last=start + size >= len(drawn)), accelerator.autocast():
             loss: Loss = method.loss(state.model, batch)
             (weight * loss.total).backward()
-        tokens += _token_count(batch)
         for name, value in {"loss": loss.total.detach(), **loss.parts}.items():
-            totals[name] = totals.get(name, torch.zeros((), device=accelerator.device)) + weight * value.float()
+            found = weight * value.float()
+            totals[name] = totals[name] + found if name in totals else found
     if not any(p.grad is not None for p in state.trained.values()):
         raise ExpungeError(f"no gradient reached the weights selected by '{method.parameters}'; the loss does not depend on them")
     norm = nn.utils.clip_grad_norm_(state.trained.values(), training.max_grad_norm)
-    values = {name: float(accelerator.reduce(value, "mean")) for name, value in totals.items()}
-    grad_norm = float(whole(norm))
-    if not all(map(math.isfinite, (*values.values(), grad_norm))):
+    # The one place of a step that waits for the device: all that metrics.jsonl needs of it, at once.
+    means = accelerator.reduce(torch.stack(list(totals.values())), "mean")
+    *found_values, grad_norm = torch.cat([means, whole(norm).float()[None]]).tolist()
+    values = dict(zip(totals, found_values, strict=True))
+    if not all(map(math.isfinite, (*found_values, grad_norm))):
         named = ", ".join(rows.ids[i] for i in [f for f, _, _ in drawn][:4])
         raise ExpungeError(
             f"the loss or its gradient became non-finite at step {step + 1} (loss {values['loss']}, gradient norm {grad_norm}; "
@@ -270,9 +297,12 @@ def _step(
         )
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
+    state.updating = True
     state.optimizer.step()
+    state.updating = False
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
+    tokens = _token_count(rows, drawn, method)
     seconds = time.perf_counter() - began
     return {
         "step": state.step,
@@ -326,8 +356,27 @@ def _seed(seed: int, step: int, rank: int) -> int:
     return (seed * 1_000_003 + step) * 1_009 + rank
 
 
-def _token_count(batch: Batch) -> int:
-    return sum(int(t.attention_mask_BT.sum()) for t in (batch.forget, batch.retain, batch.alternative) if t is not None)
+def _token_count(rows: Rows, drawn: Sequence[Drawn], method: TrainingMethod) -> int:
+    """Tokens of the drawn rows, padding left out; counted where the rows are, not on the device."""
+    count = sum(len(rows.forget[d.forget].ids) for d in drawn)
+    if method.uses_retain:
+        count += sum(len(rows.retain[d.retain].ids) for d in drawn)
+    if method.uses_refusals and rows.alternative is not None:
+        count += sum(len(rows.alternative(d.forget, d.refusal).ids) for d in drawn)
+    return count
+
+
+def _too_large(state: _State, training: Training, accelerator: Accelerator, folder: Path) -> ExpungeError:
+    """What to do about too little memory; what was trained so far is kept first, where its weights are whole."""
+    state.optimizer.zero_grad(set_to_none=True)
+    alone = accelerator.num_processes == 1
+    if alone and state.step > 0 and not state.updating:
+        save_checkpoint(folder, state.step, None, state.trained, state.optimizer, write=True)
+    rows = training.micro_batch_size or training.batch_size // accelerator.num_processes
+    ways = [f"--micro-batch-size {rows // 2}"] * (rows > 1) + ["--gradient-checkpointing"] * (not training.gradient_checkpointing)
+    remedies = [f"go on by --resume with {' or '.join(ways)}"] * bool(ways) + ["start anew with --lora"] * (not training.lora)
+    remedy = ", or ".join(remedies) or "shorten the rows by --max-length, or take a smaller model"
+    return out_of_memory(f"in step {state.step + 1} with {rows} rows a pass", remedy)
 
 
 def _no_sync(model: nn.Module, *, last: bool) -> AbstractContextManager[None]:

@@ -160,8 +160,8 @@ def _per_row(
     accelerator: Accelerator,
     compute: Callable[[nn.Module, Tokens], Iterable[Tensor]],
 ) -> dict[Key, Tensor]:
-    """One value per row, kept on the CPU. Under sharding each process must run as many forwards as the others, so those
-    that have fewer batches repeat their last one."""
+    """One value per row, which `compute` gives on the CPU. Under sharding each process must run as many forwards as the
+    others, so those that have fewer batches repeat their last one."""
     keys = list(wanted)
     batches = length_batches([len(wanted[k].ids) for k in keys], TOKENS_PER_BATCH, 256)
     most = int(accelerator.gather(torch.tensor([len(batches)], device=accelerator.device)).max())
@@ -170,16 +170,16 @@ def _per_row(
         for n in range(most):
             batch = batches[min(n, len(batches) - 1)]
             tokens = collate([wanted[keys[i]] for i in batch], pad_id).to(accelerator.device)
-            for i, value in zip(batch, compute(model, tokens), strict=True):
-                values[keys[i]] = value.cpu()
+            values |= zip([keys[i] for i in batch], compute(model, tokens), strict=True)
     return values
 
 
 def _logprobs(model: nn.Module, tokens: Tokens) -> Iterable[Tensor]:
     labelled = labelled_logits(model, tokens)
-    return sequence_sum(token_logprobs(labelled), labelled.row_N, labelled.rows).unbind()
+    return sequence_sum(token_logprobs(labelled), labelled.row_N, labelled.rows).cpu().unbind()
 
 
 def _hidden(model: nn.Module, tokens: Tokens) -> Iterable[Tensor]:
     hidden = labelled_hidden(model, tokens)
-    return torch.split(hidden.hidden_ND, torch.bincount(hidden.row_N, minlength=hidden.rows).tolist())
+    counts_B = torch.bincount(hidden.row_N.cpu(), minlength=hidden.rows)
+    return torch.split(hidden.hidden_ND.cpu(), counts_B.tolist())

@@ -32,8 +32,9 @@ class Training(BaseModel):
     """The gradient of the trained weights is scaled down to this norm."""
     seed: int = 0
     """Seed of the order of rows, of drawn refusals, of dropout and of LoRA's start."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of the forward pass; the weights being trained stay in the model's dtype."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of the forward pass; the weights being trained stay in the model's dtype. auto: that of the model's weights,
+    also for the float32 adapters beside bfloat16 weights."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     lora: bool = False

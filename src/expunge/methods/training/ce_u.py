@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from expunge.methods.base import Batch, Loss
 from expunge.methods.retain import RetainLoss, WithRetain
-from expunge.models.logprobs import labelled_logits, sequence_mean
+from expunge.models.logprobs import labelled_logits, sequence_sum
 
 
 class CEU(WithRetain):
@@ -36,14 +36,16 @@ class CEU(WithRetain):
         # The label's own term is 0 * log p; masking it keeps 0 * -inf out of the backward pass.
         logq_NV = logits_NV.log_softmax(-1).masked_fill(target_NV == 0, 0.0)
         ce_N = -(target_NV * logq_NV).sum(-1)
-        keep_N = _kept(labelled.row_N, labelled.rows, self.skip)
-        forget = sequence_mean(ce_N[keep_N], labelled.row_N[keep_N], labelled.rows).mean()
+        keep_N = _kept(labelled.row_N, labelled.rows, self.skip).to(ce_N.dtype)
+        # A product and not a selection: how many are selected would have to be asked of the device.
+        kept_B = sequence_sum(keep_N, labelled.row_N, labelled.rows)
+        forget = (sequence_sum(ce_N * keep_N, labelled.row_N, labelled.rows) / kept_B).mean()
         return self.combine(forget, model, batch)
 
 
 def _kept(row_N: Tensor, rows: int, skip: int) -> Tensor:
     """True where an answer token is counted: past the first `skip` of its row, or the last of a shorter row."""
-    count_B = torch.bincount(row_N, minlength=rows)
+    count_B = sequence_sum(torch.ones_like(row_N), row_N, rows)
     start_B = count_B.cumsum(0) - count_B
     place_N = torch.arange(len(row_N), device=row_N.device) - start_B[row_N]
     return place_N >= torch.minimum(torch.full_like(count_B, skip), count_B - 1)[row_N]

@@ -12,6 +12,7 @@ from torch.nn.functional import cosine_similarity
 from expunge.data.encode import Tokens
 from expunge.data.example import Request
 from expunge.data.split import rows_by_attribute
+from expunge.devices import moved
 from expunge.errors import ExpungeError
 from expunge.methods.base import Batch, Loss, Need, TrainingMethod
 from expunge.models.blocks import Blocks, blocks_of
@@ -179,7 +180,7 @@ class RMU(TrainingMethod):
         dtype = hidden_BTD.dtype if self.compat == "wmdp" else torch.float32
         generator = torch.Generator().manual_seed(self.control_seed)
         drawn = [torch.rand(width, generator=generator, dtype=dtype) for _ in range(batch.part + 1)]
-        unit_D: Tensor = (drawn[-1] / drawn[-1].norm()).to(hidden_BTD.device)
+        unit_D: Tensor = moved(drawn[-1] / drawn[-1].norm(), hidden_BTD.device)
         (factor,) = _of(self.coefficient, batch.part) or (ADAPTIVE_COEFFICIENT if self.adaptive else COEFFICIENT,)
         return unit_D * factor * batch.prepared["norm"][batch.part] if self.adaptive else unit_D * factor
 

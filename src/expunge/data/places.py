@@ -1,0 +1,32 @@
+"""Where labels are predicted from: the one place that shifts labels by a position and skips what is no label.
+
+Shape suffixes: B rows, T positions, N labelled tokens of a batch in row-major order.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+IGNORED = -100
+"""The label of a position that is not learned and not scored (torch's own default for cross-entropy)."""
+
+
+class Places(NamedTuple):
+    """The labelled tokens of a batch."""
+
+    labels_N: Tensor
+    index_N: Tensor
+    """Into the B * T positions: the one before the label, where it is predicted."""
+
+
+def places_of(labels_BT: Tensor, attention_mask_BT: Tensor) -> Places:
+    """Found where the tensors are; how many there are is known to nobody before, so a GPU has to be waited for.
+
+    Raises ValueError where a label has no token before it.
+    """
+    index_N = (labels_BT != IGNORED).flatten().nonzero()[:, 0]
+    before_N = index_N - 1
+    alone_N = (index_N % labels_BT.shape[1] == 0) | (attention_mask_BT.flatten()[before_N] == 0)
+    if alone_N.any():
+        raise ValueError("the first token of a row has a label, but nothing stands before it to predict it from")
+    return Places(labels_BT.flatten()[index_N], before_N)

@@ -1,0 +1,60 @@
+"""The accelerator: which one is used, how tensors get there, how much fits on it, and what is said when it does not fit."""
+
+import os
+
+import torch
+from torch import Tensor
+
+from expunge.errors import ExpungeError
+
+SHARE = 0.4
+"""Of the free memory, what one batch of a pass without gradient may take: the estimate of its size is rough."""
+WIDEST = 2**17
+"""Most tokens of a batch: beyond that an accelerator is no faster."""
+
+
+def default_device() -> torch.device:
+    """cuda when there is one, else cpu."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def let_segments_grow() -> None:
+    """Has the CUDA allocator extend its blocks, so that batches of changing length leave no holes between them.
+
+    It is read once, when CUDA starts, and changes nothing where the user has set the allocator otherwise.
+    """
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
+def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """The tensor on a device; to a GPU from pinned memory and without waiting, so that the next batch is copied meanwhile."""
+    there = torch.device(device)
+    if there.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(there, non_blocking=True)
+    return tensor.to(there)
+
+
+def arithmetic() -> str:
+    """Which accelerator this process computes on, and how it multiplies float32: what a figure cannot be repeated without."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    tf32 = "on" if torch.backends.cuda.matmul.allow_tf32 else "off"
+    return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, TF32 {tf32}"
+
+
+def tokens_that_fit(device: torch.device, bytes_per_token: int, usual: int) -> int:
+    """Tokens of one batch without gradient: by the memory that is free on a GPU, `usual` anywhere else."""
+    if device.type != "cuda":
+        return usual
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(256, min(WIDEST, int(SHARE * free) // bytes_per_token))
+
+
+def out_of_memory(where: str, remedy: str) -> ExpungeError:
+    """The sentence in the place of the allocator's paragraph."""
+    size = ""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        size = f" ({torch.cuda.get_device_name()}, {torch.cuda.get_device_properties().total_memory / 2**30:.0f} GiB)"
+    return ExpungeError(f"out of memory {where}{size}; {remedy}")
