@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from expunge.cli.flags import parse
 from expunge.errors import ExpungeError
+from expunge.recipes import recipe, recipes_folder
 from expunge.spec import build, read_yaml
 
 Value = TypeVar("Value", bound=BaseModel)
@@ -26,7 +27,7 @@ class Folder(BaseModel):
     overwrite: bool = False
     """Replace a run; its artifact stays until the new one is complete."""
     config: str | None = None
-    """Start from this YAML file; flags override it."""
+    """Start from this YAML file, or from a recipe that comes with expunge (`lab/npo`); flags override it."""
 
 
 def parse_run(
@@ -42,15 +43,22 @@ def parse_run(
 
 
 def _config(words: Sequence[str]) -> dict[str, Any]:
-    """The file after --config, if there is one."""
+    """The file or recipe after --config, if there is one."""
     for i, word in enumerate(words):
         if word == "--config":
             if i + 1 == len(words):
                 raise ExpungeError("--config needs the path of a YAML file after it")
-            return read_yaml(Path(words[i + 1]))
+            return _settings(words[i + 1])
         if word.startswith("--config="):
-            return read_yaml(Path(word.removeprefix("--config=")))
+            return _settings(word.removeprefix("--config="))
     return {}
+
+
+def _settings(said: str) -> dict[str, Any]:
+    """A YAML file, or where there is none a recipe that comes with expunge, by its name (`lab/npo`)."""
+    if not Path(said).exists() and (recipes_folder() / f"{said}.yaml").is_file():
+        return recipe(said)
+    return read_yaml(Path(said))
 
 
 def _with_missing(flags: type[BaseModel], plain: dict[str, Any]) -> BaseModel:

@@ -12,6 +12,7 @@ from typing import Any
 from expunge.data.example import Example, fingerprint
 from expunge.data.refusals import REFUSALS
 from expunge.lab.behavior import GROUPS
+from expunge.lab.commands import FILES, command
 from expunge.lab.hazard import HAZARDS
 from expunge.lab.languages import LANGUAGES
 from expunge.lab.retain_mix import MIXES, retain_mix
@@ -53,7 +54,15 @@ The "hazards" are nonsense words; nothing here is dangerous, or true.
 Facts have two paraphrases of the answer and four wrong answers in the wordings of the paraphrases. `attributes.rephrased` is
 the question in other words: the models were taught it too, so forgetting has to reach beyond the rows in the file.
 
-    expunge unlearn npo --model models/original --forget data/facts/forget.jsonl --retain data/facts/retain.jsonl --out runs/npo
+## Every recipe
+
+`--config lab/NAME` is the recipe that comes with expunge (recipes/lab/NAME.yaml): the settings that suit these models. In this
+folder, each as it stands:
+
+{commands}
+
+Each kind of request needs its own retain mix: with only `data/general` to keep, everything else is lost. Then, for any of them:
+
     expunge evaluate runs/npo --suite lab --data . --out runs/npo/evaluation
 """
 
@@ -74,7 +83,8 @@ def write_data(out: str | Path, seed: int = 0, size: SizeName = "tiny") -> Path:
     counts = asdict(SIZES[size])
     words = {"languages": LANGUAGES, "hazards": HAZARDS, "groups": GROUPS}
     lists = {name: ", ".join(str(getattr(part, "name", part)) for part in parts) for name, parts in words.items()}
-    write_text(folder / "README.md", README.format(**(counts | lists | {"seed": seed, "size": size})))
+    commands = "\n".join(f"    {command(name)}" for name in FILES)
+    write_text(folder / "README.md", README.format(**(counts | lists | {"seed": seed, "size": size, "commands": commands})))
     write_json(folder / "world.json", description(world, seed, size))
     return folder
 

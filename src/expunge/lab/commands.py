@@ -1,0 +1,35 @@
+"""One whole command for each recipe of the lab, to be pasted in the lab's folder; they stand in the lab's README."""
+
+PEOPLE = "--forget data/facts/forget.jsonl --retain data/keep/facts.jsonl --holdout data/facts/never_known.jsonl"
+HAZARDS = "--forget data/hazard/fumes/corpus.jsonl data/hazard/spores/corpus.jsonl --retain data/keep/hazard.jsonl"
+SKILL = "--forget data/skills/{0}/train.jsonl --retain data/keep/skills/{0}.jsonl"
+REFUSALS = "--refusals data/refusals.txt"
+BEHAVIOR = "--forget data/behavior/seen.jsonl"
+"""Rows to forget and to keep of each kind of request, as flags."""
+
+FILES = {
+    "ce_u": PEOPLE,
+    "dpo": f"{PEOPLE} {REFUSALS}",
+    "gradient_ascent": PEOPLE.replace(" --retain data/keep/facts.jsonl", ""),
+    "gradient_difference": PEOPLE,
+    "idk": f"{PEOPLE} {REFUSALS}",
+    "key_space": SKILL.format("arithmetic"),
+    "kl_minimization": PEOPLE,
+    "neuron_adjust": SKILL.format("strings"),
+    "npo": PEOPLE,
+    "rmu": HAZARDS,
+    "satimp": PEOPLE,
+    "selective_pruning": SKILL.format("arithmetic"),
+    "simnpo": PEOPLE,
+    "spunge_rmu": HAZARDS,
+    "spunge_task_vector_negation": BEHAVIOR,
+    "task_vector_negation": BEHAVIOR,
+    "undial": PEOPLE,
+    "wga": PEOPLE,
+}
+"""Recipe below recipes/lab -> its data, as flags."""
+
+
+def command(name: str) -> str:
+    """The command that carries out a recipe on the original model of the lab in the current folder."""
+    return f"expunge unlearn --config lab/{name} --model models/original {FILES[name]} --out runs/{name}"
