@@ -30,7 +30,7 @@ from expunge.data.encode import Encoded, Encoder, Format, collate, length_batche
 from expunge.memory import anonymous_bytes
 from expunge.methods import KeySpaceDetection, NeuronAdjust
 from expunge.methods.base import State
-from expunge.methods.guarding.boxes import Box
+from expunge.methods.guarding.key_boxes import KeyBox
 from expunge.models.activations import Probe, probe
 from expunge.models.spans import Span
 
@@ -107,7 +107,7 @@ def peak(work: Callable[[], object]) -> int:
 
 def key_space_state(found: Probe, radius: float) -> State:
     """The box of the last layer; a radius that holds every query, or none."""
-    box = Box.of_moments(found.moments["key"], -1)
+    box = KeyBox.of_moments(found.moments["key"], -1)
     return {
         "layer": torch.tensor([11]), "centre": box.centre_F[None], "unit": box.unit_F[None], "k": torch.tensor([box.k]),
         "radius": torch.tensor([radius], dtype=torch.float64), "count": torch.tensor(box.n),
@@ -169,8 +169,8 @@ def main() -> None:
 
     if "box" in flags.only:
         vectors_NF = torch.randn(374, 14_336, generator=torch.Generator().manual_seed(6))
-        Box.of_vectors(vectors_NF)
-        ratios["box, ms"] = 1000 * statistics.median(seconds(lambda: Box.of_vectors(vectors_NF)) for _ in range(9))
+        KeyBox.of_vectors(vectors_NF)
+        ratios["box, ms"] = 1000 * statistics.median(seconds(lambda: KeyBox.of_vectors(vectors_NF)) for _ in range(9))
         print(f"box of {len(vectors_NF)} vectors x {vectors_NF.shape[1]} dimensions: {ratios['box, ms']:.1f} ms")
 
     print(f"\n{'':<24}{'measured':>10}{'bar':>8}")

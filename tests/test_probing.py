@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from expunge.cli import main
 from expunge.data.encode import Encoder, Format
 from expunge.data.example import Example
-from expunge.methods.guarding.boxes import Box
+from expunge.methods.guarding.key_boxes import KeyBox
 from expunge.models.activations import load_probe, probe
 from expunge.models.spans import spans
 from expunge.probing import analyse, neuron_table, pooled, probe_sets
@@ -107,7 +107,7 @@ def test_the_analysis_measures_what_its_fields_say(pico_llama: PreTrainedModel, 
         found = probe(pico_llama, spans(rows, encoder, "last_prompt"), encoder.pad_id, keep=99, keep_layers=(0, 1)).vectors
         assert found is not None
         vectors[name] = found.vectors_LNF
-    boxes = {name: [Box.of_vectors(v[layer][::2]) for layer in (0, 1)] for name, v in vectors.items()}
+    boxes = {name: [KeyBox.of_vectors(v[layer][::2]) for layer in (0, 1)] for name, v in vectors.items()}
     for own, mine in boxes.items():
         assert made.k[own] == pytest.approx([box.k for box in mine], rel=1e-4)
         assert made.log_volume[own] == pytest.approx([float((2 * b.k * b.unit_F).log().mean()) for b in mine], rel=1e-4)

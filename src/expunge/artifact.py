@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from expunge import guards
 from expunge.data.encode import Encoder, default_format
 from expunge.errors import ExpungeError
 from expunge.folders import unfinished
+from expunge.guarding import life
 from expunge.methods import method_class
 from expunge.methods.base import GuardingMethod, Spec
 from expunge.models.checkpoint import Checkpoint
@@ -153,7 +153,7 @@ def _check_written(folder: Path, kind: Kind) -> None:
             raise ExpungeError(f"{folder} was not written as an adapter; nothing was put in place")
         Checkpoint(folder / ADAPTER_WEIGHTS)
     else:
-        Checkpoint(folder / guards.FILE)
+        Checkpoint(folder / life.FILE)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -390,7 +390,7 @@ def _guard(model: "PreTrainedModel", folder: Path, manifest: Manifest, tokenizer
         raise ExpungeError(
             f"{folder} is a guard of the method {method.method_name()}, which makes none; its expunge.json was changed"
         )
-    guards.attach(model, method, guards.read(folder), Encoder(tokenizer, default_format(tokenizer)), check=not force)
+    life.attach(model, method, life.read(folder), Encoder(tokenizer, default_format(tokenizer)), refuse=not force)
 
 
 def _with_adapter(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from expunge.data.encode import Encoder
 from expunge.data.example import Example, fingerprint
-from expunge.methods.guarding.boxes import Box
+from expunge.methods.guarding.key_boxes import KeyBox
 from expunge.methods.guarding.key_space import distances
 from expunge.methods.guarding.neuron_adjust import chosen, scores
 from expunge.models.activations import Moments, Probe, probe, save_probe
@@ -97,7 +97,7 @@ def analyse(
     layer %= places.count
     texts = {n: spans(rows, encoder, "last_prompt") for n, rows in sets.items()}
     fitted = {n: probe(model, rows[::2], encoder.pad_id, roles=("key",)).moments["key"] for n, rows in texts.items()}
-    boxes = {n: [Box.of_moments(moments, i) for i in range(places.count)] for n, moments in fitted.items()}
+    boxes = {n: [KeyBox.of_moments(moments, i) for i in range(places.count)] for n, moments in fitted.items()}
     return Analysis(
         model=name,
         layers=places.count,
@@ -125,13 +125,13 @@ def write_analysis(out: Path, analysis: Analysis) -> None:
 
 
 def _curves(
-    model: nn.Module, pad_id: int, texts: Mapping[str, list[Span]], boxes: Mapping[str, Box], layer: int
+    model: nn.Module, pad_id: int, texts: Mapping[str, list[Span]], boxes: Mapping[str, KeyBox], layer: int
 ) -> dict[str, dict[str, tuple[float, ...]]]:
     found = {n: distances(model, rows, pad_id, [(layer, box) for box in boxes.values()]) for n, rows in texts.items()}
     return {own: quantiles({other: found[other][i].tolist() for other in texts}) for i, own in enumerate(boxes)}
 
 
-def _pair(own: str, other: str, boxes: Sequence[Box], others: Sequence[Box]) -> Pair:
+def _pair(own: str, other: str, boxes: Sequence[KeyBox], others: Sequence[KeyBox]) -> Pair:
     distance, farthest, disjoint, overlap = [], [], [], []
     for a, b in zip(boxes, others, strict=True):
         apart_F = (a.centre_F - b.centre_F).double()

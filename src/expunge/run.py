@@ -23,7 +23,7 @@ from expunge.data.example import Request, fingerprint
 from expunge.devices import arithmetic
 from expunge.errors import ExpungeError
 from expunge.guarding import runner as guarding
-from expunge.methods.base import Family
+from expunge.methods.base import Family, ObjectiveBuilder
 from expunge.models.load import load_tokenizer, model_fingerprint
 from expunge.processes import count, is_main
 from expunge.records import Provenance, write_json, write_text
@@ -47,12 +47,14 @@ def execute(
     overwrite: bool = False,
     quiet: bool = False,
     before: Callable[[], None] = lambda: None,
+    build_objective: ObjectiveBuilder | None = None,
 ) -> Outcome:
     """Carries out `run` into the folder `out`.
 
     resume     goes on in an existing folder whose run.yaml says the same run
     overwrite  replaces an existing folder; its artifact stays until the new one is complete
     before     called right before the folder is made: of a stage, what makes the folder of the whole run
+    build_objective  for guards that tune themselves by a score: measures it
 
     Raises ExpungeError, one sentence, before anything is written when the input is wrong.
     """
@@ -71,7 +73,8 @@ def execute(
     if resume and not runner.has_stages:
         _check_same(run, out)
     prepare = partial(_prepare_folder, run, out, before, fresh=overwrite and not resume, restaged=runner.has_stages)
-    context = Context(run, request, source, encoder, out, resume, overwrite, quiet, prepare, execute, check)
+    stage = partial(execute, build_objective=build_objective)
+    context = Context(run, request, source, encoder, out, resume, overwrite, quiet, prepare, stage, check, build_objective)
     began = time.perf_counter()
     made = runner.produce(context)
     if is_main():

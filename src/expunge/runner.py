@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from expunge.artifact import Claim, Kind
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
+from expunge.methods.base import ObjectiveBuilder
 from expunge.models.load import load_model
 from expunge.spec import FineTuneRun, Run
 
@@ -88,6 +89,8 @@ class Context:
     """Carries out another run, for a stage."""
     check: Callable[[AnyRun, Request], None]
     """Raises where a request does not fit a run, for a stage."""
+    build_objective: ObjectiveBuilder | None = None
+    """For guards that tune themselves by a score."""
 
     def load(self) -> PreTrainedModel:
         """The start model in the run's dtype."""

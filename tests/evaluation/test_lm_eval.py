@@ -16,7 +16,6 @@ from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from expunge import guards
 from expunge.artifact import Base, load, read_manifest, save_artifact
 from expunge.data.encode import Encoder, Format
 from expunge.data.example import Example, Request
@@ -27,6 +26,7 @@ from expunge.evaluation.lm_eval_model import EngineLM
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites import LmEval, SpungeGeneral, Wmdp
 from expunge.evaluation.suites.general import SPUNGE
+from expunge.guarding import life
 from expunge.methods import GradientAscent, NeuronAdjust
 from expunge.models.load import model_fingerprint
 from expunge.records import Evaluation, Sample, read_samples
@@ -204,10 +204,10 @@ def artifacts(pico_folder: Path, tmp_path: Path) -> dict[str, Path]:
     sums = tuple(Example(f"{a} plus {b} is", f"{b} .") for a in ("one", "two", "three") for b in ("four", "five", "six"))
     encoder = Encoder(tokenizer, Format(template="{prompt} answer: {response}"))
     method = NeuronAdjust(percent=50.0)
-    state = guards.fit(method, model, Request(born, sums, holdout=born[::5]), encoder)
+    state = life.fit(method, model, Request(born, sums, holdout=born[::5]), encoder)
     save_artifact(made["weights"], "weights", GradientAscent(), base, weights)
     save_artifact(made["adapter"], "adapter", GradientAscent(), base, adapter_files)
-    save_artifact(made["guard"], "guard", method, base, lambda out: guards.save(out, state, encoder))
+    save_artifact(made["guard"], "guard", method, base, lambda out: life.save(out, state, encoder))
     return made
 
 

@@ -32,7 +32,7 @@ class Import(BaseModel):
 
 
 def run(flags: Import) -> None:
-    from expunge.importing import import_guard
+    from expunge.guarding.published import import_guard
 
     given = flags.model_dump(exclude={"file"})
     manifest = import_guard(flags.file, **given)

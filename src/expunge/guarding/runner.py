@@ -1,11 +1,14 @@
 """Runs a guarding method: fits the guard on the start model; the weights stay as they are."""
 
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from expunge import guards
+from expunge.data.encode import Encoder
 from expunge.data.example import Request
+from expunge.guarding import life
 from expunge.memory import Cost
-from expunge.methods.base import GuardingMethod
+from expunge.methods.base import GuardingMethod, State
 from expunge.processes import count, place
 from expunge.runner import AnyRun, Context, Made, Runner
 
@@ -19,13 +22,27 @@ def produce(context: Context) -> Made:
     """Fits the guard; under torchrun the processes share the passes over the data."""
     method, model = _method(context.run), place(context.load())
     cost = Cost()
-    state = guards.fit(method, model, context.request, context.encoder)
+    assets = TemporaryDirectory(prefix="expunge-")  # removed once the artifact is written, or when nobody holds it any more
+    state = life.fit(
+        method,
+        model,
+        context.request,
+        context.encoder,
+        build_objective=context.build_objective,
+        assets=Path(assets.name),
+    )
     spent = cost.so_far()
     notes = method.summary(state)
     if "canary.ids" in state:
         notes += "\n\nguard.safetensors holds some forget and retain prompts, as tokens: by them its loader checks it."
     context.prepare()
-    return Made("guard", "L0", notes, partial(guards.save, state=state, encoder=context.encoder), 0, None, count(), *spent[1:])
+    write = partial(_write, state, context.encoder, assets)
+    return Made("guard", "L0", notes, write, 0, None, count(), *spent[1:])
+
+
+def _write(state: State, encoder: Encoder, assets: "TemporaryDirectory[str]", folder: Path) -> None:
+    life.save(folder, state, encoder)
+    assets.cleanup()
 
 
 RUNNER = Runner(check, produce, spreads=True)

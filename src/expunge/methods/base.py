@@ -8,8 +8,9 @@ Shape suffixes in all methods: B rows of a batch, T positions, D width, V vocabu
 row-major order.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple
 
@@ -140,8 +141,44 @@ class TrainingMethod(Spec):
         raise TypeError(f"{type(self).__name__} defines no loss")
 
 
-State = Mapping[str, Tensor]
-"""What a guard knows: small tensors by name, on the CPU, saved as guard.safetensors."""
+class State(Mapping[str, Tensor]):
+    """What a guard knows: small tensors by name on the CPU, saved as guard.safetensors, and files, saved as `assets/`.
+
+    Each file gets its checksum in the manifest, and is compared with it when the guard is loaded.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], assets: Path | None = None) -> None:
+        """assets: folder of files, such as a fitted encoder; None where there are none."""
+        self._tensors, self.assets = dict(tensors), assets
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def having(self, tensors: Mapping[str, Tensor]) -> "State":
+        """The same with these tensors beside or in place of its own."""
+        return State({**self._tensors, **tensors}, self.assets)
+
+
+Objective = Callable[[State], float]
+"""How far a guarded model is from what it should score, 0 at best: what a guard without gradients is tuned by."""
+
+
+class Resources(NamedTuple):
+    """What `GuardingMethod.fit` is given beside the data."""
+
+    objective: Objective | None = None
+    """There where the method says `needs_objective`."""
+    assets: Path | None = None
+    """An empty folder for files that belong to the state."""
+
+
+NOTHING = Resources()
 
 
 class GuardingMethod(Spec):
@@ -160,7 +197,12 @@ class GuardingMethod(Spec):
     def require(self, request: Request) -> None:
         """Raises where the request lacks what the method needs; called before a model is loaded."""
 
-    def fit(self, model: nn.Module, request: Request, encoder: Encoder) -> State:
+    @property
+    def needs_objective(self) -> bool:
+        """Whether `fit` has to measure how a state scores."""
+        return False
+
+    def fit(self, model: nn.Module, request: Request, encoder: Encoder, resources: Resources = NOTHING) -> State:
         """What `attach` needs, from forward passes over the request; the model is left as it was."""
         raise TypeError(f"{type(self).__name__} fits nothing")
 
@@ -171,6 +213,10 @@ class GuardingMethod(Spec):
     def summary(self, state: State) -> str:
         """One or two sentences for the card and the log: what was fitted. No text of the forget set."""
         raise TypeError(f"{type(self).__name__} says nothing of its state")
+
+
+ObjectiveBuilder = Callable[[GuardingMethod, nn.Module, Request, Encoder], Objective]
+"""Makes the objective of a method from the model and the data; `evaluation.objectives` has it."""
 
 
 class InPlaceEditing(Spec):

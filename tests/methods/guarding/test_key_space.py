@@ -27,7 +27,7 @@ from expunge.evaluation.generate import sample
 from expunge.evaluation.nucleus import Nucleus
 from expunge.methods import KeySpaceDetection
 from expunge.methods.base import State
-from expunge.methods.guarding.boxes import Box, calibrate, samuelson, share_inside
+from expunge.methods.guarding.key_boxes import KeyBox, calibrate, samuelson, share_inside
 from expunge.models.activations import Moments
 from expunge.models.blocks import blocks_of
 from expunge.models.hooks import capture
@@ -58,7 +58,7 @@ def fitted(pico_llama: PreTrainedModel, request_: Request, encoder: Encoder) -> 
 
 def test_k_is_the_least_radius_that_holds_every_vector() -> None:
     vectors = torch.randn(60, 33, generator=torch.Generator().manual_seed(0)) * torch.rand(33) + 5
-    box = Box.of_vectors(vectors)
+    box = KeyBox.of_vectors(vectors)
     mean, std = vectors.double().mean(0), vectors.double().std(0)
     low, high = 0.0, 100.0
     for _ in range(60):  # bisection, as the published code does it
@@ -76,7 +76,7 @@ def test_a_box_of_a_probe_is_that_of_its_vectors() -> None:
     moments = Moments.empty(2, 700)
     for tile in vectors.split(13):
         moments.update(1, tile)
-    one, other = Box.of_moments(moments, 1), Box.of_vectors(vectors)
+    one, other = KeyBox.of_moments(moments, 1), KeyBox.of_vectors(vectors)
     torch.testing.assert_close(one.centre_F, other.centre_F)
     torch.testing.assert_close(one.unit_F, other.unit_F)
     assert one.k == pytest.approx(other.k)
@@ -87,7 +87,7 @@ def test_the_tightest_box_holds_every_vector_at_radius_one_and_touches_both_ends
     vectors = torch.randn(60, 33, generator=torch.Generator().manual_seed(0)).exp() * torch.rand(33)
     moments = Moments.empty(1, 33)
     moments.update(0, vectors)
-    box, other = Box.of_vectors(vectors, "range"), Box.of_moments(moments, 0, "range")
+    box, other = KeyBox.of_vectors(vectors, "range"), KeyBox.of_moments(moments, 0, "range")
     assert torch.equal(box.centre_F, other.centre_F)
     assert torch.equal(box.unit_F, other.unit_F)
     assert (box.k, other.k) == (1.0, 1.0)
@@ -100,7 +100,7 @@ def test_the_tightest_box_holds_every_vector_at_radius_one_and_touches_both_ends
 def test_a_dimension_that_never_moved_lets_through_only_what_does_not_move_either() -> None:
     vectors = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     vectors[:, 1] = 2.0
-    box = Box.of_vectors(vectors)
+    box = KeyBox.of_vectors(vectors)
     assert math.isfinite(box.k)
     assert box.distance(torch.tensor([[0.0, 2.0, 0.0], [0.0, 2.1, 0.0]])).tolist()[1] > 1e4
 
@@ -552,7 +552,7 @@ def test_a_query_can_be_the_mean_key_of_its_tokens(
             pico_llama(torch.tensor([ids]))
         keys.append(seen["key"][0].mean(0))
     torch.testing.assert_close(state["centre"][0], torch.stack(keys).mean(0))
-    assert float(state["k"][0]) == pytest.approx(Box.of_vectors(torch.stack(keys)).k, rel=1e-4)
+    assert float(state["k"][0]) == pytest.approx(KeyBox.of_vectors(torch.stack(keys)).k, rel=1e-4)
     mixed = [closed_prompts[0], open_prompts[2], closed_prompts[1], open_prompts[0]]
     truth = encoder.encode_many([request_.forget[0], request_.retain[0], request_.forget[1]])
     with method.attach(pico_llama, state, encoder):

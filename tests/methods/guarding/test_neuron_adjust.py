@@ -12,9 +12,9 @@ from transformers import PreTrainedModel
 
 from expunge.data.encode import Encoded, Encoder, collate
 from expunge.data.example import Request
+from expunge.guarding.random_bits import mix, uniform
 from expunge.methods import NeuronAdjust
 from expunge.methods.base import State
-from expunge.methods.guarding.calls import mix, uniform
 from expunge.methods.guarding.neuron_adjust import Neurons, chosen, scores
 from expunge.models.activations import Moments, probe
 from expunge.models.blocks import blocks_of

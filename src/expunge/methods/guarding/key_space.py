@@ -5,7 +5,7 @@ Shape suffixes: B rows, T positions, F dimensions of a key, L watched layers, N 
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import ClassVar, Literal, Self
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from expunge.data.encode import Encoder
 from expunge.data.example import Example, Request
 from expunge.errors import ExpungeError
-from expunge.methods.base import GuardingMethod, State
-from expunge.methods.guarding.abstain import Abstention, abstaining
-from expunge.methods.guarding.boxes import Box, Sides, calibrate, samuelson, share_inside
-from expunge.methods.guarding.calls import Call, follow
+from expunge.guarding.abstain import Abstention, abstaining
+from expunge.guarding.forward_pass import ForwardPass
+from expunge.guarding.session import open_session
+from expunge.methods.base import NOTHING, GuardingMethod, Resources, State
+from expunge.methods.guarding.key_boxes import KeyBox, Sides, calibrate, samuelson, share_inside
 from expunge.models.activations import probe
 from expunge.models.blocks import Blocks, blocks_of
 from expunge.models.hooks import Site, edit
@@ -108,14 +109,14 @@ class KeySpaceDetection(GuardingMethod):
                 "key_space calibrates its radius, and steers, by retain prompts; give --retain (or --radius or --alpha)"
             )
 
-    def fit(self, model: nn.Module, request: Request, encoder: Encoder) -> State:
+    def fit(self, model: nn.Module, request: Request, encoder: Encoder, resources: Resources = NOTHING) -> State:
         Abstention.of(encoder, self.abstention)
         layers = _layers(self.layers, blocks_of(model))
         forget, holdout, retain = (self._texts(rows, encoder) for rows in (request.forget, request.holdout, request.retain))
         fitted, measured = self._split(forget, holdout)
         mean = self.query == "mean"
         moments = probe(model, fitted, encoder.pad_id, roles=("key",), pooled=mean).moments["key"]
-        boxes = {layer: Box.of_moments(moments, layer, self.sides) for layer in layers}
+        boxes = {layer: KeyBox.of_moments(moments, layer, self.sides) for layer in layers}
         unit_L = torch.tensor([self.radius or box.k for box in boxes.values()], dtype=torch.float64)
         radius, scores = self.alpha or 1.0, {}
         if retain:
@@ -136,7 +137,7 @@ class KeySpaceDetection(GuardingMethod):
             state["steer"] = probe(model, retain, encoder.pad_id, roles=("key",)).moments["key"].mean_LF[list(layers)].float()
         if self.sides == "deviation":
             _warn_of_small_probe(state)
-        return state
+        return State(state)
 
     def _texts(self, examples: Sequence[Example], encoder: Encoder) -> list[Span]:
         found = spans(examples, encoder, self.tokens)
@@ -159,23 +160,23 @@ class KeySpaceDetection(GuardingMethod):
         places = blocks_of(model)
         layers = _layers(state["layer"].tolist(), places)
         with ExitStack() as stack:
-            calls = stack.enter_context(follow(model))
+            session = stack.enter_context(open_session(model))
             gate = Gate(self, state)
             if self.action == "abstain":
-                reply = stack.enter_context(abstaining(model, calls, Abstention.of(encoder, self.abstention), self.check))
+                reply = stack.enter_context(abstaining(model, session, Abstention.of(encoder, self.abstention), self.check))
 
             def watch(n: int, values_BTF: Tensor) -> Tensor:
-                call = calls.current
-                inside_BT = gate.inside(n, call, values_BTF)
+                here = session.current
+                inside_BT = gate.inside(n, here, values_BTF)
                 if self.action == "steer":
                     return values_BTF if inside_BT is None else gate.steer(n, inside_BT, values_BTF)
-                if n == 0 or call.inside is None:
-                    call.inside = inside_BT
-                elif inside_BT is not None:
-                    here_BT = inside_BT.to(call.inside.device)
-                    call.inside = call.inside | here_BT if self.vote == "any" else call.inside & here_BT
-                if n == len(layers) - 1 and call.inside is not None:
-                    reply.decide(call, call.inside)
+                before_BT = here.storage.get(gate)
+                if n > 0 and before_BT is not None and inside_BT is not None:
+                    inside_BT = inside_BT.to(before_BT.device)
+                    inside_BT = before_BT | inside_BT if self.vote == "any" else before_BT & inside_BT
+                here.storage[gate] = inside_BT
+                if n == len(layers) - 1 and inside_BT is not None:
+                    reply.decide(here, inside_BT)
                 return values_BTF
 
             stack.enter_context(edit(model, {places.key(layer): partial(watch, n) for n, layer in enumerate(layers)}))
@@ -202,28 +203,28 @@ class Gate:
     def __init__(self, method: KeySpaceDetection, state: State) -> None:
         self.all_steps, self.mean = method.check == "all_steps", method.query == "mean"
         self.radius_L = state["radius"].tolist()
-        self.boxes = [Box(centre_F, unit_F, 0.0, 0) for centre_F, unit_F in zip(state["centre"], state["unit"], strict=True)]
+        self.boxes = [KeyBox(centre_F, unit_F, 0.0, 0) for centre_F, unit_F in zip(state["centre"], state["unit"], strict=True)]
         self.steer_LF = state.get("steer")
 
-    def inside(self, n: int, call: Call, values_BTF: Tensor) -> Tensor | None:
+    def inside(self, n: int, here: ForwardPass, values_BTF: Tensor) -> Tensor | None:
         """Which positions are judged and inside the box of the n-th watched layer, [B, T]; None where none is judged."""
-        mask_BT = call.mask_BT.to(values_BTF.device)
-        if call.prompt_end_B is None:
+        mask_BT = here.mask_BT.to(values_BTF.device)
+        if here.prompt_end_B is None:
             return self._inside(n, _running_means(values_BTF, mask_BT) if self.mean else values_BTF) & mask_BT
-        if not self.all_steps and not call.has_prompt_end:
+        if not self.all_steps and not here.has_prompt_end:
             return None
-        end_B = call.prompt_end_B.to(values_BTF.device)
-        columns_T = torch.arange(call.width, device=values_BTF.device)
         if self.all_steps:
-            return self._inside(n, values_BTF) & mask_BT & (columns_T >= end_B[:, None])
-        here_B = (end_B >= 0) & (end_B < call.width)
+            return self._inside(n, values_BTF) & here.predicting_BT.to(values_BTF.device)
+        end_B = here.prompt_end_B.to(values_BTF.device)
+        columns_T = torch.arange(here.width, device=values_BTF.device)
+        here_B = (end_B >= 0) & (end_B < here.width)
         if self.mean:
             asked_BT = (mask_BT & (columns_T <= end_B[:, None])).float()
             key_BF = torch.stack([w @ x.float() for w, x in zip(asked_BT, values_BTF, strict=True)]) / asked_BT.sum(
                 1, keepdim=True
             )
         else:
-            key_BF = values_BTF[torch.arange(call.rows, device=values_BTF.device), end_B.clamp(0, call.width - 1)]
+            key_BF = values_BTF[torch.arange(here.rows, device=values_BTF.device), end_B.clamp(0, here.width - 1)]
         return (self._inside(n, key_BF) & here_B)[:, None] & (columns_T == end_B[:, None])
 
     def steer(self, n: int, inside_BT: Tensor, values_BTF: Tensor) -> Tensor:
@@ -238,7 +239,7 @@ class Gate:
 
 
 def distances(
-    model: nn.Module, texts: Sequence[Span], pad_id: int, boxes: Sequence[tuple[int, Box]], *, pooled: bool = False
+    model: nn.Module, texts: Sequence[Span], pad_id: int, boxes: Sequence[tuple[int, KeyBox]], *, pooled: bool = False
 ) -> Tensor:
     """z of every looked-at token in every box (given with its layer), float32 [boxes, N], tokens in order; one pass, and nothing
     else of it is kept. pooled: of the mean over each text's tokens."""
@@ -279,7 +280,7 @@ def _layers(wanted: Sequence[int], places: Blocks) -> tuple[int, ...]:
     return tuple(sorted({layer % places.count for layer in wanted}))
 
 
-def _warn_of_small_probe(state: State) -> None:
+def _warn_of_small_probe(state: Mapping[str, Tensor]) -> None:
     n, radius = int(state["count"]), float(state["radius"].max())
     if radius > samuelson(n):
         warnings.warn(

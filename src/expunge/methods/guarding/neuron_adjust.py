@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.errors import ExpungeError
-from expunge.methods.base import GuardingMethod, State
-from expunge.methods.guarding.calls import Call, Calls, follow, mix, uniform
+from expunge.guarding.forward_pass import ForwardPass
+from expunge.guarding.random_bits import mix, uniform
+from expunge.guarding.session import Session, open_session
+from expunge.methods.base import NOTHING, GuardingMethod, Resources, State
 from expunge.models.activations import Moments, probe
 from expunge.models.blocks import blocks_of
 from expunge.models.hooks import edit
@@ -78,7 +80,7 @@ class NeuronAdjust(GuardingMethod):
     compat: Literal["none", "released"] = "none"
     """released: as the published hook computes, for comparison: the forget mean stands for the forget deviation (so neurons
     with a negative mean are never changed), the retain variance for the retain deviation, and one draw decides for a whole
-    layer of a row and call."""
+    layer of a row and here."""
     draw_seed: int = 0
     """Of the draws."""
 
@@ -86,7 +88,7 @@ class NeuronAdjust(GuardingMethod):
         if not request.retain:
             raise ExpungeError("neuron_adjust compares forget texts with retain texts; give --retain")
 
-    def fit(self, model: nn.Module, request: Request, encoder: Encoder) -> State:
+    def fit(self, model: nn.Module, request: Request, encoder: Encoder, resources: Resources = NOTHING) -> State:
         found = [
             probe(model, spans(rows, encoder, self.tokens, skip_start=self.skip_start), encoder.pad_id, roles=("pre_activation",))
             for rows in (request.forget, request.retain)
@@ -103,7 +105,8 @@ class NeuronAdjust(GuardingMethod):
             "retain_std": retain.std_LF(),
         }
         counted = {"forget_tokens": torch.tensor(forget.n), "retain_tokens": torch.tensor(retain.n)}
-        return {"layer": layer_K, "neuron": neuron_K, **{n: t[layer_K, neuron_K] for n, t in gaussians.items()}, **counted}
+        found = {n: t[layer_K, neuron_K] for n, t in gaussians.items()}
+        return State({"layer": layer_K, "neuron": neuron_K, **found, **counted})
 
     @contextmanager
     def attach(self, model: nn.Module, state: State, encoder: Encoder) -> Iterator[None]:
@@ -111,8 +114,8 @@ class NeuronAdjust(GuardingMethod):
         layers = state["layer"].unique().tolist()
         if layers and layers[-1] >= places.count:
             raise ExpungeError(f"the guard adjusts layer {layers[-1]}, but this model has layers 0 to {places.count - 1} only")
-        with follow(model) as calls:
-            adjuster = Adjuster(self, calls, state)
+        with open_session(model) as session:
+            adjuster = Adjuster(self, session, state)
             with edit(model, {places.pre_activation(i): partial(adjuster, i) for i in layers}):
                 yield
 
@@ -127,45 +130,47 @@ class NeuronAdjust(GuardingMethod):
 class Adjuster:
     """Neuron Adjust on one model: the chosen neurons of each layer, and the draws of the forward pass in progress."""
 
-    def __init__(self, method: NeuronAdjust, calls: Calls, state: State) -> None:
-        self.method, self.calls = method, calls
+    def __init__(self, method: NeuronAdjust, session: Session, state: State) -> None:
+        self.method, self.session = method, session
         self.layers = {layer: Neurons.of(method, state, layer).single() for layer in state["layer"].unique().tolist()}
         self.key_K, self.least_K = (torch.cat([getattr(n, name) for n in self.layers.values()]) for name in ("key_K", "least_K"))
 
     def __call__(self, layer: int, values_BTF: Tensor) -> Tensor:
         """A decoding step costs as many microseconds as it has operations here, so there are few."""
-        neurons, call = self.layers[layer], self.calls.current
+        neurons, here = self.layers[layer], self.session.current
         if neurons.index_K.device != values_BTF.device:
             neurons.to(values_BTF.device)
-        least_BTK = (call.drawn[layer] if call.drawn is not None else self._threshold(call, layer)).to(values_BTF.device)
+        known = here.storage.get(self)
+        least_BTK = (self._threshold(here, layer) if known is None else known[layer]).to(values_BTF.device)
         x_BTK = values_BTF.index_select(-1, neurons.index_K).float()
         apart_BTK, sum_BTK, image_BTK = neurons.lines(x_BTK).unbind()
         after_BTK = torch.where(apart_BTK * sum_BTK >= least_BTK, image_BTK, x_BTK).to(values_BTF.dtype)
         return values_BTF.index_copy_(-1, neurons.index_K, after_BTK)  # nobody else holds a linear map's output
 
-    def _threshold(self, call: Call, layer: int) -> Tensor:
+    def _threshold(self, here: ForwardPass, layer: int) -> Tensor:
         """From which product `apart * sum` on a value is changed, [B, T, K]. With a draw u this is where the log-likelihood ratio
         is max(0, logit u), so that P(change) = P(u <= sigmoid(llr)) = sigmoid(llr) where llr >= 0."""
-        if call.rows * call.width * len(self.key_K) > DRAWN_AT_ONCE:
-            return self._draw(call, self.layers[layer].key_K, self.layers[layer].least_K)
+        if here.rows * here.width * len(self.key_K) > DRAWN_AT_ONCE:
+            return self._draw(here, self.layers[layer].key_K, self.layers[layer].least_K)
         # one draw for all layers spares a decoding step most of its small operations
-        parts = self._draw(call, self.key_K, self.least_K).split([len(n.index_K) for n in self.layers.values()], dim=-1)
-        call.drawn = dict(zip(self.layers, parts, strict=True))
-        return call.drawn[layer]
+        parts = self._draw(here, self.key_K, self.least_K).split([len(n.index_K) for n in self.layers.values()], dim=-1)
+        drawn: dict[int, Tensor] = dict(zip(self.layers, parts, strict=True))
+        here.storage[self] = drawn
+        return drawn[layer]
 
-    def _draw(self, call: Call, key_K: Tensor, least_K: Tensor) -> Tensor:
-        key_K, least_K = key_K.to(call.device), least_K.to(call.device)
+    def _draw(self, here: ForwardPass, key_K: Tensor, least_K: Tensor) -> Tensor:
+        key_K, least_K = key_K.to(here.device), least_K.to(here.device)
         if not self.method.stochastic:
             threshold_BTK = least_K[None, None]
         else:
-            prefix_BT = call.prefix_BT
+            prefix_BT = here.prefix_BT
             if self.method.compat == "released":
-                prefix_BT = prefix_BT.gather(1, (call.width - 1 - call.mask_BT.long().flip(1).argmax(dim=1))[:, None])
+                prefix_BT = prefix_BT.gather(1, (here.width - 1 - here.mask_BT.long().flip(1).argmax(dim=1))[:, None])
             logit_BTK = _logit(uniform(prefix_BT[..., None] ^ key_K)).clamp_(min=0)
             threshold_BTK = torch.add(least_K, logit_BTK, alpha=2)
         if self.method.positions == "all":
             return threshold_BTK
-        generated_BT = call.generated_BT
+        generated_BT = here.generated_BT
         skipped_BT = generated_BT if self.method.positions == "prompt" else ~generated_BT
         return threshold_BTK.masked_fill(skipped_BT[..., None], math.inf)
 

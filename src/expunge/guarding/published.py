@@ -1,4 +1,4 @@
-"""The published .pkl files of Neuron Adjust and Key Space Detection -> guards. The one place that reads a pickle.
+"""Makes guards of the published .pkl files of Neuron Adjust and Key Space Detection; the one place that reads a pickle.
 
     neuron adjust   {layer name: {mu1_lst, sigma1_lst (retain), mu2_lst, sigma2_lst (forget), neuron_lst}}
     key space       {layer name: {mean, std, k[, steer_vector]}}
@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from expunge import guards
 from expunge.artifact import Base, Manifest, save_artifact
 from expunge.data.encode import Encoder, default_format
 from expunge.errors import ExpungeError
+from expunge.guarding import life
 from expunge.methods.base import State
 from expunge.methods.guarding.key_space import KeySpaceDetection
 from expunge.methods.guarding.neuron_adjust import NeuronAdjust
@@ -129,9 +129,7 @@ def import_guard(
     notes = f"Imported from {Path(path).name}. {method.summary(state)}"
     folder = Path(out) / "artifact"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return save_artifact(
-        folder, "guard", method, base, partial(guards.save, state=state, encoder=encoder), claim="L0", notes=notes
-    )
+    return save_artifact(folder, "guard", method, base, partial(life.save, state=state, encoder=encoder), claim="L0", notes=notes)
 
 
 def neuron_adjust_state(layers: Layers, places: Blocks) -> State:
@@ -159,7 +157,7 @@ def neuron_adjust_state(layers: Layers, places: Blocks) -> State:
     state = {name: torch.cat(tensors) for name, tensors in parts.items()}
     order = torch.argsort(state["layer"], stable=True)
     unknown = {"forget_tokens": torch.tensor(0), "retain_tokens": torch.tensor(0)}  # the files do not say
-    return {name: tensor[order] for name, tensor in state.items()} | unknown
+    return State({name: tensor[order] for name, tensor in state.items()} | unknown)
 
 
 def key_space_state(layers: Layers, places: Blocks, alpha: float) -> State:
@@ -174,14 +172,16 @@ def key_space_state(layers: Layers, places: Blocks, alpha: float) -> State:
             f"the file has {mean_LF.shape[-1]} dimensions, but the model's keys have {places.d_ff}; is it another model?"
         )
     k_L = torch.tensor([float(layers[name]["k"]) for _, name in found], dtype=torch.float64)
-    return {
-        "layer": torch.tensor([layer for layer, _ in found]),
-        "centre": mean_LF,
-        "unit": std_LF.clamp(min=1e-6),
-        "k": k_L,
-        "radius": alpha * k_L,
-        "count": torch.tensor(0),  # the files do not say
-    }
+    return State(
+        {
+            "layer": torch.tensor([layer for layer, _ in found]),
+            "centre": mean_LF,
+            "unit": std_LF.clamp(min=1e-6),
+            "k": k_L,
+            "radius": alpha * k_L,
+            "count": torch.tensor(0),  # the files do not say
+        }
+    )
 
 
 def _layer(name: str, names: Mapping[str, int]) -> int:

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import expunge
-from expunge import ExpungeError, guards
+from expunge import ExpungeError
 from expunge.cli import main
-from expunge.importing import import_guard, read_published
+from expunge.guarding import life
+from expunge.guarding.published import import_guard, read_published
 
 REPLY = "i do not know that ."
 
@@ -38,7 +39,7 @@ def key_file(path: Path, width: int = 64, layer: int = 1) -> Path:
 
 def test_neuron_files_become_guards_with_the_root_of_their_variances(pico_folder: Path, tmp_path: Path) -> None:
     manifest = import_guard(neuron_file(tmp_path / "a.pkl"), model=str(pico_folder), out=tmp_path / "run", draw_seed=4)
-    state = guards.read(tmp_path / "run" / "artifact")
+    state = life.read(tmp_path / "run" / "artifact")
     assert state["layer"].tolist() == [1, 1]
     assert state["neuron"].tolist() == [3, 61]
     assert state["retain_std"].tolist() == pytest.approx([0.2, 0.5])
@@ -65,7 +66,7 @@ def test_key_files_become_guards_with_alpha_times_k(pico_folder: Path, tmp_path:
         REPLY,
     ]
     assert main(words) == 0
-    state = guards.read(tmp_path / "run" / "artifact")
+    state = life.read(tmp_path / "run" / "artifact")
     assert state["radius"].tolist() == [1200.0]
     assert state["unit"].unique().tolist() == [2.0]
     model, tokenizer = expunge.load(tmp_path / "run")

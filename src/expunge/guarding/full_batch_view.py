@@ -1,7 +1,8 @@
-"""Rows that go on without their neighbours keep their numbers: whatever a caller of `generate` gave to look at rows sees all.
+"""Shows the whole batch to logits processors and stopping criteria while only some of its rows are still generated.
 
 Stopping criteria and logits processors may know rows by their place in the batch, such as one draw or one limit for each. When
-the open queries of a batch go on alone, they are shown the whole batch: open rows as they are, closed ones with the abstention.
+some queries of a batch go on alone, they are shown the whole batch: rows that go on as they are, the others with the answer that
+they were given.
 
 Shape suffixes: Q queries, B rows of all queries (Q times beams or returned sequences), S positions of a sequence, V vocabulary.
 """
@@ -15,19 +16,20 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The queries of one call, of which only those in `open_Q` are still written."""
+class FullBatchView:
+    """The queries of one call, of which only those in `open_Q` are still generated."""
 
     open_Q: Tensor
     prompts_QS: Tensor
-    abstention: Sequence[int]
+    answer: Sequence[int]
+    """What the other queries are answered with."""
     pad: int
 
     def whole(self, ids_BS: Tensor) -> tuple[Tensor, Tensor]:
         """(sequences of all rows, which of them are open) of the sequences of the open rows."""
         each = len(ids_BS) // int(self.open_Q.sum())
         open_B, prompts_BS = self.open_Q.repeat_interleave(each), self.prompts_QS.repeat_interleave(each, dim=0)
-        written = [*self.abstention, *[self.pad] * ids_BS.shape[1]][: ids_BS.shape[1] - prompts_BS.shape[1]]
+        written = [*self.answer, *[self.pad] * ids_BS.shape[1]][: ids_BS.shape[1] - prompts_BS.shape[1]]
         answer_BS = torch.tensor(written, dtype=ids_BS.dtype, device=ids_BS.device).expand(len(prompts_BS), -1)
         whole_BS = torch.cat([prompts_BS, answer_BS], dim=1)
         whole_BS[open_B] = ids_BS
@@ -50,7 +52,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class _Processor:
-    batch: Batch
+    batch: FullBatchView
     inner: Any
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -63,7 +65,7 @@ class _Processor:
 
 @dataclass(frozen=True)
 class _Criterion:
-    batch: Batch
+    batch: FullBatchView
     inner: Any
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:

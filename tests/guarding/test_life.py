@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import expunge
-from expunge import ExpungeError, guards
+from expunge import ExpungeError
 from expunge.artifact import load
 from expunge.data.encode import Encoder, Format
 from expunge.data.example import Example, Request
 from expunge.evaluation.engine import Engine
+from expunge.guarding import life
 from expunge.methods import KeySpaceDetection, NeuronAdjust, SelectivePruning
 from expunge.models.folder import file_hash
 from expunge.records import write_json
@@ -92,7 +93,7 @@ def test_a_run_with_the_same_fields_gives_the_same_guard(
 ) -> None:
     first = make(METHODS[0])
     expunge.unlearn(METHODS[0], model=pico_folder, out=tmp_path / "again", format=FORMAT, quiet=True, **data)
-    one, two = (load_file(run / "artifact" / guards.FILE) for run in (first, tmp_path / "again"))
+    one, two = (load_file(run / "artifact" / life.FILE) for run in (first, tmp_path / "again"))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one)
     again = expunge.unlearn(METHODS[0], model=pico_folder, out=first, format=FORMAT, quiet=True, resume=True, **data)
@@ -141,12 +142,12 @@ def test_a_guard_that_does_not_act_is_refused_by_its_canaries(make: Callable[[An
 
     folder = tmp_path / "artifact"
     shutil.copytree(make(KEY_SPACE) / "artifact", folder)
-    state = load_file(folder / guards.FILE)
-    save_file({**state, "centre": state["centre"] + 1000}, folder / guards.FILE)
+    state = load_file(folder / life.FILE)
+    save_file({**state, "centre": state["centre"] + 1000}, folder / life.FILE)
     with pytest.raises(ExpungeError, match="differs from its checksum"):
         expunge.verify(folder)
     manifest = json.loads((folder / "expunge.json").read_text())
-    manifest["files"][guards.FILE] = file_hash(folder / guards.FILE)
+    manifest["files"][life.FILE] = file_hash(folder / life.FILE)
     write_json(folder / "expunge.json", manifest)
     expunge.verify(folder)
     with pytest.raises(ExpungeError, match=r"does not act on this model: it changes what follows its 4 canary prompts by 0.000"):
@@ -158,30 +159,30 @@ def test_a_refused_guard_leaves_nothing_on_the_model(
 ) -> None:
     encoder = Encoder(pico_tokenizer, FORMAT)
     rows = [tuple(Example(f"{a} plus {b} is", ".") for a in part for b in NUMBERS) for part in (NUMBERS[:4], NUMBERS[4:])]
-    state = dict(guards.fit(KEY_SPACE.model_copy(update={"false_abstain": 0.9}), pico_llama, Request(*rows), encoder))
+    state = dict(life.fit(KEY_SPACE.model_copy(update={"false_abstain": 0.9}), pico_llama, Request(*rows), encoder))
     state["canary.effect"] = torch.ones_like(state["canary.effect"])
     state["centre"] = state["centre"] + 1000
     before = (sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pico_llama.modules()), set(vars(pico_llama)))
     with pytest.raises(ExpungeError, match="does not act"):
-        guards.attach(pico_llama, KEY_SPACE, state, encoder)
+        life.attach(pico_llama, KEY_SPACE, state, encoder)
     assert (sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in pico_llama.modules()), set(vars(pico_llama))) == before
 
 
 def test_a_model_takes_one_guard_at_a_time(pico_llama: LlamaForCausalLM, make: Callable[[Any], Path]) -> None:
     model, tokenizer = expunge.load(make(KEY_SPACE))
-    state = guards.read(make(METHODS[0]) / "artifact")
+    state = life.read(make(METHODS[0]) / "artifact")
     encoder = Encoder(tokenizer, FORMAT)
     with pytest.raises(ExpungeError, match="has a guard already"):
-        guards.attach(model, METHODS[0], state, encoder)
+        life.attach(model, METHODS[0], state, encoder)
     model.expunge_guard.detach()
-    guards.attach(model, METHODS[0], state, encoder).detach()
+    life.attach(model, METHODS[0], state, encoder).detach()
 
 
 def test_without_canaries_the_artifact_holds_no_prompt(pico_folder: Path, data: dict[str, Any], tmp_path: Path) -> None:
     expunge.unlearn(
         NeuronAdjust(percent=25, canaries=0), model=pico_folder, out=tmp_path / "run", format=FORMAT, quiet=True, **data
     )
-    assert not any(name.startswith("canary") for name in guards.read(tmp_path / "run" / "artifact"))
+    assert not any(name.startswith("canary") for name in life.read(tmp_path / "run" / "artifact"))
     assert "as tokens" not in (tmp_path / "run" / "artifact" / "README.md").read_text()
     expunge.load(tmp_path / "run")
 

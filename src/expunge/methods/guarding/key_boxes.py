@@ -34,7 +34,7 @@ MARGIN = 1.5
 
 
 @dataclass(frozen=True)
-class Box:
+class KeyBox:
     """Centre and units in float32 (comparisons are made in float32 whatever the model's dtype), and k."""
 
     centre_F: Tensor
@@ -45,13 +45,13 @@ class Box:
     n: int
 
     @classmethod
-    def of_moments(cls, moments: Moments, layer: int, sides: Sides = "deviation") -> "Box":
+    def of_moments(cls, moments: Moments, layer: int, sides: Sides = "deviation") -> "KeyBox":
         """k in closed form: the farthest value of a dimension is its minimum or its maximum, so no vectors are needed."""
         parts = (t[layer] for t in (moments.mean_LF, moments.m2_LF, moments.min_LF, moments.max_LF))
         return cls._of(sides, int(moments.n_L[layer]), *parts)
 
     @classmethod
-    def of_vectors(cls, vectors_NF: Tensor, sides: Sides = "deviation") -> "Box":
+    def of_vectors(cls, vectors_NF: Tensor, sides: Sides = "deviation") -> "KeyBox":
         """The same from the vectors themselves, some columns at a time, so that they stay in the processor's cache."""
         ones_N, parts = vectors_NF.new_ones(len(vectors_NF), dtype=torch.float64), []
         for columns in vectors_NF.split(512, dim=1):
@@ -61,15 +61,17 @@ class Box:
         return cls._of(sides, len(ones_N), *(torch.cat(column) for column in zip(*parts, strict=True)))
 
     @classmethod
-    def _of(cls, sides: Sides, n: int, mean_F: Tensor, m2_F: Tensor, min_F: Tensor, max_F: Tensor) -> "Box":
+    def _of(cls, sides: Sides, n: int, mean_F: Tensor, m2_F: Tensor, min_F: Tensor, max_F: Tensor) -> "KeyBox":
         if sides == "range":
             return cls(((min_F + max_F) / 2).float(), ((max_F - min_F) / 2).clamp(min=FLOOR).float(), 1.0, n)
         unit_F = (m2_F / max(1, n - 1)).sqrt().clamp(min=FLOOR)
         farthest_F = torch.maximum(max_F - mean_F, mean_F - min_F)
         return cls(mean_F.float(), unit_F.float(), float((farthest_F / unit_F).max()), n)
 
-    def to(self, device: torch.device) -> "Box":
-        return self if self.centre_F.device == device else Box(self.centre_F.to(device), self.unit_F.to(device), self.k, self.n)
+    def to(self, device: torch.device) -> "KeyBox":
+        return (
+            self if self.centre_F.device == device else KeyBox(self.centre_F.to(device), self.unit_F.to(device), self.k, self.n)
+        )
 
     def distance(self, vectors_NF: Tensor) -> Tensor:
         """z of each vector, float32 [N]: the one number that decides at every radius."""

@@ -1,0 +1,94 @@
+"""Measures on a few prompts, the canaries, whether a guard acts: when it is fitted, and again whenever it is attached.
+
+canary.ids, canary.length   prompts as tokens, forget prompts first
+canary.forget               how many of them are of the forget set
+canary.effect               by how much the guard changed the distribution of the next token behind each (total variation)
+"""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from expunge.data.encode import Encoded, Encoder, collate
+from expunge.data.example import Example, Request
+from expunge.errors import ExpungeError
+from expunge.methods.base import GuardingMethod, State
+from expunge.models.load import causal_model
+from expunge.models.logprobs import labelled_logits
+
+NOTICEABLE = 0.02
+"""Mean effect on the forget canaries below which a guard counts as doing nothing."""
+
+
+def with_canaries(method: GuardingMethod, model: nn.Module, state: State, request: Request, encoder: Encoder) -> State:
+    """The state with prompts of the request and the guard's effect on each; a warning where it has none."""
+    rows = [*_some(request.forget, encoder, method.canaries), *_some(request.retain, encoder, method.canaries)]
+    plain_CV = next_token(model, rows, encoder.pad_id)
+    with method.attach(model, state, encoder):
+        effect_C = distance(plain_CV, next_token(model, rows, encoder.pad_id))
+    forget = min(method.canaries, len(request.forget))
+    if effect_C[:forget].mean() < NOTICEABLE:
+        warnings.warn(
+            f"the guard hardly changes what follows its forget canaries (total variation {float(effect_C[:forget].mean()):.3f}); "
+            "nobody who loads it can tell whether it acts",
+            stacklevel=2,
+        )
+    width = max(len(row.ids) for row in rows)
+    ids_CT = torch.tensor([[*row.ids, *[encoder.pad_id] * (width - len(row.ids))] for row in rows])
+    lengths_C = torch.tensor([len(row.ids) for row in rows])
+    return state.having(
+        {"canary.ids": ids_CT, "canary.length": lengths_C, "canary.effect": effect_C, "canary.forget": torch.tensor(forget)}
+    )
+
+
+def canaries(state: State) -> list[Encoded]:
+    """The prompts that the state carries; none where it was fitted without."""
+    if "canary.ids" not in state:
+        return []
+    pairs = zip(state["canary.ids"].tolist(), state["canary.length"].tolist(), strict=True)
+    return [Encoded(tuple(ids[:length]), 1, False) for ids, length in pairs]
+
+
+def check(method: GuardingMethod, state: State, effect_C: Tensor, *, refuse: bool) -> None:
+    """Half of the recorded effect has to be there; half, since another dtype or kernel moves a few draws and decisions.
+
+    refuse   raise where it is not; otherwise warn
+    """
+    forget = int(state["canary.forget"])
+    recorded, found = float(state["canary.effect"][:forget].mean()), float(effect_C[:forget].mean())
+    if recorded < NOTICEABLE or found >= recorded / 2:
+        return
+    message = (
+        f"the {method.method_name()} guard does not act on this model: it changes what follows its {forget} canary prompts by "
+        f"{found:.3f} where {recorded:.3f} was recorded; give the model, dtype and tokenizer that it was fitted on"
+    )
+    if refuse:
+        raise ExpungeError(message)
+    warnings.warn(message, stacklevel=3)
+
+
+@torch.no_grad()
+def next_token(model: nn.Module, rows: Sequence[Encoded], pad_id: int) -> Tensor:
+    """Distribution of the token behind each row, float32 [C, V]: scored as the first token of an answer, as generation begins."""
+    device = causal_model(model).device
+    asked = [Encoded((*row.ids, 0), len(row.ids), False) for row in rows]
+    return torch.cat(
+        [labelled_logits(model, collate([row], pad_id).to(device)).logits_NV.float().softmax(-1).cpu() for row in asked]
+    )
+
+
+def distance(one_CV: Tensor, other_CV: Tensor) -> Tensor:
+    """Total variation of the distributions in each row, 0 to 1."""
+    return (one_CV - other_CV).abs().sum(dim=-1) / 2
+
+
+def _some(examples: Sequence[Example], encoder: Encoder, count: int) -> list[Encoded]:
+    """Prompts of up to `count` examples, evenly spaced; of raw text the whole text."""
+    stride = max(1, len(examples) // max(1, count))
+    chosen = examples[::stride][:count]
+    rows = encoder.encode_many(chosen)
+    return [
+        row if e.prompt is None else Encoded(row.ids[: row.answer_start], 1, False) for e, row in zip(chosen, rows, strict=True)
+    ]

@@ -1,0 +1,127 @@
+"""Fits a guard on a model, saves it as small files, attaches it to that same model after a check, and detaches it.
+
+    guard.safetensors   the method's tensors, and its canaries (canaries.py)
+    assets/             files that the method fitted, such as an encoder; only where it has some
+
+A guard whose hooks are lost is the original model and looks like the guarded one. So a guard is never part of a model folder,
+a guarded model refuses to be saved as one, and whoever attaches a guard measures the canaries again.
+"""
+
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from expunge.data.encode import Encoder, save_format
+from expunge.data.example import Request
+from expunge.errors import ExpungeError
+from expunge.guarding.canaries import canaries, check, distance, next_token, with_canaries
+from expunge.guarding.session import replaced
+from expunge.methods.base import GuardingMethod, ObjectiveBuilder, Resources, State
+from expunge.models.checkpoint import save_tensors
+from expunge.models.load import causal_model
+from expunge.records import write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FILE, ASSETS = "guard.safetensors", "assets"
+
+
+class Guard:
+    """A guard that is attached to a model until `detach`."""
+
+    def __init__(self, method: GuardingMethod, hooks: ExitStack) -> None:
+        self.method = method
+        self._hooks = hooks
+
+    def detach(self) -> None:
+        """The model is as it was before; nothing of the guard is left on it."""
+        self._hooks.close()
+
+
+def fit(
+    method: GuardingMethod,
+    model: nn.Module,
+    request: Request,
+    encoder: Encoder,
+    *,
+    build_objective: ObjectiveBuilder | None = None,
+    assets: Path | None = None,
+) -> State:
+    """The method's state, and the canaries measured on this very model.
+
+    build_objective   for methods that tune themselves by a score
+    assets            an empty folder for files that belong to the state; it has to stay until the state is saved
+    """
+    objective = None
+    if method.needs_objective:
+        if build_objective is None:
+            raise ExpungeError(f"{method.method_name()} tunes itself by a score; fit it with expunge.unlearn, which measures it")
+        objective = build_objective(method, model, request, encoder)
+    state = method.fit(model, request, encoder, Resources(objective, assets))
+    return state if method.canaries == 0 else with_canaries(method, model, state, request, encoder)
+
+
+def save(folder: Path, state: State, encoder: Encoder) -> None:
+    """guard.safetensors and assets, and the tokenizer and format that go with them; no weights.
+
+    What a method measured to set a threshold (`calibration.NAME`) goes into calibration.json as well, for reports.
+    """
+    save_tensors(folder / FILE, state)
+    if state.assets is not None and any(state.assets.iterdir()):
+        shutil.copytree(state.assets, folder / ASSETS)
+    encoder.tokenizer.save_pretrained(folder)
+    save_format(folder, encoder.format)
+    measured = {n.partition(".")[2]: [round(v, 6) for v in t.tolist()] for n, t in state.items() if n.startswith("calibration.")}
+    if measured:
+        write_json(folder / "calibration.json", measured)
+
+
+def read(folder: Path) -> State:
+    """The state of an artifact of kind guard."""
+    assets = folder / ASSETS
+    with torch.inference_mode(False):  # a guard that is attached while scoring is also there when gradients are recorded
+        return State(load_file(folder / FILE), assets if assets.is_dir() else None)
+
+
+def attach(model: "PreTrainedModel", method: GuardingMethod, state: State, encoder: Encoder, *, refuse: bool = True) -> Guard:
+    """Guards `model` until `detach`, after the canaries have shown that the guard acts on it.
+
+    The guard is also `model.expunge_guard`, and `model.save_pretrained` refuses. refuse=False warns where it would have refused.
+    """
+    root = causal_model(model)
+    if "expunge_guard" in vars(root):
+        raise ExpungeError("the model has a guard already; call model.expunge_guard.detach() first")
+    rows = canaries(state)
+    plain_CV = next_token(model, rows, encoder.pad_id) if rows else None
+    hooks = ExitStack()
+    try:
+        hooks.enter_context(method.attach(model, state, encoder))
+        if plain_CV is not None:
+            check(method, state, distance(plain_CV, next_token(model, rows, encoder.pad_id)), refuse=refuse)
+        hooks.enter_context(replaced(root, "save_pretrained", _refuse_to_save))
+    except BaseException:
+        hooks.close()
+        raise
+    guard = Guard(method, hooks)
+    vars(root)["expunge_guard"] = guard
+    hooks.callback(vars(root).pop, "expunge_guard")
+    return guard
+
+
+def _refuse_to_save(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise ExpungeError(
+            "a guarded model saved as a model folder would be the original model; keep the guard's artifact, or save the model "
+            "after model.expunge_guard.detach()"
+        )
+
+    return save_pretrained

@@ -1,0 +1,45 @@
+"""Counter-based random numbers: a draw is a hash of its key, so it is the same in any batch, at any time, on any device.
+
+Keys are int64 tensors that are mixed field by field (seed, then prompt, then position ...). Nothing is read from torch's global
+generator, and nothing is written to it.
+"""
+
+import math
+from functools import cache
+
+import torch
+from torch import Tensor
+
+MULTIPLIERS = (-7046029254386353131, -4658895280553007687, -7723592293110705685)
+"""Odd 64-bit constants of splitmix64: the golden ratio and the two of its finalizer."""
+
+
+def mix(bits: Tensor) -> Tensor:
+    """splitmix64's finalizer on int64: every input bit moves every output bit. Shifts are made logical by their masks."""
+    bits = (bits ^ ((bits >> 30) & 0x3FFFFFFFF)) * MULTIPLIERS[1]
+    bits = (bits ^ ((bits >> 27) & 0x1FFFFFFFFF)) * MULTIPLIERS[2]
+    return bits ^ ((bits >> 31) & 0x1FFFFFFFF)
+
+
+def uniform(bits: Tensor) -> Tensor:
+    """float32 in [0, 1), 24 bits, of int64 that were mixed before and then joined by exclusive or."""
+    bits = bits * MULTIPLIERS[1]
+    bits = (bits ^ (bits >> 32)) * MULTIPLIERS[2]
+    return ((bits >> 40) & 0xFFFFFF).float() * 2.0**-24
+
+
+def normal(bits: Tensor) -> Tensor:
+    """float32 draws of N(0, 1), by Box and Muller's transform of two uniform draws per key; `bits` were mixed before."""
+    radius = torch.sqrt(-2 * torch.log1p(-uniform(bits)))
+    return radius * torch.cos(2 * math.pi * uniform(mix(bits + MULTIPLIERS[0])))
+
+
+@cache
+def powers(count: int, device: torch.device) -> Tensor:
+    """A^0 ... A^(count - 1) mod 2^64, as int64, with A the first multiplier."""
+    with torch.inference_mode(False):  # a cached tensor is used again by passes that record gradients
+        values, power = [], 1
+        for _ in range(count):
+            values.append(power - 2**64 if power >= 2**63 else power)
+            power = power * MULTIPLIERS[0] % 2**64
+        return torch.tensor(values, device=device)
