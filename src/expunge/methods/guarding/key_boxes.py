@@ -69,9 +69,10 @@ class KeyBox:
         return cls(mean_F.float(), unit_F.float(), float((farthest_F / unit_F).max()), n)
 
     def to(self, device: torch.device) -> "KeyBox":
-        return (
-            self if self.centre_F.device == device else KeyBox(self.centre_F.to(device), self.unit_F.to(device), self.k, self.n)
-        )
+        if self.centre_F.device == device:
+            return self
+        with torch.inference_mode(False):  # the copy stays, and a later pass may record gradients
+            return KeyBox(self.centre_F.to(device), self.unit_F.to(device), self.k, self.n)
 
     def distance(self, vectors_NF: Tensor) -> Tensor:
         """z of each vector, float32 [N]: the one number that decides at every radius."""

@@ -221,8 +221,9 @@ class Neurons:
 
     def to(self, device: torch.device) -> None:
         """In place, since a layer stays where it is: at the first call the tensors go there for good."""
-        for name, value in vars(self).items():
-            setattr(self, name, value.to(device))
+        with torch.inference_mode(False):  # later passes may record gradients
+            for name, value in vars(self).items():
+                setattr(self, name, value.to(device))
 
     def lines(self, x_BTK: Tensor) -> Tensor:
         """z_r - z_f, z_r + z_f and the image: mu_r -+ (sigma_r / sigma_f) (x - mu_f), where a forget value goes; [3, B, T, K]."""
