@@ -17,7 +17,8 @@ LAYERS = [
     ["models"],
     [f"guarding/{name}" for name in ("random_bits", "forward_pass", "full_batch_view", "query", "session", "abstain")],
     ["methods"],
-    ["training/settings", "training/pairs", "training/checkpoints", "training/reference", "training/loop", "guarding/canaries", "guarding/life"],
+    [f"training/{name}" for name in ("settings", "pairs", "checkpoints", "reference", "loop")]
+    + ["guarding/canaries", "guarding/life"],
     ["artifact"],
     ["merging"],
     ["spec", "recipes"],
