@@ -54,19 +54,40 @@ class Merge(Work):
     """Models with another number of tokens: refuse them, or merge the rows that both have and keep the base's for the rest."""
 
 
+class Adapters(BaseModel):
+    """Make one adapter of two, from their factors: seconds on a CPU, no base model needed."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    models: tuple[str, str]
+    """EXPERT and ANTI_EXPERT, in this order: PEFT folders (LoRA, (IA)^3, prefix), runs with --lora, or hub ids."""
+    out: str
+    """Folder of the result; it must not exist, unless --overwrite is given. The adapter is in OUT/artifact."""
+    base: str | None = None
+    """The model of both, where their configurations do not name the same; ethos needs it."""
+    rank: int | None = Field(None, ge=1)
+    """Largest rank of the result, by singular values, what it leaves out stated; left out, the sum of both ranks, exactly."""
+    overwrite: bool = False
+    """Replace the result of an earlier merge when the new one is complete."""
+
+
 def main(words: Sequence[str]) -> None:
     from typing import get_args
 
     from expunge.cli.flags import parse
-    from expunge.merging import Request, dry_run, execute, make_request
+    from expunge.merging import Request, dry_run, execute, make_request, merge_adapters
     from expunge.merging.mergekit import read_mergekit
-    from expunge.methods.editing import Editing
+    from expunge.methods.editing import AdapterEditing, Editing
 
     methods = {cls.method_name(): cls for cls in get_args(Editing)}
+    of_adapters = {cls.method_name(): cls for cls in get_args(AdapterEditing)}
     if not words or words[0] in ("-h", "--help"):
         print(f"usage: {__doc__.removesuffix('.').replace('`', '')}\n\nmethods:")
         for name, cls in methods.items():
-            print(f"  {name:<16} {cls.formula}")
+            print(f"  {name:<20} {cls.formula}")
+        print("\nmethods that make one adapter of two, `--models EXPERT ANTI_EXPERT`:")
+        for name, cls in of_adapters.items():
+            print(f"  {name:<20} {cls.formula}")
         print("\n`expunge merge METHOD --help` lists the fields of a method; --config takes a YAML file of mergekit.")
         return
     request: Request
@@ -74,9 +95,24 @@ def main(words: Sequence[str]) -> None:
     if words[0].startswith("-"):
         flags = recipe = parse(Recipe, "expunge merge", words)
         request = read_mergekit(Path(recipe.config), shard_bytes=round(recipe.shard_gb * 1e9))
+    elif words[0] in of_adapters:
+        chosen = of_adapters[words[0]]
+        two = create_model("Adapters", __base__=Adapters, __doc__=chosen.__doc__, method=(chosen, chosen()))
+        given = parse(two, f"expunge merge {words[0]}", words[1:])
+        made = merge_adapters(
+            given.method,  # type: ignore[attr-defined]
+            models=given.models,
+            out=given.out,
+            base=given.base,
+            rank=given.rank,
+            overwrite=given.overwrite,
+        )
+        print(f"{made.sentences()}\n  the adapter is in {Path(given.out) / 'artifact'}")
+        return
     elif words[0] not in methods:
         raise ExpungeError(
-            f"there is no merge method '{words[0]}'{nearest(words[0], methods)}; `expunge merge --help` lists them all"
+            f"there is no merge method '{words[0]}'{nearest(words[0], [*methods, *of_adapters])}; "
+            "`expunge merge --help` lists them all"
         )
     else:
         spec = methods[words[0]]

@@ -28,10 +28,13 @@ BASE_CHANGING = ("pissa", "olora", "corda")
 
 def read_adapter(label: str, folder: Path, base: Mapping[str, Stored]) -> Source:
     """Every weight that the adapter changes, checked against the names and shapes of the base."""
-    config = _config(label, folder)
-    if not (folder / WEIGHTS).is_file():
-        raise ExpungeError(f"{label} has {CONFIG} but no {WEIGHTS}; save the adapter with safetensors")
-    stored = stored_tensors(folder / WEIGHTS)
+    config = read_config(label, folder)
+    if config["peft_type"] != "LORA":
+        raise ExpungeError(
+            f"{label} is an adapter of type {config['peft_type']}; only LoRA adapters have a weight difference to merge"
+        )
+    check_product(label, config)
+    stored = adapter_tensors(label, folder)
     inputs: dict[str, Input] = {}
     for key in stored:
         name = key.removeprefix(PREFIX)
@@ -54,14 +57,24 @@ def read_adapter(label: str, folder: Path, base: Mapping[str, Stored]) -> Source
     return Source(label, folder, inputs, complete=False, base_sha256={})
 
 
-def _config(label: str, folder: Path) -> dict[str, Any]:
+def read_config(label: str, folder: Path) -> dict[str, Any]:
+    """adapter_config.json; `peft_type` is there."""
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        kind = config["peft_type"]
+        config["peft_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExpungeError(f"{folder / CONFIG} is not the configuration of a PEFT adapter ({error!r}); copy it again") from error
-    if kind != "LORA":
-        raise ExpungeError(f"{label} is an adapter of type {kind}; only LoRA adapters have a weight difference to merge")
+    return config
+
+
+def adapter_tensors(label: str, folder: Path) -> dict[str, Stored]:
+    if not (folder / WEIGHTS).is_file():
+        raise ExpungeError(f"{label} has {CONFIG} but no {WEIGHTS}; save the adapter with safetensors")
+    return stored_tensors(folder / WEIGHTS)
+
+
+def check_product(label: str, config: Mapping[str, Any]) -> None:
+    """Raises where a LoRA is no plain product of two factors beside the base that it names."""
     for field in ("use_dora", "target_parameters", "lora_bias"):
         if config.get(field):
             raise ExpungeError(f"{label} uses {field}, which is not a plain product of two factors; merge it with peft first")
@@ -70,7 +83,6 @@ def _config(label: str, folder: Path) -> dict[str, Any]:
         raise ExpungeError(
             f"{label} was initialized by {start}, which changed its base too; convert it with peft's save_pretrained first"
         )
-    return config
 
 
 def _low_rank(
@@ -86,10 +98,13 @@ def _low_rank(
         raise ExpungeError(
             f"{label}: the adapter of {module} makes {shape}, but the base's weight is {target.shape}; wrong base model?"
         )
-    rank = a.shape[0]
+    return LowRank(b, a, transposed, embedding, scaling_of(config, module, a.shape[0]))
+
+
+def scaling_of(config: Mapping[str, Any], module: str, rank: int) -> float:
+    """alpha / rank, or alpha / sqrt(rank) with rsLoRA; alpha may be the module's own."""
     alpha = _of_module(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
-    scaling = alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-    return LowRank(b, a, transposed, embedding, scaling)
+    return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
 def _check_copy(label: str, name: str, copy: Stored, base: Mapping[str, Stored]) -> None:

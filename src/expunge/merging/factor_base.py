@@ -1,0 +1,94 @@
+"""Which base model two adapters belong to: by its content where that can be read, else by what their configurations name."""
+
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import NamedTuple
+
+from expunge.artifact import Base
+from expunge.errors import ExpungeError
+from expunge.merging.factor_folders import Adapter
+from expunge.merging.opening import resolve
+from expunge.models.load import model_fingerprint
+
+
+class Place(NamedTuple):
+    """The base of the result."""
+
+    path: str
+    folder: Path | None
+    """Where it is a folder on this machine."""
+    sha256: str
+    """Empty where the base is not here and neither adapter knows it."""
+    revision: str | None
+    notes: tuple[str, ...]
+
+    def record(self) -> Base:
+        return Base(path=self.path, sha256=self.sha256, revision=self.revision)
+
+
+def choose_base(expert: Adapter, anti: Adapter, given: str | None) -> Place:
+    """The base that `given` names, else the one that both adapters name; raises where they name two.
+
+    Two names of one folder, or of folders with the same weights, are one base.
+    """
+    if given is not None:
+        there = resolve(given)
+        return _place(str(there.absolute()) if os.path.isdir(given) else given, there, None, "")
+    known = {sha for adapter in (expert, anti) if (sha := adapter.base_sha256) is not None}
+    if len(known) > 1:
+        raise ExpungeError(
+            f"{expert.label} and {anti.label} were trained on base models with different weights; train both on one base"
+        )
+    name = expert.base or anti.base
+    if not name:
+        raise ExpungeError(f"neither {expert.label} nor {anti.label} names its base model; give it by --base")
+    if anti.base and anti.base != name and not _same(expert, anti):
+        raise ExpungeError(
+            f"{expert.label} is an adapter of {expert.base} and {anti.label} of {anti.base}; train both on one base, or if these "
+            "names stand for the same model give it by --base"
+        )
+    folder = Path(name).absolute() if os.path.isdir(name) else None
+    return _place(str(folder or name), folder, expert.config.get("revision"), next(iter(known), ""))
+
+
+def _same(expert: Adapter, anti: Adapter) -> bool:
+    """Whether two names stand for the same weights."""
+    if expert.base_sha256 is not None and expert.base_sha256 == anti.base_sha256:
+        return True
+    if not (os.path.isdir(expert.base) and os.path.isdir(anti.base)):
+        return False
+    return os.path.samefile(expert.base, anti.base) or model_fingerprint(expert.base) == model_fingerprint(anti.base)
+
+
+def _place(path: str, folder: Path | None, revision: str | None, known: str) -> Place:
+    if folder is not None and not (folder / "config.json").is_file():
+        raise ExpungeError(f"the base {path} holds no config.json; give a complete model folder")
+    found = known or ("" if folder is None else model_fingerprint(str(folder)))
+    notes = () if found else (f"the base {path} is not on this machine, so that its hash is not recorded",)
+    return Place(path, folder, found, revision, notes)
+
+
+def remap_pad(folder: Path, place: Place, label: str) -> None:
+    """A tokenizer larger than the base's embedding (training that resized it for a pad token): said, and its pad becomes the end
+    token, whose row the base has."""
+    if place.folder is None or not (folder / "tokenizer_config.json").is_file():
+        return
+    config = json.loads((place.folder / "config.json").read_text(encoding="utf-8"))
+    rows = (config.get("text_config") or config).get("vocab_size")
+    from expunge.models.load import load_tokenizer
+
+    tokenizer = load_tokenizer(str(folder))
+    if not isinstance(rows, int) or len(tokenizer) <= rows:
+        return
+    said = f"the tokenizer of {label} has {len(tokenizer)} tokens and its base an embedding of {rows} rows"
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
+        if tokenizer.eos_token_id is None or tokenizer.eos_token_id >= rows:
+            raise ExpungeError(
+                f"{said}, and there is no end token to pad with instead; save the adapter with its base's tokenizer"
+            )
+        said += f"; {tokenizer.pad_token} is replaced by {tokenizer.eos_token} for padding"
+        tokenizer.pad_token = tokenizer.eos_token
+        tokenizer.save_pretrained(folder)
+    warnings.warn(said, UserWarning, stacklevel=2)

@@ -1,0 +1,26 @@
+"""Adapter addition: put what two adapters learned together."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from expunge.methods.editing.factors import AdapterMethod
+
+
+class AdapterAddition(AdapterMethod):
+    """W = W+ + alpha W-: exact, of rank r+ + r-, each adapter with its own scaling.
+
+    With (IA)^3, whose vectors l multiply and stand at 1 where nothing was learned: l = l+ + alpha (l- - 1).
+    """
+
+    paper: ClassVar[str] = "Zhang et al. 2023, arXiv 2306.14870"
+    formula: ClassVar[str] = "W = W+ + alpha W-"
+    cost: ClassVar[str] = "seconds on a CPU: factors only, no base model; the result has rank r+ + r-"
+
+    name: Literal["adapter_addition"] = "adapter_addition"
+    alpha: float = 1.0
+    """Factor of the second adapter."""
+
+    def coefficients(self, expert_norms_N: Tensor, anti_norms_N: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ones_like(expert_norms_N), torch.full_like(anti_norms_N, self.alpha)

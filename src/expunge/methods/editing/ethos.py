@@ -1,0 +1,45 @@
+"""Ethos: of the anti-expert, subtract only what stands out in the model's own singular directions."""
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from expunge.errors import ExpungeError
+from expunge.methods.editing.factors import AdapterMethod, Factors
+
+
+class Ethos(AdapterMethod):
+    """With U S V^T the singular value decomposition of W0 + W+ (the base's weight with the expert's change):
+
+        P = U^T W- V                                  the anti-expert in that basis
+        F = U (P where |P| >= threshold max|P|) V^T   without what is small there, which is taken for shared, general knowledge
+        W = W+ - alpha F
+
+    The filtered P has no low rank: the result is the nearest adapter of --rank, and says what that leaves out. The released code
+    compares with the largest signed entry instead of the largest magnitude.
+    """
+
+    paper: ClassVar[str] = "Gao et al. 2024, arXiv 2403.08994"
+    formula: ClassVar[str] = "W = W+ - alpha U (U^T W- V where large) V^T,  U S V^T = W0 + W+"
+    cost: ClassVar[str] = "one singular value decomposition of each adapted weight of the base, on a CPU"
+    reads_base: ClassVar[bool] = True
+    exact: ClassVar[bool] = False
+
+    name: Literal["ethos"] = "ethos"
+    alpha: float = 1.0
+    """How much of what stands out is subtracted; the paper takes 0.5 to 1."""
+    threshold: float = Field(0.03, ge=0, le=1)
+    """Share of the largest magnitude below which an entry of P is dropped (xi)."""
+
+    def edit(self, expert: Factors, anti: Factors, weight_OI: Tensor | None = None) -> Factors:
+        if weight_OI is None:
+            raise ValueError("ethos needs the base's weight")
+        u_OK, _, vh_KI = torch.linalg.svd(weight_OI + expert.b_OR @ expert.a_RI, full_matrices=False)
+        p_KK = (u_OK.T @ anti.b_OR) @ (anti.a_RI @ vh_KI.T)
+        kept_KK = torch.where(p_KK.abs() >= self.threshold * p_KK.abs().max(), p_KK, 0.0)
+        return Factors(torch.cat([expert.b_OR, -self.alpha * u_OK @ kept_KK], dim=1), torch.cat([expert.a_RI, vh_KI]))
+
+    def edit_rows(self, expert_NI: Tensor, anti_NI: Tensor) -> Tensor:
+        raise ExpungeError("ethos projects weight differences on singular vectors, and only LoRA has those; give LoRA adapters")

@@ -1,0 +1,45 @@
+"""Ext-Sub: extract from the anti-expert what it shares with the expert, and subtract only the rest."""
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from expunge.methods.editing.factors import AdapterMethod
+
+
+class ExtSub(AdapterMethod):
+    """Row by row of W+ (expert) and W- (anti-expert), with f the direction between the two:
+
+        f_i      = W+_i / ||W+_i|| + W-_i / ||W-_i||
+        shared_i = (W-_i . f_i / ||f_i||) f_i / ||f_i||          the part of the anti-expert that both have in common
+        W_i      = W+_i - alpha (W-_i - shared_i)
+
+    f halves the angle, so that shared_i = ||W-_i|| / 2 times f_i, and the whole method is
+
+        W_i = (1 + alpha/2 ||W-_i|| / ||W+_i||) W+_i - alpha/2 W-_i
+
+    which is computed: half of the anti-expert is subtracted, and the expert is amplified by half the quotient of the norms. It is
+    of rank r+ + r-, where the released script writes out every weight, and finite where that divides by zero: opposite rows give
+    (1 + alpha) W+_i for equal norms, a zero row of the anti-expert leaves the expert's. Each adapter has its own scaling (the
+    release applies the expert's to both), so that ranks, alphas and targets may differ.
+    """
+
+    paper: ClassVar[str] = "Hu et al. 2024, arXiv 2308.08090"
+    formula: ClassVar[str] = "W = (1 + alpha/2 ||W-|| / ||W+||) W+ - alpha/2 W-, row by row"
+    cost: ClassVar[str] = "seconds on a CPU: factors only, no base model; the result has rank r+ + r-"
+    wants_contrast: ClassVar[bool] = True
+
+    name: Literal["ext_sub"] = "ext_sub"
+    alpha: float = 1.0
+    """How much of what the anti-expert has alone is subtracted."""
+    zero_expert: Literal["drop", "subtract"] = "drop"
+    """A row, or a module, that the anti-expert changes and the expert does not: `drop` it (the limit of the formula: all of the
+    anti-expert is then what both share), or `subtract` alpha times the anti-expert's."""
+
+    def coefficients(self, expert_norms_N: Tensor, anti_norms_N: Tensor) -> tuple[Tensor, Tensor]:
+        there_N = expert_norms_N > 0
+        ratio_N = torch.where(there_N, anti_norms_N / torch.where(there_N, expert_norms_N, 1.0), 0.0)
+        alone = 0.0 if self.zero_expert == "drop" else -self.alpha
+        minus_N = torch.full_like(ratio_N, -self.alpha / 2).masked_fill_(~there_N, alone)
+        return 1 + self.alpha / 2 * ratio_N, minus_N
