@@ -27,7 +27,14 @@ from expunge.guarding import life
 from expunge.methods import method_class
 from expunge.methods.base import GuardingMethod, Spec
 from expunge.models.checkpoint import Checkpoint
-from expunge.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, file_hash, folder_kind, read_model_folder
+from expunge.models.folder import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    TOKENIZER_FILES,
+    file_hash,
+    folder_kind,
+    read_model_folder,
+)
 from expunge.models.load import (
     DeviceMap,
     DType,
@@ -59,6 +66,7 @@ class Base(Record):
     path: str
     """A folder (absolute, so that it is found from any other) or a hub id."""
     sha256: str
+    """Empty for an adapter that was made from other adapters where the base was not at hand."""
     revision: str | None = None
     beside: str | None = None
     """The folder as seen from the artifact's, for when both were moved together."""
@@ -322,7 +330,9 @@ def open_model(
         return Opened(weights(str(path), revision), tokenizer, lambda: _plain_fingerprint(str(path), revision))
     manifest = read_manifest(folder)
     check = _Check(folder, manifest, verify)
-    tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
+    own = manifest.kind != "adapter" or any((folder / name).is_file() for name in TOKENIZER_FILES)
+    tokenizer_place = folder if own else _find_base(folder, manifest, base)[0]
+    tokenizer = load_tokenizer(str(tokenizer_place), trust_remote_code=trust_remote_code)
     found = None
     if manifest.kind == "weights":
         model = weights(str(folder))
@@ -375,7 +385,9 @@ def _find_base(folder: Path, manifest: Manifest, given: str | None) -> tuple[str
 def _checked_base(folder: Path, manifest: Manifest, place: str, revision: str | None, force: bool) -> str:
     """The hash of the base model; another one than the recorded is an error, or with `force` a warning."""
     found = model_fingerprint(place, revision=revision)
-    if found != manifest.base.sha256:
+    if not manifest.base.sha256:  # made from other adapters on a machine that did not have the base
+        warnings.warn(f"the base of {folder} was not at hand when it was made, so that {place} is not checked", stacklevel=3)
+    elif found != manifest.base.sha256:
         made_for = manifest.base.sha256[:12]
         said = f"the {manifest.kind} {folder} was made for a base model with hash {made_for}, but {place} has {found[:12]}"
         if not force:

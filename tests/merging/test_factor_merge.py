@@ -249,6 +249,18 @@ class TestBases:
         one, two = (load_file(tmp_path / n / "artifact/adapter_model.safetensors") for n in ("here", "out"))
         assert all(torch.equal(one[key], two[key]) for key in one)
 
+    def test_it_loads_when_the_base_is_there_later(
+        self, tmp_path: Path, pico_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        adapters = [self.named(adapter(tmp_path / n, pico_folder, i), "later") for i, n in enumerate("ea")]
+        merge_adapters(ExtSub(), models=adapters, out=tmp_path / "out")
+        (tmp_path / "later").symlink_to(pico_folder)
+        monkeypatch.chdir(tmp_path)
+        with pytest.warns(UserWarning, match="later is not checked"):
+            model, tokenizer = expunge.load("out")
+        assert (logits(model) - logits(load(pico_folder))).abs().max() > 1e-3
+        assert tokenizer.eos_token == "</s>"
+
     def test_two_bases_are_refused_and_a_common_one_may_be_given(self, tmp_path: Path, pico_folder: Path) -> None:
         expert = adapter(tmp_path / "e", pico_folder, 1)
         anti = self.named(adapter(tmp_path / "a", pico_folder, 2), "other/model")

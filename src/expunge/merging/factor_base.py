@@ -24,8 +24,11 @@ class Place(NamedTuple):
     revision: str | None
     notes: tuple[str, ...]
 
-    def record(self) -> Base:
-        return Base(path=self.path, sha256=self.sha256, revision=self.revision)
+    def record(self, out: Path) -> Base:
+        if self.folder is None:
+            return Base(path=self.path, sha256=self.sha256, revision=self.revision)
+        beside = os.path.relpath(self.folder, os.path.abspath(out / "artifact"))
+        return Base(path=self.path, sha256=self.sha256, beside=beside)
 
 
 def choose_base(expert: Adapter, anti: Adapter, given: str | None) -> Place:

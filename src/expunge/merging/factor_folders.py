@@ -17,18 +17,18 @@ import torch
 from torch import Tensor
 
 from expunge.artifact import artifact_folder, read_manifest
+from expunge.data.encode import FORMAT_FILE
 from expunge.errors import ExpungeError
-from expunge.merging.adapters import CONFIG, PREFIX, adapter_tensors, check_product, read_config, scaling_of
+from expunge.merging.adapters import PREFIX, adapter_tensors, check_product, read_config, scaling_of
 from expunge.merging.inputs import whole
 from expunge.merging.opening import resolve
 from expunge.merging.storage import Files, Stored
 from expunge.methods.editing.factors import Factors
+from expunge.models.folder import ADAPTER_CONFIG, folder_kind, tokenizer_files
 
 LORA, IA3, PREFIX_TUNING = "LORA", "IA3", "PREFIX_TUNING"
 UNUSUAL = ("layer_replication", "trainable_token_indices", "alora_invocation_tokens", "use_qalora", "use_bdlora", "kasa_config")
 """Fields of LoRA under which A and B alone are not what the adapter does."""
-TOKENIZER = ("tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "spiece", "chat_template", "expunge_format")
-"""Starts of the names of files that go with a tokenizer; what else lies beside an adapter (optimizer, random states) stays."""
 
 
 class Product(NamedTuple):
@@ -77,8 +77,8 @@ class Adapter(NamedTuple):
 def open_adapter(path: str) -> Adapter:
     """A PEFT folder, a run of expunge, or a hub id."""
     folder = resolve(path)
-    if not (folder / CONFIG).is_file():
-        raise ExpungeError(f"{path} holds no {CONFIG}; the arithmetic of adapters takes PEFT folders or runs with --lora")
+    if folder_kind(folder) != "adapter":
+        raise ExpungeError(f"{path} holds no {ADAPTER_CONFIG}; the arithmetic of adapters takes PEFT folders or runs with --lora")
     config = read_config(path, folder)
     kind = config["peft_type"]
     if kind not in (LORA, IA3, PREFIX_TUNING):
@@ -173,13 +173,12 @@ def from_rows(adapter: Adapter, rows_NI: Tensor, shape: tuple[int, ...]) -> Tens
 
 
 def copy_tokenizer(source: Path, folder: Path) -> list[str]:
-    """The tokenizer's files, and nothing else that lies beside an adapter."""
-    found = [f for f in sorted(source.iterdir()) if f.name.startswith(TOKENIZER) and f.suffix != ".safetensors"]
+    """The tokenizer's files and the format of prompts, and nothing else beside an adapter (optimizer, random states)."""
+    found = [file for file in [*tokenizer_files(source), source / FORMAT_FILE] if file.is_file()]
     for file in found:
-        if file.is_dir():
-            shutil.copytree(file, folder / file.name)
-        else:
-            shutil.copyfile(file, folder / file.name)
+        target = folder / file.relative_to(source)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, target)
     return [file.name for file in found]
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from expunge.artifact import Base, save_artifact
 from expunge.errors import ExpungeError
-from expunge.merging.adapters import CONFIG, WEIGHTS
 from expunge.merging.factor_base import choose_base, remap_pad
 from expunge.merging.factor_folders import (
     LORA,
@@ -32,6 +31,7 @@ from expunge.merging.inputs import whole
 from expunge.merging.opening import BaseModel, open_base
 from expunge.merging.storage import Files
 from expunge.methods.editing.factors import AdapterMethod, Factors, no_change, recompress
+from expunge.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from expunge.records import write_json, write_text
 
 
@@ -72,13 +72,13 @@ def merge_adapters(
     result = total(method, (expert.label, anti.label), out, rows, notes, tensors, time.perf_counter() - began)
 
     def write(folder: Path) -> None:
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-        write_json(folder / CONFIG, config)
+        save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        write_json(folder / ADAPTER_CONFIG, config)
         if not copy_tokenizer(expert.folder, folder) and place.folder is not None:
             copy_tokenizer(place.folder, folder)
         remap_pad(folder, place, expert.label)
 
-    _write_run(work, method, place.record(), result, rows, write)
+    _write_run(work, method, place.record(out), result, rows, write)
     put_in_place(work, out)
     return result
 
