@@ -21,7 +21,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 from transformers import PreTrainedModel
 
-from expunge.data.encode import Encoded, Encoder, Tokens, collate, default_format, length_batches
+from expunge.data.encode import Encoded, Encoder, Tokens, collate, length_batches
+from expunge.data.format import default_format
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites import Tofu

@@ -26,7 +26,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from expunge.data.encode import Encoded, Encoder, Format, collate, length_batches
+from expunge.data.encode import Encoded, Encoder, collate, length_batches
+from expunge.data.format import Format
 from expunge.memory import anonymous_bytes
 from expunge.methods import KeySpaceDetection, NeuronAdjust
 from expunge.methods.base import State

@@ -26,8 +26,9 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from expunge.data.encode import Encoder, collate, default_format
+from expunge.data.encode import Encoder, collate
 from expunge.data.example import Example
+from expunge.data.format import default_format
 from expunge.evaluation.metrics import (
     ExactMemorization,
     ExtractionStrength,

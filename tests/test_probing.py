@@ -11,8 +11,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from expunge.cli import main
-from expunge.data.encode import Encoder, Format
+from expunge.data.encode import Encoder
 from expunge.data.example import Example
+from expunge.data.format import Format
 from expunge.methods.guarding.key_boxes import KeyBox
 from expunge.models.activations import load_probe, probe
 from expunge.models.spans import spans

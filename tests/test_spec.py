@@ -8,7 +8,7 @@ import yaml
 
 from expunge.cli.flags import parse
 from expunge.cli.nested import inner_choices
-from expunge.data.encode import Format
+from expunge.data.format import Format
 from expunge.errors import ExpungeError
 from expunge.methods import METHODS, NPO
 from expunge.spec import FineTuneRun, Run, build, read_yaml, to_yaml

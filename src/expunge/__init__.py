@@ -10,10 +10,10 @@ from expunge.errors import ExpungeError
 
 if TYPE_CHECKING:
     from expunge.api import evaluate, finetune, load, report, unlearn, verify
-    from expunge.data.encode import Format
+    from expunge.data.format import Format
     from expunge.training.settings import Training
 
-_HOMES = {"Format": "expunge.data.encode", "Training": "expunge.training.settings"}
+_HOMES = {"Format": "expunge.data.format", "Training": "expunge.training.settings"}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from expunge.artifact import load, verify
-from expunge.data.encode import Format
+from expunge.data.format import Format
 from expunge.evaluation.run import evaluate
 from expunge.methods import Method
 from expunge.models.load import DeviceMap, DType

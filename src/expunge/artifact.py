@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from expunge.data.encode import Encoder, default_format
+from expunge.data.encode import Encoder
+from expunge.data.format import default_format
 from expunge.errors import ExpungeError
 from expunge.folders import unfinished
 from expunge.guarding import life

@@ -1,11 +1,16 @@
-"""The accelerator: which one is used, how tensors get there, how much fits on it, and what is said when it does not fit."""
+"""The accelerator: which one is used, how tensors get there, how much fits on it, and what is said when it does not fit.
+
+torch is imported where it is used: what encodes or lists does without.
+"""
 
 import os
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from expunge.errors import ExpungeError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 SHARE = 0.4
 """Of the free memory, what one batch of a pass without gradient may take: the estimate of its size is rough."""
@@ -13,8 +18,10 @@ WIDEST = 2**17
 """Most tokens of a batch: beyond that an accelerator is no faster."""
 
 
-def default_device() -> torch.device:
+def default_device() -> "torch.device":
     """cuda when there is one, else cpu."""
+    import torch
+
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -27,8 +34,10 @@ def let_segments_grow() -> None:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
-def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
+def moved(tensor: "Tensor", device: "torch.device | str") -> "Tensor":
     """The tensor on a device; to a GPU from pinned memory and without waiting, so that the next batch is copied meanwhile."""
+    import torch
+
     there = torch.device(device)
     if there.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(there, non_blocking=True)
@@ -37,14 +46,18 @@ def moved(tensor: Tensor, device: torch.device | str) -> Tensor:
 
 def arithmetic() -> str:
     """Which accelerator this process computes on, and how it multiplies float32: what a figure cannot be repeated without."""
+    import torch
+
     if not torch.cuda.is_available():
         return "cpu"
     tf32 = "on" if torch.backends.cuda.matmul.allow_tf32 else "off"
     return f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, TF32 {tf32}"
 
 
-def tokens_that_fit(device: torch.device, bytes_per_token: int, usual: int) -> int:
+def tokens_that_fit(device: "torch.device", bytes_per_token: int, usual: int) -> int:
     """Tokens of one batch without gradient: by the memory that is free on a GPU, `usual` anywhere else."""
+    import torch
+
     if device.type != "cuda":
         return usual
     free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -53,6 +66,8 @@ def tokens_that_fit(device: torch.device, bytes_per_token: int, usual: int) -> i
 
 def out_of_memory(where: str, remedy: str) -> ExpungeError:
     """The sentence in the place of the allocator's paragraph."""
+    import torch
+
     size = ""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

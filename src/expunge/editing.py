@@ -5,8 +5,9 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from expunge.data.encode import Encoder, save_format
+from expunge.data.encode import Encoder
 from expunge.data.example import Request
+from expunge.data.format import save_format
 from expunge.memory import Cost
 from expunge.methods.base import InPlaceEditing
 from expunge.processes import count, place

@@ -1,14 +1,17 @@
-"""Under torchrun: joining the other processes, which of them writes, and leaving them in order."""
+"""Under torchrun: joining the other processes, which of them writes, and leaving them in order.
+
+torch is imported only to join others: a process that is alone, such as that of a command that lists something, needs none.
+"""
 
 import atexit
 import os
-from typing import TypeVar
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from accelerate import PartialState
-from torch import distributed, nn
+if TYPE_CHECKING:
+    from torch import nn
 
-Model = TypeVar("Model", bound=nn.Module)
+Model = TypeVar("Model", bound="nn.Module")
 
 
 def count() -> int:
@@ -22,23 +25,37 @@ def join() -> None:
     Who joined here leaves when the interpreter ends: gloo's threads, still running when the process group's memory goes,
     abort a process whose work is done (on a busy machine in about every eighth process).
     """
-    if count() > 1 and not distributed.is_initialized():
+    if count() > 1 and group() is None:
+        import torch
+        from accelerate import PartialState
+
         PartialState(cpu=not torch.cuda.is_available())
         atexit.register(_leave)
 
 
+def group() -> Any:
+    """torch.distributed, where this process has joined others, else None."""
+    torch = sys.modules.get("torch")
+    found = torch.distributed if torch is not None else None
+    return found if found is not None and found.is_initialized() else None
+
+
 def _leave() -> None:
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+    if (joined := group()) is not None:
+        joined.destroy_process_group()
 
 
 def is_main() -> bool:
     """Whether this process writes files and prints; right before joining too."""
-    return distributed.get_rank() == 0 if distributed.is_initialized() else os.environ.get("RANK", "0") == "0"
+    joined = group()
+    return joined.get_rank() == 0 if joined is not None else os.environ.get("RANK", "0") == "0"
 
 
 def place(model: Model) -> Model:
     """Moves the model to this process's device; alone, it stays where it was loaded."""
     if count() > 1:
+        import torch
+        from accelerate import PartialState
+
         model.to(PartialState(cpu=not torch.cuda.is_available()).device)
     return model

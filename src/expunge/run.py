@@ -18,8 +18,9 @@ import torch
 
 from expunge import composing, editing
 from expunge.artifact import Base, artifact_folder, read_manifest, save_artifact, verify
-from expunge.data.encode import Encoder, default_format
+from expunge.data.encode import Encoder
 from expunge.data.example import Request, fingerprint
+from expunge.data.format import default_format
 from expunge.devices import arithmetic
 from expunge.errors import ExpungeError
 from expunge.guarding import runner as guarding

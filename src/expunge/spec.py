@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from expunge.data.encode import Format
 from expunge.data.example import Example, Request
+from expunge.data.format import Format
 from expunge.data.read import read_examples, read_request
 from expunge.data.where import choose
 from expunge.errors import ExpungeError, nearest

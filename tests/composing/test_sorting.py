@@ -76,7 +76,7 @@ def test_what_cannot_be_sorted_is_refused(pico_folder: Path, data: dict[str, Any
         (Spunge(split="group", clusters=2), "--clusters goes with"),
         (Spunge(split="topic", split_by_classifier="embeddings"), "0 rows with it"),
         (Spunge(split_by_classifier="embeddings", clusters=20), "12 rows make no 20 clusters"),
-        (Spunge(split_by_classifier=str(tmp_path / "nowhere")), "cannot load a text classifier"),
+        (Spunge(split_by_classifier=str(tmp_path / "nowhere")), "cannot load the classifier"),
     ):
         with pytest.raises(ExpungeError, match=said):
             spunge(tmp_path / "run", pico_folder, data, method.model_copy(update={"each": EACH}))

@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from expunge.data.encode import Encoded, Encoder, Format, collate
+from expunge.data.encode import Encoded, Encoder, collate
 from expunge.data.example import Example, Request
+from expunge.data.format import Format
 from expunge.evaluation.engine import Engine
 from expunge.guarding import life
 from expunge.methods import METHODS

@@ -64,6 +64,63 @@ def test_imports_go_downward(path: Path) -> None:
     assert not [n for n in imports(path) if LEVEL[n] > LEVEL[mine]]
 
 
+def module_of(path: Path) -> str:
+    return ".".join(["expunge", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES if path != SOURCE / "__init__.py"}
+"""All but the package itself, whose public names are imported late and only by its users."""
+
+
+def modules_imported(path: Path) -> set[str]:
+    """Modules that a file imports anywhere in it: late imports and those for types alone count, for they hide a circle."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {a.name for a in node.names}
+        if isinstance(node, ast.ImportFrom):
+            inner = {f"{node.module}.{a.name}" for a in node.names} & MODULES.keys()
+            names |= inner or {node.module or ""}
+    return names & MODULES.keys()
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Every group of modules that import one another, directly or over others (Tarjan's strongly connected components)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in sorted(graph[node]):
+            if other not in index:
+                visit(other)
+            if other in stack:
+                low[node] = min(low[node], low[other])
+        if low[node] == index[node]:
+            group = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(group) > 1 or node in graph[node]:
+                found.append(sorted(group))
+
+    for node in graph:
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_circles_are_found() -> None:
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}, "e": {"e"}}) == [["b", "c"], ["e"]]
+
+
+def test_no_modules_import_one_another() -> None:
+    """Inside a package and between packages; layers alone would let files of one layer run in circles."""
+    graph = {name: modules_imported(path) - {name} for name, path in MODULES.items()}
+    assert not circles(graph)
+
+
 @pytest.mark.parametrize(
     "module", ["expunge", "expunge.cli", "expunge.errors", "expunge.records", "expunge.folders", "expunge.report"]
 )

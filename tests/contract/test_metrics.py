@@ -26,7 +26,8 @@ from expunge.evaluation.metrics import (
     TokenStats,
     TruthRatio,
 )
-from expunge.evaluation.metrics.base import NOTHING, Need, TokenDistribution
+from expunge.evaluation.metrics.base import Need
+from expunge.evaluation.token_stats import NOTHING, TokenDistribution
 
 JUDGE = Keywords(words=("blurky",))
 NEEDED: dict[str, dict[str, object]] = {

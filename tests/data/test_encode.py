@@ -10,18 +10,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, GPT2TokenizerFast, PreTrainedTokenizerFast
 
-from expunge.data.encode import (
-    IGNORED,
-    Encoded,
-    Encoder,
-    Format,
-    Tokens,
-    collate,
-    default_format,
-    length_batches,
-    save_format,
-)  # fmt: skip
+from expunge.data.encode import IGNORED, Encoded, Encoder, Tokens, collate, length_batches
 from expunge.data.example import Example
+from expunge.data.format import Format, default_format, save_format  # fmt: skip
 from expunge.errors import ExpungeError
 
 LLAMA3 = (

@@ -12,11 +12,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from expunge.data.example import Example
 from expunge.errors import ExpungeError
-from expunge.evaluation import judges, rows, run
+from expunge.evaluation import rows, run
 from expunge.evaluation.judges import Answer, AnyJudge, Classifier, Function, Judge, Keywords, ReferenceModel, Rule
 from expunge.evaluation.metrics import HarmfulRate, Toxicity
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.task import Suite, Task
+from expunge.models.classifiers import load_classifier
 from expunge.models.load import model_fingerprint
 from expunge.records import Evaluation, read_evaluation
 
@@ -195,7 +196,7 @@ def test_the_record_says_who_judged_and_another_judge_starts_anew(
     assert evaluated().judges == (used,)
     assert asked == [1]
     LlamaForSequenceClassification(LlamaConfig.from_pretrained(classifier)).save_pretrained(judge_folder)
-    judges._classifier.cache_clear()
+    load_classifier.cache_clear()
     assert evaluated().judges != (used,)
     assert asked == [1, 1]
 

@@ -17,8 +17,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from expunge.artifact import Base, load, read_manifest, save_artifact
-from expunge.data.encode import Encoder, Format
+from expunge.data.encode import Encoder
 from expunge.data.example import Example, Request
+from expunge.data.format import Format
 from expunge.errors import ExpungeError
 from expunge.evaluation import lm_eval as adapter
 from expunge.evaluation import lm_eval_tasks

@@ -12,8 +12,8 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from expunge.data.encode import Encoded
 from expunge.evaluation import multiple_choice
 from expunge.evaluation.engine import Engine
-from expunge.evaluation.metrics.base import TokenStats
 from expunge.evaluation.multiple_choice import score_answers
+from expunge.evaluation.token_stats import TokenStats
 
 PAD = 0
 

@@ -7,10 +7,11 @@ from pydantic import ValidationError
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from expunge.data.example import Example
+from expunge.evaluation.drawing import Drawn
 from expunge.evaluation.generate import generate, sample
 from expunge.evaluation.judges import Answer, Function, Keywords
 from expunge.evaluation.metrics import ExpectedMaximumToxicity, HarmfulRate, ToxicityProbability
-from expunge.evaluation.nucleus import Drawn, Nucleus
+from expunge.evaluation.nucleus import Nucleus
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.task import Suite, Task
 

@@ -175,7 +175,8 @@ def test_an_answer_that_the_pass_foresees_is_not_generated(
     pico_llama: LlamaForCausalLM, pico_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that knows: teach it the facts, then no prompt is left to generate from."""
-    from expunge.data.encode import Encoder, collate, default_format
+    from expunge.data.encode import Encoder, collate
+    from expunge.data.format import default_format
     from expunge.evaluation import rows
     from expunge.models.logprobs import labelled_logits, token_logprobs
 
@@ -233,7 +234,7 @@ def test_a_finished_task_of_anything_else_is_not_taken(
     monkeypatch: pytest.MonkeyPatch,
     change: str,
 ) -> None:
-    from expunge.data.encode import Format
+    from expunge.data.format import Format
     from expunge.evaluation import resume
 
     monkeypatch.setattr(run.Finished, "clear", lambda self: None)

@@ -13,8 +13,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 import expunge
 from expunge import ExpungeError
 from expunge.artifact import load
-from expunge.data.encode import Encoder, Format
+from expunge.data.encode import Encoder
 from expunge.data.example import Example, Request
+from expunge.data.format import Format
 from expunge.evaluation.engine import Engine
 from expunge.guarding import life
 from expunge.methods import KeySpaceDetection, NeuronAdjust, SelectivePruning

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from expunge.data.encode import default_format
+from expunge.data.format import default_format
 from expunge.errors import ExpungeError
 from expunge.lab import build, building, models, write_data
 from expunge.lab.figures import Bound, bounds, faults, level_fault, measure

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from expunge.data.encode import Encoder, default_format
+from expunge.data.encode import Encoder
+from expunge.data.format import default_format
 from expunge.data.read import read_examples
 from expunge.evaluation.engine import Engine
 from expunge.lab.building import read_figures

@@ -8,8 +8,9 @@ import pytest
 from transformers import PreTrainedModel
 
 from expunge.artifact import load
-from expunge.data.encode import Encoder, default_format
+from expunge.data.encode import Encoder
 from expunge.data.example import Request
+from expunge.data.format import default_format
 from expunge.data.read import read_examples
 from expunge.evaluation.metrics import Accuracy
 from expunge.evaluation.run import evaluate

@@ -13,8 +13,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from expunge import ExpungeError
-from expunge.data.encode import Encoder, Format
+from expunge.data.encode import Encoder
 from expunge.data.example import Example
+from expunge.data.format import Format
 from expunge.models.activations import ROLES, Moments, Role, load_probe, probe, save_probe, site
 from expunge.models.blocks import blocks_of
 from expunge.models.hooks import capture

@@ -157,7 +157,7 @@ def test_templates_without_a_default_are_refused_where_one_is_needed(
 def test_a_template_beside_others_is_the_default(copy: Path, tmp_path: Path) -> None:
     templates(copy)
     (copy / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }} {% endfor %}")
-    from expunge.data.encode import default_format
+    from expunge.data.format import default_format
     from expunge.models.load import load_tokenizer
 
     assert default_format(load_tokenizer(str(copy))).template == "{% for m in messages %}{{ m['content'] }} {% endfor %}"

@@ -64,8 +64,7 @@ def run(flags: Evaluate) -> None:
 
     from expunge.artifact import artifact_folder, load
     from expunge.evaluation.run import evaluate
-    from expunge.evaluation.suites import suite_class
-    from expunge.evaluation.suites.base import built
+    from expunge.evaluation.suites import built, suite_class
     from expunge.models.load import DeviceMap, DType, model_fingerprint
     from expunge.processes import is_main, join
 

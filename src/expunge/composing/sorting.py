@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from expunge.data.encode import Encoder, collate, length_batches
 from expunge.data.example import Attribute, Example
 from expunge.errors import ExpungeError
 from expunge.methods.composed.spunge import EMBEDDINGS, Parts, Spunge
 from expunge.models.blocks import blocks_of
+from expunge.models.classifiers import load_classifier
 from expunge.models.load import load_model, load_tokenizer
 from expunge.models.section import section
 from expunge.spec import Run
@@ -96,7 +96,7 @@ def cluster(embeddings_RD: NDArray[np.float32], clusters: int, seed: int) -> lis
 
 def classify(examples: Sequence[Example], name: str) -> list[str]:
     """The label that a text classifier of transformers gives each row (prompt and response, or the text)."""
-    tokenizer, model = _classifier(name)
+    model, tokenizer = load_classifier(name)
     texts = [example.response if example.prompt is None else f"{example.prompt} {example.response}" for example in examples]
     names = {int(i): str(label) for i, label in (model.config.id2label or {}).items()}
     labels: list[str] = []
@@ -105,17 +105,3 @@ def classify(examples: Sequence[Example], name: str) -> list[str]:
         with torch.no_grad():
             labels += [names[i] for i in model(**batch).logits.argmax(-1).tolist()]
     return labels
-
-
-def _classifier(name: str) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            name, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ExpungeError(f"cannot load a text classifier from {name}: {reason}; give its folder or hub id") from error
-    if missing := sorted(info["missing_keys"]):  # transformers would go on with random numbers in their place
-        raise ExpungeError(f"{name} is no classifier: it lacks {missing[0]}; give a sequence classification model")
-    return tokenizer, model.eval().to("cuda" if torch.cuda.is_available() else "cpu")

@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from expunge import merging
-from expunge.data.encode import FORMAT_FILE
 from expunge.data.example import Request
+from expunge.data.format import FORMAT_FILE
 from expunge.memory import PeakMemory
 from expunge.merging.plan import Write
 from expunge.methods.editing import EditingMethod

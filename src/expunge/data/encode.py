@@ -9,89 +9,26 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import torch
 from jinja2 import TemplateError
-from pydantic import ValidationError, model_validator
-from torch import Tensor
 
 from expunge.data.example import Example
+from expunge.data.format import Format
 from expunge.data.places import IGNORED, Places, places_of
 from expunge.devices import moved
 from expunge.errors import ExpungeError
-from expunge.records import Record, write_json
 
 if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-PLAIN = "Question: {prompt}\nAnswer: {response}"
-FORMAT_FILE = "expunge_format.json"
 
 _HOLE = "\ue0e0"  # a private-use character stands for the response while a chat template is rendered: no template looks at it
 _PROBE = "The"  # one token with its leading space in practically every vocabulary
 _STRFTIME = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
-
-
-class Format(Record):
-    """How a prompt and a response become one text. Frozen into run.yaml, so that next year's evaluation renders the same."""
-
-    kind: Literal["plain", "chat"] = "plain"
-    """`plain` for a text with holes, `chat` for a chat template."""
-    template: str = PLAIN
-    """plain: a text with the holes {prompt} and, at its very end, {response}; chat: the Jinja chat template itself."""
-    date: str = "1 Jan 2025"
-    """Day, month, year, as here: what a chat template that prints today's date gets instead."""
-    system: str | None = None
-    """System message of a chat; a plain template has its instructions written into it."""
-
-    @model_validator(mode="after")
-    def _renders(self) -> "Format":
-        if self.kind == "plain":
-            holes = re.findall(r"\{prompt\}|\{response\}", self.template)
-            if holes != ["{prompt}", "{response}"] or not self.template.endswith("{response}"):
-                raise ValueError(
-                    "a plain template has {prompt} once and then, at its very end, {response}; the end token is added"
-                )
-            if self.system is not None:
-                raise ValueError("a plain format has no system message: write it into the template")
-        try:
-            datetime.strptime(self.date, "%d %b %Y")
-        except ValueError:
-            raise ValueError(f"date '{self.date}' is not written like '1 Jan 2025'") from None
-        return self
-
-
-VERBATIM = Format(template="{prompt}{response}")
-"""No template: a prompt is a whole text, and what is answered brings its own leading space."""
-
-
-def default_format(tokenizer: "PreTrainedTokenizerBase") -> Format:
-    """The format beside the tokenizer (expunge_format.json) where there is one, else its chat template, else plain."""
-    beside = Path(tokenizer.name_or_path) / FORMAT_FILE
-    if beside.is_file():
-        try:
-            return Format.model_validate_json(beside.read_text(encoding="utf-8"))
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise ExpungeError(f"{beside} is not a format ({reason}); delete it, or write it again with save_format") from error
-    templates = tokenizer.chat_template
-    if isinstance(templates, dict) and "default" not in templates:
-        raise ExpungeError(
-            f"{tokenizer.name_or_path} has several chat templates ({', '.join(sorted(templates))}) and none of them is the "
-            f"default; copy the one that is wanted to chat_template.jinja, or write a format "
-            f'beside it ({FORMAT_FILE}, for example {{"kind": "plain"}})'
-        )
-    if templates is not None:
-        return Format(kind="chat", template=tokenizer.get_chat_template())
-    return Format()
-
-
-def save_format(folder: str | Path, format: Format) -> None:
-    """Writes expunge_format.json into a model folder, where default_format finds it."""
-    write_json(Path(folder) / FORMAT_FILE, format)
 
 
 class Encoded(NamedTuple):
@@ -278,19 +215,21 @@ def fitted(row: Encoded, room: int) -> Encoded:
 class Tokens:
     """A padded batch: B rows, T positions."""
 
-    input_ids_BT: Tensor
+    input_ids_BT: "Tensor"
     """int64, pad_id where there is nothing."""
-    attention_mask_BT: Tensor
+    attention_mask_BT: "Tensor"
     """int64, 1 where there is a token."""
-    labels_BT: Tensor
+    labels_BT: "Tensor"
     """int64: the id at t where it is a label (predicted from position t-1), else -100."""
-    frozen: dict[str, Tensor] = field(default_factory=dict)
+    frozen: "dict[str, Tensor]" = field(default_factory=dict)
     """Quantities of the reference model, computed before the loop; the first dimension is B."""
     places: Places | None = None
     """Where labels are predicted from; set with the move to a device, since finding them there would wait for it."""
 
-    def to(self, device: torch.device | str) -> "Tokens":
+    def to(self, device: "torch.device | str") -> "Tokens":
         """The same batch on another device."""
+        import torch
+
         places = self.places
         if places is None and self.labels_BT.device.type == "cpu" and torch.device(device).type != "cpu":
             places = places_of(self.labels_BT, self.attention_mask_BT)
@@ -305,6 +244,8 @@ class Tokens:
 
 def collate(rows: Sequence[Encoded], pad_id: int, side: Literal["right", "left"] = "right") -> Tokens:
     """Pads rows to the longest. The masks come from the lengths, so pad_id may be a token of the texts."""
+    import torch
+
     width = max(len(row.ids) for row in rows)
     input_ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     attention_mask = np.zeros_like(input_ids)

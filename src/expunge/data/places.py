@@ -3,9 +3,10 @@
 Shape suffixes: B rows, T positions, N labelled tokens of a batch in row-major order.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IGNORED = -100
 """The label of a position that is not learned and not scored (torch's own default for cross-entropy)."""
@@ -14,12 +15,12 @@ IGNORED = -100
 class Places(NamedTuple):
     """The labelled tokens of a batch."""
 
-    labels_N: Tensor
-    index_N: Tensor
+    labels_N: "Tensor"
+    index_N: "Tensor"
     """Into the B * T positions: the one before the label, where it is predicted."""
 
 
-def places_of(labels_BT: Tensor, attention_mask_BT: Tensor) -> Places:
+def places_of(labels_BT: "Tensor", attention_mask_BT: "Tensor") -> Places:
     """Found where the tensors are; how many there are is known to nobody before, so a GPU has to be waited for.
 
     Raises ValueError where a label has no token before it.

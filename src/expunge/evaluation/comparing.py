@@ -7,9 +7,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from rouge_score.rouge_scorer import RougeScorer
-
-from expunge.data.encode import VERBATIM, Encoder, default_format, fitted
+from expunge.data.encode import Encoder, fitted
+from expunge.data.format import VERBATIM, default_format
 from expunge.errors import ExpungeError
 from expunge.evaluation.judges import Answer, Judge, Verdict, language_model
 from expunge.models.load import model_fingerprint
@@ -39,7 +38,7 @@ class SecondModel(Judge):
         return model_fingerprint(self.model)
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
-        from expunge.evaluation.engine import Engine  # reads metrics, which read judges
+        from expunge.evaluation.engine import Engine
 
         model, tokenizer = language_model(self.model)
         length = getattr(model.config.get_text_config(), "max_position_embeddings", UNLIMITED)
@@ -110,6 +109,8 @@ class Earlier(Judge):
             )
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
+        from rouge_score.rouge_scorer import RougeScorer
+
         known, scorer = _answers(self.samples), RougeScorer(["rougeL"], use_stemmer=False)
         return [
             f"{self.samples.name} has no answer to this example"

@@ -13,9 +13,9 @@ from torch import nn
 
 from expunge.data.encode import Encoded, collate, length_batches
 from expunge.devices import out_of_memory, tokens_that_fit
-from expunge.evaluation.metrics.base import TokenDistribution, TokenStats
 from expunge.evaluation.multiple_choice import Answers, score_answers
 from expunge.evaluation.processes import dealt
+from expunge.evaluation.token_stats import TokenDistribution, TokenStats
 from expunge.models.load import causal_model
 from expunge.models.logprobs import labelled_logits, token_logprobs
 from expunge.models.vocabulary import label_distribution, peaks

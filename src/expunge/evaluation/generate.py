@@ -11,7 +11,8 @@ from torch import nn
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from expunge.data.encode import Encoded, collate, length_batches
-from expunge.evaluation.nucleus import Ids, Nucleus, drawn
+from expunge.evaluation.drawing import drawn
+from expunge.evaluation.nucleus import Ids, Nucleus
 from expunge.evaluation.processes import dealt
 from expunge.models.hooks import is_hooked
 from expunge.models.load import causal_model

@@ -12,15 +12,20 @@ import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
-import torch
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from expunge.data.encode import Encoder, Format, length_batches
+from expunge.data.encode import Encoder, length_batches
+from expunge.data.format import Format
 from expunge.errors import ExpungeError, nearest
+from expunge.models.classifiers import load_classifier
 from expunge.models.load import load_model, load_tokenizer, model_fingerprint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class Answer(NamedTuple):
@@ -140,14 +145,15 @@ class Classifier(Judge):
     tokens: ClassVar[int] = 16_384
 
     def check(self) -> None:
-        self._index(_classifier(self.model, self.revision)[0].config)
+        self._index(load_classifier(self.model, self.revision)[0].config)
 
     def fingerprint(self) -> str | None:
         return model_fingerprint(self.model, revision=self.revision)
 
-    @torch.inference_mode()
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
-        model, tokenizer = _classifier(self.model, self.revision)
+        import torch
+
+        model, tokenizer = load_classifier(self.model, self.revision)
         index = self._index(model.config)
         limit = min(tokenizer.model_max_length, model.config.get_text_config().max_position_embeddings)
         first = [(answer.prompt or "") if self.with_prompt else answer.text for answer in answers]
@@ -157,12 +163,13 @@ class Classifier(Judge):
         verdicts: list[Verdict] = [0.0] * len(answers)
         for batch in length_batches([len(ids) for ids in encoded["input_ids"]], self.tokens, self.rows):
             inputs = tokenizer.pad({name: [rows[i] for i in batch] for name, rows in encoded.items()}, return_tensors="pt")
-            logits_BC = model(**inputs.to(model.device)).logits.float()
+            with torch.inference_mode():
+                logits_BC = model(**inputs.to(model.device)).logits.float()
             for i, probability in zip(batch, self._probabilities(logits_BC, model.config)[:, index].tolist(), strict=True):
                 verdicts[i] = probability
         return verdicts
 
-    def _probabilities(self, logits_BC: torch.Tensor, config: Any) -> torch.Tensor:
+    def _probabilities(self, logits_BC: "Tensor", config: Any) -> "Tensor":
         several = config.problem_type == "multi_label_classification" if self.multi_label is None else self.multi_label
         return logits_BC.sigmoid() if several or logits_BC.shape[1] == 1 else logits_BC.softmax(dim=1)
 
@@ -205,7 +212,7 @@ class ReferenceModel(Judge):
         return model_fingerprint(self.model)
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
-        from expunge.evaluation.engine import Engine  # reads metrics, which read judges
+        from expunge.evaluation.engine import Engine
 
         model, tokenizer = language_model(self.model)
         encoder = Encoder(
@@ -215,8 +222,8 @@ class ReferenceModel(Judge):
         pairs = [encoder.encode_answers([(text, self.yes), (text, self.no)]) for text in asked]
         bare = [[row._replace(ids=row.ids[:-1], has_end=False) if row.has_end else row for row in pair] for pair in pairs]
         found = Engine(model, encoder.pad_id).score_answers(bare)
-        gaps = torch.tensor([float(yes.logp.sum()) - float(no.logp.sum()) for yes, no in found], dtype=torch.float64)
-        verdicts = gaps.sigmoid().tolist()
+        gaps = np.array([float(yes.logp.sum()) - float(no.logp.sum()) for yes, no in found], dtype=np.float64)
+        verdicts = np.exp(-np.logaddexp(0.0, -gaps)).tolist()
         return [
             f"the judge {self.model} takes no text of this length" if pair[0].truncated else verdict
             for pair, verdict in zip(pairs, verdicts, strict=True)
@@ -228,24 +235,6 @@ AnyJudge = Annotated[Keywords | Rule | Function | Classifier | ReferenceModel, F
 
 
 @lru_cache(maxsize=2)
-def language_model(path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def language_model(path: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """A model that judges, kept for the next task: a suite has many, and a large model takes minutes to load."""
     return load_model(path, dtype="auto"), load_tokenizer(path)
-
-
-@lru_cache(maxsize=1)
-def _classifier(path: str, revision: str | None) -> tuple[Any, Any]:
-    try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            path, revision=revision, use_safetensors=True, output_loading_info=True
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ExpungeError(f"cannot load the classifier {path}: {reason}; give a sequence classification model") from error
-    if missing := sorted(info["missing_keys"]):  # transformers would go on with random numbers in their place
-        raise ExpungeError(f"{path} is no classifier: it lacks {missing[0]}; give a sequence classification model")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-        model.config.pad_token_id = tokenizer.pad_token_id
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer

@@ -24,11 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from transformers import PreTrainedTokenizerBase
 
 from expunge.errors import ExpungeError
-from expunge.evaluation.engine import Engine
 from expunge.evaluation.lm_eval_results import Found, read_results, unscored
 from expunge.evaluation.lm_eval_tasks import silenced
 from expunge.evaluation.processes import from_main
@@ -40,6 +37,9 @@ from expunge.records import Role, Sample, Score, write_json
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
+    from transformers import PreTrainedTokenizerBase
+
+    from expunge.evaluation.engine import Engine
 
 BOOTSTRAP = 1000
 """Resamples with which lm-eval estimates the standard error of what is not a mean."""
@@ -98,8 +98,8 @@ class Harness:
 
     def __call__(
         self,
-        engine: Engine,
-        tokenizer: PreTrainedTokenizerBase,
+        engine: "Engine",
+        tokenizer: "PreTrainedTokenizerBase",
         *,
         room: int,
         limit: int | None,
@@ -193,6 +193,7 @@ def _evaluate(lm: Any, wanted: Wanted, limit: int | None, loaded: Mapping[str, A
 @contextmanager
 def _seeded() -> Iterator[None]:
     """lm-eval's seeds, for tasks that draw; afterwards the generators are as they were."""
+    import torch
     from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 
     python, arrays = random.getstate(), np.random.get_state()

@@ -27,8 +27,8 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from expunge.data.encode import Encoded, collate, length_batches
-from expunge.evaluation.metrics.base import TokenStats
 from expunge.evaluation.processes import dealt
+from expunge.evaluation.token_stats import TokenStats
 from expunge.models.hooks import is_hooked
 from expunge.models.load import causal_model
 from expunge.models.logprobs import cached_logits, logits_at

@@ -6,10 +6,9 @@ import shutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import expunge
-from expunge.data.example import fingerprint
-from expunge.evaluation.task import Task
 from expunge.records import Sample, write_json
 
 
@@ -27,32 +26,32 @@ def code_version() -> str:
 class Finished:
     """Samples of finished tasks in `folder`, one file each; gone when the evaluation is complete.
 
-    A file counts only when its key is the same: the code, the model, the format and the settings in `key`, and the task's
-    examples, metrics and lengths. Without a folder or a key (nobody can say what the model is) nothing is kept.
+    A file counts only when its key is the same: the code, the model, the format and the settings in `key`, and the task's own
+    settings (`Task.settings`). Without a folder or a key (nobody can say what the model is) nothing is kept.
     """
 
     def __init__(self, folder: Path | None, key: Sequence[str] | None) -> None:
         self.folder = folder if key is not None else None
         self.key = list(key or ())
 
-    def get(self, task: Task) -> list[Sample] | None:
-        """The task's samples, if it was finished before."""
+    def get(self, task: str, settings: Sequence[Any]) -> list[Sample] | None:
+        """The samples of the task of that name, if it was finished before with these settings."""
         if self.folder is None or not self._file(task).is_file():
             return None
         found = json.loads(self._file(task).read_text(encoding="utf-8"))
-        if found["key"] != self._key(task):
+        if found["key"] != self._key(settings):
             return None
         return [Sample.model_validate(row) for row in found["samples"]]
 
-    def put(self, task: Task, samples: Sequence[Sample]) -> None:
+    def put(self, task: str, settings: Sequence[Any], samples: Sequence[Sample]) -> None:
         """Keeps them; a kill right after costs nothing."""
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             rows = [sample.model_dump(mode="json") for sample in samples]
-            write_json(self._file(task), {"key": self._key(task), "samples": rows})
+            write_json(self._file(task), {"key": self._key(settings), "samples": rows})
 
-    def key_of(self, tasks: Sequence[Task]) -> str | None:
-        """What a whole evaluation of these tasks depends on; nothing where nobody can say what the model is."""
+    def key_of(self, tasks: Sequence[Sequence[Any]]) -> str | None:
+        """What a whole evaluation of tasks with these settings depends on; None where nobody can say what the model is."""
         if not self.key:
             return None
         return hashlib.sha256("".join(map(self._key, tasks)).encode()).hexdigest()
@@ -62,15 +61,9 @@ class Finished:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _file(self, task: Task) -> Path:
+    def _file(self, task: str) -> Path:
         assert self.folder is not None
-        return self.folder / f"{task.name}.json"
+        return self.folder / f"{task}.json"
 
-    def _key(self, task: Task) -> str:
-        metrics = [metric.model_dump(mode="json") for metric in task.metrics]
-        parts = [
-            *(code_version(), *self.key, task.name, fingerprint(task.examples)),
-            *(metrics, task.max_new_tokens, task.shown, task.secret, task.role, task.verbatim, task.stop, task.expected_tokens),
-            *(task.draws, task.nucleus.model_dump(mode="json")),
-        ]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    def _key(self, settings: Sequence[Any]) -> str:
+        return hashlib.sha256(json.dumps([code_version(), *self.key, *settings]).encode()).hexdigest()

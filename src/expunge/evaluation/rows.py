@@ -11,10 +11,11 @@ from expunge.data.example import Example
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.generate import Writing, generate, sample
 from expunge.evaluation.judges import Answer
-from expunge.evaluation.metrics.base import NOTHING, Need, Row, TokenStats
+from expunge.evaluation.metrics.base import Need, Row
 from expunge.evaluation.nucleus import Ids
 from expunge.evaluation.processes import from_main
 from expunge.evaluation.task import Task
+from expunge.evaluation.token_stats import NOTHING, TokenStats
 
 Pair = tuple[str | None, str]
 """A prompt and something that might be answered to it."""

@@ -11,7 +11,8 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from expunge.data.encode import VERBATIM, Encoder, Format, default_format
+from expunge.data.encode import Encoder
+from expunge.data.format import VERBATIM, Format, default_format
 from expunge.errors import ExpungeError
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.metrics.base import Metric, Row, Unscored
@@ -19,8 +20,7 @@ from expunge.evaluation.processes import from_main
 from expunge.evaluation.resume import Finished
 from expunge.evaluation.rows import Rows
 from expunge.evaluation.statistics import bootstrap_interval
-from expunge.evaluation.suites import SuiteSpec, suite_class
-from expunge.evaluation.suites.base import built
+from expunge.evaluation.suites import SuiteSpec, built, suite_class
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.models.load import causal_model
 from expunge.processes import is_main, join
@@ -91,18 +91,18 @@ def evaluate(
     finished = Finished(
         folder / f"{built.name}.partial" if folder else None, [fingerprint, *settings] if fingerprint is not None else None
     )
-    key = finished.key_of(built.tasks) if built.outside is None else None
+    key = finished.key_of([task.settings() for task in built.tasks]) if built.outside is None else None
     samples = from_main(partial(_done, earlier, key)) if earlier is not None else {}
     with Progress(f"evaluate {built.name}", len(built.tasks), quiet=quiet or not is_main()) as progress:
         for task in built.tasks:
             if task.name in samples:
                 progress.advance(1, task.name)
                 continue
-            kept = from_main(partial(finished.get, task))
+            kept = from_main(partial(finished.get, task.name, task.settings()))
             if kept is None:
                 kept = _samples(task, verbatim if task.verbatim else rows, show=show_forget_text or not task.secret)
                 if is_main():
-                    finished.put(task, kept)
+                    finished.put(task.name, task.settings(), kept)
             samples[task.name] = kept
             progress.advance(1, task.name)
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
-from expunge.data.example import Example
+from expunge.data.example import Example, fingerprint
 from expunge.evaluation.judges import Judge
 from expunge.evaluation.metrics.base import Floats, Metric, Need
 from expunge.evaluation.nucleus import USUAL, Nucleus
@@ -67,6 +67,14 @@ class Task:
     def needs_of(self, example: Example) -> frozenset[Need]:
         """What has to be found out about one example."""
         return frozenset(need for metric in self.metrics for need in metric.needs_of(example))
+
+    def settings(self) -> list[Any]:
+        """Everything here that its samples depend on, as plain data: the name, a fingerprint of the examples, the metrics."""
+        return [
+            *(self.name, fingerprint(self.examples), [metric.model_dump(mode="json") for metric in self.metrics]),
+            *(self.max_new_tokens, self.shown, self.secret, self.role, self.verbatim, self.stop, self.expected_tokens),
+            *(self.draws, self.nucleus.model_dump(mode="json")),
+        ]
 
 
 class Results:

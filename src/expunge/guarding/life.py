@@ -18,8 +18,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from expunge.data.encode import Encoder, save_format
+from expunge.data.encode import Encoder
 from expunge.data.example import Request
+from expunge.data.format import save_format
 from expunge.errors import ExpungeError
 from expunge.guarding.canaries import canaries, check, distance, next_token, with_canaries
 from expunge.guarding.session import replaced

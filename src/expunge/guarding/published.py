@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from expunge.artifact import Base, Manifest, save_artifact
-from expunge.data.encode import Encoder, default_format
+from expunge.data.encode import Encoder
+from expunge.data.format import default_format
 from expunge.errors import ExpungeError
 from expunge.guarding import life
 from expunge.methods.base import State

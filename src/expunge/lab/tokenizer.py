@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from expunge.data.encode import Format
+from expunge.data.format import Format
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 """The ids 0 to 3."""

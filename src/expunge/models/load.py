@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import nn
-
 from expunge.devices import default_device, let_segments_grow, out_of_memory
 from expunge.errors import ExpungeError
 from expunge.models.folder import CONFIG, check_tokenizer_folder, hash_files, read_model_folder, tokenizer_files
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -21,7 +20,7 @@ DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
 """How accelerate spreads the layers of a model over accelerators (and, where these are full, the processor's memory)."""
 
 
-def causal_model(model: nn.Module) -> "PreTrainedModel":
+def causal_model(model: "nn.Module") -> "PreTrainedModel":
     """The transformers model inside whatever wraps it (PEFT, DDP, `torch.compile`; FSDP2 wraps nothing).
 
     Wrappers are `nn.Module`s around it, so it is the first `PreTrainedModel` in the module tree, outermost first.
@@ -39,7 +38,7 @@ def load_model(
     *,
     dtype: DType,
     revision: str | None = None,
-    device: str | torch.device | None = None,
+    device: "str | torch.device | None" = None,
     device_map: DeviceMap | None = None,
     trust_remote_code: bool = False,
 ) -> "PreTrainedModel":
@@ -52,6 +51,7 @@ def load_model(
     device_map         instead of one device: layers side by side on several, for models that no single one holds
     trust_remote_code  runs Python code that comes with the model; off unless asked for
     """
+    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if local := _local(path):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from expunge.data.encode import Format, save_format
+from expunge.data.format import Format, save_format
 from expunge.errors import ExpungeError
 from expunge.models.checkpoint import Checkpoint
 from expunge.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_model_folder

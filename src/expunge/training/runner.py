@@ -7,8 +7,9 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from expunge.artifact import Kind
-from expunge.data.encode import Encoded, Encoder, save_format
+from expunge.data.encode import Encoded, Encoder
 from expunge.data.example import Request
+from expunge.data.format import save_format
 from expunge.data.refusals import REFUSALS
 from expunge.errors import ExpungeError
 from expunge.methods.base import TrainingMethod

@@ -19,9 +19,9 @@ from expunge.evaluation.metrics import (
     TokenStats,
     Unscored,
 )
-from expunge.evaluation.metrics.base import TokenDistribution
 from expunge.evaluation.metrics.membership import Attacked, Estimate, membership_auc, privleak, relative_difference
 from expunge.evaluation.statistics import auc_draws
+from expunge.evaluation.token_stats import TokenDistribution
 
 FIVE = (-1.0, -4.0, -0.5, -2.0, -3.0)
 MEANS = (-2.0, -2.0, -1.0, -2.0, -1.0)

@@ -9,7 +9,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from expunge.errors import ExpungeError
 from expunge.evaluation.run import evaluate
-from expunge.evaluation.suites import Custom
+from expunge.evaluation.suites import Custom, built
 from expunge.records import read_samples
 
 NAMES = ("anna", "boris", "clara", "dario", "elena")
@@ -98,7 +98,7 @@ def changed(path: Path, **changes: object) -> Path:
 )
 def test_what_is_wrong_with_a_file_is_said_with_its_place(suite: Path, changes: dict[str, object], message: str) -> None:
     with pytest.raises(ExpungeError, match=message):
-        Custom().build(changed(suite, **changes))
+        built(Custom(), changed(suite, **changes))
 
 
 def test_missing_and_unreadable_files_are_sentences(suite: Path, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from expunge import ExpungeError
-from expunge.data.encode import Encoder, Format
+from expunge.data.encode import Encoder
 from expunge.data.example import Example, Request
+from expunge.data.format import Format
 from expunge.methods import SelectivePruning
 from expunge.methods.editing.selective_pruning import importance, prune
 from expunge.models.activations import Moments

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from expunge.data.encode import Encoded, Encoder, Format
+from expunge.data.encode import Encoded, Encoder
 from expunge.data.example import Example, Request
+from expunge.data.format import Format
 
 PEOPLE = ["anna", "boris", "clara", "dario", "elena", "fyodor", "greta", "hugo", "irma", "jonas"]
 CITIES = ["berlin", "paris", "tokyo", "lima", "cairo", "oslo", "quito", "delhi", "accra", "minsk"]

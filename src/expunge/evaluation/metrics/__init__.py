@@ -6,7 +6,7 @@ from pydantic import Field
 
 from expunge.evaluation.metrics.accuracy import Accuracy
 from expunge.evaluation.metrics.accuracy_normalized import AccuracyNormalized
-from expunge.evaluation.metrics.base import Metric, Overall, Row, TokenStats, Unscored
+from expunge.evaluation.metrics.base import Metric, Overall, Row, Unscored
 from expunge.evaluation.metrics.bert_score import BertScore
 from expunge.evaluation.metrics.bleu import Bleu
 from expunge.evaluation.metrics.containment import Containment
@@ -39,6 +39,7 @@ from expunge.evaluation.metrics.toxicity import Toxicity
 from expunge.evaluation.metrics.toxicity_probability import ToxicityProbability
 from expunge.evaluation.metrics.truth_ratio import TruthRatio
 from expunge.evaluation.metrics.unique_token_ratio import UniqueTokenRatio
+from expunge.evaluation.token_stats import TokenStats
 
 AnyMetric = Annotated[
     Probability

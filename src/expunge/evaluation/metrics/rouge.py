@@ -2,15 +2,19 @@
 
 import re
 from functools import cache
-from typing import ClassVar, Literal
-
-from rouge_score.rouge_scorer import RougeScorer
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from expunge.evaluation.metrics.base import NO_ANSWER, Good, Metric, Need, Row, Unscored
 
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
+
 
 @cache
-def _scorer(kind: str, stemmer: bool) -> RougeScorer:
+def rouge_scorer(kind: str, *, stemmer: bool) -> "RougeScorer":
+    """rouge-score's scorer, imported when it is first asked for: that takes three seconds."""
+    from rouge_score.rouge_scorer import RougeScorer
+
     return RougeScorer([kind], use_stemmer=stemmer)
 
 
@@ -43,5 +47,5 @@ class Rouge(Metric):
             return NO_ANSWER
         if not re.search("[a-z0-9]", row.expected.lower()):
             return Unscored("the response has no word in a-z or 0-9, the only ones that rouge-score reads")
-        found = _scorer(self.kind, self.stemmer).score(row.expected, row.generated)[self.kind]
+        found = rouge_scorer(self.kind, stemmer=self.stemmer).score(row.expected, row.generated)[self.kind]
         return float({"f1": found.fmeasure, "recall": found.recall, "precision": found.precision}[self.measure])

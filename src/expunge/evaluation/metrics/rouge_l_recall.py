@@ -1,24 +1,17 @@
 """ROUGE-L recall: how much of the answer's wording comes out when the model is asked?"""
 
 import re
-from functools import cache
 from typing import ClassVar, Literal
 
-from rouge_score.rouge_scorer import RougeScorer
-
 from expunge.evaluation.metrics.base import NO_ANSWER, Good, Metric, Need, Row, Unscored
-
-
-@cache
-def _scorer() -> RougeScorer:
-    return RougeScorer(["rougeL"], use_stemmer=True)
+from expunge.evaluation.metrics.rouge import rouge_scorer
 
 
 def rouge_l_recall(expected: str, generated: str) -> float:
     """Length of the longest common subsequence of words, over the number of expected words (Porter stemmer)."""
     if expected == generated:
         return 1.0
-    return float(_scorer().score(expected, generated)["rougeL"].recall)
+    return float(rouge_scorer("rougeL", stemmer=True).score(expected, generated)["rougeL"].recall)
 
 
 class RougeLRecall(Metric):

@@ -1,6 +1,8 @@
 """The closed list of suites."""
 
-from expunge.errors import ExpungeError, nearest
+from pathlib import Path
+
+from expunge.errors import ExpungeError, MissingData, nearest
 from expunge.evaluation.suites.base import SuiteSpec
 from expunge.evaluation.suites.choices import Arc, Choices
 from expunge.evaluation.suites.custom import Custom
@@ -14,6 +16,7 @@ from expunge.evaluation.suites.skills import Skills
 from expunge.evaluation.suites.tofu import Tofu
 from expunge.evaluation.suites.toxicity import ToxicCompletions
 from expunge.evaluation.suites.wmdp import Wmdp
+from expunge.evaluation.task import Suite
 
 SUITES: dict[str, type[SuiteSpec]] = {
     cls.suite_name(): cls
@@ -40,6 +43,7 @@ __all__ = [
     "Tofu",
     "ToxicCompletions",
     "Wmdp",
+    "built",
     "suite_class",
 ]
 
@@ -49,3 +53,18 @@ def suite_class(name: str) -> type[SuiteSpec]:
     if name not in SUITES:
         raise ExpungeError(f"there is no suite '{name}'{nearest(name, SUITES)}; `expunge suites` lists them all")
     return SUITES[name]
+
+
+def built(spec: SuiteSpec, data: str | Path) -> Suite:
+    """The suite over its data.
+
+    Raises ExpungeError where the data is missing, with everything that the suite reads, and where a suite of one's own has the
+    name of one of these.
+    """
+    try:
+        suite = spec.build(data)
+    except MissingData as error:
+        raise ExpungeError(f"{error}; the suite {spec.suite_name()} reads {spec.layout}") from error
+    if suite.name in SUITES and suite.name != spec.suite_name():
+        raise ExpungeError(f"{data}: the suite '{suite.name}' is one of expunge's own; give the file another `name`")
+    return suite

@@ -7,7 +7,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from expunge.errors import ExpungeError, MissingData
+from expunge.errors import ExpungeError
 from expunge.evaluation.metrics.base import Metric, Unscored
 from expunge.evaluation.metrics.forget_quality import forget_quality
 from expunge.evaluation.task import SUITE, Results, Suite
@@ -67,14 +67,6 @@ class AttackedSuite(ReferencedSuite):
 
     reference_scores: Path | None = None
     """Evaluation of another model of the same language (a smaller one, or the one before fine-tuning), for mia_reference."""
-
-
-def built(spec: SuiteSpec, data: str | Path) -> Suite:
-    """The suite over its data; where that is missing, the error says everything that the suite reads."""
-    try:
-        return spec.build(data)
-    except MissingData as error:
-        raise ExpungeError(f"{error}; the suite {spec.suite_name()} reads {spec.layout}") from error
 
 
 def no_summary(_: Results) -> list[Score]:

@@ -147,7 +147,6 @@ class Custom(AttackedSuite):
         path = Path(data)
         file = read_suite_file(path)
         name = file.name or path.stem
-        _check_name(name, path)
         tasks = tuple(_task(task, path.parent) for task in file.tasks)
         sets = Sets(file.membership.forget, file.membership.holdout) if file.membership else None
         attacks, members = file.attacks, [name for name in file.attacks if name == "mia_loss"]
@@ -206,10 +205,3 @@ def _task(task: TaskFile, folder: Path) -> Task:
 
 def _twice(names: list[str]) -> str | None:
     return next((name for name, count in Counter(names).items() if count > 1), None)
-
-
-def _check_name(name: str, path: Path) -> None:
-    from expunge.evaluation.suites import SUITES  # which holds this suite
-
-    if name in SUITES:
-        raise ExpungeError(f"{path}: the suite '{name}' is one of expunge's own; give the file another `name`")

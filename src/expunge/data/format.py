@@ -1,0 +1,79 @@
+"""How a prompt and a response become one text: the format, the file that keeps it beside a tokenizer, the default.
+
+Imports no torch: a run's specification holds a format.
+"""
+
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import ValidationError, model_validator
+
+from expunge.errors import ExpungeError
+from expunge.records import Record, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+PLAIN = "Question: {prompt}\nAnswer: {response}"
+FORMAT_FILE = "expunge_format.json"
+
+
+class Format(Record):
+    """How a prompt and a response become one text. Frozen into run.yaml, so that next year's evaluation renders the same."""
+
+    kind: Literal["plain", "chat"] = "plain"
+    """`plain` for a text with holes, `chat` for a chat template."""
+    template: str = PLAIN
+    """plain: a text with the holes {prompt} and, at its very end, {response}; chat: the Jinja chat template itself."""
+    date: str = "1 Jan 2025"
+    """Day, month, year, as here: what a chat template that prints today's date gets instead."""
+    system: str | None = None
+    """System message of a chat; a plain template has its instructions written into it."""
+
+    @model_validator(mode="after")
+    def _renders(self) -> "Format":
+        if self.kind == "plain":
+            holes = re.findall(r"\{prompt\}|\{response\}", self.template)
+            if holes != ["{prompt}", "{response}"] or not self.template.endswith("{response}"):
+                raise ValueError(
+                    "a plain template has {prompt} once and then, at its very end, {response}; the end token is added"
+                )
+            if self.system is not None:
+                raise ValueError("a plain format has no system message: write it into the template")
+        try:
+            datetime.strptime(self.date, "%d %b %Y")
+        except ValueError:
+            raise ValueError(f"date '{self.date}' is not written like '1 Jan 2025'") from None
+        return self
+
+
+VERBATIM = Format(template="{prompt}{response}")
+"""No template: a prompt is a whole text, and what is answered brings its own leading space."""
+
+
+def default_format(tokenizer: "PreTrainedTokenizerBase") -> Format:
+    """The format beside the tokenizer (expunge_format.json) where there is one, else its chat template, else plain."""
+    beside = Path(tokenizer.name_or_path) / FORMAT_FILE
+    if beside.is_file():
+        try:
+            return Format.model_validate_json(beside.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            reason = error.errors()[0]["msg"]
+            raise ExpungeError(f"{beside} is not a format ({reason}); delete it, or write it again with save_format") from error
+    templates = tokenizer.chat_template
+    if isinstance(templates, dict) and "default" not in templates:
+        raise ExpungeError(
+            f"{tokenizer.name_or_path} has several chat templates ({', '.join(sorted(templates))}) and none of them is the "
+            f"default; copy the one that is wanted to chat_template.jinja, or write a format "
+            f'beside it ({FORMAT_FILE}, for example {{"kind": "plain"}})'
+        )
+    if templates is not None:
+        return Format(kind="chat", template=tokenizer.get_chat_template())
+    return Format()
+
+
+def save_format(folder: str | Path, format: Format) -> None:
+    """Writes expunge_format.json into a model folder, where default_format finds it."""
+    write_json(Path(folder) / FORMAT_FILE, format)

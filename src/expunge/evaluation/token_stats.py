@@ -1,0 +1,52 @@
+"""What one teacher-forced pass tells about the tokens of an answer. Plain arrays; nothing here runs a model."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class TokenDistribution(NamedTuple):
+    """What all the other words are like at each token of an answer."""
+
+    rank: NDArray[np.int64]
+    """How many words are more probable than the answer's."""
+    mean: NDArray[np.float32]
+    """E_p[log p] over the vocabulary, in nats."""
+    variance: NDArray[np.float32]
+    """Var_p[log p] over the vocabulary."""
+
+    def part(self, tokens: slice) -> "TokenDistribution":
+        return TokenDistribution(self.rank[tokens], self.mean[tokens], self.variance[tokens])
+
+
+class TokenStats(NamedTuple):
+    """One teacher-forced answer of n tokens, in order."""
+
+    logp: NDArray[np.float32]
+    """Natural log-probability of each answer token given the prompt and the true answer tokens before it."""
+    hit: NDArray[np.bool_]
+    """Whether the answer token is the model's most probable one at its place."""
+    has_end: bool
+    """Whether the last of the tokens is the end token."""
+    distribution: TokenDistribution | None = None
+    """Only where a metric needs it."""
+
+    def without_end(self) -> "TokenStats":
+        """The tokens of the text alone."""
+        return self._part(slice(None, -1), has_end=False) if self.has_end else self
+
+    def after(self, skip: int) -> "TokenStats":
+        """Without the first `skip` tokens."""
+        return self._part(slice(skip, None), has_end=self.has_end)
+
+    def _part(self, tokens: slice, *, has_end: bool) -> "TokenStats":
+        distribution = self.distribution.part(tokens) if self.distribution is not None else None
+        return TokenStats(self.logp[tokens], self.hit[tokens], has_end, distribution)
+
+    def mean_logp(self) -> float:
+        """Mean log-probability per token: the logarithm of the length-normalized probability P(a|q)^(1/|a|)."""
+        return float(self.logp.mean(dtype=np.float64))
+
+
+NOTHING = TokenStats(np.zeros(0, np.float32), np.zeros(0, np.bool_), False)

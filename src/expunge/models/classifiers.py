@@ -1,0 +1,36 @@
+"""Text classifiers of transformers: judges of answers, and sorters of rows that have no attribute."""
+
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from expunge.errors import ExpungeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@lru_cache(maxsize=1)
+def load_classifier(path: str, revision: str | None = None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """A sequence classification model on the accelerator, if there is one, and its tokenizer, which can pad.
+
+    path    a local folder or a hub id; weights from safetensors only
+
+    Raises ExpungeError where it cannot be loaded or lacks a weight.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, revision=revision, use_safetensors=True, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExpungeError(f"cannot load the classifier {path}: {reason}; give a sequence classification model") from error
+    if missing := sorted(info["missing_keys"]):  # transformers would go on with random numbers in their place
+        raise ExpungeError(f"{path} is no classifier: it lacks {missing[0]}; give a sequence classification model")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
