@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from expunge.artifact import artifact_folder, read_manifest
-from expunge.data.encode import FORMAT_FILE
+from expunge.data.format import FORMAT_FILE
 from expunge.errors import ExpungeError
 from expunge.merging.adapters import PREFIX, adapter_tensors, check_product, read_config, scaling_of
 from expunge.merging.inputs import whole
