@@ -41,7 +41,20 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "facebook/mlqa:": {"context": "a passage", "question": "what?", "answers": {"text": ["a passage"], "answer_start": [0]}},
     "google/xquad:": {"context": "a passage", "question": "what?", "answers": {"text": ["a passage"], "answer_start": [0]}},
-}
+    "tatsu-lab/alpaca:": {"instruction": "write", "input": "", "output": "a"},
+    "vicgalle/alpaca-gpt4:": {"instruction": "write", "input": "this", "output": "a"},
+    "PKU-Alignment/PKU-SafeRLHF:": {
+        "prompt": "p", "response_0": "bad", "response_1": "good", "is_response_0_safe": False, "is_response_1_safe": True
+    },
+    "truthfulqa/truthful_qa:": {
+        "type": "Adversarial", "category": "Myths", "question": "q?", "best_answer": "b", "correct_answers": ["b", "c"],
+        "incorrect_answers": ["w"], "source": "s",
+    },
+    "pminervini/HaluEval:": {
+        "knowledge": "k", "question": "q?", "dialogue_history": "[Human]: q?", "document": "d",
+        **{f"{kind}_{name}": kind for kind in ("right", "hallucinated") for name in ("answer", "response", "summary")},
+    },
+}  # fmt: skip
 """Hub id and the beginning of a set's name -> a row as published there."""
 NAMED = [
     (sets, hub, name) for sets in SETS for hub, only in sets.hubs.items() for name in (sets.names if not only else ("", only))
@@ -87,7 +100,7 @@ def test_each_set_is_read_from_the_hub(monkeypatch: pytest.MonkeyPatch, sets: Se
 
     def load_dataset(path: str, config: str | None = None, split: str | None = None) -> datasets.Dataset:
         asked.append((path, config, split))
-        return datasets.Dataset.from_list([row_of(hub, name)])
+        return datasets.Dataset.from_list([row_of(hub, name)] * 10)  # ten, so that a part of a tenth is not empty
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     check(read_examples(f"{hub}:{name}" if name else hub))

@@ -5,17 +5,21 @@ from functools import partial
 from pathlib import Path
 
 from expunge.data.corpora import (
+    alpaca,
     arc,
     civil_comments,
     gsm8k,
+    halueval,
     humaneval,
     mbpp,
     mmlu,
     muse,
+    pku_saferlhf,
     real_toxicity_prompts,
     squad,
     tofu,
     toxigen,
+    truthfulqa,
     wikitext,
     wmdp,
 )
@@ -36,12 +40,14 @@ CORPORA = {
     "mbpp": mbpp,
     "humaneval": humaneval,
     "squad": squad,
+    "alpaca": alpaca,
+    "pku_saferlhf": pku_saferlhf,
+    "truthfulqa": truthfulqa,
+    "halueval": halueval,
 }
 """Name -> module: the closed list."""
 
-SETS = tuple(
-    module.SETS for module in (tofu, muse, wmdp, toxigen, civil_comments, real_toxicity_prompts, wikitext, gsm8k, mbpp, squad)
-)
+SETS = tuple(module.SETS for module in CORPORA.values() if hasattr(module, "SETS"))
 """The corpora of which a person names a set, `HUB_ID:NAME` or `FOLDER:NAME`; no two have a set of the same name."""
 
 
