@@ -197,7 +197,8 @@ class Bench:
 
     def share(self, operations: float) -> dict[str, float]:
         name = torch.cuda.get_device_name() if self.device == "cuda" else ""
-        return {"MFU": operations / peak for key, peak in PEAK.items() if key in name}
+        peak = next((peak for key, peak in PEAK.items() if key in name), None)
+        return {} if peak is None else {"MFU": operations / peak}
 
 
 def liger(model: LlamaForCausalLM) -> None:
