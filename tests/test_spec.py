@@ -10,24 +10,24 @@ from expunge.cli.flags import parse
 from expunge.cli.nested import inner_choices
 from expunge.data.format import Format
 from expunge.errors import ExpungeError
-from expunge.methods import METHODS, NPO
+from expunge.methods import NPO, UNLEARNING
 from expunge.spec import FineTuneRun, Run, build, read_yaml, to_yaml
 from expunge.training.settings import Training
 
 PLAIN: dict[str, Any] = {"model": "m", "forget": "f.jsonl", "method": {"name": "npo"}}
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", UNLEARNING)
 def test_a_run_round_trips_through_yaml(name: str) -> None:
     run = Run.model_validate({**PLAIN, "method": {"name": name}, "format": Format().model_dump(), "training": {"steps": 3}})
     again = build(Run, yaml.safe_load(to_yaml(run)), "run.yaml")
     assert again == run
-    assert type(again.method) is METHODS[name]
+    assert type(again.method) is UNLEARNING[name]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", UNLEARNING)
 def test_a_method_round_trips_through_the_command_line(name: str) -> None:
-    cls = METHODS[name]
+    cls = UNLEARNING[name]
     spec = cls()
     words = []
     for field, value in spec.model_dump().items():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from expunge.cli import COMMANDS, main
-from expunge.methods import METHODS
+from expunge.methods import METHODS, UNLEARNING
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
@@ -29,7 +29,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     assert len(capsys.readouterr().out) > 100
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", UNLEARNING)
 def test_every_field_of_a_method_is_a_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         main(["unlearn", name, "--help"])

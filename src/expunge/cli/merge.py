@@ -72,15 +72,13 @@ class Adapters(BaseModel):
 
 
 def main(words: Sequence[str]) -> None:
-    from typing import get_args
-
     from expunge.cli.flags import parse
     from expunge.merging import Request, dry_run, execute, make_request, merge_adapters
     from expunge.merging.mergekit import read_mergekit
-    from expunge.methods.editing import AdapterEditing, Editing
+    from expunge.methods.editing import ADAPTER_MERGING, MERGING
 
-    methods = {cls.method_name(): cls for cls in get_args(Editing)}
-    of_adapters = {cls.method_name(): cls for cls in get_args(AdapterEditing)}
+    methods = {cls.method_name(): cls for cls in MERGING}
+    of_adapters = {cls.method_name(): cls for cls in ADAPTER_MERGING}
     if not words or words[0] in ("-h", "--help"):
         print(f"usage: {__doc__.removesuffix('.').replace('`', '')}\n\nmethods:")
         for name, cls in methods.items():

@@ -12,7 +12,7 @@ from expunge.errors import ExpungeError
 def main(words: Sequence[str]) -> None:
     from expunge.cli.nested import inner_choices, narrow, plain
     from expunge.cli.runs import Folder, _config, parse_run
-    from expunge.methods import METHODS, method_class
+    from expunge.methods import UNLEARNING, method_class
     from expunge.run import execute
     from expunge.spec import Run
     from expunge.training.settings import Training
@@ -20,7 +20,7 @@ def main(words: Sequence[str]) -> None:
     name = words[0] if words and not words[0].startswith("-") else None
     if name is None and words[:1] in (["-h"], ["--help"]):
         print("usage: expunge unlearn METHOD --model M --forget F --retain R --out DIR [--FIELD VALUE ...]\n\nmethods:")
-        for known, cls in METHODS.items():
+        for known, cls in UNLEARNING.items():
             print(f"  {known:<22} {cls.formula}")
         print("\n`expunge unlearn METHOD --help` lists the fields of a method.")
         return
@@ -31,6 +31,8 @@ def main(words: Sequence[str]) -> None:
             "expunge unlearn needs a method: `expunge unlearn METHOD ...`, or a --config file with `method: {name: ...}`"
         )
     spec = method_class(name or str(said["name"]))
+    if spec.method_name() not in UNLEARNING:
+        raise ExpungeError(f"{spec.method_name()} merges models that exist already; use `expunge merge {spec.method_name()}`")
     if isinstance(said, dict) and said.get("name", name) != spec.method_name():
         said = {}  # the word on the command line wins over the file, and the file's fields are another method's
     method = {**said, "name": spec.method_name()}

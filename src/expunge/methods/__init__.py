@@ -1,86 +1,55 @@
-"""The closed list of methods, in reading order. A new method is its file and one line here."""
+"""The closed list of methods. Each family's package has one tuple; every list and union here follows from these."""
 
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
 from expunge.errors import ExpungeError, nearest
-from expunge.methods.base import Batch, Loss, Spec, TrainingMethod
-from expunge.methods.composed.spunge import Spunge
-from expunge.methods.composed.task_vector_negation import TaskVectorNegation
-from expunge.methods.editing.selective_pruning import SelectivePruning
-from expunge.methods.guarding.key_space import KeySpaceDetection
-from expunge.methods.guarding.neuron_adjust import NeuronAdjust
-from expunge.methods.training import (
-    CEU,
-    DPO,
-    IDK,
-    NPO,
-    RMU,
-    UNDIAL,
-    WGA,
-    GradientAscent,
-    GradientDifference,
-    KLMinimization,
-    SatImp,
-    SimNPO,
+from expunge.methods.base import (
+    Batch as Batch,
 )
+from expunge.methods.base import (
+    ComposedMethod as ComposedMethod,
+)
+from expunge.methods.base import (
+    GuardingMethod as GuardingMethod,
+)
+from expunge.methods.base import (
+    InPlaceEditing as InPlaceEditing,
+)
+from expunge.methods.base import (
+    Loss as Loss,
+)
+from expunge.methods.base import (
+    Spec as Spec,
+)
+from expunge.methods.base import (
+    TrainingMethod as TrainingMethod,
+)
+from expunge.methods.composed import *  # noqa: F403 - the families' tuples and classes are public names of this package
+from expunge.methods.composed import COMPOSED
+from expunge.methods.editing import *  # noqa: F403
+from expunge.methods.editing import ADAPTER_MERGING, IN_PLACE, MERGING
+from expunge.methods.guarding import *  # noqa: F403
+from expunge.methods.guarding import GUARDING
+from expunge.methods.training import *  # noqa: F403
+from expunge.methods.training import TRAINING
 
-Method = Annotated[
-    GradientAscent
-    | GradientDifference
-    | KLMinimization
-    | NPO
-    | SimNPO
-    | IDK
-    | DPO
-    | UNDIAL
-    | WGA
-    | SatImp
-    | CEU
-    | RMU
-    | SelectivePruning
-    | NeuronAdjust
-    | KeySpaceDetection
-    | TaskVectorNegation
-    | Spunge,
-    Field(discriminator="name"),
-]
-"""Any method; in YAML and JSON the field `name` says which."""
+UNLEARNING: dict[str, type[Spec]] = {cls.method_name(): cls for cls in (*TRAINING, *IN_PLACE, *GUARDING, *COMPOSED)}
+"""The methods of `expunge unlearn`, by name."""
 
-METHODS: dict[str, type[Spec]] = {cls.method_name(): cls for cls in get_args(get_args(Method)[0])}
+METHODS: dict[str, type[Spec]] = UNLEARNING | {cls.method_name(): cls for cls in (*MERGING, *ADAPTER_MERGING)}
+"""All methods by name, those of `expunge merge` included."""
+
+if TYPE_CHECKING:
+    Method = TrainingMethod | InPlaceEditing | GuardingMethod | ComposedMethod
+else:
+    Method = Annotated[Union[tuple(UNLEARNING.values())], Field(discriminator="name")]
+    """Any method of `expunge unlearn`; in YAML and JSON the field `name` says which."""
 
 
 def method_class(name: str) -> type[Spec]:
-    """The spec behind a name on the command line; an unknown name is answered with the nearest one."""
+    """The class of a method by its name; an unknown name raises ExpungeError with the nearest known one."""
     if name not in METHODS:
         raise ExpungeError(f"there is no method '{name}'{nearest(name, METHODS)}; `expunge methods` lists them all")
     return METHODS[name]
-
-
-__all__ = [
-    "CEU",
-    "DPO",
-    "IDK",
-    "METHODS",
-    "NPO",
-    "RMU",
-    "UNDIAL",
-    "WGA",
-    "Batch",
-    "GradientAscent",
-    "GradientDifference",
-    "KLMinimization",
-    "KeySpaceDetection",
-    "Loss",
-    "Method",
-    "NeuronAdjust",
-    "SatImp",
-    "SelectivePruning",
-    "SimNPO",
-    "Spec",
-    "Spunge",
-    "TaskVectorNegation",
-    "TrainingMethod",
-    "method_class",
-]

@@ -1,16 +1,14 @@
 """Every editing method keeps the contract: one loop over the closed list."""
 
-from typing import get_args
-
 import pytest
 import torch
 
-from expunge.methods.editing import Editing, EditingMethod
+from expunge.methods.editing import MERGING, EditingMethod
 from expunge.methods.editing.base import Angle, Piece
 
 from .conftest import whole_piece
 
-METHODS: tuple[type[EditingMethod], ...] = get_args(Editing)
+METHODS = MERGING
 
 
 def inputs(cls: type[EditingMethod]) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -4,51 +4,25 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Union
 
 from pydantic import BeforeValidator, Field
 
 from expunge.data.example import Attribute, Request
 from expunge.data.split import rows_by_attribute
 from expunge.errors import ExpungeError, nearest
-from expunge.methods.base import ComposedMethod
+from expunge.methods.base import ComposedMethod, InPlaceEditing, TrainingMethod
 from expunge.methods.composed.task_vector_negation import TaskVectorNegation
-from expunge.methods.editing import Editing, Ties
-from expunge.methods.editing.selective_pruning import SelectivePruning
-from expunge.methods.training import (
-    CEU,
-    DPO,
-    IDK,
-    NPO,
-    RMU,
-    UNDIAL,
-    WGA,
-    GradientAscent,
-    GradientDifference,
-    KLMinimization,
-    SatImp,
-    SimNPO,
-)
+from expunge.methods.editing import IN_PLACE, MERGING, EditingMethod, Ties
+from expunge.methods.training import RMU, TRAINING
 
-PartMethod = Annotated[
-    GradientAscent
-    | GradientDifference
-    | KLMinimization
-    | NPO
-    | SimNPO
-    | IDK
-    | DPO
-    | UNDIAL
-    | WGA
-    | SatImp
-    | CEU
-    | RMU
-    | SelectivePruning
-    | TaskVectorNegation,
-    Field(discriminator="name"),
-]
-"""Every method that makes weights or an adapter."""
-MergeMethod = Annotated[Editing, Field(discriminator="name")]
+if TYPE_CHECKING:
+    PartMethod = TrainingMethod | InPlaceEditing | ComposedMethod
+    MergeMethod = EditingMethod
+else:
+    PartMethod = Annotated[Union[(*TRAINING, *IN_PLACE, TaskVectorNegation)], Field(discriminator="name")]
+    """Every method that makes weights or an adapter."""
+    MergeMethod = Annotated[Union[MERGING], Field(discriminator="name")]
 Parts = dict[Attribute, tuple[int, ...]]
 """Value -> rows of the forget set."""
 
@@ -130,7 +104,7 @@ class Spunge(ComposedMethod):
             )
         if len(chosen) < 2:
             warnings.warn(
-                f"all rows are of one part, '{next(iter(chosen))}', so that this is {self.each.name} and a merge of one model",
+                f"all rows are of one part, '{next(iter(chosen))}': this is {self.each.method_name()} and a merge of one model",
                 UserWarning,
                 stacklevel=2,
             )

@@ -1,40 +1,27 @@
-"""Weight arithmetic: methods that compute new weights from those of other models. One file, one idea."""
+"""Methods that edit weights without gradients: one file, one idea. A new one is its file, its import and its place here."""
 
-from expunge.methods.editing.adapter_addition import AdapterAddition
-from expunge.methods.editing.adapter_subtraction import AdapterSubtraction
-from expunge.methods.editing.base import EditingMethod, Piece
-from expunge.methods.editing.breadcrumbs import Breadcrumbs
-from expunge.methods.editing.dare_linear import DareLinear
-from expunge.methods.editing.dare_ties import DareTies
-from expunge.methods.editing.ethos import Ethos
-from expunge.methods.editing.ext_sub import ExtSub
-from expunge.methods.editing.factors import AdapterMethod
-from expunge.methods.editing.linear import Linear
-from expunge.methods.editing.slerp import Slerp
-from expunge.methods.editing.task_arithmetic import TaskArithmetic
-from expunge.methods.editing.ties import Ties
+from expunge.methods.base import InPlaceEditing
+from expunge.methods.editing.adapter_addition import AdapterAddition as AdapterAddition
+from expunge.methods.editing.adapter_subtraction import AdapterSubtraction as AdapterSubtraction
+from expunge.methods.editing.base import EditingMethod as EditingMethod
+from expunge.methods.editing.base import Piece as Piece
+from expunge.methods.editing.breadcrumbs import Breadcrumbs as Breadcrumbs
+from expunge.methods.editing.dare_linear import DareLinear as DareLinear
+from expunge.methods.editing.dare_ties import DareTies as DareTies
+from expunge.methods.editing.ethos import Ethos as Ethos
+from expunge.methods.editing.ext_sub import ExtSub as ExtSub
+from expunge.methods.editing.factors import AdapterMethod as AdapterMethod
+from expunge.methods.editing.linear import Linear as Linear
+from expunge.methods.editing.selective_pruning import SelectivePruning as SelectivePruning
+from expunge.methods.editing.slerp import Slerp as Slerp
+from expunge.methods.editing.task_arithmetic import TaskArithmetic as TaskArithmetic
+from expunge.methods.editing.ties import Ties as Ties
 
-Editing = Linear | TaskArithmetic | Ties | DareLinear | DareTies | Slerp | Breadcrumbs
-"""Every method of `expunge merge` that goes over the weights of whole models, in reading order."""
+MERGING: tuple[type[EditingMethod], ...] = (Linear, TaskArithmetic, Ties, DareLinear, DareTies, Slerp, Breadcrumbs)
+"""Weight arithmetic on checkpoints, in reading order: methods of `expunge merge`."""
 
-AdapterEditing = ExtSub | AdapterSubtraction | AdapterAddition | Ethos
-"""Every method of `expunge merge` that makes one adapter of two."""
+ADAPTER_MERGING: tuple[type[AdapterMethod], ...] = (ExtSub, AdapterSubtraction, AdapterAddition, Ethos)
+"""Methods of `expunge merge` that make one adapter of two, from their factors."""
 
-__all__ = [
-    "AdapterAddition",
-    "AdapterEditing",
-    "AdapterMethod",
-    "AdapterSubtraction",
-    "Breadcrumbs",
-    "DareLinear",
-    "DareTies",
-    "Editing",
-    "EditingMethod",
-    "Ethos",
-    "ExtSub",
-    "Linear",
-    "Piece",
-    "Slerp",
-    "TaskArithmetic",
-    "Ties",
-]
+IN_PLACE: tuple[type[InPlaceEditing], ...] = (SelectivePruning,)
+"""Edits of one model by what its activations are: methods of `expunge unlearn`."""

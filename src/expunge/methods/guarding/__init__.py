@@ -1,1 +1,8 @@
-"""Guards: at inference, with the weights left as they are."""
+"""Methods that leave the weights alone and change what the model does: a new one is its file, its import and its place here."""
+
+from expunge.methods.base import GuardingMethod
+from expunge.methods.guarding.key_space import KeySpaceDetection as KeySpaceDetection
+from expunge.methods.guarding.neuron_adjust import NeuronAdjust as NeuronAdjust
+
+GUARDING: tuple[type[GuardingMethod], ...] = (NeuronAdjust, KeySpaceDetection)
+"""In reading order."""

@@ -1,31 +1,35 @@
-"""Methods that move weights by gradient descent on a loss: one file, one paper."""
+"""Methods that move weights by gradient descent on a loss: one file, one paper.
 
-from expunge.methods.training.ce_u import CEU
-from expunge.methods.training.dpo import DPO
-from expunge.methods.training.finetune import FineTune
-from expunge.methods.training.gradient_ascent import GradientAscent
-from expunge.methods.training.gradient_difference import GradientDifference
-from expunge.methods.training.idk import IDK
-from expunge.methods.training.kl_minimization import KLMinimization
-from expunge.methods.training.npo import NPO
-from expunge.methods.training.rmu import RMU
-from expunge.methods.training.satimp import SatImp
-from expunge.methods.training.simnpo import SimNPO
-from expunge.methods.training.undial import UNDIAL
-from expunge.methods.training.wga import WGA
+A new one is its file, its import and its place here, and its recipe in recipes/lab.
+"""
 
-__all__ = [
-    "CEU",
-    "DPO",
-    "IDK",
-    "NPO",
-    "RMU",
-    "UNDIAL",
-    "WGA",
-    "FineTune",
-    "GradientAscent",
-    "GradientDifference",
-    "KLMinimization",
-    "SatImp",
-    "SimNPO",
-]
+from expunge.methods.base import TrainingMethod
+from expunge.methods.training.ce_u import CEU as CEU
+from expunge.methods.training.dpo import DPO as DPO
+from expunge.methods.training.finetune import FineTune as FineTune
+from expunge.methods.training.gradient_ascent import GradientAscent as GradientAscent
+from expunge.methods.training.gradient_difference import GradientDifference as GradientDifference
+from expunge.methods.training.idk import IDK as IDK
+from expunge.methods.training.kl_minimization import KLMinimization as KLMinimization
+from expunge.methods.training.npo import NPO as NPO
+from expunge.methods.training.rmu import RMU as RMU
+from expunge.methods.training.satimp import SatImp as SatImp
+from expunge.methods.training.simnpo import SimNPO as SimNPO
+from expunge.methods.training.undial import UNDIAL as UNDIAL
+from expunge.methods.training.wga import WGA as WGA
+
+TRAINING: tuple[type[TrainingMethod], ...] = (
+    GradientAscent,
+    GradientDifference,
+    KLMinimization,
+    NPO,
+    SimNPO,
+    IDK,
+    DPO,
+    UNDIAL,
+    WGA,
+    SatImp,
+    CEU,
+    RMU,
+)
+"""In reading order. `FineTune` learns and unlearns nothing: `expunge finetune`."""
