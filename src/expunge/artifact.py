@@ -73,9 +73,8 @@ class Base(Record):
     """The folder as seen from the artifact's, for when both were moved together."""
 
 
-def base_of(path: str | Path, out: Path, revision: str | None = None) -> Base:
-    """The base model of an artifact that will lie in `out`/artifact, with the hash of its weights."""
-    sha256 = model_fingerprint(str(path), revision=revision)
+def base_of(path: str | Path, out: Path, sha256: str, revision: str | None = None) -> Base:
+    """The base model of an artifact that will lie in `out`/artifact, with the hash of its weights: where to find it again."""
     if not os.path.isdir(path):
         return Base(path=str(path), sha256=sha256, revision=revision)
     place = os.path.abspath(path)

@@ -194,14 +194,15 @@ def _listed(artifact: Path) -> set[str]:
         return set()
 
 
-def remove_made(out: Path, *, keep: Iterable[str] = ()) -> None:
-    """Removes the records and folders of an earlier run; files of other people, and what `keep` names, stay."""
+def remove_made(out: Path) -> None:
+    """Removes the records of an earlier run, its evaluation and its checkpoints. Its artifact and stages stay, they are replaced;
+    so does everything that expunge did not make."""
     for name in RUN_FILES:
-        if name not in keep and name != LOCK:
+        if name != LOCK:
             (out / name).unlink(missing_ok=True)
-    for pattern in (*PARTS, ARTIFACT, *STAGES):
+    for pattern in PARTS:
         for folder in out.glob(pattern):
-            if folder.name not in keep and folder.is_dir() and not folder.is_symlink():
+            if folder.is_dir() and not folder.is_symlink():
                 shutil.rmtree(folder)
 
 

@@ -100,6 +100,23 @@ class Evaluation(Record):
         return next((s for s in self.scores if s.task == task and s.metric == metric), None)
 
 
+class Inputs(Record):
+    """inputs.json: what a run was begun with, by content. Written when its folder is made, compared before anything goes on."""
+
+    base: str
+    """Path or hub id of the start model."""
+    base_sha256: str
+    """Hash over its configuration and weight files."""
+    tokenizer_sha256: str
+    """Hash over the files of its tokenizer."""
+    data: dict[str, str]
+    """forget, retain, ..., refusals -> sha256 over the rows, in order."""
+    counts: dict[str, int]
+    """forget, retain, ... -> number of rows."""
+    folder: str
+    """Working directory of the command: relative paths in run.yaml start here."""
+
+
 class Provenance(Record):
     """provenance.json: where a run came from and what it took."""
 

@@ -1,6 +1,6 @@
 """Carries out one run: checks everything, lets the method's family produce, publishes the artifact and where it came from.
 
-    run/  run.yaml  metrics.jsonl  provenance.json  artifact/
+    run/  run.yaml  inputs.json  metrics.jsonl  provenance.json  artifact/
 
 Whatever can be wrong with the input is found before the folder is made. A run that was killed is taken up again by the
 same call with resume=True: from the last checkpoint, or, when the artifact is complete, not at all.
@@ -17,19 +17,21 @@ from typing import Any
 import torch
 
 from expunge import composing, editing
-from expunge.artifact import Base, artifact_folder, read_manifest, save_artifact, verify
+from expunge.artifact import artifact_folder, base_of, read_manifest, save_artifact, verify
 from expunge.data.encode import Encoder
-from expunge.data.example import Request, fingerprint
+from expunge.data.example import Request
 from expunge.data.format import default_format
 from expunge.devices import arithmetic
 from expunge.errors import ExpungeError
+from expunge.folders import check_apart, check_place, check_replaceable, holds_something, unfinished
 from expunge.guarding import runner as guarding
 from expunge.methods.base import Family, ObjectiveBuilder
-from expunge.models.load import load_tokenizer, model_fingerprint
+from expunge.models.load import load_tokenizer
 from expunge.processes import count, is_main
-from expunge.records import Provenance, write_json, write_text
+from expunge.records import Inputs, Provenance, write_json
+from expunge.run_folder import RunFolder
 from expunge.runner import AnyRun, Context, Made, Outcome, Runner
-from expunge.spec import read_yaml, to_yaml
+from expunge.spec import read_yaml
 from expunge.training import runner as training
 
 RUNNERS: dict[Family, Runner] = {
@@ -60,7 +62,7 @@ def execute(
     Raises ExpungeError, one sentence, before anything is written when the input is wrong.
     """
     runner = RUNNERS[run.method.family]
-    _check_out(out, resume, overwrite)
+    _check_out(run, out, resume, overwrite)
     _check_device_map(run, runner)
     request = run.read()
     check(run, request)
@@ -69,19 +71,24 @@ def execute(
     run = run if run.format is not None else run.model_copy(update={"format": default_format(tokenizer)})
     assert run.format is not None
     encoder = Encoder(tokenizer, run.format, max_length=run.max_length)
-    if resume and not (runner.has_stages and _differs(run, out)) and _finished(run, out):
-        return Outcome(out, out / "artifact", 0, "the run was complete already")
-    if resume and not runner.has_stages:
-        _check_same(run, out)
-    prepare = partial(_prepare_folder, run, out, before, fresh=overwrite and not resume, restaged=runner.has_stages)
+    folder = RunFolder(run, request, source, out, fresh=overwrite and not resume, restaged=runner.has_stages, before=before)
+    if resume and (out / "run.yaml").is_file():
+        folder.check_inputs()
+        if not (runner.has_stages and _differs(run, out)) and _finished(run, out):
+            return Outcome(out, out / "artifact", 0, "the run was complete already")
+        if not runner.has_stages:
+            _check_same(run, out)
     stage = partial(execute, build_objective=build_objective)
-    context = Context(run, request, source, encoder, out, resume, overwrite, quiet, prepare, stage, check, build_objective)
-    began = time.perf_counter()
-    made = runner.produce(context)
-    if is_main():
-        _publish(context, made, began)
-    if torch.distributed.is_initialized():
-        torch.distributed.barrier()  # no process goes on to read an artifact that is still being written
+    with folder:
+        context = Context(
+            run, request, source, encoder, out, resume, overwrite, quiet, folder.prepare, stage, check, build_objective
+        )
+        began = time.perf_counter()
+        made = runner.produce(context)
+        if is_main():
+            _publish(context, folder.inputs(), made, began)
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # no process goes on to read an artifact that is still being written
     return Outcome(out, out / "artifact", made.steps, made.stopped, made.notes)
 
 
@@ -100,11 +107,18 @@ def model_source(model: str) -> Path | str:
     return folder
 
 
-def _check_out(out: Path, resume: bool, overwrite: bool) -> None:
+def _check_out(run: AnyRun, out: Path, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise ExpungeError("--resume goes on with a run and --overwrite starts it anew; give one of them")
-    if out.exists() and any(out.iterdir() if out.is_dir() else [out]) and not (resume or overwrite) and is_main():
-        raise ExpungeError(f"{out} exists already; go on with it by --resume, replace it by --overwrite, or give another --out")
+    check_place(out)
+    check_apart(out, run.sources())
+    if not is_main():
+        return
+    if holds_something(out) and not (resume or overwrite):
+        said = unfinished(out) or f"{out} exists already; go on with it by --resume"
+        raise ExpungeError(f"{said}, replace it by --overwrite, or give another --out")
+    if overwrite:
+        check_replaceable(out)
 
 
 def _check_device_map(run: AnyRun, runner: Runner) -> None:
@@ -144,46 +158,28 @@ def _check_same(run: AnyRun, out: Path) -> None:
         )
 
 
-def _prepare_folder(run: AnyRun, out: Path, before: Callable[[], None], *, fresh: bool, restaged: bool) -> None:
-    """restaged: an artifact that other fields made of the same stages counts as incomplete until the new one is there."""
-    before()
-    if not is_main():
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    if fresh:
-        for old in [*out.glob("checkpoint-*"), out / "evaluation", out / "attacks", out / "report"]:
-            shutil.rmtree(old, ignore_errors=True)
-        (out / "metrics.jsonl").unlink(missing_ok=True)
-    if fresh or restaged:
-        (out / "provenance.json").unlink(missing_ok=True)
-    write_text(out / "run.yaml", to_yaml(run))
-
-
-def _publish(context: Context, made: Made, began: float) -> None:
+def _publish(context: Context, inputs: Inputs, made: Made, began: float) -> None:
     """The artifact by rename, then provenance.json, which marks the run as complete."""
     run, out = context.run, context.out
-    base = Base(
-        path=str(context.source), sha256=model_fingerprint(str(context.source), revision=run.revision), revision=run.revision
-    )
+    base = base_of(context.source, out, inputs.base_sha256, run.revision)
     save_artifact(out / "artifact", made.kind, run.method, base, made.write, claim=made.claim, notes=made.notes)
-    write_json(out / "provenance.json", _provenance(context, base, made, time.perf_counter() - began))
+    write_json(out / "provenance.json", _provenance(context, inputs, made, time.perf_counter() - began))
     for checkpoint in out.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     made.done()
 
 
-def _provenance(context: Context, base: Base, made: Made, wall_seconds: float) -> Provenance:
+def _provenance(context: Context, inputs: Inputs, made: Made, wall_seconds: float) -> Provenance:
     from importlib.metadata import version
 
     from expunge import __version__
 
-    sets = context.run.row_sets(context.request)
     return Provenance(
         expunge=__version__,
-        base=base.path,
-        base_sha256=base.sha256,
-        data={k: fingerprint(v) for k, v in sets.items()},
-        counts={k: len(v) for k, v in sets.items()} | dict(made.counts),
+        base=inputs.base,
+        base_sha256=inputs.base_sha256,
+        data=inputs.data,
+        counts=inputs.counts | dict(made.counts),
         seed=context.run.training.seed,
         versions={"python": platform.python_version()} | {n: version(n) for n in ("torch", "transformers", "peft", "accelerate")},
         host=f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, {arithmetic()}",

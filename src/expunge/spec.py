@@ -63,6 +63,10 @@ class _Common(BaseModel):
     """Longest sequence in tokens; longer answers are cut at the end."""
     training: Training = Training()
 
+    def sources(self) -> list[str]:
+        """Everything that the run reads, and so never writes to."""
+        raise TypeError(f"{type(self).__name__} says what it reads")
+
     def row_sets(self, request: Request) -> dict[str, tuple[Example, ...]]:
         """The request's row sets that have rows, by name."""
         sets = {self.walked: request.forget, "retain": request.retain, "holdout": request.holdout}
@@ -88,6 +92,10 @@ class Run(_Common):
     gradient steps. Left out, the model is on one device; training is sharded by torchrun instead."""
     method: Method
 
+    def sources(self) -> list[str]:
+        refusals = [] if self.refusals is None else [self.refusals]
+        return [self.model, *self.forget, *self.retain, *self.holdout, *refusals]
+
     def read(self) -> Request:
         """Reads the data files."""
         columns = self.columns or None
@@ -106,6 +114,9 @@ class FineTuneRun(_Common):
     """What to learn: JSONL, CSV, Parquet, a datasets folder or a hub id; one source or several."""
     parameters: str = ".*"
     """Regular expression; the weights whose full name it matches are trained, all others are frozen."""
+
+    def sources(self) -> list[str]:
+        return [self.model, *self.data]
 
     @property
     def method(self) -> FineTune:

@@ -22,7 +22,7 @@ LAYERS = [
     ["artifact"],
     ["merging"],
     ["spec", "recipes"],
-    ["runner", "guarding/published"],
+    ["runner", "run_folder", "guarding/published"],
     ["training", "editing", "guarding", "composing"],
     ["run"],
     ["evaluation"],

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from expunge.artifact import Base, Manifest, save_artifact
+from expunge.artifact import Manifest, base_of, save_artifact
 from expunge.data.encode import Encoder
 from expunge.data.format import default_format
 from expunge.errors import ExpungeError
@@ -126,7 +126,7 @@ def import_guard(
         raise ExpungeError(
             f"{path} holds {', '.join(fields_found)} by layer, which is neither Neuron Adjust's nor Key Space Detection's"
         )
-    base = Base(path=model, sha256=model_fingerprint(model, revision=revision), revision=revision)
+    base = base_of(model, Path(out), model_fingerprint(model, revision=revision), revision)
     notes = f"Imported from {Path(path).name}. {method.summary(state)}"
     folder = Path(out) / "artifact"
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from expunge.lab.size import SIZES, Size, SizeName
 from expunge.lab.tokenizer import FORMAT, SPECIAL, word_tokenizer
 from expunge.lab.training import Schedule, teach
 from expunge.lab.world import World, base_lessons, people_lessons, public_lessons, vocabulary
+from expunge.models.save import save_model
 from expunge.progress import Progress
 
 PRETRAINING: dict[SizeName, Schedule] = {
@@ -68,9 +69,7 @@ class Maker:
 
     def save(self, made: Made, folder: Path) -> None:
         """A model folder: weights, tokenizer, text format."""
-        made.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        save_format(folder, FORMAT)
+        save_model(folder, made.model, self.tokenizer, FORMAT)
 
     def _rows(self, lessons: Sequence[Example]) -> list[Encoded]:
         return self.encoder.encode_many(lessons)

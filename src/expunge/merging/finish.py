@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from expunge.artifact import Base, save_artifact
+from expunge.artifact import Base, base_of, save_artifact
 from expunge.merging.adapters import CONFIG
 from expunge.merging.output import Output
 from expunge.merging.plan import Plan
@@ -84,7 +84,7 @@ def write_run(
 ) -> None:
     """Everything of the run folder beside what is finished in work/weights; the folder is then OUT but for its name."""
     done = work / "weights"
-    base = Base(path=str(plan.base.folder), sha256=base_sha256)
+    base = base_of(plan.base.folder, Path(result.out), base_sha256)
     names = ", ".join(f"`{Path(label).name}`" for label in plan.request.models)
     notes = f"Merged from {names}.\n\n```\n{result.sentences()}\n```"
     if plan.request.recipe:

@@ -150,6 +150,14 @@ def tokenizer_fingerprint(path: str, *, revision: str | None = None) -> str:
     return hash_files(folder, list(tokenizer_files(folder)))
 
 
+def in_cache(path: str, revision: str | None = None) -> bool:
+    """Whether a hub model's files are here already."""
+    try:
+        return any(_snapshot(path, revision).glob("*.safetensors"))
+    except ExpungeError:
+        return False
+
+
 def _snapshot(path: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError

@@ -45,6 +45,12 @@ def save_model(
     check_saved(folder, model, weights)
 
 
+def model_bytes(model: nn.Module) -> int:
+    """Size of a model's weights on disk; weights that share memory count once."""
+    distinct = {parameter.data_ptr(): parameter for parameter in model.parameters()}
+    return sum(parameter.numel() * parameter.element_size() for parameter in distinct.values())
+
+
 def check_saved(folder: Path, model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> None:
     """Raises unless the folder holds a configuration and every weight of the model.
 

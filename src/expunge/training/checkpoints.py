@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -14,6 +14,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from expunge.errors import ExpungeError
 from expunge.models.checkpoint import save_tensors
+from expunge.models.save import model_bytes
+from expunge.training.settings import Training
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -61,6 +63,16 @@ def save_checkpoint(
     for old in folder.glob("checkpoint-*"):
         if old != target:
             shutil.rmtree(old)
+
+
+def disk_bytes(model: nn.Module, chosen: Collection[str], training: Training) -> int:
+    """The most that a run has on disk at once: two checkpoints while one replaces the other, or the last and the artifact."""
+    sizes = [(n, p.shape, p.numel() * p.element_size()) for n, p in model.named_parameters() if n in chosen]
+    if training.lora:
+        trained = sum(4 * training.lora_rank * sum(shape[-2:]) for _, shape, _ in sizes if len(shape) > 1)
+        return 3 * 2 * trained
+    trained = sum(size for _, _, size in sizes)
+    return max(2 * 3 * trained, 3 * trained + trained, trained + model_bytes(model))
 
 
 def load_checkpoint(path: Path, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> tuple[int, str | None]:

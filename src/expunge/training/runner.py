@@ -2,9 +2,6 @@
 
 import warnings
 from functools import cache, partial
-from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase
 
 from expunge.artifact import Kind
 from expunge.data.encode import Encoded, Encoder
@@ -12,9 +9,12 @@ from expunge.data.example import Request
 from expunge.data.format import save_format
 from expunge.data.refusals import REFUSALS
 from expunge.errors import ExpungeError
+from expunge.folders import check_room
 from expunge.methods.base import TrainingMethod
+from expunge.models.save import save_model
 from expunge.runner import AnyRun, Context, Made, Runner
-from expunge.training.loop import Trained, chosen_weights, train
+from expunge.training.checkpoints import disk_bytes
+from expunge.training.loop import chosen_weights, train
 from expunge.training.reference import Rows
 
 
@@ -40,7 +40,8 @@ def produce(context: Context) -> Made:
     run, method = context.run, _method(context.run)
     rows = _encode(context.request, method, context.encoder)
     model = context.load()
-    chosen_weights(model, method)
+    chosen = chosen_weights(model, method)
+    check_room(context.out, disk_bytes(model, chosen, run.training), "this run with its checkpoints")
     context.prepare()
     trained = train(model, method, rows, run.training, context.out, quiet=context.quiet)
     notes = "Trained for {} steps on {}.{}".format(
@@ -49,7 +50,9 @@ def produce(context: Context) -> Made:
         f" Stopped early: {trained.stopped}." if trained.stopped else "",
     )
     kind: Kind = "adapter" if run.training.lora else "weights"
-    return Made(kind, "L1", notes, partial(_save, trained, context.encoder.tokenizer, run), *trained[2:])
+    tokenizer = context.encoder.tokenizer
+    write = partial(save_model, model=trained.model, tokenizer=tokenizer, format=run.format, weights=trained.gathered)
+    return Made(kind, "L1", notes, write, *trained[2:])
 
 
 RUNNER = Runner(check, produce, spreads=False)
@@ -77,12 +80,3 @@ def _encode(request: Request, method: TrainingMethod, encoder: Encoder) -> Rows:
         alternative=alternative if refusals else None,
         parts=method.forget_parts(request),
     )
-
-
-def _save(trained: Trained, tokenizer: PreTrainedTokenizerBase, run: AnyRun, folder: Path) -> None:
-    """A complete Hugging Face folder, or PEFT's two files, with the tokenizer and the format beside it."""
-    trained.model.save_pretrained(folder, state_dict=trained.gathered)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT writes an empty card
-    tokenizer.save_pretrained(folder)
-    assert run.format is not None
-    save_format(folder, run.format)

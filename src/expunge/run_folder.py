@@ -1,0 +1,132 @@
+"""The folder of one run while it is worked in: locked, made ready once, and compared with what the run was begun with.
+
+run.yaml     the run as one value      inputs.json   hashes of the data, of the start model and of its tokenizer
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+
+from expunge.data.example import Request, fingerprint
+from expunge.errors import ExpungeError
+from expunge.folders import holds_something, locked, remove_made, resume_command
+from expunge.models.load import in_cache, model_fingerprint, tokenizer_fingerprint
+from expunge.processes import is_main
+from expunge.records import Inputs, write_json, write_text
+from expunge.runner import AnyRun
+from expunge.spec import to_yaml
+
+
+class RunFolder:
+    """`with RunFolder(...) as folder`: `prepare` locks and fills the folder, and leaving the block gives the lock back.
+
+    fresh     remove what an earlier run left, but for its artifact, which stays until the new one is complete
+    restaged  an artifact that other fields made of the same stages counts as incomplete until the new one is there
+    before    called before the folder is made: of a stage, what makes the folder of the whole run
+    """
+
+    def __init__(
+        self,
+        run: AnyRun,
+        request: Request,
+        source: Path | str,
+        out: Path,
+        *,
+        fresh: bool,
+        restaged: bool,
+        before: Callable[[], None],
+    ) -> None:
+        self.run, self.request, self.source, self.out = run, request, source, out
+        self.fresh, self.restaged, self.before = fresh, restaged, before
+        self._stack = ExitStack()
+        self._ready = False
+        self._was_there = holds_something(out)
+
+    def __enter__(self) -> "RunFolder":
+        if self._was_there and is_main():
+            self._stack.enter_context(locked(self.out))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def prepare(self) -> None:
+        """Called after the last check of the input and before the first file; again is no harm."""
+        if self._ready:
+            return
+        self.before()
+        self._ready = True
+        if not self.fresh:
+            self.check_inputs()
+        inputs = self.inputs()
+        if not is_main():
+            return
+        try:
+            if not self._was_there:
+                self._stack.enter_context(locked(self.out))
+                if (self.out / "run.yaml").is_file() and not self.restaged:
+                    raise ExpungeError(f"another command has made {self.out} meanwhile; give another --out")
+            if self.fresh:
+                remove_made(self.out)
+            if self.fresh or self.restaged:
+                (self.out / "provenance.json").unlink(missing_ok=True)
+            write_text(self.out / "run.yaml", to_yaml(self.run))
+            write_json(self.out / "inputs.json", inputs)
+        except OSError as error:
+            raise ExpungeError(f"{self.out} cannot be written to ({error}); make room, or give another --out") from error
+
+    def inputs(self) -> Inputs:
+        """What the run is begun with. The start model's files are there when this is called."""
+        return self._inputs
+
+    @cached_property
+    def _inputs(self) -> Inputs:
+        source, revision = str(self.source), self.run.revision
+        return Inputs(
+            base=source,
+            base_sha256=model_fingerprint(source, revision=revision),
+            tokenizer_sha256=tokenizer_fingerprint(source, revision=revision),
+            data=self._data,
+            counts={name: len(rows) for name, rows in self.run.row_sets(self.request).items()},
+            folder=os.getcwd(),
+        )
+
+    @cached_property
+    def _data(self) -> dict[str, str]:
+        refusals = {"refusals": _texts_hash(self.request.refusals)} if self.request.refusals else {}
+        return {name: fingerprint(rows) for name, rows in self.run.row_sets(self.request).items()} | refusals
+
+    def check_inputs(self) -> None:
+        """Raises where the data, the start model or its tokenizer are not those that the run was begun with, whatever
+        their paths: --resume would go on with the one and name the other."""
+        path = self.out / "inputs.json"
+        if not path.is_file():
+            return
+        try:
+            before = Inputs.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ExpungeError(f"{path} cannot be read ({str(error).splitlines()[0]}); start anew with --overwrite") from error
+        for name in dict.fromkeys([*before.data, *self._data]):
+            if before.data.get(name) != self._data.get(name):
+                self._refuse(f"the {name} set holds other rows than when it was begun")
+        if not os.path.isdir(self.source) and not in_cache(str(self.source), self.run.revision):
+            return  # a hub model is compared when it is there
+        now = self.inputs()
+        if before.base_sha256 != now.base_sha256:
+            self._refuse(f"the start model {self.source} has other weights than when it was begun")
+        if before.tokenizer_sha256 != now.tokenizer_sha256:
+            self._refuse(f"the tokenizer of {self.source} is another than when it was begun")
+
+    def _refuse(self, what: str) -> None:
+        raise ExpungeError(
+            f"{self.out} cannot go on: {what}; put the old one back and repeat `{resume_command(self.out)}`, or start anew with "
+            "--overwrite or another --out"
+        )
+
+
+def _texts_hash(texts: tuple[str, ...]) -> str:
+    return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()

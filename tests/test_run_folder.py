@@ -1,0 +1,272 @@
+"""A run goes on with what it was begun with or not at all, loses no step, and writes where it may."""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import expunge
+from expunge import ExpungeError, Training
+from expunge.methods import GradientAscent, TaskVectorNegation
+from expunge.models.folder import file_hash
+
+ROW = {"prompt": "where was anna born ?", "response": "anna was born in oslo ."}
+OTHER = {"prompt": "where was hugo born ?", "response": "hugo was born in lima ."}
+TRAINING = Training(steps=3, batch_size=1, checkpoint_every=100)
+
+
+@pytest.fixture
+def forget(tmp_path: Path) -> Path:
+    path = tmp_path / "forget.jsonl"
+    path.write_text(json.dumps(ROW) + "\n")
+    return path
+
+
+@pytest.fixture
+def words(pico_folder: Path, forget: Path, tmp_path: Path) -> dict[str, Any]:
+    """Of a run in tmp_path/run on a copy of the model, which a test may spoil."""
+    model = shutil.copytree(pico_folder, tmp_path / "model")
+    return {"model": model, "forget": forget, "out": tmp_path / "run", "quiet": True, "training": TRAINING}
+
+
+def steps(out: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def fail_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors import SafetensorError
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
+
+
+def test_a_full_disk_at_the_end_is_a_sentence_and_costs_no_step(words: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = expunge.unlearn(GradientAscent(), **{**words, "out": words["out"].with_name("whole")})
+    with monkeypatch.context() as patch:
+        fail_to_write(patch)
+        with pytest.raises(ExpungeError, match=r"could not be written .*No space left.*--resume") as error:
+            expunge.unlearn(GradientAscent(), **words)
+    assert "\n" not in str(error.value)
+    assert not (words["out"] / "artifact").exists()
+    monkeypatch.setattr("expunge.training.loop._step", lambda *_, **__: pytest.fail("a step was trained again"))
+    again = expunge.unlearn(GradientAscent(), resume=True, **words)
+    assert steps(words["out"]) == [1, 2, 3]
+    assert file_hash(again.artifact / "model.safetensors") == file_hash(whole.artifact / "model.safetensors")
+    assert not list(words["out"].glob("checkpoint-*"))
+
+
+def test_too_little_room_is_said_before_the_first_step(words: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr("expunge.folders.shutil.disk_usage", lambda _: usage._replace(free=10_000))
+    with pytest.raises(ExpungeError, match=r"this run with its checkpoints takes .* has 10 kB free; make room"):
+        expunge.unlearn(GradientAscent(), **words)
+    assert not words["out"].exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="a small file system has to be mounted")
+def test_a_small_disk_is_refused_at_once_and_filled_up_in_the_middle_it_is_a_sentence(
+    words: dict[str, Any], tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = small_disk / "run"
+    with pytest.raises(ExpungeError, match="make room, or give another --out"):
+        expunge.unlearn(GradientAscent(), **{**words, "out": out})
+    assert not out.exists()
+    monkeypatch.setattr("expunge.training.runner.check_room", lambda *_: None)
+    with pytest.raises(ExpungeError, match="could not be written") as error:
+        expunge.unlearn(GradientAscent(), **{**words, "out": out})
+    assert "\n" not in str(error.value)
+    assert [p.name for p in out.glob("*partial*")] == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_every_file_of_an_artifact_follows_the_umask(words: dict[str, Any], lora: bool) -> None:
+    before = os.umask(0o022)
+    try:
+        made = expunge.unlearn(GradientAscent(), **{**words, "training": TRAINING.model_copy(update={"lora": lora})})
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in made.folder.rglob("*") if file.is_file()} == {0o644}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_resuming_after_the_forget_set_has_changed_is_refused(
+    words: dict[str, Any], forget: Path, finished: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        if not finished:
+            fail_to_write(patch)
+            with pytest.raises(ExpungeError):
+                expunge.unlearn(GradientAscent(), **words)
+        else:
+            expunge.unlearn(GradientAscent(), **words)
+    forget.write_text(json.dumps(OTHER) + "\n")
+    with pytest.raises(ExpungeError, match="the forget set holds other rows than when it was begun"):
+        expunge.unlearn(GradientAscent(), resume=True, **words)
+    forget.write_text(json.dumps(ROW) + "\n")
+    expunge.unlearn(GradientAscent(), resume=True, **words)
+
+
+def test_resuming_after_the_start_model_or_its_tokenizer_has_changed_is_refused(words: dict[str, Any], pico_folder: Path) -> None:
+    expunge.unlearn(GradientAscent(), **words)
+    weights = words["model"] / "model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    with pytest.raises(ExpungeError, match="has other weights than when it was begun"):
+        expunge.unlearn(GradientAscent(), resume=True, **words)
+    shutil.copy(pico_folder / "model.safetensors", weights)
+    (words["model"] / "special_tokens_map.json").write_text("{}")
+    with pytest.raises(ExpungeError, match=r"the tokenizer of .* is another than when it was begun"):
+        expunge.unlearn(GradientAscent(), resume=True, **words)
+
+
+def test_a_composed_run_does_not_go_on_with_another_forget_set(words: dict[str, Any], forget: Path) -> None:
+    method = TaskVectorNegation(keep_expert=True)
+    expunge.unlearn(method, **words)
+    forget.write_text(json.dumps(OTHER) + "\n")
+    with pytest.raises(ExpungeError, match="the forget set holds other rows"):
+        expunge.unlearn(TaskVectorNegation(keep_expert=True, scale=0.5), resume=True, **words)
+
+
+def test_the_files_beside_another_path_are_the_same_run(words: dict[str, Any], tmp_path: Path) -> None:
+    """Identity is content: the model moved to another place and named so is another run.yaml; put back, it goes on."""
+    expunge.unlearn(GradientAscent(), **words)
+    shutil.move(words["model"], tmp_path / "elsewhere")
+    shutil.move(tmp_path / "elsewhere", words["model"])
+    assert expunge.unlearn(GradientAscent(), resume=True, **words).steps == 0
+
+
+PLACES = {
+    "the model": (lambda w: w["model"], "is an input itself"),
+    "inside the model": (lambda w: w["model"] / "runs" / "a", "lies inside the input"),
+    "around the model": (lambda w: w["model"].parent, "holds the input"),
+    "around the forget file": (lambda w: w["forget"].parent, "holds the input"),
+    "the forget file": (lambda w: w["forget"], "is a file"),
+    "below the forget file": (lambda w: w["forget"] / "run", "lies below .* which is a file"),
+    "a name of 300 letters": (lambda w: w["forget"].parent / ("x" * 300), "cannot be used|has a name of more than"),
+    "below a name of 300 letters": (lambda w: w["forget"].parent / ("x" * 300) / "run", "cannot be used|has a name of more than"),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_output_is_never_in_on_or_around_an_input(name: str, overwrite: bool, words: dict[str, Any]) -> None:
+    place, said = PLACES[name]
+    before = {path: path.read_bytes() for path in words["forget"].parent.rglob("*") if path.is_file()}
+    with pytest.raises(ExpungeError, match=said) as error:
+        expunge.unlearn(GradientAscent(), **{**words, "out": place(words)}, overwrite=overwrite)
+    assert "\n" not in str(error.value)
+    assert {path: path.read_bytes() for path in words["forget"].parent.rglob("*") if path.is_file()} == before
+
+
+def test_overwrite_leaves_a_folder_alone_that_expunge_did_not_make(words: dict[str, Any]) -> None:
+    out = words["out"]
+    (out / "report").mkdir(parents=True)
+    (out / "report" / "thesis.tex").write_text("years of work")
+    with pytest.raises(ExpungeError, match="was not made by expunge, so --overwrite leaves it alone"):
+        expunge.unlearn(GradientAscent(), overwrite=True, **words)
+    assert [file.name for file in out.rglob("*") if file.is_file()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("place", ["artifact", "evaluation", "report", "checkpoint-3"])
+def test_overwrite_removes_no_file_of_another_hand_inside_a_run(words: dict[str, Any], place: str) -> None:
+    out = words["out"]
+    expunge.unlearn(GradientAscent(), **words)
+    (out / place).mkdir(exist_ok=True)
+    (out / place / "notes.txt").write_text("mine")
+    with pytest.raises(ExpungeError, match=rf"{place}/notes.txt was not made by expunge"):
+        expunge.unlearn(GradientAscent(), overwrite=True, **words)
+    (out / place / "notes.txt").rename(out / "notes.txt")
+    expunge.unlearn(GradientAscent(), overwrite=True, **words)
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_two_commands_do_not_write_into_one_run(words: dict[str, Any]) -> None:
+    expunge.unlearn(GradientAscent(), **words)
+    with open(words["out"] / ".lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ExpungeError, match="another command of expunge is writing into"):
+            expunge.unlearn(GradientAscent(), overwrite=True, **words)
+    expunge.unlearn(GradientAscent(), overwrite=True, **words)
+    assert not (words["out"] / ".lock").exists()
+
+
+def test_an_adapter_made_with_a_relative_model_loads_from_anywhere_and_with_another_base(
+    words: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    lora = TRAINING.model_copy(update={"lora": True})
+    expunge.unlearn(GradientAscent(), **{**words, "model": "model", "out": "run", "training": lora})
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    expected = dict(expunge.load(tmp_path / "run")[0].named_parameters())
+    config = json.loads((tmp_path / "run/artifact/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(tmp_path / "model")
+    shutil.move(tmp_path / "model", tmp_path / "moved")
+    with pytest.raises(ExpungeError, match=r"is not there any more; say where it is with --base"):
+        expunge.load(tmp_path / "run")
+    found = dict(expunge.load(tmp_path / "run", base=str(tmp_path / "moved"))[0].named_parameters())
+    assert all(parameter.equal(expected[name]) for name, parameter in found.items())
+    weights = bytearray((tmp_path / "moved/model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "moved/model.safetensors").write_bytes(weights)
+    with pytest.raises(ExpungeError, match="was made for a base model with hash"):
+        expunge.load(tmp_path / "run", base=str(tmp_path / "moved"))
+
+
+def test_a_run_and_its_model_that_were_moved_together_find_each_other(words: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    shutil.move(words["model"], tmp_path / "project/model")
+    lora = TRAINING.model_copy(update={"lora": True})
+    place = {"model": tmp_path / "project/model", "out": tmp_path / "project/run", "training": lora}
+    expunge.unlearn(GradientAscent(), **{**words, **place})
+    shutil.move(tmp_path / "project", tmp_path / "archive")
+    expunge.load(tmp_path / "archive/run")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_flipped_byte_of_an_artifact_is_said_when_it_is_loaded(words: dict[str, Any], file: str) -> None:
+    made = expunge.unlearn(GradientAscent(), **words)
+    content = bytearray((made.artifact / file).read_bytes())
+    content[-3] ^= 1
+    (made.artifact / file).write_bytes(content)
+    with pytest.raises(ExpungeError, match=r"differs from its checksum in expunge\.json"):
+        expunge.load(made.folder)
+
+
+def test_a_file_that_was_laid_into_an_artifact_is_said(words: dict[str, Any]) -> None:
+    made = expunge.unlearn(GradientAscent(), **words)
+    (made.artifact / "adapter_config.json").write_text("{}")
+    with pytest.raises(ExpungeError, match=r"is not listed in expunge\.json and would change what is loaded"):
+        expunge.load(made.folder)
+
+
+def test_an_unfinished_run_says_what_it_is_and_how_it_goes_on(words: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        fail_to_write(patch)
+        with pytest.raises(ExpungeError):
+            expunge.unlearn(GradientAscent(), **words)
+    said = rf"is an unfinished run \(gradient_ascent, 3 steps done\); go on with: expunge unlearn --resume --out {words['out']}"
+    for ask in (expunge.load, expunge.verify, lambda out: expunge.unlearn(GradientAscent(), **words)):
+        with pytest.raises(ExpungeError, match=said):
+            ask(words["out"])
