@@ -10,7 +10,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from expunge.data.encode import Encoded, Encoder
 from expunge.data.example import Example
-from expunge.data.format import save_format
 from expunge.errors import ExpungeError
 from expunge.lab.figures import Bound, bounds, faults, measure
 from expunge.lab.size import SIZES, Size, SizeName

@@ -6,7 +6,6 @@ from functools import cache, partial
 from expunge.artifact import Kind
 from expunge.data.encode import Encoded, Encoder
 from expunge.data.example import Request
-from expunge.data.format import save_format
 from expunge.data.refusals import REFUSALS
 from expunge.errors import ExpungeError
 from expunge.folders import check_room
