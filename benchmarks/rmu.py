@@ -95,7 +95,7 @@ def ours(model: LlamaForCausalLM) -> Step:
 
     def step(forget: Tensor, retain: Tensor) -> float:
         optimizer.zero_grad()
-        loss = method.loss(model, Batch(tokens(forget), tokens(retain), start_weights=start))
+        loss = method.loss(model, Batch({"forget": tokens(forget), "retain": tokens(retain)}, start_weights=start))
         loss.total.backward()
         optimizer.step()
         return float(loss.total.detach())

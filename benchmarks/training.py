@@ -51,7 +51,7 @@ def logprob(net: nn.Module, batch: Batch) -> torch.Tensor:
 def losses(names: list[str]) -> tuple[nn.Module, dict[str, Callable[[], torch.Tensor]]]:
     """The model and the named losses on one batch; a second model is made only where the naive reading is among them."""
     net = model()
-    batch = Batch(collate(rows(1), 0), collate(rows(2), 0))
+    batch = Batch({"forget": collate(rows(1), 0), "retain": collate(rows(2), 0)})
     batch.forget.frozen["logprob"] = logprob(net, batch)
     frozen = copy.deepcopy(net) if NAIVE in names else None
 

@@ -1,6 +1,7 @@
 """Every training method keeps the contract: one loop over the closed list."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from expunge.data.encode import Encoded, Tokens, collate
-from expunge.methods import METHODS, Batch, TrainingMethod
+from expunge.methods import METHODS, Batch, RowSet, TrainingMethod
 from expunge.models.logprobs import FrozenHead, labelled_hidden, labelled_logits, sequence_sum, token_logprobs
 
 TRAINING = [cls for cls in METHODS.values() if issubclass(cls, TrainingMethod)]
@@ -23,7 +24,20 @@ def rows(*pairs: tuple[tuple[int, ...], int]) -> list[Encoded]:
 
 FORGET = rows(((5, 6, 7, 20, 21), 4), ((9, 8, 30), 3), ((12, 13, 14, 41, 42, 43), 4), ((33, 50), 2))
 RETAIN = rows(((15, 16, 27, 28), 3), ((19, 60), 2), ((22, 23, 24, 55, 56), 4), ((44, 45, 46), 3))
-REFUSED = rows(((5, 6, 7, 78, 79), 4), ((9, 8, 78, 79, 80), 3), ((12, 13, 14, 81), 4), ((33, 78), 2))
+OTHER = ((78, 79), (78, 79, 80), (81,), (78,), (82, 83, 84), (85, 20))
+"""Refusals, mismatched answers, alternates: what stands in the place of a row's own answer."""
+
+
+def rows_of(rows: RowSet, chosen: slice) -> list[Encoded]:
+    """The rows of a set for the chosen prompts; prompt b has the answers b, b + 1, ... of `OTHER`."""
+    own = list(enumerate(FORGET if rows.prompts == "forget" else RETAIN))[chosen]
+    if rows.answers == "own":
+        return [row for _, row in own]
+    return [
+        Encoded((*row.ids[: row.answer_start], *OTHER[(b + k) % len(OTHER)], 2), row.answer_start, True)
+        for b, row in own
+        for k in range(rows.count)
+    ]
 
 
 def frozen(model: nn.Module, tokens: Tokens) -> Tokens:
@@ -35,9 +49,18 @@ def frozen(model: nn.Module, tokens: Tokens) -> Tokens:
     return dataclasses.replace(tokens, frozen={"logprob": logp_B, "hidden": hidden_ND})
 
 
-def make_batch(start: nn.Module, chosen: slice = slice(None), pad: int = 0, side: Any = "right") -> Batch:
-    parts = [frozen(start, widen(collate(part[chosen], 0, side), pad, side)) for part in (FORGET, RETAIN, REFUSED)]
-    return Batch(*parts, FrozenHead.of(start), {name: p.detach().clone() for name, p in start.named_parameters()})
+def make_batch(method: TrainingMethod, start: nn.Module, chosen: slice = slice(None), pad: int = 0, side: Any = "right") -> Batch:
+    """The row sets that the method names, with every frozen value beside them."""
+    sets = {
+        name: frozen(start, widen(collate(rows_of(rows, chosen), 0, side), pad, side)) for name, rows in method.row_sets.items()
+    }
+    weights = {name: p.detach().clone() for name, p in start.named_parameters()}
+    return Batch(sets, FrozenHead.of(start), weights, carried=method.first_carried())
+
+
+def without_frozen(batch: Batch) -> Batch:
+    sets: Mapping[str, Tokens] = {name: dataclasses.replace(tokens, frozen={}) for name, tokens in batch.sets.items()}
+    return dataclasses.replace(batch, sets=sets, start_head=None, start_weights=None)
 
 
 def made(cls: type[TrainingMethod]) -> TrainingMethod:
@@ -71,7 +94,8 @@ def moved(start: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("cls", TRAINING, ids=lambda c: c.method_name())
 class TestEveryTrainingMethod:
     def test_the_loss_is_finite_at_the_start(self, cls: type[TrainingMethod], start: nn.Module) -> None:
-        loss = made(cls).loss(start, make_batch(start))
+        method = made(cls)
+        loss = method.loss(start, make_batch(method, start))
         assert torch.isfinite(loss.total)
         assert loss.total.shape == ()
         assert all(torch.isfinite(p) and not p.requires_grad for p in loss.parts.values())
@@ -81,16 +105,16 @@ class TestEveryTrainingMethod:
         self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module, side: str
     ) -> None:
         method = made(cls)
-        plain = method.loss(moved, make_batch(start))
-        padded = method.loss(moved, make_batch(start, pad=24, side=side))
+        plain = method.loss(moved, make_batch(method, start))
+        padded = method.loss(moved, make_batch(method, start, pad=24, side=side))
         torch.testing.assert_close(padded.total, plain.total, rtol=1e-5, atol=1e-6)
 
     def test_the_loss_of_a_batch_is_the_mean_over_its_halves(
         self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module
     ) -> None:
         method = made(cls)
-        whole = method.loss(moved, make_batch(start)).total
-        halves = [method.loss(moved, make_batch(start, rows)).total for rows in (slice(0, 2), slice(2, 4))]
+        whole = method.loss(moved, make_batch(method, start)).total
+        halves = [method.loss(moved, make_batch(method, start, rows)).total for rows in (slice(0, 2), slice(2, 4))]
         torch.testing.assert_close(torch.stack(halves).mean(), whole, rtol=1e-5, atol=1e-6)
 
     def test_gradients_reach_the_weights_that_require_them_and_no_others(
@@ -98,7 +122,8 @@ class TestEveryTrainingMethod:
     ) -> None:
         for name, p in moved.named_parameters():
             p.requires_grad_("layers.1.mlp" in name)
-        made(cls).loss(moved, make_batch(start)).total.backward()
+        method = made(cls)
+        method.loss(moved, make_batch(method, start)).total.backward()
         reached = {n for n, p in moved.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
         assert reached == {n for n, _ in moved.named_parameters() if "layers.1.mlp" in n}
 
@@ -106,8 +131,9 @@ class TestEveryTrainingMethod:
         """Except for the method that only teaches another answer, whose forget prompts must take up that answer."""
         if cls.method_name() == "rmu":
             pytest.skip("it moves hidden states, whose effect on answers that this random model never learned can be any")
-        method, batch = made(cls), make_batch(start)
-        known = batch.alternative if method.method_name() == "idk" else batch.forget
+        method = made(cls)
+        batch = make_batch(method, start)
+        known = batch["refusals"] if method.method_name() == "idk" else batch.forget
         before = answer_logprob(moved, known)
         for _ in range(5):
             moved.zero_grad()
@@ -130,19 +156,36 @@ class TestEveryTrainingMethod:
     def test_what_it_needs_it_also_uses(self, cls: type[TrainingMethod], start: nn.Module) -> None:
         """Without the frozen quantities the loss must fail, and with nothing but the named ones it must not."""
         method = made(cls)
-        batch = make_batch(start)
-        stripped = Batch(*(dataclasses.replace(t, frozen={}) for t in (batch.forget, batch.retain, batch.alternative)), None)
-        if method.needs:
+        batch = make_batch(method, start)
+        stripped = without_frozen(batch)
+        if method.needs_start_weights or any(rows.frozen for rows in method.row_sets.values()):
             with pytest.raises((KeyError, ValueError)):
                 method.loss(start, stripped)
         else:
             assert torch.isfinite(method.loss(start, stripped).total)
 
+    def test_terms_backpropagated_one_by_one_give_the_gradient_of_the_whole(
+        self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module
+    ) -> None:
+        method = made(cls)
+        batch = make_batch(method, start)
+        method.loss(moved, batch).total.backward()
+        whole = {name: p.grad.clone() for name, p in moved.named_parameters() if p.grad is not None}
+        moved.zero_grad(set_to_none=True)
+        for term in method.terms(moved, batch):
+            (term.weight * term.value).backward()
+            assert term.rows in method.row_sets
+        apart = {name: p.grad for name, p in moved.named_parameters() if p.grad is not None}
+        assert apart.keys() == whole.keys()
+        for name, gradient in whole.items():
+            torch.testing.assert_close(apart[name], gradient, rtol=1e-4, atol=1e-6)
+
     def test_one_small_step_down_the_gradient_lowers_the_loss(
         self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module
     ) -> None:
         """The loss whose weights or target are held constant in the gradient is compared as that: at its own start value."""
-        method, batch = made(cls), make_batch(start)
+        method = made(cls)
+        batch = make_batch(method, start)
         before = method.loss(moved, batch).total
         before.backward()
         norm = torch.stack([p.grad.norm() for p in moved.parameters() if p.grad is not None]).norm()

@@ -1,6 +1,7 @@
 """Too little memory: one sentence with the flags that help, nothing lost, and the same end as without it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,7 @@ from torch import nn
 
 import expunge
 from expunge import ExpungeError, Training
-from expunge.methods import GradientAscent
-from expunge.methods.base import Batch, Loss
+from expunge.methods import Batch, GradientAscent, Term
 
 QUICK = Training(steps=4, batch_size=4, learning_rate=1e-3)
 
@@ -28,15 +28,15 @@ def forget(tmp_path: Path) -> Path:
 
 def too_large_from(step: int, monkeypatch: pytest.MonkeyPatch, *, rows: int) -> None:
     """From that step on a pass over so many rows or more does not fit."""
-    plain, calls = GradientAscent.loss, [0]
+    plain, calls = GradientAscent.terms, [0]
 
-    def loss(self: GradientAscent, model: nn.Module, batch: Batch) -> Loss:
+    def terms(self: GradientAscent, model: nn.Module, batch: Batch) -> Iterator[Term]:
         calls[0] += 1
         if calls[0] >= step and len(batch.forget.input_ids_BT) >= rows:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return plain(self, model, batch)
 
-    monkeypatch.setattr(GradientAscent, "loss", loss)
+    monkeypatch.setattr(GradientAscent, "terms", terms)
 
 
 def test_it_is_one_sentence_and_the_run_goes_on_with_smaller_passes(

@@ -15,8 +15,12 @@ pairs = st.builds(
     retain=COUNTS,
     batch_size=st.integers(1, 12),
     seed=st.integers(0, 2**31),
-    refusals=st.integers(1, 9),
 )
+
+
+def refusal_rows(p: Pairs, step: int, available: int) -> list[int]:
+    """One of `available` refusals for each forget row of a step."""
+    return [answer for (answer,) in p.answers(step, "forget", "refusals", available, [()] * p.batch_size)]
 
 
 def stream(rows, steps: int) -> list[int]:
@@ -48,11 +52,11 @@ def test_processes_share_out_the_batch_and_nothing_twice(p: Pairs, world: int, s
 @given(pairs, st.integers(0, 10_000))
 @settings(deadline=None)
 def test_a_step_is_the_same_whether_reached_or_jumped_to(p: Pairs, step: int):
-    fresh = Pairs(p.forget, p.retain, p.batch_size, p.seed, p.refusals)
-    early = [(p.forget_rows(s), p.retain_rows(s), p.refusal_rows(s)) for s in range(4)]
-    late = (p.forget_rows(step), p.retain_rows(step), p.refusal_rows(step))
-    assert (fresh.forget_rows(step), fresh.retain_rows(step), fresh.refusal_rows(step)) == late
-    assert [(fresh.forget_rows(s), fresh.retain_rows(s), fresh.refusal_rows(s)) for s in range(4)] == early
+    fresh = Pairs(p.forget, p.retain, p.batch_size, p.seed)
+    early = [(p.forget_rows(s), p.retain_rows(s), refusal_rows(p, s, 7)) for s in range(4)]
+    late = (p.forget_rows(step), p.retain_rows(step), refusal_rows(p, step, 7))
+    assert (fresh.forget_rows(step), fresh.retain_rows(step), refusal_rows(fresh, step, 7)) == late
+    assert [(fresh.forget_rows(s), fresh.retain_rows(s), refusal_rows(fresh, s, 7)) for s in range(4)] == early
 
 
 def test_numpys_global_seed_and_other_draws_change_nothing():
@@ -65,8 +69,8 @@ def test_numpys_global_seed_and_other_draws_change_nothing():
 
 
 def test_the_order_is_pinned_for_all_versions():
-    p = Pairs(forget=6, retain=5, batch_size=4, seed=7, refusals=100)
-    assert (p.forget_rows(0), p.retain_rows(1), p.refusal_rows(2)) == ([4, 3, 2, 1], [0, 1, 3, 4], [41, 41, 20, 89])
+    p = Pairs(forget=6, retain=5, batch_size=4, seed=7)
+    assert (p.forget_rows(0), p.retain_rows(1), refusal_rows(p, 2, 100)) == ([4, 3, 2, 1], [0, 1, 3, 4], [41, 41, 20, 89])
 
 
 def test_ranks_draw_different_retain_rows():
@@ -91,17 +95,35 @@ def test_pairings_change_from_epoch_to_epoch():
 
 
 def test_refusals_are_drawn_evenly_and_anew_each_step():
-    p = Pairs(forget=10, retain=0, batch_size=10, seed=0, refusals=5)
-    drawn = stream(p.refusal_rows, 200)
+    p = Pairs(forget=10, retain=0, batch_size=10, seed=0)
+    drawn = stream(lambda step: refusal_rows(p, step, 5), 200)
     counts = np.bincount(drawn, minlength=5)
     assert len(counts) == 5
     assert abs(counts - 400).max() < 80
-    assert p.refusal_rows(0) != p.refusal_rows(1)
+    assert refusal_rows(p, 0, 5) != refusal_rows(p, 1, 5)
 
 
-def test_without_retain_or_refusals_there_are_no_rows():
+def test_without_a_retain_set_there_are_no_retain_rows():
     p = Pairs(forget=3, retain=0, batch_size=2, seed=0)
-    assert p.retain_rows(0) == p.refusal_rows(0) == []
+    assert p.retain_rows(0) == []
+
+
+@given(st.integers(0, 1000), st.integers(1, 4), st.sets(st.integers(0, 11), max_size=8))
+@settings(deadline=None)
+def test_answers_of_a_row_differ_and_none_is_barred(step: int, count: int, barred: set[int]):
+    p = Pairs(forget=10, retain=10, batch_size=3, seed=1)
+    for answers in p.answers(step, "forget", "forget", 12, [barred] * 3, count):
+        assert len(set(answers)) == count
+        assert not barred & set(answers)
+        assert all(0 <= answer < 12 for answer in answers)
+
+
+def test_answers_that_are_not_barred_are_drawn_evenly():
+    p = Pairs(forget=10, retain=0, batch_size=10, seed=0)
+    drawn = [a for step in range(200) for row in p.answers(step, "forget", "forget", 8, [{2, 5}] * 10, 2) for a in row]
+    counts = np.bincount(drawn, minlength=8)
+    assert counts[2] == counts[5] == 0
+    assert abs(counts[[0, 1, 3, 4, 6, 7]] - 4000 / 6).max() < 120
 
 
 @pytest.mark.parametrize(

@@ -84,8 +84,8 @@ def main(words: Sequence[str]) -> None:
         for name, cls in methods.items():
             print(f"  {name:<20} {cls.formula}")
         print("\nmethods that make one adapter of two, `--models EXPERT ANTI_EXPERT`:")
-        for name, cls in of_adapters.items():
-            print(f"  {name:<20} {cls.formula}")
+        for name, adapter_cls in of_adapters.items():
+            print(f"  {name:<20} {adapter_cls.formula}")
         print("\n`expunge merge METHOD --help` lists the fields of a method; --config takes a YAML file of mergekit.")
         return
     request: Request

@@ -6,9 +6,6 @@ from pydantic import Field
 
 from expunge.errors import ExpungeError, nearest
 from expunge.methods.base import (
-    Batch as Batch,
-)
-from expunge.methods.base import (
     ComposedMethod as ComposedMethod,
 )
 from expunge.methods.base import (
@@ -18,13 +15,7 @@ from expunge.methods.base import (
     InPlaceEditing as InPlaceEditing,
 )
 from expunge.methods.base import (
-    Loss as Loss,
-)
-from expunge.methods.base import (
     Spec as Spec,
-)
-from expunge.methods.base import (
-    TrainingMethod as TrainingMethod,
 )
 from expunge.methods.composed import *  # noqa: F403 - the families' tuples and classes are public names of this package
 from expunge.methods.composed import COMPOSED
@@ -34,6 +25,21 @@ from expunge.methods.guarding import *  # noqa: F403
 from expunge.methods.guarding import GUARDING
 from expunge.methods.training import *  # noqa: F403
 from expunge.methods.training import TRAINING
+from expunge.methods.training.base import (
+    Batch as Batch,
+)
+from expunge.methods.training.base import (
+    Loss as Loss,
+)
+from expunge.methods.training.base import (
+    RowSet as RowSet,
+)
+from expunge.methods.training.base import (
+    Term as Term,
+)
+from expunge.methods.training.base import (
+    TrainingMethod as TrainingMethod,
+)
 
 UNLEARNING: dict[str, type[Spec]] = {cls.method_name(): cls for cls in (*TRAINING, *IN_PLACE, *GUARDING, *COMPOSED)}
 """The methods of `expunge unlearn`, by name."""

@@ -1,32 +1,22 @@
-"""Spec and the three contracts: what a method is, whatever family it belongs to.
+"""Spec and the contracts of families: what a method is, whatever family it belongs to.
 
 A method is a frozen value. Its fields are the experiment, its docstring is the paper, and its one or two pure functions
-are the idea. `train.py`, `merging/` and the loaders of artifacts call them; a method never opens a file, never owns an
-optimizer and never sees a device.
-
-Shape suffixes in all methods: B rows of a batch, T positions, D width, V vocabulary, N labelled tokens of a batch in
-row-major order.
+are the idea. The runtimes and the loaders of artifacts call them; a method never opens a file, never owns an optimizer and
+never sees a device. The contract of training methods is in `methods/training/base.py`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from expunge.data.encode import Encoder, Tokens
+from expunge.data.encode import Encoder
 from expunge.data.example import Request
 
 Family = Literal["training", "editing", "guarding", "composed"]
-
-Need = Literal["forget_logprob", "forget_hidden", "alternative_logprob", "retain_hidden", "start_weights"]
-"""A frozen quantity of the start model that a loss wants beside a batch: the sum of answer log-probabilities per row
-(`Tokens.frozen["logprob"]`, shape B), the final hidden state at labelled positions (`Tokens.frozen["hidden"]`, N x D), or a
-copy of the weights that move (`Batch.start_weights`)."""
 
 
 class Spec(BaseModel):
@@ -47,98 +37,6 @@ class Spec(BaseModel):
         """The word on the command line and in YAML."""
         name: str = cls.model_fields["name"].default
         return name
-
-
-class Batch(NamedTuple):
-    """What one loss call sees.
-
-    `forget` are the rows that the run walks over (for `finetune` the rows to learn). Rows of `forget` and `alternative`
-    belong together; `retain` rows are drawn beside them.
-    """
-
-    forget: Tokens
-    retain: Tokens | None = None
-    alternative: Tokens | None = None
-    """The forget prompts with a refusal in the place of the answer."""
-    start_head: Callable[[Tensor], Tensor] | None = None
-    """The start model's head, N x D -> N x V, for the losses that compare whole distributions with the start model:
-    its final hidden states are kept per token (D numbers) instead of its logits (V numbers) or a second model."""
-    start_weights: Mapping[str, Tensor] | None = None
-    """The start values of the weights that move, by their names in the transformers model: with `exchanged` they give the start
-    model's activations without a second model."""
-    prepared: Mapping[str, Tensor] = MappingProxyType({})
-    """What the method's `prepare` returned."""
-    part: int = 0
-    """Which part of the forget set the rows are of, for methods that keep parts apart."""
-
-    def start_logits(self, tokens: Tokens) -> Tensor:
-        """Logits of the start model at the labelled positions of `tokens`, N x V; needs `..._hidden` in `needs`."""
-        if self.start_head is None:
-            raise ValueError("this batch carries no reference head: the method must name a hidden state in `needs`")
-        with torch.no_grad():
-            return self.start_head(tokens.frozen["hidden"])
-
-
-class Loss(NamedTuple):
-    total: Tensor
-    """Scalar, a mean over rows: splitting a batch into equal parts and averaging gives the same number."""
-    parts: Mapping[str, Tensor]
-    """Detached scalars by name, for metrics.jsonl and the progress bar."""
-
-
-class TrainingMethod(Spec):
-    """A method that moves weights by gradient descent on a loss."""
-
-    family: ClassVar[Family] = "training"
-    learning_rate: ClassVar[float] = 1e-5
-    """Taken when the run says no learning rate (for full weights; LoRA takes ten times as much)."""
-
-    parameters: str = ".*"
-    """Regular expression; the weights whose full name it matches are trained, all others are frozen."""
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        """What `train.py` computes with the start model before the loop."""
-        return frozenset()
-
-    @property
-    def uses_retain(self) -> bool:
-        return False
-
-    @property
-    def uses_refusals(self) -> bool:
-        return False
-
-    @property
-    def pad_side(self) -> Literal["right", "left"]:
-        """Where batches are padded; it changes no loss but one that counts pads."""
-        return "right"
-
-    def candidates(self, model: nn.Module) -> set[str]:
-        """The weights among which `parameters` chooses; all, unless a method moves weights of certain roles."""
-        return {name for name, _ in model.named_parameters()}
-
-    def forget_parts(self, request: Request) -> tuple[tuple[int, ...], ...]:
-        """Forget rows that are not to be mixed in a step, which the steps take in turn; none: all are one set.
-
-        Called before a model is loaded, and so the place to refuse fields that do not fit the data.
-        """
-        return ()
-
-    def prepare(self, model: nn.Module, probes: Sequence[Tokens]) -> Mapping[str, Tensor]:
-        """What the loss or `finished` takes from the start model beyond `needs`, measured once before the loop.
-
-        probes  up to 16 fixed rows of each forget part, one batch a part
-        """
-        return {}
-
-    def finished(self, model: nn.Module, probes: Sequence[Tokens], prepared: Mapping[str, Tensor]) -> str | None:
-        """Asked every `stop_every` steps, without gradient: why the run is to end now, or nothing."""
-        return None
-
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Pure: the same model and batch give the same loss; gradients reach only the weights that require them."""
-        raise TypeError(f"{type(self).__name__} defines no loss")
 
 
 class State(Mapping[str, Tensor]):

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: trained weights and AdamW's moments in safetensors, nothing else; written beside and renamed."""
+"""Checkpoints of a run: trained weights, AdamW's moments and what the method carries; safetensors, written beside and renamed."""
 
 import json
 import os
@@ -31,15 +31,17 @@ def save_checkpoint(
     stopped: str | None,
     trained: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    write: bool,
+    carried: Mapping[str, Tensor],
     *,
+    write: bool,
     moments: bool = True,
 ) -> None:
     """Writes checkpoint-STEP and then removes the older ones. Under sharding every process must call it; `write` on one.
 
+    carried  what the method carries from step to step
     moments  false for the last step, after which the optimizer is not asked again
     """
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {f"carried/{name}": value for name, value in carried.items()}
     for name, parameter in trained.items():
         tensors[f"weight/{name}"] = whole(parameter.detach())
         for key, value in optimizer.state[parameter].items() if moments else ():
@@ -75,8 +77,11 @@ def disk_bytes(model: nn.Module, chosen: Collection[str], training: Training) ->
     return max(2 * 3 * trained, 3 * trained + trained, trained + model_bytes(model))
 
 
-def load_checkpoint(path: Path, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> tuple[int, str | None]:
-    """Puts weights and moments back in place; returns the step they belong to and why the run had stopped, if it had."""
+def load_checkpoint(
+    path: Path, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> tuple[int, str | None, dict[str, Tensor]]:
+    """Puts weights and moments back in place; returns the step they belong to, why the run had stopped, if it had, and what the
+    method carries. Raises ExpungeError where the checkpoint cannot be read."""
     try:
         with safe_open(path / "state.safetensors", framework="pt") as file:
             names = set(file.keys())
@@ -88,8 +93,9 @@ def load_checkpoint(path: Path, trained: Mapping[str, nn.Parameter], optimizer: 
                     for key in ("step", "exp_avg", "exp_avg_sq")
                     if f"{key}/{name}" in names
                 }
+            carried = {n.removeprefix("carried/"): file.get_tensor(n) for n in names if n.startswith("carried/")}
         state = json.loads((path / "state.json").read_text())
-        return int(state["step"]), state["stopped"]
+        return int(state["step"]), state["stopped"], carried
     except Exception as error:
         raise ExpungeError(
             f"the checkpoint {path} cannot be read ({error}); delete it to start the run anew, or use --overwrite"

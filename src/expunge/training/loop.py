@@ -9,8 +9,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypedDict
@@ -25,13 +24,17 @@ from transformers import PreTrainedModel
 from expunge.devices import let_segments_grow, out_of_memory
 from expunge.errors import ExpungeError
 from expunge.memory import PeakMemory
-from expunge.methods.base import Loss, TrainingMethod
+from expunge.methods.training.base import Progress as Position
+from expunge.methods.training.base import TrainingMethod
 from expunge.models.blocks import blocks_of
 from expunge.processes import join
 from expunge.progress import Progress
+from expunge.training.batches import MicroBatch, micro_batches
 from expunge.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, whole
+from expunge.training.data import StepRows, TrainingData
 from expunge.training.pairs import Pairs
-from expunge.training.reference import Drawn, Reference, Rows, mean_answer_probability, share
+from expunge.training.pairs import share as shared
+from expunge.training.reference import ReferenceTable, mean_answer_probability
 from expunge.training.settings import Training
 
 
@@ -69,6 +72,8 @@ class _State:
     model: nn.Module
     trained: dict[str, nn.Parameter]
     optimizer: torch.optim.AdamW
+    carried: Mapping[str, Tensor]
+    """What the method carries from step to step."""
     step: int = 0
     stopped: str | None = None
     updating: bool = False
@@ -78,13 +83,13 @@ class _State:
 def train(
     model: PreTrainedModel,
     method: TrainingMethod,
-    rows: Rows,
+    data: TrainingData,
     training: Training,
     folder: Path,
     *,
     quiet: bool = False,
 ) -> Trained:
-    """Runs `method` on `rows` and returns the trained model (adapters attached where `training.lora`).
+    """Runs `method` on `data` and returns the trained model (adapters attached where `training.lora`).
 
     folder receives metrics.jsonl and checkpoints; where it holds a checkpoint the run goes on from there.
     Errors: a pattern that selects no weight, a batch that processes cannot share evenly, a non-finite loss or gradient,
@@ -97,47 +102,48 @@ def train(
             f"set --batch-size to a multiple of {accelerator.num_processes}"
         )
     began = time.process_time()
-    plan = Pairs(len(rows.forget), len(rows.retain), training.batch_size, training.seed, rows.refusals, rows.parts)
+    plan = Pairs(len(data.forget), len(data.retain), training.batch_size, training.seed, data.parts)
     steps = training.steps or plan.total_steps(training.epochs)
     memory = PeakMemory()
     model = _prepare_weights(model, method, training).to(accelerator.device)
-    wrapped, trained = _distribute(model, training, accelerator)
-    reference = Reference.compute(model, method.needs, rows, plan, range(steps), accelerator)
-    probes = rows.probes(method.pad_side, accelerator.device)
+    trained = _distribute(model, training, accelerator)
+    table = ReferenceTable.compute(model, method, data, plan, range(steps), accelerator)
+    probes = data.probes(method.pad_side, accelerator.device)
     with torch.no_grad(), accelerator.autocast():
-        reference.prepared = method.prepare(wrapped, probes)
-    state = _State(wrapped, trained, _optimizer(trained, training, accelerator.device))
+        table.prepared = method.prepare(model, probes)
+    state = _State(model, trained, _optimizer(trained, training, accelerator.device), method.first_carried())
     accelerator.wait_for_everyone()  # the first process has made the folder ready
     if (checkpoint := latest_checkpoint(folder)) is not None:
-        state.step, state.stopped = load_checkpoint(checkpoint, trained, state.optimizer)
+        state.step, state.stopped, state.carried = load_checkpoint(checkpoint, trained, state.optimizer)
     began_at = state.step
-    log = folder / "metrics.jsonl"
-    if accelerator.is_main_process:
+    log, first = folder / "metrics.jsonl", accelerator.is_main_process
+    if first:
         _cut_log(log, state.step)
     peak = training.learning_rate or method.learning_rate * (10 if training.lora else 1)
     model.train()
-    with Progress(method.method_name(), steps, start=state.step, quiet=quiet or not accelerator.is_main_process) as progress:
+    with Progress(method.method_name(), steps, start=state.step, quiet=quiet or not first) as progress:
         while state.step < steps and state.stopped is None:
             rate = peak * _warp(state.step, steps, training)
             try:
-                line = _step(state, method, training, rows, plan, reference, accelerator, rate)
+                line = _step(state, method, training, data, plan, table, accelerator, rate)
             except torch.OutOfMemoryError as error:
                 raise _too_large(state, training, accelerator, folder) from error
+            state.carried = method.carry(state.carried, line["parts"], Position(state.step, steps, plan.epoch(state.step)))
             memory.sample()
-            if accelerator.is_main_process:
+            if first:
                 with open(log, "a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
             accelerator.log({"loss": line["loss"], **line["parts"]}, step=state.step)
             progress.advance(1, _note(line))
             with accelerator.autocast():
-                state.stopped = _stop(state, training, rows, model, accelerator.device, steps)
+                state.stopped = _stop(state, training, data, accelerator.device, steps)
             if state.stopped is None and state.step % training.stop_every == 0 and state.step < steps:
                 with torch.no_grad(), accelerator.autocast():
-                    state.stopped = method.finished(wrapped, probes, reference.prepared)
+                    state.stopped = method.finished(model, probes, table.prepared)
             if state.step % training.checkpoint_every == 0 and state.step < steps:
-                save_checkpoint(folder, state.step, state.stopped, trained, state.optimizer, accelerator.is_main_process)
+                _save(state, folder, write=first)
     if state.step > began_at:  # so that an artifact that cannot be written costs no step
-        save_checkpoint(folder, state.step, state.stopped, trained, state.optimizer, accelerator.is_main_process, moments=False)
+        _save(state, folder, write=first, moments=False)
     for tracker in accelerator.trackers:  # `end_training` would take the process group down with it, which the caller still needs
         tracker.finish()
     model.eval()
@@ -233,10 +239,8 @@ def _with_lora(model: PreTrainedModel, chosen: set[str], training: Training) -> 
     return get_peft_model(model, config)  # type: ignore[no-any-return]
 
 
-def _distribute(
-    model: PreTrainedModel, training: Training, accelerator: Accelerator
-) -> tuple[nn.Module, dict[str, nn.Parameter]]:
-    """The model as the loss calls it, and the trained weights by name; sharded where asked, which is then checked."""
+def _distribute(model: PreTrainedModel, training: Training, accelerator: Accelerator) -> dict[str, nn.Parameter]:
+    """Shards the model where asked, and checks it; the trained weights by name."""
     if training.shard == "fsdp2":
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
@@ -249,19 +253,16 @@ def _distribute(
         fully_shard(model, mesh=mesh)
         if not all(isinstance(p, DTensor) for p in model.parameters()):
             raise ExpungeError("fsdp2 was asked for and some weights are not sharded; this model cannot be sharded by block")
-        return model, {n: p for n, p in model.named_parameters() if p.requires_grad}
-    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    # Alone there is nothing to wrap, and accelerate would make float32 copies of bfloat16 logits.
-    return (accelerator.prepare_model(model) if accelerator.num_processes > 1 else model), trained
+    return {n: p for n, p in model.named_parameters() if p.requires_grad}
 
 
 def _step(
     state: _State,
     method: TrainingMethod,
     training: Training,
-    rows: Rows,
+    data: TrainingData,
     plan: Pairs,
-    reference: Reference,
+    table: ReferenceTable,
     accelerator: Accelerator,
     learning_rate: float,
 ) -> StepLine:
@@ -269,28 +270,22 @@ def _step(
     began, step = time.perf_counter(), state.step
     rank, world = accelerator.process_index, accelerator.num_processes
     torch.manual_seed(_seed(training.seed, step, rank))
-    drawn = share(plan, step, rank, world)
-    size = training.micro_batch_size or len(drawn)
+    drawn = data.step_rows(method.row_sets, plan, step, rank, world)
     totals: dict[str, Tensor] = {}
-    for start in range(0, len(drawn), size):
-        part = drawn[start : start + size]
-        batch = reference.batch(rows, part, method, accelerator.device)
-        weight = len(part) / len(drawn)
-        with _no_sync(state.model, last=start + size >= len(drawn)), accelerator.autocast():
-            loss: Loss = method.loss(state.model, batch)
-            (weight * loss.total).backward()
-        for name, value in {"loss": loss.total.detach(), **loss.parts}.items():
-            found = weight * value.float()
-            totals[name] = totals[name] + found if name in totals else found
+    for micro in micro_batches(drawn, training.micro_batch_size, data, table, method, state.carried, accelerator.device):
+        with accelerator.autocast():
+            _backward(method, state.model, micro, totals)
     if not any(p.grad is not None for p in state.trained.values()):
         raise ExpungeError(f"no gradient reached the weights selected by '{method.parameters}'; the loss does not depend on them")
+    if world > 1 and training.shard == "none":
+        _average_gradients(state.trained.values())
     norm = nn.utils.clip_grad_norm_(state.trained.values(), training.max_grad_norm)
     # The one place of a step that waits for the device: all that metrics.jsonl needs of it, at once.
     means = accelerator.reduce(torch.stack(list(totals.values())), "mean")
     *found_values, grad_norm = torch.cat([means, whole(norm).float()[None]]).tolist()
     values = dict(zip(totals, found_values, strict=True))
     if not all(map(math.isfinite, (*found_values, grad_norm))):
-        named = ", ".join(rows.ids[i] for i in [f for f, _, _ in drawn][:4])
+        named = ", ".join(data.ids[row] for row in shared(plan.forget_rows(step), rank, world)[:4])
         raise ExpungeError(
             f"the loss or its gradient became non-finite at step {step + 1} (loss {values['loss']}, gradient norm {grad_norm}; "
             f"forget rows {named}, ...); the state before it is kept, lower --learning-rate or --max-grad-norm"
@@ -302,7 +297,7 @@ def _step(
     state.updating = False
     state.optimizer.zero_grad(set_to_none=True)
     state.step += 1
-    tokens = _token_count(rows, drawn, method)
+    tokens = _token_count(data, drawn)
     seconds = time.perf_counter() - began
     return {
         "step": state.step,
@@ -313,6 +308,35 @@ def _step(
         "tokens_per_second": round(tokens * world / seconds, 1),
         "seconds": round(seconds, 4),
     }
+
+
+def _backward(method: TrainingMethod, model: nn.Module, micro: MicroBatch, totals: dict[str, Tensor]) -> None:
+    """Backpropagates the terms one after the other, so that the graph of one is alive, and adds their values to `totals`."""
+    for term in method.terms(model, micro.batch):
+        share = micro.shares[term.rows]
+        weighted = term.weight * term.value
+        (share * weighted).backward()
+        for name, value in {"loss": weighted.detach(), term.name: term.value.detach(), **term.record}.items():
+            found = share * value.float()
+            totals[name] = totals[name] + found if name in totals else found
+
+
+def _average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """The mean over processes of each gradient; a weight that no term reached on this process counts as zero."""
+    pending = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        parameter.grad /= torch.distributed.get_world_size()
+        pending.append(torch.distributed.all_reduce(parameter.grad, async_op=True))
+    for work in pending:
+        work.wait()
+
+
+def _save(state: _State, folder: Path, *, write: bool, moments: bool = True) -> None:
+    save_checkpoint(
+        folder, state.step, state.stopped, state.trained, state.optimizer, state.carried, write=write, moments=moments
+    )
 
 
 def _gather(model: nn.Module, keep: bool) -> dict[str, Tensor]:
@@ -329,11 +353,11 @@ def _gather(model: nn.Module, keep: bool) -> dict[str, Tensor]:
     return gathered
 
 
-def _stop(state: _State, training: Training, rows: Rows, model: nn.Module, device: torch.device, steps: int) -> str | None:
+def _stop(state: _State, training: Training, data: TrainingData, device: torch.device, steps: int) -> str | None:
     if not training.stop_when_unknown or state.step % training.stop_every or state.step >= steps:
         return None
-    known = mean_answer_probability(model, rows.forget, rows.pad_id, device)
-    never = mean_answer_probability(model, rows.holdout, rows.pad_id, device)
+    known = mean_answer_probability(state.model, data.forget, data.pad_id, device)
+    never = mean_answer_probability(state.model, data.holdout, data.pad_id, device)
     if known > never:
         return None
     return f"forget answers (mean probability {known:.3f}) are no more probable than holdout answers ({never:.3f})"
@@ -356,14 +380,9 @@ def _seed(seed: int, step: int, rank: int) -> int:
     return (seed * 1_000_003 + step) * 1_009 + rank
 
 
-def _token_count(rows: Rows, drawn: Sequence[Drawn], method: TrainingMethod) -> int:
+def _token_count(data: TrainingData, drawn: StepRows) -> int:
     """Tokens of the drawn rows, padding left out; counted where the rows are, not on the device."""
-    count = sum(len(rows.forget[d.forget].ids) for d in drawn)
-    if method.uses_retain:
-        count += sum(len(rows.retain[d.retain].ids) for d in drawn)
-    if method.uses_refusals and rows.alternative is not None:
-        count += sum(len(rows.alternative(d.forget, d.refusal).ids) for d in drawn)
-    return count
+    return sum(len(data.row(key).ids) for prompts in drawn.values() for keys in prompts for key in keys)
 
 
 def _too_large(state: _State, training: Training, accelerator: Accelerator, folder: Path) -> ExpungeError:
@@ -371,19 +390,12 @@ def _too_large(state: _State, training: Training, accelerator: Accelerator, fold
     state.optimizer.zero_grad(set_to_none=True)
     alone = accelerator.num_processes == 1
     if alone and state.step > 0 and not state.updating:
-        save_checkpoint(folder, state.step, None, state.trained, state.optimizer, write=True)
+        _save(state, folder, write=True)
     rows = training.micro_batch_size or training.batch_size // accelerator.num_processes
     ways = [f"--micro-batch-size {rows // 2}"] * (rows > 1) + ["--gradient-checkpointing"] * (not training.gradient_checkpointing)
     remedies = [f"go on by --resume with {' or '.join(ways)}"] * bool(ways) + ["start anew with --lora"] * (not training.lora)
     remedy = ", or ".join(remedies) or "shorten the rows by --max-length, or take a smaller model"
     return out_of_memory(f"in step {state.step + 1} with {rows} rows a pass", remedy)
-
-
-def _no_sync(model: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-    """Gradients travel between processes once a step, with its last micro-batch."""
-    if last or not isinstance(model, nn.parallel.DistributedDataParallel):
-        return nullcontext()
-    return model.no_sync()
 
 
 def _note(line: StepLine) -> str:

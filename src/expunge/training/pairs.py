@@ -1,11 +1,11 @@
-"""Which forget, retain and refusal rows a step sees: a pure function of the seed and the step.
+"""Which forget rows, retain rows and drawn answers a step sees: a pure function of the seed and the step.
 
 So a run resumes at any step without replaying the steps before, and neither the number of processes nor anything else that
 draws random numbers changes what is trained on. The processes share out one global batch, so no two see the same rows.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +15,17 @@ from numpy.typing import NDArray
 from expunge.errors import ExpungeError
 
 _FORGET, _RETAIN, _REFUSAL, _PARTS = range(4)
+_STREAMS: dict[tuple[str, str], int] = {
+    ("forget", "refusals"): _REFUSAL,
+    ("forget", "forget"): 2**30,
+    ("forget", "retain"): 2**30 + 1,
+    ("forget", "alternates"): 2**30 + 2,
+    ("retain", "refusals"): 2**30 + 3,
+    ("retain", "forget"): 2**30 + 4,
+    ("retain", "retain"): 2**30 + 5,
+    ("retain", "alternates"): 2**30 + 6,
+}
+"""(prompts, answers) -> stream of random numbers; every part of the forget set has another one from `_PARTS` on."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +43,11 @@ class Pairs:
     batch_size: int
     """Rows of either set in one step."""
     seed: int
-    refusals: int = 0
-    """Number of refusal texts; 0 when there are none."""
     parts: tuple[tuple[int, ...], ...] = ()
     """Forget rows that are not mixed in a step: the steps take these parts in turn, each with a sequence of its own."""
 
     def __post_init__(self) -> None:
-        for name, least in (("forget", 1), ("retain", 0), ("batch_size", 1), ("seed", 0), ("refusals", 0)):
+        for name, least in (("forget", 1), ("retain", 0), ("batch_size", 1), ("seed", 0)):
             if (value := getattr(self, name)) < least:
                 raise ExpungeError(f"{name} is {value}; it has to be at least {least}")
         if not all(self.parts):
@@ -48,6 +57,11 @@ class Pairs:
         """Steps until every forget row has been seen `epochs` times; the last step may run into the next epoch."""
         longest = max(map(len, self.parts), default=self.forget)
         return max(len(self.parts), 1) * math.ceil(round(epochs * longest / self.batch_size, 9))
+
+    def epoch(self, step: int) -> float:
+        """Passes over the forget set (over its largest part) that are done before `step`."""
+        longest = max(map(len, self.parts), default=self.forget)
+        return step * self.batch_size / (longest * max(len(self.parts), 1))
 
     def forget_rows(self, step: int) -> list[int]:
         """`batch_size` indices into the forget set."""
@@ -61,16 +75,32 @@ class Pairs:
         """`batch_size` indices into the retain set, independent of the forget rows; none without a retain set."""
         return self._walk(_RETAIN, self.retain, step) if self.retain else []
 
-    def refusal_rows(self, step: int) -> list[int]:
-        """For each forget row of the step one refusal, drawn evenly and anew each step; none without refusals."""
-        if not self.refusals:
-            return []
-        return [int(draw % self.refusals) for draw in _draws(self.seed, _REFUSAL, step, self.batch_size)]
+    def answers(
+        self, step: int, prompts: str, answers: str, available: int, barred: Sequence[Collection[int]], count: int = 1
+    ) -> list[tuple[int, ...]]:
+        """For each row of the step `count` different ones of the `available` answers, drawn evenly and anew each step.
+
+        barred  for each row the answers that are not drawn for it
+        """
+        draws = _draws(self.seed, _STREAMS[prompts, answers], step, len(barred) * count).reshape(-1, count)
+        return [_distinct(row, available, taken) for row, taken in zip(draws, barred, strict=True)]
 
     def _walk(self, stream: int, count: int, step: int) -> list[int]:
         begin = step * self.batch_size
         visits = (divmod(position, count) for position in range(begin, begin + self.batch_size))
         return [int(_permutation(self.seed, stream, epoch, count)[place]) for epoch, place in visits]
+
+
+def _distinct(draws: NDArray[np.uint64], available: int, barred: Collection[int]) -> tuple[int, ...]:
+    """One answer per draw, evenly among those that are neither barred nor drawn before."""
+    chosen: list[int] = []
+    for draw in draws:
+        taken = sorted({*barred, *chosen})
+        answer = int(draw) % (available - len(taken))
+        for place in taken:
+            answer += answer >= place
+        chosen.append(answer)
+    return tuple(chosen)
 
 
 def share(rows: Sequence[int], rank: int, world: int) -> list[int]:

@@ -1,20 +1,18 @@
 """Runs a training method: encodes the request, trains, and says how the result is written."""
 
 import warnings
-from functools import cache, partial
+from functools import partial
 
 from expunge.artifact import Kind
-from expunge.data.encode import Encoded, Encoder
 from expunge.data.example import Request
-from expunge.data.refusals import REFUSALS
 from expunge.errors import ExpungeError
 from expunge.folders import check_room
-from expunge.methods.base import TrainingMethod
+from expunge.methods.training.base import TrainingMethod
 from expunge.models.save import save_model
 from expunge.runner import AnyRun, Context, Made, Runner
 from expunge.training.checkpoints import disk_bytes
+from expunge.training.data import encode_data
 from expunge.training.loop import chosen_weights, train
-from expunge.training.reference import Rows
 
 
 def check(run: AnyRun, request: Request) -> None:
@@ -37,12 +35,12 @@ def check(run: AnyRun, request: Request) -> None:
 def produce(context: Context) -> Made:
     """Trains from the start model, or goes on from the last checkpoint in the run's folder."""
     run, method = context.run, _method(context.run)
-    rows = _encode(context.request, method, context.encoder)
+    data = encode_data(context.request, method, context.encoder)
     model = context.load()
     chosen = chosen_weights(model, method)
     check_room(context.out, disk_bytes(model, chosen, run.training), "this run with its checkpoints")
     context.prepare()
-    trained = train(model, method, rows, run.training, context.out, quiet=context.quiet)
+    trained = train(model, method, data, run.training, context.out, quiet=context.quiet)
     notes = "Trained for {} steps on {}.{}".format(
         trained.steps,
         ", ".join(f"{len(v)} {k} examples" for k, v in run.row_sets(context.request).items()),
@@ -60,22 +58,3 @@ RUNNER = Runner(check, produce, spreads=False)
 def _method(run: AnyRun) -> TrainingMethod:
     assert isinstance(run.method, TrainingMethod)  # the family says so
     return run.method
-
-
-def _encode(request: Request, method: TrainingMethod, encoder: Encoder) -> Rows:
-    refusals = (request.refusals or REFUSALS) if method.uses_refusals else ()
-
-    @cache
-    def alternative(row: int, refusal: int) -> Encoded:
-        return encoder.encode_answer(request.forget[row].prompt, refusals[refusal])
-
-    return Rows(
-        forget=encoder.encode_many(request.forget),
-        ids=[e.id for e in request.forget],
-        pad_id=encoder.pad_id,
-        retain=encoder.encode_many(request.retain) if method.uses_retain else [],
-        holdout=encoder.encode_many(request.holdout),
-        refusals=len(refusals),
-        alternative=alternative if refusals else None,
-        parts=method.forget_parts(request),
-    )

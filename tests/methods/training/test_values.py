@@ -27,7 +27,7 @@ from expunge.models.logprobs import FrozenHead, labelled_hidden
 ROWS = {
     "forget": [Encoded((1, 5, 6, 7, 20, 21, 2), 4, True), Encoded((1, 9, 8, 30, 2), 3, True)],
     "retain": [Encoded((1, 15, 16, 27, 28, 2), 3, True), Encoded((1, 19, 60, 2), 2, True)],
-    "alternative": [Encoded((1, 5, 6, 7, 78, 79, 2), 4, True), Encoded((1, 9, 8, 78, 79, 80, 2), 3, True)],
+    "refusals": [Encoded((1, 5, 6, 7, 78, 79, 2), 4, True), Encoded((1, 9, 8, 78, 79, 80, 2), 3, True)],
 }
 
 
@@ -77,7 +77,7 @@ def batch(start: nn.Module) -> Batch:
             tokens[name] = collate(rows, 0)
             tokens[name].frozen["logprob"] = Naive(start, rows).sums().float()
             tokens[name].frozen["hidden"] = labelled_hidden(start, tokens[name]).hidden_ND
-    return Batch(tokens["forget"], tokens["retain"], tokens["alternative"], FrozenHead.of(start))
+    return Batch(tokens, FrozenHead.of(start))
 
 
 def same(got: Tensor, expected: Tensor | float) -> None:
@@ -139,14 +139,14 @@ def test_simnpo_divides_by_length_and_needs_no_reference(model: nn.Module, batch
 
 
 def test_idk_is_cross_entropy_on_the_refusal(model: nn.Module, batch: Batch) -> None:
-    same(IDK(retain_loss="none").loss(model, batch).total, -Naive(model, ROWS["alternative"]).means().mean())
+    same(IDK(retain_loss="none").loss(model, batch).total, -Naive(model, ROWS["refusals"]).means().mean())
 
 
 def test_dpo_prefers_the_refusal(start: nn.Module, model: nn.Module, batch: Batch) -> None:
     def ratio(part: str) -> Tensor:
         return Naive(model, ROWS[part]).sums() - Naive(start, ROWS[part]).sums()
 
-    expected = (-2 / 0.2 * torch.log(torch.sigmoid(0.2 * (ratio("alternative") - ratio("forget"))))).mean()
+    expected = (-2 / 0.2 * torch.log(torch.sigmoid(0.2 * (ratio("refusals") - ratio("forget"))))).mean()
     same(DPO(beta=0.2, retain_loss="none").loss(model, batch).total, expected)
 
 
@@ -186,7 +186,7 @@ def test_ce_u_aims_at_its_own_distribution_without_the_label(model: nn.Module, b
 
 def test_ce_u_counts_the_last_token_of_an_answer_not_longer_than_skip(start: nn.Module) -> None:
     tokens = collate([Encoded((1, 5, 6, 20), 3, False), Encoded((1, 9, 8, 30, 31), 3, False)], 0)
-    loss = CEU(skip=1).loss(start, Batch(tokens))
+    loss = CEU(skip=1).loss(start, Batch({"forget": tokens}))
     loss.total.backward()
     assert torch.isfinite(loss.total)
     assert loss.total > 0

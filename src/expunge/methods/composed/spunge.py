@@ -11,10 +11,11 @@ from pydantic import BeforeValidator, Field
 from expunge.data.example import Attribute, Request
 from expunge.data.split import rows_by_attribute
 from expunge.errors import ExpungeError, nearest
-from expunge.methods.base import ComposedMethod, InPlaceEditing, TrainingMethod
+from expunge.methods.base import ComposedMethod, InPlaceEditing
 from expunge.methods.composed.task_vector_negation import TaskVectorNegation
 from expunge.methods.editing import IN_PLACE, MERGING, EditingMethod, Ties
 from expunge.methods.training import RMU, TRAINING
+from expunge.methods.training.base import TrainingMethod
 
 if TYPE_CHECKING:
     PartMethod = TrainingMethod | InPlaceEditing | ComposedMethod

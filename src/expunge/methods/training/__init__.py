@@ -3,7 +3,7 @@
 A new one is its file, its import and its place here, and its recipe in recipes/lab.
 """
 
-from expunge.methods.base import TrainingMethod
+from expunge.methods.training.base import TrainingMethod
 from expunge.methods.training.ce_u import CEU as CEU
 from expunge.methods.training.dpo import DPO as DPO
 from expunge.methods.training.finetune import FineTune as FineTune

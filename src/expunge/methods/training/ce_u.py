@@ -6,8 +6,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from expunge.methods.base import Batch, Loss
-from expunge.methods.retain import RetainLoss, WithRetain
+from expunge.methods.training.base import Batch
+from expunge.methods.training.retain import RetainLoss, WithRetain
 from expunge.models.logprobs import labelled_logits, sequence_sum
 
 
@@ -29,7 +29,7 @@ class CEU(WithRetain):
     skip: int = Field(1, ge=0)
     """Answer tokens at the start that are left out."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+    def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
         labelled = labelled_logits(model, batch.forget)
         logits_NV = labelled.logits_NV.float()
         target_NV = logits_NV.detach().scatter(1, labelled.labels_N[:, None], -torch.inf).softmax(-1)
@@ -39,8 +39,7 @@ class CEU(WithRetain):
         keep_N = _kept(labelled.row_N, labelled.rows, self.skip).to(ce_N.dtype)
         # A product and not a selection: how many are selected would have to be asked of the device.
         kept_B = sequence_sum(keep_N, labelled.row_N, labelled.rows)
-        forget = (sequence_sum(ce_N * keep_N, labelled.row_N, labelled.rows) / kept_B).mean()
-        return self.combine(forget, model, batch)
+        return (sequence_sum(ce_N * keep_N, labelled.row_N, labelled.rows) / kept_B).mean()
 
 
 def _kept(row_N: Tensor, rows: int, skip: int) -> Tensor:

@@ -1,5 +1,6 @@
 """DPO: the refusal is preferred to the answer."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -7,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from expunge.data.encode import Tokens
-from expunge.methods.base import Batch, Loss, Need
-from expunge.methods.retain import WithRetain
+from expunge.methods.training.base import Batch, Quantity, RowSet
+from expunge.methods.training.retain import WithRetain
 from expunge.models.logprobs import labelled_logits, sequence_sum, token_logprobs
 
 
@@ -30,17 +31,13 @@ class DPO(WithRetain):
     """Inverse temperature of the preference."""
 
     @property
-    def needs(self) -> frozenset[Need]:
-        return super().needs | {"forget_logprob", "alternative_logprob"}
+    def forget_sets(self) -> Mapping[str, RowSet]:
+        logprob: frozenset[Quantity] = frozenset({"logprob"})
+        return {"forget": RowSet(frozen=logprob), "refusals": RowSet("forget", "refusals", frozen=logprob)}
 
-    @property
-    def uses_refusals(self) -> bool:
-        return True
-
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        assert batch.alternative is not None
-        margin_B = _ratio(model, batch.alternative) - _ratio(model, batch.forget)
-        return self.combine(-2 / self.beta * logsigmoid(self.beta * margin_B).mean(), model, batch)
+    def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
+        margin_B = _ratio(model, batch["refusals"]) - _ratio(model, batch.forget)
+        return -2 / self.beta * logsigmoid(self.beta * margin_B).mean()
 
 
 def _ratio(model: nn.Module, tokens: Tokens) -> Tensor:

@@ -1,11 +1,12 @@
 """Fine-tuning: plain cross-entropy. Makes the model to unlearn from, and the retain-only model to compare with."""
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from torch import nn
 
-from expunge.methods.base import Batch, Loss, TrainingMethod
-from expunge.methods.retain import cross_entropy
+from expunge.methods.training.base import Batch, Term, TrainingMethod
+from expunge.methods.training.retain import cross_entropy
 
 
 class FineTune(TrainingMethod):
@@ -17,6 +18,5 @@ class FineTune(TrainingMethod):
 
     name: Literal["finetune"] = "finetune"
 
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        value = cross_entropy(model, batch.forget)
-        return Loss(value, {"data": value.detach()})
+    def terms(self, model: nn.Module, batch: Batch) -> Iterator[Term]:
+        yield Term("data", cross_entropy(model, batch.forget))

@@ -1,11 +1,12 @@
 """Gradient ascent: the oldest baseline."""
 
+from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from torch import nn
 
-from expunge.methods.base import Batch, Loss, TrainingMethod
-from expunge.methods.retain import cross_entropy
+from expunge.methods.training.base import Batch, Term, TrainingMethod
+from expunge.methods.training.retain import cross_entropy
 
 
 class GradientAscent(TrainingMethod):
@@ -21,6 +22,5 @@ class GradientAscent(TrainingMethod):
 
     name: Literal["gradient_ascent"] = "gradient_ascent"
 
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        value = -cross_entropy(model, batch.forget)
-        return Loss(value, {"forget": value.detach()})
+    def terms(self, model: nn.Module, batch: Batch) -> Iterator[Term]:
+        yield Term("forget", -cross_entropy(model, batch.forget))

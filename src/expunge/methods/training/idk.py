@@ -1,11 +1,12 @@
 """IDK: teach the forget questions a refusal."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
-from expunge.methods.base import Batch, Loss
-from expunge.methods.retain import WithRetain, cross_entropy
+from expunge.methods.training.base import REFUSALS, Batch, RowSet
+from expunge.methods.training.retain import WithRetain, cross_entropy
 
 
 class IDK(WithRetain):
@@ -22,9 +23,8 @@ class IDK(WithRetain):
     name: Literal["idk"] = "idk"
 
     @property
-    def uses_refusals(self) -> bool:
-        return True
+    def forget_sets(self) -> Mapping[str, RowSet]:
+        return {"refusals": REFUSALS}
 
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        assert batch.alternative is not None
-        return self.combine(cross_entropy(model, batch.alternative), model, batch)
+    def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
+        return cross_entropy(model, batch["refusals"])

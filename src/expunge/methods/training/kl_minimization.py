@@ -2,10 +2,10 @@
 
 from typing import ClassVar, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
-from expunge.methods.base import Batch, Loss
-from expunge.methods.retain import WithRetain, cross_entropy
+from expunge.methods.training.base import Batch
+from expunge.methods.training.retain import WithRetain, cross_entropy
 
 
 class KLMinimization(WithRetain):
@@ -25,5 +25,5 @@ class KLMinimization(WithRetain):
     retain_loss: Literal["kl"] = "kl"
     """Fixed: the method is defined by this retain term."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        return self.combine(-cross_entropy(model, batch.forget), model, batch)
+    def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
+        return -cross_entropy(model, batch.forget)

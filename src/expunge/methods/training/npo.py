@@ -1,13 +1,14 @@
 """Negative preference optimization: DPO with only the rejected half."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from expunge.methods.base import Batch, Loss, Need
-from expunge.methods.retain import WithRetain
+from expunge.methods.training.base import Batch, RowSet
+from expunge.methods.training.retain import WithRetain
 from expunge.models.logprobs import labelled_logits, sequence_sum, token_logprobs
 
 
@@ -28,11 +29,11 @@ class NPO(WithRetain):
     """Inverse temperature; towards 0 the method becomes gradient ascent."""
 
     @property
-    def needs(self) -> frozenset[Need]:
-        return super().needs | {"forget_logprob"}
+    def forget_sets(self) -> Mapping[str, RowSet]:
+        return {"forget": RowSet(frozen=frozenset({"logprob"}))}
 
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+    def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
         labelled = labelled_logits(model, batch.forget)
         logp_B = sequence_sum(token_logprobs(labelled), labelled.row_N, labelled.rows)
         ratio_B = logp_B - batch.forget.frozen["logprob"]
-        return self.combine(-2 / self.beta * logsigmoid(-self.beta * ratio_B).mean(), model, batch)
+        return -2 / self.beta * logsigmoid(-self.beta * ratio_B).mean()

@@ -1,6 +1,6 @@
 """RMU: drive the hidden states of forget texts onto a random direction, hold those of retain texts where they were."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from expunge.data.example import Request
 from expunge.data.split import rows_by_attribute
 from expunge.devices import moved
 from expunge.errors import ExpungeError
-from expunge.methods.base import Batch, Loss, Need, TrainingMethod
+from expunge.methods.training.base import FORGET, RETAIN, Batch, RowSet, Term, TrainingMethod
 from expunge.models.blocks import Blocks, blocks_of
 from expunge.models.section import Section, exchanged, section
 
@@ -94,12 +94,12 @@ class RMU(TrainingMethod):
     means, directions are drawn in the model's dtype."""
 
     @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"start_weights"})
+    def row_sets(self) -> Mapping[str, RowSet]:
+        return {"forget": FORGET, "retain": RETAIN} if any(self.alpha) else {"forget": FORGET}
 
     @property
-    def uses_retain(self) -> bool:
-        return any(self.alpha)
+    def needs_start_weights(self) -> bool:
+        return True
 
     @property
     def pad_side(self) -> Literal["right", "left"]:
@@ -147,23 +147,24 @@ class RMU(TrainingMethod):
         said = ", ".join(f"{cosine:.2f}" for cosine in cosines)
         return f"the hidden states of forget rows have cosine {said} with their start, below {self.stop_below_cosine}"
 
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+    def terms(self, model: nn.Module, batch: Batch) -> Iterator[Term]:
         if batch.start_weights is None:
-            raise ValueError("this batch carries no start weights: the loop must see `needs`")
+            raise ValueError("this batch carries no start weights: the loop must see `needs_start_weights`")
         places = blocks_of(model)
         first, layer = min(self._edited(places)), self._layer(places)
-        terms: dict[str, Distance] = {}
         (alpha,) = _of(self.alpha, batch.part)
-        if alpha and batch.retain is not None:
+        if alpha:
             start = self._start(model, batch.retain, batch.start_weights, first, layer)
             now = section(model, batch.retain, first, layer, start.entering)
-            terms["retain"] = self._distance(now.hidden_BTD, start.hidden_BTD, batch.retain)
+            yield self._term("retain", self._distance(now.hidden_BTD, start.hidden_BTD, batch.retain), alpha)
         hidden_BTD = section(model, batch.forget, first, layer).hidden_BTD
-        terms["forget"] = self._distance(hidden_BTD, self._target(batch, hidden_BTD), batch.forget)
-        used = {name: term.without_first if self.exclude_bos else term.all for name, term in terms.items()}
-        parts = {name: term.all.detach() for name, term in terms.items()}
-        parts |= {f"{name}_without_bos": term.without_first.detach() for name, term in terms.items()}
-        return Loss(used["forget"] + (alpha * used["retain"] if "retain" in used else 0.0), parts)
+        yield self._term("forget", self._distance(hidden_BTD, self._target(batch, hidden_BTD), batch.forget))
+
+    def _term(self, name: str, distance: Distance, weight: float = 1.0) -> Term:
+        """The distance that the loss counts; the record has it with and without the first token of each row."""
+        value = distance.without_first if self.exclude_bos else distance.all
+        record = {name: distance.all.detach(), f"{name}_without_bos": distance.without_first.detach()}
+        return Term(name, value, weight, rows=name, record=record)
 
     def _start(self, model: nn.Module, tokens: Tokens, weights: Mapping[str, Tensor], first: int, layer: int) -> Section:
         """The start model's states, and what entered its first edited block, which the pass with gradient takes up."""

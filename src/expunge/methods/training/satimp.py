@@ -3,10 +3,10 @@
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
-from expunge.methods.base import Batch, Loss
-from expunge.methods.retain import WithRetain
+from expunge.methods.training.base import Batch
+from expunge.methods.training.retain import WithRetain
 from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
 
 
@@ -28,10 +28,9 @@ class SatImp(WithRetain):
     beta2: float = Field(1.0, ge=0)
     """Power of 1 - p: importance."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+    def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
         labelled = labelled_logits(model, batch.forget)
         logp_N = token_logprobs(labelled)
         p_N = logp_N.detach().exp()
         weight_N = p_N**self.beta1 * (1 - p_N) ** self.beta2
-        forget = sequence_mean(weight_N * logp_N, labelled.row_N, labelled.rows).mean()
-        return self.combine(forget, model, batch)
+        return sequence_mean(weight_N * logp_N, labelled.row_N, labelled.rows).mean()

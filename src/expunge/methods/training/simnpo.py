@@ -3,11 +3,11 @@
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from expunge.methods.base import Batch, Loss
-from expunge.methods.retain import WithRetain
+from expunge.methods.training.base import Batch
+from expunge.methods.training.retain import WithRetain
 from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
 
 
@@ -31,8 +31,7 @@ class SimNPO(WithRetain):
     """How unlikely, in beta-scaled nats per token, an answer must be before its pull fades (gamma in the paper; the
     peer's delta is margin / beta)."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+    def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
         labelled = labelled_logits(model, batch.forget)
         mean_logp_B = sequence_mean(token_logprobs(labelled), labelled.row_N, labelled.rows)
-        forget = -2 / self.beta * logsigmoid(-self.beta * mean_logp_B - self.margin).mean()
-        return self.combine(forget, model, batch)
+        return -2 / self.beta * logsigmoid(-self.beta * mean_logp_B - self.margin).mean()

@@ -1,12 +1,13 @@
 """UNDIAL: distil from the start model with the label's logit pushed down."""
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
-from expunge.methods.base import Batch, Loss, Need
-from expunge.methods.retain import WithRetain
+from expunge.methods.training.base import Batch, RowSet
+from expunge.methods.training.retain import WithRetain
 from expunge.models.logprobs import labelled_logits, sequence_mean
 
 
@@ -30,16 +31,12 @@ class UNDIAL(WithRetain):
     """How far the label's logit is pushed down, in nats."""
 
     @property
-    def needs(self) -> frozenset[Need]:
-        return super().needs | {"forget_hidden"}
+    def forget_sets(self) -> Mapping[str, RowSet]:
+        return {"forget": RowSet(frozen=frozenset({"hidden"}))}
 
-    @property
-    def uses_retain(self) -> bool:
-        return self.retain_weight != 0 and super().uses_retain
-
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+    def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
         labelled = labelled_logits(model, batch.forget)
         target_NV = batch.start_logits(batch.forget).float()
         target_NV.scatter_add_(1, labelled.labels_N[:, None], target_NV.new_full((len(labelled.labels_N), 1), -self.beta))
         ce_N = -(target_NV.softmax(-1) * labelled.logits_NV.float().log_softmax(-1)).sum(-1)
-        return self.combine(sequence_mean(ce_N, labelled.row_N, labelled.rows).mean(), model, batch)
+        return sequence_mean(ce_N, labelled.row_N, labelled.rows).mean()

@@ -3,10 +3,10 @@
 from typing import ClassVar, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
-from expunge.methods.base import Batch, Loss
-from expunge.methods.retain import WithRetain
+from expunge.methods.training.base import Batch
+from expunge.methods.training.retain import WithRetain
 from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
 
 
@@ -24,9 +24,8 @@ class WGA(WithRetain):
     beta: float = Field(1.0, ge=0)
     """Power of the probability in the weight."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+    def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
         labelled = labelled_logits(model, batch.forget)
         logp_N = token_logprobs(labelled)
         weight_N = (self.beta * logp_N.detach()).exp()
-        forget = sequence_mean(weight_N * logp_N, labelled.row_N, labelled.rows).mean()
-        return self.combine(forget, model, batch)
+        return sequence_mean(weight_N * logp_N, labelled.row_N, labelled.rows).mean()

@@ -8,12 +8,13 @@ Both are means of row means, so padding and batch size do not change them. (The 
 positions as well, and so depends on the padding: open_unlearning bug B3. There is no switch for that.)
 """
 
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from torch import Tensor, nn
 
 from expunge.data.encode import Tokens
-from expunge.methods.base import Batch, Loss, Need, TrainingMethod
+from expunge.methods.training.base import FORGET, RETAIN, Batch, RowSet, Term, TrainingMethod
 from expunge.models.logprobs import kl_divergence, labelled_logits, sequence_mean, token_logprobs
 
 RetainLoss = Literal["cross_entropy", "kl", "none"]
@@ -30,26 +31,31 @@ class WithRetain(TrainingMethod):
     """What holds the retain set: cross_entropy on its answers, kl to the start model, or none."""
 
     @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"retain_hidden"}) if self.retain_loss == "kl" else frozenset()
+    def forget_sets(self) -> Mapping[str, RowSet]:
+        """The row sets that the forget term reads."""
+        return {"forget": FORGET}
 
     @property
-    def uses_retain(self) -> bool:
-        return self.retain_loss != "none"
+    def row_sets(self) -> Mapping[str, RowSet]:
+        if self.retain_loss == "none" or self.retain_weight == 0:
+            return self.forget_sets
+        retain = RowSet("retain", frozen=frozenset({"hidden"})) if self.retain_loss == "kl" else RETAIN
+        return {**self.forget_sets, "retain": retain}
 
-    def combine(self, forget: Tensor, model: nn.Module, batch: Batch, forget_part: str = "forget") -> Loss:
-        """forget_weight * forget + retain_weight * retain term, with both parts for the record."""
-        total = self.forget_weight * forget
-        parts = {forget_part: forget.detach()}
-        if self.retain_loss != "none" and batch.retain is not None:
-            retain = (
-                cross_entropy(model, batch.retain)
-                if self.retain_loss == "cross_entropy"
-                else kl_to_start(model, batch, batch.retain)
-            )
-            total = total + self.retain_weight * retain
-            parts["retain"] = retain.detach()
-        return Loss(total, parts)
+    def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The forget term before its weight: a scalar, a mean over rows."""
+        raise TypeError(f"{type(self).__name__} defines no forget term")
+
+    def terms(self, model: nn.Module, batch: Batch) -> Iterator[Term]:
+        yield Term("forget", self.forget_term(model, batch), self.forget_weight, rows=next(iter(self.forget_sets)))
+        if "retain" in self.row_sets:
+            yield Term("retain", self.retain_term(model, batch), self.retain_weight, rows="retain")
+
+    def retain_term(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The retain term before its weight: a scalar, a mean over rows."""
+        if self.retain_loss == "kl":
+            return kl_to_start(model, batch, batch.retain)
+        return cross_entropy(model, batch.retain)
 
 
 def cross_entropy(model: nn.Module, tokens: Tokens) -> Tensor:

@@ -1,0 +1,157 @@
+"""The rows of a run: encoded once, and the answers that may stand in the place of their own.
+
+A row of any row set has a key: whose prompt, which row, and which answer. Keys are what steps draw, what the reference table is
+indexed by, and what becomes tokens.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+
+from expunge.data.encode import Encoded, Encoder, Tokens, collate
+from expunge.data.example import Example, Request
+from expunge.data.refusals import REFUSALS
+from expunge.errors import ExpungeError
+from expunge.methods.training.base import Answers, Prompts, RowSet, TrainingMethod
+from expunge.training.pairs import Pairs, share
+
+PROBES = 16
+"""Forget rows of each part that a method measures itself on."""
+
+
+class RowKey(NamedTuple):
+    """One row: a prompt, and one of the answers to it."""
+
+    prompts: Prompts
+    row: int
+    answers: Answers = "own"
+    answer: int = -1
+    """Index into the pool of answers; -1 for the row's own."""
+
+
+StepRows = Mapping[str, Sequence[tuple[RowKey, ...]]]
+"""Row set -> for each of its prompts the keys of its rows, one per answer."""
+
+
+@dataclass(frozen=True)
+class AnswerPool:
+    """Answers that are drawn for prompts."""
+
+    texts: tuple[str, ...]
+    barred: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    """Prompt -> answers that are not drawn for it, because they are its own."""
+
+    @classmethod
+    def mismatched(cls, source: Sequence[Example], sets: Sequence[Sequence[Example]]) -> "AnswerPool":
+        """The answers of `source`; none is drawn for a prompt of `sets` that has that very answer in any row."""
+        texts = tuple(dict.fromkeys(example.response for example in source))
+        place = {text: i for i, text in enumerate(texts)}
+        own: dict[str, set[int]] = {}
+        for example in (example for rows in sets for example in rows):
+            if example.prompt is not None and example.response in place:
+                own.setdefault(example.prompt, set()).add(place[example.response])
+        return cls(texts, {prompt: frozenset(answers) for prompt, answers in own.items()})
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Encoded data of one run."""
+
+    forget: Sequence[Encoded]
+    """The rows that the run walks over; for `finetune` the rows to learn."""
+    ids: Sequence[str]
+    """`Example.id` of each forget row, for messages."""
+    pad_id: int
+    retain: Sequence[Encoded] = ()
+    holdout: Sequence[Encoded] = ()
+    parts: tuple[tuple[int, ...], ...] = ()
+    """Forget rows that are not mixed in a step; none: all are one set."""
+    prompts: Mapping[Prompts, Sequence[str | None]] = field(default_factory=dict)
+    """Texts of the prompts, where a row set has other answers than their own."""
+    pools: Mapping[Answers, AnswerPool] = field(default_factory=dict)
+    encode: Callable[[str | None, str], Encoded] | None = None
+    """(prompt, answer) -> row."""
+    _other: dict[RowKey, Encoded] = field(default_factory=dict, compare=False)
+
+    def row(self, key: RowKey) -> Encoded:
+        """The encoded row of a key; rows with drawn answers are encoded when they are first asked for."""
+        if key.answers == "own":
+            return self.forget[key.row] if key.prompts == "forget" else self.retain[key.row]
+        if key not in self._other:
+            assert self.encode is not None
+            self._other[key] = self.encode(self.prompts[key.prompts][key.row], self.pools[key.answers].texts[key.answer])
+        return self._other[key]
+
+    def step_rows(self, sets: Mapping[str, RowSet], plan: Pairs, step: int, rank: int = 0, world: int = 1) -> StepRows:
+        """This process's rows of a step: prompts rank, rank + world, ... of the global batch, which no process count changes."""
+        found: dict[str, Sequence[tuple[RowKey, ...]]] = {}
+        for name, rows in sets.items():
+            prompts = plan.forget_rows(step) if rows.prompts == "forget" else plan.retain_rows(step)
+            if rows.answers == "own":
+                keys: list[tuple[RowKey, ...]] = [(RowKey(rows.prompts, row),) for row in prompts]
+            else:
+                pool, texts = self.pools[rows.answers], self.prompts[rows.prompts]
+                barred = [pool.barred.get(texts[row] or "", frozenset()) for row in prompts]
+                drawn = plan.answers(step, rows.prompts, rows.answers, len(pool.texts), barred, rows.count)
+                keys = [
+                    tuple(RowKey(rows.prompts, row, rows.answers, answer) for answer in answers)
+                    for row, answers in zip(prompts, drawn, strict=True)
+                ]
+            found[name] = [keys[i] for i in share(range(len(keys)), rank, world)]
+        return found
+
+    def probes(self, side: Literal["right", "left"], device: torch.device) -> list[Tokens]:
+        """Evenly spaced rows of each forget part, the same in every run on the same data."""
+        chosen = [part[:: -(-len(part) // PROBES)] for part in self.parts or (range(len(self.forget)),)]
+        return [collate([self.forget[row] for row in part], self.pad_id, side).to(device) for part in chosen]
+
+    @cached_property
+    def part_of(self) -> Mapping[int, int]:
+        """Forget row -> the part that it is of."""
+        return {row: i for i, part in enumerate(self.parts) for row in part}
+
+
+def encode_data(request: Request, method: TrainingMethod, encoder: Encoder) -> TrainingData:
+    """Encodes what the row sets of `method` need. Raises ExpungeError where a set cannot have as many answers as it asks for."""
+    sets = method.row_sets.values()
+    prompts: dict[Prompts, Sequence[str | None]] = {
+        "forget": [e.prompt for e in request.forget],
+        "retain": [e.prompt for e in request.retain],
+    }
+    pools: dict[Answers, AnswerPool] = {}
+    for rows in sets:
+        if rows.answers == "refusals":
+            pools["refusals"] = AnswerPool(tuple(request.refusals or REFUSALS))
+        elif rows.answers in ("forget", "retain"):
+            source = request.forget if rows.answers == "forget" else request.retain
+            pools[rows.answers] = AnswerPool.mismatched(source, [request.forget, request.retain])
+        if rows.answers != "own":
+            _check_pool(rows, pools[rows.answers], prompts[rows.prompts], method)
+    return TrainingData(
+        forget=encoder.encode_many(request.forget),
+        ids=[e.id for e in request.forget],
+        pad_id=encoder.pad_id,
+        retain=encoder.encode_many(request.retain) if any(rows.prompts == "retain" for rows in sets) else [],
+        holdout=encoder.encode_many(request.holdout),
+        parts=method.forget_parts(request),
+        prompts=prompts,
+        pools=pools,
+        encode=encoder.encode_answer,
+    )
+
+
+def _check_pool(rows: RowSet, pool: AnswerPool, prompts: Sequence[str | None], method: TrainingMethod) -> None:
+    name = method.method_name()
+    if any(prompt is None for prompt in prompts):
+        raise ExpungeError(
+            f"{name} puts other answers after the prompts of the {rows.prompts} set, which has raw text; give prompt and response"
+        )
+    least = min(len(pool.texts) - len(pool.barred.get(prompt or "", ())) for prompt in prompts)
+    if least < rows.count:
+        raise ExpungeError(
+            f"{name} needs {rows.count} different answers per prompt from {rows.answers}, and for one prompt of the "
+            f"{rows.prompts} set there are {least}; give more rows or ask for fewer answers"
+        )
