@@ -23,11 +23,12 @@ import torch
 from gpu_world import make_model, make_tokenizer, write_rows
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from expunge import Training, guards
+from expunge import Training
 from expunge.data.encode import Encoded, Encoder, Format, collate
 from expunge.data.read import read_request
 from expunge.devices import let_segments_grow
 from expunge.evaluation.engine import Engine
+from expunge.guarding.life import fit
 from expunge.methods import NPO, RMU, GradientDifference, KeySpaceDetection, NeuronAdjust, SimNPO
 from expunge.runner import Context
 from expunge.spec import Run
@@ -119,8 +120,9 @@ class Bench:
         out = self.folder / name
         out.mkdir()
         context = InMemory(
-            run, self.request, "none", self.encoder, out, False, False, True, lambda: None, _never, lambda *_: None, model=model
-        )
+            run=run, request=self.request, source="none", encoder=self.encoder, out=out, resume=False, overwrite=False,
+            quiet=True, prepare=lambda: None, execute=_never, check=lambda *_: None, model=model,
+        )  # fmt: skip
         try:
             runner.produce(context)
         finally:
@@ -187,7 +189,7 @@ class Bench:
         for method in (NeuronAdjust(canaries=0), KeySpaceDetection(radius=1e-3, canaries=0)):
             name = method.method_name()
             began = time.perf_counter()
-            state = guards.fit(method, model, self.request, self.encoder)
+            state = fit(method, model, self.request, self.encoder)
             self.wait()
             found[f"{name} fit tokens/s"] = tokens / (time.perf_counter() - began)
             with method.attach(model, state, self.encoder):

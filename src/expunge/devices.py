@@ -26,12 +26,14 @@ def default_device() -> "torch.device":
 
 
 def let_segments_grow() -> None:
-    """Has the CUDA allocator extend its blocks, so that batches of changing length leave no holes between them.
+    """Has the CUDA allocator extend its segments, so that batches of changing length leave no holes between them.
 
-    It is read once, when CUDA starts, and changes nothing where the user has set the allocator otherwise.
+    Changes nothing where the user has set the allocator.
     """
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    import torch
+
+    if torch.cuda.is_available() and not {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"} & os.environ.keys():
+        torch.cuda.memory._set_allocator_settings("expandable_segments:True")
 
 
 def moved(tensor: "Tensor", device: "torch.device | str") -> "Tensor":
