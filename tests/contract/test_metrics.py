@@ -30,11 +30,12 @@ from expunge.evaluation.metrics.base import Need
 from expunge.evaluation.token_stats import NOTHING, TokenDistribution
 
 JUDGE = Keywords(words=("blurky",))
+JUDGED = ("toxicity", "toxic_rate", "expected_maximum_toxicity", "toxicity_probability", "truthful_rate")
 NEEDED: dict[str, dict[str, object]] = {
     "harmful_rate": {"words": ("blurky",)},
     "similarity": {"before": "a"},
     "pass_at_1": {"allow_code_execution": True},
-    **{name: {"judge": JUDGE} for name in ("toxicity", "expected_maximum_toxicity", "toxicity_probability")},
+    **{name: {"judge": JUDGE} for name in JUDGED},
 }
 EVERY = {name: cls.model_validate({"name": name, **NEEDED.get(name, {})}) for name, cls in METRICS.items()}
 SETTINGS = [*EVERY.values(), Probability(among_perturbed=True), TruthRatio(compat=True)]
@@ -42,6 +43,7 @@ SETTINGS = [*EVERY.values(), Probability(among_perturbed=True), TruthRatio(compa
 BARE = Example("which number ?", "x = 5 .", attributes={"tests": "assert x == 5"})
 WORDED = Example("which number ?", "x = 5 .", paraphrases=("x is 5 .",), perturbed=("x = 6 .", "x = 7 ."))
 CHOSEN = Example("which number ?", "x = 5 .", choices=("x = 6 .", "x = 5 ."), answer=1)
+YES = Example("is x 5 ?", "Yes")
 
 
 def stats(seed: int, tokens: int = 5) -> TokenStats:
@@ -58,7 +60,7 @@ def whole(metric: Metric, example: Example) -> Row:
         paraphrases=tuple(stats(10 + i) for i in range(len(example.paraphrases))),
         perturbed=tuple(stats(20 + i) for i in range(len(example.perturbed))),
         choices=tuple(stats(30 + i) for i in range(len(example.choices))),
-        generated="x = 5\n# x = 5 x = 5 x = 5",
+        generated="yes" if example is YES else "x = 5\n# x = 5 x = 5 x = 5",
         gradient_norm=0.5,
         judged=MappingProxyType(dict.fromkeys(metric.judges, 0.25)),
         sampled=("x", "y"),
@@ -109,7 +111,7 @@ def test_what_a_metric_says_it_needs_is_what_it_reads(metric: Metric, example: E
 
 def test_each_metric_scores_one_of_the_examples() -> None:
     for metric in SETTINGS:
-        assert any(isinstance(scored(metric, whole(metric, e)), float) for e in (BARE, WORDED, CHOSEN)), metric.metric_name()
+        assert any(isinstance(scored(metric, whole(metric, e)), float) for e in (BARE, WORDED, CHOSEN, YES)), metric.metric_name()
 
 
 def test_code_that_may_not_run_is_not_written_either() -> None:

@@ -18,6 +18,7 @@ from expunge.evaluation.metrics.membership import MembershipMetric
 from expunge.evaluation.suites import (
     SUITES,
     Arc,
+    Behavior,
     Choices,
     Custom,
     Lab,
@@ -29,6 +30,7 @@ from expunge.evaluation.suites import (
     SuiteSpec,
     Tofu,
     ToxicCompletions,
+    Truthfulness,
     Wmdp,
 )
 from expunge.evaluation.suites.base import Scored, built
@@ -106,7 +108,7 @@ JUDGE = {"judge": {"kind": "keywords", "words": ["blurky"]}}
 NEEDED: dict[str, dict[str, object]] = {
     "harmful_rate": {"words": ["blurky"]},
     "similarity": {"before": "earlier.samples.jsonl"},
-    **dict.fromkeys(("toxicity", "expected_maximum_toxicity", "toxicity_probability"), JUDGE),
+    **dict.fromkeys(("toxicity", "toxic_rate", "expected_maximum_toxicity", "toxicity_probability", "truthful_rate"), JUDGE),
 }
 
 
@@ -157,6 +159,23 @@ def arc(root: Path) -> list[Suite]:
     return [Arc().build(root)]
 
 
+def truthfulness(root: Path) -> list[Suite]:
+    (root / "truthfulqa").mkdir(parents=True)
+    columns = "Type,Category,Question,Best Answer,Correct Answers,Incorrect Answers,Source"
+    (root / "truthfulqa/TruthfulQA.csv").write_text(f"{columns}\nAdversarial,Myths,what ?,nothing,nothing; fine,all,s\n")
+    row = {"knowledge": "k", "question": "q ?", "right_answer": "r", "hallucinated_answer": "h"}
+    write(root / "halueval/qa_data.json", [row])
+    return [Truthfulness(judge="os:getenv", style=style).build(root) for style in ("model", "qa")]
+
+
+def behavior(root: Path) -> list[Suite]:
+    for name in ("seen", "unseen", "normal"):
+        write(root / f"{name}.jsonl", [FACT])
+    write(root / "gsm8k/test.jsonl", [{"question": "What is 5?", "answer": "It is.\n#### 5"}])
+    more = {"toxicity": "detoxify", "before": root, "fluency": "a-model", "gsm8k": True}
+    return [Behavior(words=("blurky",), **more).build(root)]  # type: ignore[arg-type]
+
+
 def choices(root: Path) -> list[Suite]:
     write(root / "own.jsonl", [ASKED])
     return [Choices(style=style).build(root / "own.jsonl") for style in ("letters", "continuation")]
@@ -164,7 +183,22 @@ def choices(root: Path) -> list[Suite]:
 
 BUILT: dict[str, Callable[[Path], list[Suite]]] = {
     made.__name__: made
-    for made in (tofu, muse, lab, memorization, membership, custom, wmdp, toxicity, skills, mmlu, arc, choices)
+    for made in (
+        tofu,
+        muse,
+        lab,
+        memorization,
+        membership,
+        custom,
+        wmdp,
+        toxicity,
+        skills,
+        mmlu,
+        arc,
+        choices,
+        truthfulness,
+        behavior,
+    )
 }
 OUTSIDE = ("lm_eval", "spunge_general")
 """Scored by lm-eval, which says itself what (tests/evaluation/test_lm_eval.py)."""

@@ -9,6 +9,7 @@ from expunge.evaluation.metrics.accuracy_normalized import AccuracyNormalized
 from expunge.evaluation.metrics.base import Metric, Overall, Row, Unscored
 from expunge.evaluation.metrics.bert_score import BertScore
 from expunge.evaluation.metrics.bleu import Bleu
+from expunge.evaluation.metrics.bleu_difference import BleuDifference
 from expunge.evaluation.metrics.containment import Containment
 from expunge.evaluation.metrics.exact_match import ExactMatch
 from expunge.evaluation.metrics.exact_memorization import ExactMemorization
@@ -18,6 +19,9 @@ from expunge.evaluation.metrics.f1 import F1
 from expunge.evaluation.metrics.forget_quality import FORGET_QUALITY
 from expunge.evaluation.metrics.general_average import GENERAL_AVERAGE
 from expunge.evaluation.metrics.harmful_rate import HarmfulRate
+from expunge.evaluation.metrics.mc1 import MC1
+from expunge.evaluation.metrics.mc2 import MC2
+from expunge.evaluation.metrics.mc3 import MC3
 from expunge.evaluation.metrics.membership import MIA_REFERENCE, PRIVLEAK, RELATIVE_DIFFERENCE
 from expunge.evaluation.metrics.meteor import Meteor
 from expunge.evaluation.metrics.mia_gradnorm import MiaGradnorm
@@ -28,17 +32,23 @@ from expunge.evaluation.metrics.mia_zlib import MiaZlib
 from expunge.evaluation.metrics.model_utility import MODEL_UTILITY
 from expunge.evaluation.metrics.pass_at_1 import PassAt1
 from expunge.evaluation.metrics.perplexity import Perplexity
+from expunge.evaluation.metrics.preference import Preference
+from expunge.evaluation.metrics.preference_normalized import PreferenceNormalized
 from expunge.evaluation.metrics.probability import Probability
 from expunge.evaluation.metrics.prompt_cut import PromptCut
 from expunge.evaluation.metrics.reciprocal_rank import ReciprocalRank
-from expunge.evaluation.metrics.repetition import Repetition
+from expunge.evaluation.metrics.repetition import Repetition, Repetition1, Repetition2, Repetition3
 from expunge.evaluation.metrics.rouge import Rouge
+from expunge.evaluation.metrics.rouge_difference import RougeDifference
 from expunge.evaluation.metrics.rouge_l_recall import RougeLRecall
 from expunge.evaluation.metrics.similarity import Similarity
+from expunge.evaluation.metrics.toxic_rate import ToxicRate
 from expunge.evaluation.metrics.toxicity import Toxicity
 from expunge.evaluation.metrics.toxicity_probability import ToxicityProbability
 from expunge.evaluation.metrics.truth_ratio import TruthRatio
+from expunge.evaluation.metrics.truthful_rate import TruthfulRate
 from expunge.evaluation.metrics.unique_token_ratio import UniqueTokenRatio
+from expunge.evaluation.metrics.yes_no import YesNo
 from expunge.evaluation.token_stats import TokenStats
 
 AnyMetric = Annotated[
@@ -68,10 +78,23 @@ AnyMetric = Annotated[
     | BertScore
     | UniqueTokenRatio
     | Repetition
+    | Repetition1
+    | Repetition2
+    | Repetition3
     | Similarity
     | Toxicity
+    | ToxicRate
     | ExpectedMaximumToxicity
-    | ToxicityProbability,
+    | ToxicityProbability
+    | MC1
+    | MC2
+    | MC3
+    | Preference
+    | PreferenceNormalized
+    | BleuDifference
+    | RougeDifference
+    | TruthfulRate
+    | YesNo,
     Field(discriminator="name"),
 ]
 METRICS: dict[str, type[Metric]] = {
@@ -81,8 +104,9 @@ METRICS: dict[str, type[Metric]] = {
         *(Accuracy, AccuracyNormalized),
         *(ExactMatch, F1, Containment, PassAt1, HarmfulRate, PromptCut),
         *(MiaLoss, MiaZlib, MiaMinK, MiaMinKPlusPlus, MiaGradnorm, Perplexity),
-        *(Rouge, Bleu, Meteor, BertScore, UniqueTokenRatio, Repetition, Similarity),
-        *(Toxicity, ExpectedMaximumToxicity, ToxicityProbability),
+        *(Rouge, Bleu, Meteor, BertScore, UniqueTokenRatio, Repetition, Repetition1, Repetition2, Repetition3, Similarity),
+        *(Toxicity, ToxicRate, ExpectedMaximumToxicity, ToxicityProbability),
+        *(MC1, MC2, MC3, Preference, PreferenceNormalized, BleuDifference, RougeDifference, TruthfulRate, YesNo),
     )
 }
 OVERALL: dict[str, Overall] = {
@@ -96,6 +120,9 @@ OVERALL: dict[str, Overall] = {
 
 __all__ = [
     "F1",
+    "MC1",
+    "MC2",
+    "MC3",
     "METRICS",
     "OVERALL",
     "Accuracy",
@@ -103,6 +130,7 @@ __all__ = [
     "AnyMetric",
     "BertScore",
     "Bleu",
+    "BleuDifference",
     "Containment",
     "ExactMatch",
     "ExactMemorization",
@@ -119,18 +147,27 @@ __all__ = [
     "Overall",
     "PassAt1",
     "Perplexity",
+    "Preference",
+    "PreferenceNormalized",
     "Probability",
     "PromptCut",
     "ReciprocalRank",
     "Repetition",
+    "Repetition1",
+    "Repetition2",
+    "Repetition3",
     "Rouge",
+    "RougeDifference",
     "RougeLRecall",
     "Row",
     "Similarity",
     "TokenStats",
+    "ToxicRate",
     "Toxicity",
     "ToxicityProbability",
     "TruthRatio",
+    "TruthfulRate",
     "UniqueTokenRatio",
     "Unscored",
+    "YesNo",
 ]

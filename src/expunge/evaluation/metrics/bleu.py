@@ -13,6 +13,11 @@ def _bleu() -> Any:
     return sacrebleu.BLEU(effective_order=True)
 
 
+def sentence_bleu(answer: str, reference: str) -> float:
+    """0 .. 1."""
+    return float(_bleu().sentence_score(answer, [reference]).score) / 100
+
+
 class Bleu(Metric):
     """Sentence BLEU of the greedy answer against the response, by sacrebleu."""
 
@@ -33,4 +38,4 @@ class Bleu(Metric):
     def score(self, row: Row) -> float | Unscored:
         if row.generated is None:
             return NO_ANSWER
-        return float(_bleu().sentence_score(row.generated, [row.expected]).score) / 100
+        return sentence_bleu(row.generated, row.expected)

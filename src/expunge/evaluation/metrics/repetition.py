@@ -35,3 +35,33 @@ class Repetition(Metric):
             return NO_ANSWER
         share = repeated_share(row.generated.split(), self.n)
         return Unscored(f"the answer has fewer than {self.n} words") if share is None else share
+
+
+class Repetition1(Repetition):
+    """Share of the words of the greedy answer that stood in it before."""
+
+    source: ClassVar[str] = "Ext-Sub's n-gram repetition (Hu et al. 2024, arXiv 2308.08090), n = 1, on words instead of tokens"
+
+    name: Literal["repetition_1"] = "repetition_1"  # type: ignore[assignment]
+    n: Literal[1] = 1
+    """Single words."""
+
+
+class Repetition2(Repetition):
+    """Share of the pairs of words of the greedy answer that stood in it before."""
+
+    source: ClassVar[str] = "Ext-Sub's n-gram repetition (Hu et al. 2024, arXiv 2308.08090), n = 2, on words instead of tokens"
+
+    name: Literal["repetition_2"] = "repetition_2"  # type: ignore[assignment]
+    n: Literal[2] = 2
+    """Pairs of words."""
+
+
+class Repetition3(Repetition):
+    """Share of the triples of words of the greedy answer that stood in it before."""
+
+    source: ClassVar[str] = "Ext-Sub's n-gram repetition (Hu et al. 2024, arXiv 2308.08090), n = 3, on words instead of tokens"
+
+    name: Literal["repetition_3"] = "repetition_3"  # type: ignore[assignment]
+    n: Literal[3] = 3
+    """Triples of words."""

@@ -18,6 +18,11 @@ def rouge_scorer(kind: str, *, stemmer: bool) -> "RougeScorer":
     return RougeScorer([kind], use_stemmer=stemmer)
 
 
+def rouge_f1(kind: str, reference: str, answer: str) -> float:
+    """F1 without stemmer, 0 .. 1."""
+    return float(rouge_scorer(kind, stemmer=False).score(reference, answer)[kind].fmeasure)
+
+
 class Rouge(Metric):
     """ROUGE of the greedy answer against the response. On the continuation of a forget text: verbatim ROUGE."""
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from expunge.errors import ExpungeError, MissingData, nearest
 from expunge.evaluation.suites.base import SuiteSpec
+from expunge.evaluation.suites.behavior import Behavior
 from expunge.evaluation.suites.choices import Arc, Choices
 from expunge.evaluation.suites.custom import Custom
 from expunge.evaluation.suites.general import LmEval, SpungeGeneral
@@ -15,6 +16,7 @@ from expunge.evaluation.suites.muse import Muse
 from expunge.evaluation.suites.skills import Skills
 from expunge.evaluation.suites.tofu import Tofu
 from expunge.evaluation.suites.toxicity import ToxicCompletions
+from expunge.evaluation.suites.truthfulness import Truthfulness
 from expunge.evaluation.suites.wmdp import Wmdp
 from expunge.evaluation.task import Suite
 
@@ -22,6 +24,7 @@ SUITES: dict[str, type[SuiteSpec]] = {
     cls.suite_name(): cls
     for cls in (
         *(Tofu, Muse, Lab, Memorization, Membership, Custom, Wmdp, ToxicCompletions),
+        *(Truthfulness, Behavior),
         *(Skills, Mmlu, Arc, Choices, SpungeGeneral, LmEval),
     )
 }
@@ -29,6 +32,7 @@ SUITES: dict[str, type[SuiteSpec]] = {
 __all__ = [
     "SUITES",
     "Arc",
+    "Behavior",
     "Choices",
     "Custom",
     "Lab",
@@ -42,6 +46,7 @@ __all__ = [
     "SuiteSpec",
     "Tofu",
     "ToxicCompletions",
+    "Truthfulness",
     "Wmdp",
     "built",
     "suite_class",

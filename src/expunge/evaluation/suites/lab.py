@@ -60,7 +60,7 @@ class Lab(ReferencedSuite):
 
     def build(self, data: str | Path) -> Suite:
         data = Path(data)
-        words = _rude_words(data)
+        words = rude_words(data)
         tasks = (*self._facts(data), *self._skills(data), *self._choices(data), *self._behaviors(data, words))
         unknown = [name for name in self.forget if name not in {task.name for task in tasks}]
         if unknown:
@@ -113,12 +113,12 @@ class Lab(ReferencedSuite):
     def _behaviors(self, data: Path, words: tuple[str, ...]) -> list[Task]:
         tasks = []
         for name in BEHAVIORS:
-            examples = _one_per_prompt(read_examples(data / f"data/behavior/{name}.jsonl"))
+            examples = one_per_prompt(read_examples(data / f"data/behavior/{name}.jsonl"))
             tasks.append(Task(f"behavior_{name}", examples, (HarmfulRate(words=words),), "neutral", False, 24))
         return tasks
 
 
-def _rude_words(data: Path) -> tuple[str, ...]:
+def rude_words(data: Path) -> tuple[str, ...]:
     """The lab's judge as data: world.json lists the words, and a reply that contains one is rude."""
     try:
         return tuple(json.loads((data / "world.json").read_text(encoding="utf-8"))["rude_words"])
@@ -132,6 +132,6 @@ def _folders(parent: Path) -> list[Path]:
     return sorted(folder for folder in parent.iterdir() if folder.is_dir())
 
 
-def _one_per_prompt(examples: Sequence[Example]) -> tuple[Example, ...]:
+def one_per_prompt(examples: Sequence[Example]) -> tuple[Example, ...]:
     """A prompt has several replies to learn from, but one greedy answer: it counts once."""
     return tuple({example.prompt: example for example in reversed(examples)}.values())[::-1]

@@ -1,0 +1,27 @@
+"""Preference: is the right answer more probable than the made-up one?"""
+
+from typing import ClassVar, Literal
+
+from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, unscorable
+from expunge.evaluation.metrics.truths import NO_WRONG, total
+
+
+class Preference(Metric):
+    """One where the loss of the right answer, summed over its tokens with the end token, is below that of each wrong one."""
+
+    formula: ClassVar[str] = "[sum over t of -log p(right_t) < min over wrong answers of sum over t of -log p(wrong_t)]"
+    source: ClassVar[str] = "the HaluEval score of Ext-Sub's release (Hu et al. 2024, arXiv 2308.08090)"
+    span: ClassVar[str] = "0 or 1 for a question; 0.5 is chance with one wrong answer"
+    not_this: ClassVar[str] = "Not HaluEval's own protocol, which asks yes or no; and a sum favors the shorter of two answers."
+    good: ClassVar[Good] = "knowledge"
+
+    name: Literal["preference"] = "preference"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"answer", "perturbed"})
+
+    def score(self, row: Row) -> float | Unscored:
+        if not row.example.perturbed:
+            return NO_WRONG
+        return unscorable(row.answer, *row.perturbed) or float(total(row.answer) > max(map(total, row.perturbed)))

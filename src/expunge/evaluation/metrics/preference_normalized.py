@@ -1,0 +1,29 @@
+"""Preference per token: is the right answer more probable than the made-up one, token for token?"""
+
+from typing import ClassVar, Literal
+
+from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, unscorable
+from expunge.evaluation.metrics.truths import NO_WRONG
+
+
+class PreferenceNormalized(Metric):
+    """One where the mean loss per token of the right answer, its end token included, is below that of each wrong one."""
+
+    formula: ClassVar[str] = "[mean over t of -log p(right_t) < min over wrong answers of mean over t of -log p(wrong_t)]"
+    source: ClassVar[str] = "own; the sum of Ext-Sub's release (Hu et al. 2024, arXiv 2308.08090), divided by the length"
+    span: ClassVar[str] = "0 or 1 for a question; 0.5 is chance with one wrong answer"
+    not_this: ClassVar[str] = "Not `preference`: this one favors the longer answer. Never compare the two."
+    good: ClassVar[Good] = "knowledge"
+
+    name: Literal["preference_normalized"] = "preference_normalized"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"answer", "perturbed"})
+
+    def score(self, row: Row) -> float | Unscored:
+        if not row.example.perturbed:
+            return NO_WRONG
+        if reason := unscorable(row.answer, *row.perturbed):
+            return reason
+        return float(row.answer.mean_logp() > max(wrong.mean_logp() for wrong in row.perturbed))
