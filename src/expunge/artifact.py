@@ -81,6 +81,14 @@ def base_of(path: str | Path, out: Path, sha256: str, revision: str | None = Non
     return Base(path=place, sha256=sha256, beside=os.path.relpath(place, os.path.abspath(out / "artifact")))
 
 
+def base_fingerprint(path: str, revision: str | None = None) -> str:
+    """sha256 over what a base model's answers depend on: its weights, or an adapter and the weights below it."""
+    folder = artifact_folder(path)
+    if folder is None or (manifest := read_manifest(folder)).kind == "weights":
+        return model_fingerprint(path if folder is None else str(folder), revision=revision)
+    return _artifact_fingerprint(manifest, base_fingerprint(*find_base(folder, manifest, None)))
+
+
 class Manifest(Record):
     """expunge.json."""
 
@@ -331,16 +339,16 @@ def open_model(
     manifest = read_manifest(folder)
     check = _Check(folder, manifest, verify)
     own = manifest.kind != "adapter" or any((folder / name).is_file() for name in TOKENIZER_FILES)
-    tokenizer_place = folder if own else _find_base(folder, manifest, base)[0]
+    tokenizer_place = folder if own else find_base(folder, manifest, base)[0]
     tokenizer = load_tokenizer(str(tokenizer_place), trust_remote_code=trust_remote_code)
     found = None
     if manifest.kind == "weights":
         model = weights(str(folder))
     else:
-        place, revision = _find_base(folder, manifest, base)
+        place, revision = find_base(folder, manifest, base)
         if local := os.path.isdir(place):
             found = _checked_base(folder, manifest, place, revision, force)
-        model = weights(place, revision)
+        model = _base_model(place, revision, weights)
         if not local:  # a hub model has its files now
             found = _checked_base(folder, manifest, place, revision, force)
         if manifest.kind == "adapter":
@@ -349,6 +357,24 @@ def open_model(
             _guard(model, folder, manifest, tokenizer, force)
     check.finish()
     return Opened(model, tokenizer, lambda: _artifact_fingerprint(manifest, found))
+
+
+def _base_model(place: str, revision: str | None, weights: Callable[..., "PreTrainedModel"]) -> "PreTrainedModel":
+    """The model that an adapter or a guard belongs to; below a guard it may be an adapter of expunge, which is added in."""
+    folder = artifact_folder(place)
+    if folder is None:
+        return weights(place, revision)
+    manifest = read_manifest(folder)
+    if manifest.kind == "weights":
+        return weights(str(folder))
+    if manifest.kind == "guard":
+        raise ExpungeError(f"{folder} is a guard, and nothing is made for a guarded model; its expunge.json was changed")
+    check = _Check(folder, manifest, False)
+    base, revision = find_base(folder, manifest, None)
+    _checked_base(folder, manifest, base, revision, False)
+    merged: PreTrainedModel = _with_adapter(weights(base, revision), folder).merge_and_unload().eval()  # type: ignore[operator]
+    check.finish()
+    return merged
 
 
 def _plain_fingerprint(path: str, revision: str | None) -> str:
@@ -363,7 +389,7 @@ def _artifact_fingerprint(manifest: Manifest, base_sha256: str | None) -> str:
     return hashlib.sha256(json.dumps([manifest.kind, files, method, base_sha256], sort_keys=True).encode()).hexdigest()
 
 
-def _find_base(folder: Path, manifest: Manifest, given: str | None) -> tuple[str, str | None]:
+def find_base(folder: Path, manifest: Manifest, given: str | None) -> tuple[str, str | None]:
     """(place, revision) of the base model: as given, as recorded, or where it lies beside the artifact as it did then."""
     base = manifest.base
     if given is not None:
@@ -384,7 +410,7 @@ def _find_base(folder: Path, manifest: Manifest, given: str | None) -> tuple[str
 
 def _checked_base(folder: Path, manifest: Manifest, place: str, revision: str | None, force: bool) -> str:
     """The hash of the base model; another one than the recorded is an error, or with `force` a warning."""
-    found = model_fingerprint(place, revision=revision)
+    found = base_fingerprint(place, revision)
     if not manifest.base.sha256:  # made from other adapters on a machine that did not have the base
         warnings.warn(f"the base of {folder} was not at hand when it was made, so that {place} is not checked", stacklevel=3)
     elif found != manifest.base.sha256:

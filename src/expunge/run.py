@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from expunge import composing, editing
-from expunge.artifact import artifact_folder, base_of, read_manifest, save_artifact, verify
+from expunge.artifact import artifact_folder, save_artifact, verify
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.data.format import default_format
@@ -26,12 +26,12 @@ from expunge.errors import ExpungeError
 from expunge.folders import check_apart, check_place, check_replaceable, holds_something, unfinished
 from expunge.guarding import runner as guarding
 from expunge.methods.base import Family, ObjectiveBuilder
-from expunge.models.load import load_tokenizer
 from expunge.processes import count, is_main
 from expunge.records import Inputs, Provenance, write_json
 from expunge.run_folder import RunFolder
 from expunge.runner import AnyRun, Context, Made, Outcome, Runner
 from expunge.spec import read_yaml
+from expunge.start import find_start
 from expunge.training import runner as training
 
 RUNNERS: dict[Family, Runner] = {
@@ -66,12 +66,12 @@ def execute(
     _check_device_map(run, runner)
     request = run.read()
     check(run, request)
-    source = model_source(run.model)
-    tokenizer = load_tokenizer(str(source), revision=run.revision, trust_remote_code=run.trust_remote_code)
+    start = find_start(run.model, run.revision)
+    tokenizer = start.tokenizer(trust_remote_code=run.trust_remote_code)
     run = run if run.format is not None else run.model_copy(update={"format": default_format(tokenizer)})
     assert run.format is not None
     encoder = Encoder(tokenizer, run.format, max_length=run.max_length)
-    folder = RunFolder(run, request, source, out, fresh=overwrite and not resume, restaged=runner.has_stages, before=before)
+    folder = RunFolder(run, request, start, out, fresh=overwrite and not resume, restaged=runner.has_stages, before=before)
     if resume and (out / "run.yaml").is_file():
         folder.check_inputs()
         if not (runner.has_stages and _differs(run, out)) and _finished(run, out):
@@ -81,7 +81,7 @@ def execute(
     stage = partial(execute, build_objective=build_objective)
     with folder:
         context = Context(
-            run, request, source, encoder, out, resume, overwrite, quiet, folder.prepare, stage, check, build_objective
+            run, request, start, encoder, out, resume, overwrite, quiet, folder.prepare, stage, check, build_objective
         )
         began = time.perf_counter()
         made = runner.produce(context)
@@ -95,16 +95,6 @@ def execute(
 def check(run: AnyRun, request: Request) -> None:
     """Raises where the request lacks what the run's method needs."""
     RUNNERS[run.method.family].check(run, request)
-
-
-def model_source(model: str) -> Path | str:
-    """A run or artifact of expunge stands for the weights inside it."""
-    folder = artifact_folder(model)
-    if folder is None:
-        return model
-    if (kind := read_manifest(folder).kind) != "weights":
-        raise ExpungeError(f"{folder} is an artifact of kind {kind}; only weights can be trained further, so give a full model")
-    return folder
 
 
 def _check_out(run: AnyRun, out: Path, resume: bool, overwrite: bool) -> None:
@@ -161,7 +151,7 @@ def _check_same(run: AnyRun, out: Path) -> None:
 def _publish(context: Context, inputs: Inputs, made: Made, began: float) -> None:
     """The artifact by rename, then provenance.json, which marks the run as complete."""
     run, out = context.run, context.out
-    base = base_of(context.source, out, inputs.base_sha256, run.revision)
+    base = context.start.base(out, inputs.base_sha256, adapter_goes_on=made.adapter_goes_on)
     save_artifact(out / "artifact", made.kind, run.method, base, made.write, claim=made.claim, notes=made.notes)
     write_json(out / "provenance.json", _provenance(context, inputs, made, time.perf_counter() - began))
     for checkpoint in out.glob("checkpoint-*"):

@@ -14,11 +14,11 @@ from pathlib import Path
 from expunge.data.example import Request, fingerprint
 from expunge.errors import ExpungeError
 from expunge.folders import holds_something, locked, remove_made, resume_command
-from expunge.models.load import in_cache, model_fingerprint, tokenizer_fingerprint
 from expunge.processes import is_main
 from expunge.records import Inputs, write_json, write_text
 from expunge.runner import AnyRun
 from expunge.spec import to_yaml
+from expunge.start import Start
 
 
 class RunFolder:
@@ -33,14 +33,14 @@ class RunFolder:
         self,
         run: AnyRun,
         request: Request,
-        source: Path | str,
+        start: Start,
         out: Path,
         *,
         fresh: bool,
         restaged: bool,
         before: Callable[[], None],
     ) -> None:
-        self.run, self.request, self.source, self.out = run, request, source, out
+        self.run, self.request, self.start, self.out = run, request, start, out
         self.fresh, self.restaged, self.before = fresh, restaged, before
         self._stack = ExitStack()
         self._ready = False
@@ -85,11 +85,10 @@ class RunFolder:
 
     @cached_property
     def _inputs(self) -> Inputs:
-        source, revision = str(self.source), self.run.revision
         return Inputs(
-            base=source,
-            base_sha256=model_fingerprint(source, revision=revision),
-            tokenizer_sha256=tokenizer_fingerprint(source, revision=revision),
+            base=self.start.place,
+            base_sha256=self.start.fingerprint(),
+            tokenizer_sha256=self.start.tokenizer_fingerprint(),
             data=self._data,
             counts={name: len(rows) for name, rows in self.run.row_sets(self.request).items()},
             folder=os.getcwd(),
@@ -113,13 +112,13 @@ class RunFolder:
         for name in dict.fromkeys([*before.data, *self._data]):
             if before.data.get(name) != self._data.get(name):
                 self._refuse(f"the {name} set holds other rows than when it was begun")
-        if not os.path.isdir(self.source) and not in_cache(str(self.source), self.run.revision):
+        if not self.start.at_hand():
             return  # a hub model is compared when it is there
         now = self.inputs()
         if before.base_sha256 != now.base_sha256:
-            self._refuse(f"the start model {self.source} has other weights than when it was begun")
+            self._refuse(f"the start model {self.start.place} has other weights than when it was begun")
         if before.tokenizer_sha256 != now.tokenizer_sha256:
-            self._refuse(f"the tokenizer of {self.source} is another than when it was begun")
+            self._refuse(f"the tokenizer of {self.start.place} is another than when it was begun")
 
     def _refuse(self, what: str) -> None:
         raise ExpungeError(

@@ -16,8 +16,8 @@ from expunge.artifact import Claim, Kind
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.methods.base import ObjectiveBuilder
-from expunge.models.load import load_model
 from expunge.spec import FineTuneRun, Run
+from expunge.start import Start
 
 AnyRun = Run | FineTuneRun
 
@@ -39,6 +39,8 @@ class Made(NamedTuple):
     peak_memory_bytes: int
     counts: Mapping[str, int] = MappingProxyType({})
     """Further row counts for provenance.json, by name: of the parts that the forget set was split into."""
+    adapter_goes_on: bool = False
+    """Whether this is the adapter that the run started from, trained further: its base model stays the same."""
     done: Callable[[], None] = lambda: None
     """Called when the artifact is in its place."""
 
@@ -75,8 +77,8 @@ class Context:
 
     run: AnyRun
     request: Request
-    source: Path | str
-    """Folder or hub id of the start model's files."""
+    start: Start
+    """The model that the run starts from."""
     encoder: Encoder
     out: Path
     resume: bool
@@ -92,15 +94,11 @@ class Context:
     build_objective: ObjectiveBuilder | None = None
     """For guards that tune themselves by a score."""
 
-    def load(self) -> PreTrainedModel:
-        """The start model in the run's dtype."""
+    def load(self, *, keep_adapter: bool = False) -> PreTrainedModel:
+        """The start model in the run's dtype; an adapter is added into its weights, or with `keep_adapter` stays on them."""
         run = self.run
-        return load_model(
-            str(self.source),
-            dtype=run.dtype,
-            revision=run.revision,
-            device_map=run.device_map,
-            trust_remote_code=run.trust_remote_code,
+        return self.start.load(
+            run.dtype, device_map=run.device_map, trust_remote_code=run.trust_remote_code, keep_adapter=keep_adapter
         )
 
 

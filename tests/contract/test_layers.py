@@ -21,7 +21,7 @@ LAYERS = [
     + ["guarding/canaries", "guarding/life"],
     ["artifact"],
     ["merging"],
-    ["spec", "recipes"],
+    ["spec", "recipes", "start"],
     ["runner", "run_folder", "guarding/published"],
     ["training", "editing", "guarding", "composing"],
     ["run"],

@@ -31,6 +31,7 @@ def check(run: AnyRun, request: Request) -> None:
 def produce(context: Context) -> Made:
     """Runs the stages below the run's folder; the artifact is made of theirs when `Made.write` is called."""
     method = _method(context.run)
+    context.start.require_complete(method.method_name())
     made = COMPOSERS[type(method)](method, Stages(context))
     context.prepare()  # where every stage was complete already, none of them has
     return made

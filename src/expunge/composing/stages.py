@@ -14,7 +14,6 @@ from expunge.data.format import FORMAT_FILE
 from expunge.memory import PeakMemory
 from expunge.merging.plan import Write
 from expunge.methods.editing import EditingMethod
-from expunge.models.load import model_folder
 from expunge.processes import is_main
 from expunge.records import Provenance
 from expunge.runner import AnyRun, Context, Made, Outcome
@@ -39,7 +38,7 @@ class Stages:
     @property
     def source(self) -> Path | str:
         """The model that every stage starts from."""
-        return self.context.source
+        return self.context.start.place
 
     @property
     def out(self) -> Path:
@@ -59,7 +58,7 @@ class Stages:
 
     def base_folder(self) -> Path:
         """The start model's files; a hub model was loaded by a stage before, so they are there."""
-        return model_folder(str(self.source), revision=self.run.revision)
+        return self.context.start.folder
 
     def merge(
         self, method: EditingMethod, models: Sequence[Path], name: str, *, write: Write = "weights", rank: int | None = None

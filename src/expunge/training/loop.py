@@ -17,7 +17,7 @@ from typing import NamedTuple, TypedDict
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -27,6 +27,7 @@ from expunge.memory import PeakMemory
 from expunge.methods.training.base import Progress as Position
 from expunge.methods.training.base import TrainingMethod
 from expunge.models.blocks import blocks_of
+from expunge.models.load import causal_model
 from expunge.processes import join
 from expunge.progress import Progress
 from expunge.training.batches import MicroBatch, micro_batches
@@ -195,7 +196,8 @@ def chosen_weights(model: nn.Module, method: TrainingMethod) -> set[str]:
         pattern = re.compile(method.parameters)
     except re.error as error:
         raise ExpungeError(f"`parameters` is not a regular expression: '{method.parameters}' ({error})") from error
-    names = method.candidates(model)
+    inner = causal_model(model)  # below an adapter, weights have longer names
+    names = {name.replace(".base_layer.", ".") for name in method.candidates(inner) if ".lora_" not in name}
     chosen = {name for name in names if pattern.search(name)}
     if not chosen:
         raise ExpungeError(
@@ -210,10 +212,22 @@ def _prepare_weights(model: PreTrainedModel, method: TrainingMethod, training: T
     chosen = chosen_weights(model, method)
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if isinstance(model, PeftModel):
+        return _with_own_adapter(model, chosen)
     if training.lora:
         return _with_lora(model, {name.removesuffix(".weight") for name in chosen}, training)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
+    return model
+
+
+def _with_own_adapter(model: PeftModel, chosen: set[str]) -> PeftModel:
+    """Marks the factors of the adapter that the model has, on the chosen weights."""
+    for name, parameter in causal_model(model).named_parameters():
+        layer, factor, _ = name.partition(".lora_")
+        parameter.requires_grad_(bool(factor) and f"{layer}.weight" in chosen)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ExpungeError("the adapter that the run starts from lies on none of the selected weights; widen --parameters")
     return model
 
 

@@ -36,7 +36,8 @@ def produce(context: Context) -> Made:
     """Trains from the start model, or goes on from the last checkpoint in the run's folder."""
     run, method = context.run, _method(context.run)
     data = encode_data(context.request, method, context.encoder)
-    model = context.load()
+    goes_on = context.start.is_adapter and run.training.lora
+    model = context.load(keep_adapter=goes_on)
     chosen = chosen_weights(model, method)
     check_room(context.out, disk_bytes(model, chosen, run.training), "this run with its checkpoints")
     context.prepare()
@@ -46,10 +47,12 @@ def produce(context: Context) -> Made:
         ", ".join(f"{len(v)} {k} examples" for k, v in run.row_sets(context.request).items()),
         f" Stopped early: {trained.stopped}." if trained.stopped else "",
     )
+    if goes_on:
+        notes += f" The adapter {context.start.place} was trained further, with its own rank and scale."
     kind: Kind = "adapter" if run.training.lora else "weights"
     tokenizer = context.encoder.tokenizer
     write = partial(save_model, model=trained.model, tokenizer=tokenizer, format=run.format, weights=trained.gathered)
-    return Made(kind, "L1", notes, write, *trained[2:])
+    return Made(kind, "L1", notes, write, *trained[2:], adapter_goes_on=goes_on)
 
 
 RUNNER = Runner(check, produce, spreads=False)
