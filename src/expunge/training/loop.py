@@ -213,7 +213,8 @@ def _prepare_weights(model: PreTrainedModel, method: TrainingMethod, training: T
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if isinstance(model, PeftModel):
-        return _with_own_adapter(model, chosen)
+        _mark_factors(model, chosen)
+        return model
     if training.lora:
         return _with_lora(model, {name.removesuffix(".weight") for name in chosen}, training)
     for name, parameter in model.named_parameters():
@@ -221,14 +222,13 @@ def _prepare_weights(model: PreTrainedModel, method: TrainingMethod, training: T
     return model
 
 
-def _with_own_adapter(model: PeftModel, chosen: set[str]) -> PeftModel:
+def _mark_factors(model: PreTrainedModel, chosen: set[str]) -> None:
     """Marks the factors of the adapter that the model has, on the chosen weights."""
     for name, parameter in causal_model(model).named_parameters():
         layer, factor, _ = name.partition(".lora_")
         parameter.requires_grad_(bool(factor) and f"{layer}.weight" in chosen)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ExpungeError("the adapter that the run starts from lies on none of the selected weights; widen --parameters")
-    return model
 
 
 def _with_lora(model: PreTrainedModel, chosen: set[str], training: Training) -> PreTrainedModel:
