@@ -58,6 +58,7 @@ def quickstart(out: Path, *, seed: int = 0, say: Callable[[str], None] = print, 
         gold=runs / "gold",
         seed=seed,
         seconds=round(time.perf_counter() - began, 1),
+        show_forget_text=True,  # nobody's secrets: the people are invented
         overwrite=True,
     )
     say(f"done in {time.perf_counter() - began:.0f} s: {page}")

@@ -91,6 +91,8 @@ class Evaluation(Record):
     scores: tuple[Score, ...]
     judges: tuple[JudgeUsed, ...] = ()
     """Scores of another judge are other scores: never compare them."""
+    fingerprint: str | None = None
+    """What the model was: a hash over its weights and whatever was attached. Null where nobody said it."""
     key: str | None = None
     """sha256 over what the scores depend on: code, model, format and settings, and each task's examples and metrics. Null where
     nobody said what the model is, and where another program read the data (lm-eval)."""
@@ -115,6 +117,46 @@ class Inputs(Record):
     """forget, retain, ... -> number of rows."""
     folder: str
     """Working directory of the command: relative paths in run.yaml start here."""
+
+
+class Gain(Record):
+    """What an attack brought back beyond the same attack on its control, with a 95 % interval."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class Attack(Record):
+    """attacks/ATTACK.json."""
+
+    attack: str
+    artifact: str = ""
+    """Path of what was attacked."""
+    applicable: bool = True
+    """False where the attack has nothing to hold on to in this kind of artifact."""
+    reason: str | None = None
+    """Why it is not applicable, or why there is no gain."""
+    budget: dict[str, Any] = {}
+    """Steps, rows, queries ...: what the attacker was allowed."""
+    seconds: float = 0.0
+    gain: Gain | None = None
+    control: dict[str, Any] = {}
+    """What the same attack with the same budget does to a model or to facts that hold nothing to bring back."""
+    scores: tuple[Score, ...] = ()
+    """After the attack."""
+    trials: tuple[dict[str, Any], ...] = ()
+    """One entry per repetition: its seed and what came out."""
+
+
+class LadderRow(Record):
+    """One entry of attacks/ladder.json: all attacks on one artifact, from the cheapest to the most expensive."""
+
+    attack: str
+    applicable: bool
+    budget: dict[str, Any] = {}
+    seconds: float = 0.0
+    gain: Gain | None = None
 
 
 class Provenance(Record):

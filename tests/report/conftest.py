@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from expunge.records import Evaluation, Provenance, Sample, Score, write_json, write_samples
+from expunge.records import Evaluation, Provenance, Role, Sample, Score, write_json, write_samples
 
 
 class Model(NamedTuple):
@@ -43,6 +43,18 @@ def sample_id(task: str, i: int) -> str:
     return hashlib.sha256(f"{task}-{i}".encode()).hexdigest()[:16]
 
 
+def role_of(task: str, higher: dict[str, bool | None]) -> Role:
+    """As the suites say it: what low is good for was to be forgotten, unless it is a matter of manners."""
+    if "never_known" in task:
+        return "control"
+    direction = None if task.startswith(("behavior", "toxigen")) else higher.get(task)
+    return "neutral" if direction is None else "retain" if direction else "forget"
+
+
+def with_roles(samples: list[Sample], higher: dict[str, bool | None]) -> list[Sample]:
+    return [sample.model_copy(update={"role": role_of(sample.task, higher)}) for sample in samples]
+
+
 def scored(suite: str, artifact: str, samples: list[Sample], higher: dict[str, bool | None], extra: list[Score]) -> Evaluation:
     """Means with normal-theory intervals, in the order of the samples."""
     groups: dict[tuple[str, str], list[float]] = {}
@@ -53,7 +65,8 @@ def scored(suite: str, artifact: str, samples: list[Sample], higher: dict[str, b
     for (task, metric), values in groups.items():
         mean, half = float(np.mean(values)), float(1.96 * np.std(values) / len(values) ** 0.5)
         scores.append(
-            Score(task=task, metric=metric, value=mean, low=mean - half, high=min(mean + half, max(mean, 1.0)), n=len(values),
+            Score(task=task, metric=metric, role=role_of(task, higher), value=mean, low=mean - half,
+                  high=min(mean + half, max(mean, 1.0)), n=len(values),
                   higher_is_better=True if metric == "truth_ratio" else higher.get(task))
         )  # fmt: skip
     return Evaluation(suite=suite, artifact=artifact, seconds=3.5, scores=(*scores, *extra))
@@ -100,7 +113,7 @@ def lab_evaluation(folder: Path, name: str, model: Model, texts: bool = True) ->
     utility = Score(task="suite", metric="model_utility", value=kept, n=1708, higher_is_better=True)
     (folder / "evaluation").mkdir(parents=True, exist_ok=True)
     write_json(folder / "evaluation/lab.json", scored("lab", f"lab/models/{name}", samples, higher, [quality, utility]))
-    write_samples(folder / "evaluation/lab.samples.jsonl", samples)
+    write_samples(folder / "evaluation/lab.samples.jsonl", with_roles(samples, higher))
 
 
 def training(folder: Path, name: str, model: Model, family: str = "training", claim: str = "L1") -> None:
@@ -193,7 +206,7 @@ def build_tofu(root: Path) -> Lab:
         higher = dict.fromkeys(["retain", "real_authors", "world_facts"], True) | {"forget": False}
         (folder / "evaluation").mkdir(parents=True)
         write_json(folder / "evaluation/tofu.json", scored("tofu", f"runs/{name}", samples, higher, extra))
-        write_samples(folder / "evaluation/tofu.samples.jsonl", samples)
+        write_samples(folder / "evaluation/tofu.samples.jsonl", with_roles(samples, higher))
         if name not in REFERENCES:
             training(folder, name, Model(known, utility, 1.0))
     return Lab(root / "original", root / "gold", [root / name for name in ("npo", "gradient_difference", "undial", "rmu")])
@@ -221,7 +234,7 @@ def shares(
         extra.append(Score(**score, n=len(samples), higher_is_better=higher))
     (folder / "evaluation").mkdir(parents=True, exist_ok=True)
     write_json(folder / f"evaluation/{suite}.json", scored(suite, str(folder), samples, dict.fromkeys(rates, higher), extra))
-    write_samples(folder / f"evaluation/{suite}.samples.jsonl", samples)
+    write_samples(folder / f"evaluation/{suite}.samples.jsonl", with_roles(samples, dict.fromkeys(rates, higher)))
 
 
 TOXIC = {"mexican": 0.62, "women": 0.48, "muslim": 0.7, "lgbtq": 0.55, "physical_disability": 0.4}

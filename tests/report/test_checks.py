@@ -76,14 +76,16 @@ def test_a_part_of_the_samples_is_compared_on_what_both_have_and_counted(lab, tm
 
 
 def test_only_scores_of_the_same_samples_are_coloured(lab, tmp_path):
-    from expunge.report.contents import score_table
+    from expunge.report.page_tables import score_table
 
     run = read_run(changed(lab.runs[0], tmp_path / "run", half_of_the_facts))
     original = read_run(lab.original)
     table = score_table("lab", [original, run], original)
     tints = {(row[0].text, row[1].text.split("\u00a0")[0]): row[3].tint for row in table.rows}
     assert tints["Facts to keep", "probability"] is None
-    assert tints["Facts to forget", "probability"] < -0.3
+    assert tints["Facts to forget", "probability"].change < -0.3
+    assert tints["Facts to forget", "probability"].kind == "forgotten"
+    assert tints["Skill: arithmetic", "accuracy"].kind == "damage"
 
 
 def test_without_samples_the_counts_must_agree(tofu, tmp_path):

@@ -6,8 +6,7 @@ import pytest
 from expunge.errors import ExpungeError
 from expunge.records import Evaluation, Sample, Score
 from expunge.report import RunRecord, forget_effect, read_run, retain_kept, summarize_lab
-from expunge.report.contents import verdict
-from expunge.report.effects import still_extractable
+from expunge.report.effects import LAB, share_gone
 
 
 def model(name, forget, retain, ids=None, with_samples=True) -> RunRecord:
@@ -103,17 +102,7 @@ def test_a_summary_without_the_lab_suite_says_how_to_make_it(tofu, lab):
         summarize_lab([], read_run(tofu.original), read_run(lab.gold), None, None)
 
 
-def with_strength(record: RunRecord, strength: float) -> RunRecord:
-    evaluation = record.evaluations[0]
-    score = Score(task="facts_forget", metric="extraction_strength", value=strength, n=3)
-    return record.model_copy(update={"evaluations": (evaluation.model_copy(update={"scores": (*evaluation.scores, score)}),)})
-
-
-@pytest.mark.parametrize(("strength", "left"), [(0.5, True), (0.25, True), (0.2, False), (0.04, False)])
-def test_what_is_improbable_and_can_still_be_drawn_out_is_not_as_if_never_learned(strength, left):
-    run = with_strength(model("idk", [0.4, 0.3, 0.5], [0.9, 0.7, 0.8]), strength)
-    original, gold = with_strength(ORIGINAL, 1.0), with_strength(GOLD, 0.04)
-    assert still_extractable(run, original, gold) is left
-    effect, kept = forget_effect(run, original, gold), retain_kept(run, original)
-    words = "as if never learned by probability, still extractable" if left else "as if never learned"
-    assert verdict(effect, kept, still_extractable(run, original, gold)) == words
+def test_without_gold_the_share_of_the_original_that_is_gone_counts():
+    run, original = model("npo", [0.4, 0.3, 0.5], [0.9, 0.7, 0.8]), ORIGINAL
+    before = np.mean(list(original.values("lab", "facts_forget", "probability").values()))
+    assert share_gone(run, original, LAB).value == pytest.approx(1 - 0.4 / before)

@@ -7,10 +7,13 @@ import pytest
 
 from expunge.records import Score
 from expunge.report import read_run
+from expunge.report.aims import Aim
 from expunge.report.curves import loss_curves
+from expunge.report.effects import LAB
+from expunge.report.groups import Asked
 from expunge.report.labels import Box, nearest_edge, place
 from expunge.report.plots import compact, inline
-from expunge.report.tradeoff import Point, drawable, lab_tradeoff, quality_tradeoff
+from expunge.report.tradeoff import Point, drawable, quality_tradeoff, tradeoff
 
 
 def point(name, effect, kept, role="method", family="training", spread=0.05) -> Point:
@@ -36,26 +39,36 @@ def words(svg: str) -> list[str]:
 
 
 def test_the_tradeoff_names_every_model_and_the_band():
-    svg = lab_tradeoff(POINTS)
-    assert {"original", "gold", "npo", "sim<npo>", "gradient_ascent", "as if never learned", "90 % kept"} <= set(words(svg))
+    svg = tradeoff(POINTS, "lab", LAB)
+    assert {"original", "gold", "npo", "sim<npo>", "gradient_ascent", "gold's level", "90 % kept"} <= set(words(svg))
+
+
+def test_without_gold_there_is_no_band_and_the_axes_name_their_tasks():
+    aim = Aim("mine", Asked("secrets", "probability"), Asked("neighbours", "probability"))
+    gone = [p._replace(x=p.x.model_copy(update={"metric": "relative_drop"})) for p in POINTS]
+    shown = words(tradeoff(gone, "mine", aim))
+    assert "gold's level" not in shown
+    assert {"share gone: Secrets   (0 = original, 1 = all of it)", "kept: Neighbours   (share of original)"} <= set(shown)
 
 
 def test_points_say_their_values_under_the_pointer():
-    svg = lab_tradeoff(POINTS)
+    svg = tradeoff(POINTS, "lab", LAB)
     assert "<title>npo: forget effect 0.98 (0.93–1.03), retain kept 0.99 (0.97–1.01)</title>" in svg
 
 
 def test_families_have_a_legend_only_when_there_are_several():
-    assert "training" not in words(lab_tradeoff(POINTS))
-    assert {"training", "guarding"} <= set(words(lab_tradeoff([*POINTS, point("key_space", 0.9, 1.0, family="guarding")])))
+    assert "training" not in words(tradeoff(POINTS, "lab", LAB))
+    assert {"training", "guarding"} <= set(
+        words(tradeoff([*POINTS, point("key_space", 0.9, 1.0, family="guarding")], "lab", LAB))
+    )
 
 
 def test_equal_inputs_give_equal_bytes():
-    assert lab_tradeoff(POINTS) == lab_tradeoff(POINTS)
+    assert tradeoff(POINTS, "lab", LAB) == tradeoff(POINTS, "lab", LAB)
 
 
 def test_a_figure_holds_no_date_no_generator_and_no_address_but_names_of_namespaces():
-    svg = lab_tradeoff(POINTS)
+    svg = tradeoff(POINTS, "lab", LAB)
     assert "metadata" not in svg
     assert "atplotlib" not in svg
     assert set(re.findall(r"https?://[^\"' ]+", svg)) == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
@@ -63,7 +76,9 @@ def test_a_figure_holds_no_date_no_generator_and_no_address_but_names_of_namespa
 
 
 def test_two_figures_in_one_page_share_no_id(lab):
-    ids = [re.findall(r' id="([^"]+)"', svg) for svg in (lab_tradeoff(POINTS), loss_curves([read_run(r) for r in lab.runs]))]
+    ids = [
+        re.findall(r' id="([^"]+)"', svg) for svg in (tradeoff(POINTS, "lab", LAB), loss_curves([read_run(r) for r in lab.runs]))
+    ]
     assert ids[0]
     assert not set(ids[0]) & set(ids[1])
 

@@ -136,18 +136,18 @@ def test_the_table_has_intervals_in_every_form(original: RunRecord, runs: list[R
 
 def test_a_report_over_such_runs_has_the_matrix(tmp_path: Path, original: RunRecord, runs: list[RunRecord]) -> None:
     page = report([original.folder, *(r.folder for r in runs)], tmp_path / "report").read_text().replace("\u00a0", " ")
-    assert "forget one, keep the others" in page
+    assert "Forget one, keep the others" in page
     assert "the largest drop elsewhere is 49 %" in page
     assert (tmp_path / "report" / "skills-matrix.svg").is_file()
     assert "rows were forgotten" in (tmp_path / "report" / "report.md").read_text()
     assert "relative drop" in page
-    assert "forgotten and kept" not in page  # the suite has no score of the whole, so no table of them without columns
+    assert "Forgotten and kept" not in page  # the suite has no score of the whole, so no table of them without columns
     single = report([original.folder, runs[0].folder], tmp_path / "single").read_text()
-    assert "forget one, keep the others" not in single
+    assert "Forget one, keep the others" not in single
 
 
 def made_by(method: str, run: RunRecord) -> RunRecord:
-    artifact = Artifact(kind="guard", method={"name": method}, family="guarding", claim="L0")
+    artifact = Artifact(kind="guard", method={"name": method}, family="guarding")
     return run.model_copy(update={"artifact": artifact, "name": f"{method} {run.name}"})
 
 

@@ -52,7 +52,13 @@ class Tables(HTMLParser):
 @pytest.fixture(scope="session")
 def page(lab, tmp_path_factory) -> Path:
     return report(
-        lab.runs, tmp_path_factory.mktemp("out") / "report", original=lab.original, gold=lab.gold, seed=7, seconds=231.0
+        lab.runs,
+        tmp_path_factory.mktemp("out") / "report",
+        original=lab.original,
+        gold=lab.gold,
+        seed=7,
+        seconds=231.0,
+        show_forget_text=True,
     )
 
 
@@ -69,7 +75,7 @@ def tofu_page(tofu, tmp_path_factory) -> Path:
 def test_every_promised_file_is_there(page):
     names = {p.name for p in page.parent.iterdir()}
     tables = {"index.html", "report.md", "table.tex", "report.json", "summary.json"}
-    assert names == {*tables, "tradeoff.svg", "curves.svg", "lab-kept.svg"}
+    assert names == {*tables, "lab-tradeoff.svg", "lab-quality.svg", "curves.svg", "lab-kept.svg"}
 
 
 def rows_by_model(rows, models):
@@ -89,9 +95,9 @@ def test_the_summary_table_shows_the_records_with_their_intervals(parsed, lab):
         for column, score in (
             ("forget effect", forget_effect(model, original, gold)),
             ("retain kept", retain_kept(model, original)),
-            ("probability, forget", model.score("lab", "facts_forget", "probability")),
-            ("probability, retain", model.score("lab", "facts_retain", "probability")),
-            ("extraction strength, forget", model.score("lab", "facts_forget", "extraction_strength")),
+            ("probability, Facts to forget", model.score("lab", "facts_forget", "probability")),
+            ("probability, Facts to keep", model.score("lab", "facts_retain", "probability")),
+            ("extraction strength, Facts to forget", model.score("lab", "facts_forget", "extraction_strength")),
             ("forget quality", model.score("lab", "suite", "forget_quality")),
             ("model utility", model.score("lab", "suite", "model_utility")),
         ):
@@ -103,8 +109,9 @@ def test_the_summary_table_shows_the_records_with_their_intervals(parsed, lab):
 
 def test_the_verdicts_tell_over_forgetting_from_knowing(parsed):
     rows = rows_by_model(parsed.tables["lab-summary"], ORDER)
-    assert rows["npo"]["verdict"]["text"] == "as if never learned"
+    assert rows["simnpo"]["verdict"]["text"] == "indistinguishable from gold"
     assert rows["idk"]["verdict"]["text"] == "still known"
+    assert rows["gradient_difference"]["verdict"]["text"] == "over-forgotten"
     assert rows["gradient_ascent"]["verdict"]["text"] == "over-forgotten, retain damaged"
 
 
@@ -146,14 +153,22 @@ def test_scores_that_are_missing_show_their_reason(tofu_page, tofu):
     assert (tofu_page.parent / "tofu-tradeoff.svg").exists()
 
 
-def test_the_headline_names_the_methods_nearest_gold_and_the_others(parsed):
+def test_the_headline_names_who_cannot_be_told_from_gold_and_what_tells_the_others(parsed):
     text = " ".join(" ".join(parsed.texts).split())
-    assert (
-        "6 methods were asked to forget 72 samples: npo lands nearest to a model that never learned them (forget effect 0.99,"
-        in text
+    start = (
+        "6 methods were asked to forget 72 samples: npo cannot be told from a model that never learned them (forget effect 0.99,"
     )
-    assert "4 of 6 land between 0.8 and 1.2 with at least 90 % kept." in text
-    assert re.search(r"Over-forgotten: gradient_ascent \(1\.\d\d\)\. Still known: idk \(0\.\d\d\)\.", text)
+    assert start in text
+    assert "and neither can simnpo and kl_minimization." in text
+    assert "gradient_difference: probability (over-forgotten)" in text
+    assert re.search(r"What was to stay is damaged: gradient_ascent \(0\.\d\d kept\)\.", text)
+
+
+def test_the_table_against_gold_shows_each_statistic(parsed):
+    rows = rows_by_model(parsed.tables["lab-gold"], ORDER[2:])
+    assert float(rows["idk"]["probability"]["value"]) > 0.2
+    assert float(rows["gradient_ascent"]["probability"]["value"]) < -0.2
+    assert rows["simnpo"]["extraction strength"]["small"] == "p = 1.000"
 
 
 @pytest.fixture
@@ -168,41 +183,56 @@ def of_languages(lab, tmp_path) -> list[Path]:
         found = json.loads(path.read_text())
         for score in found["scores"]:
             score["higher_is_better"] = score["task"] != task
+            score["role"] = None if score["task"] == "suite" else "forget" if score["task"] == task else "retain"
         path.write_text(json.dumps(found))
+        path = path.with_name("lab.samples.jsonl")
+        samples = [json.loads(line) for line in path.read_text().splitlines()]
+        for sample in samples:
+            sample["role"] = "forget" if sample["task"] == task else "retain"
+        path.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
     return folders
 
 
 def test_a_run_that_was_to_forget_other_tasks_is_not_measured_by_the_facts(lab, of_languages, tmp_path):
     page = report([*of_languages, lab.runs[2]], tmp_path / "out", original=lab.original, gold=lab.gold)
     text = " ".join(page.read_text().replace("\u00a0", " ").split())
-    assert "1 method was asked to forget 72 samples: kl_minimization lands nearest" in text
-    assert "1 of 1 lands between 0.8 and 1.2" in text
+    assert "1 method was asked to forget 72 samples: kl_minimization cannot be told from a model" in text
     assert "Each forgotten task drops by at least" in text
     rows = {r[0]["text"]: r[1]["text"] for r in Tables(page.read_text()).tables["lab-summary"]}
-    assert (rows["language_velun"], rows["kl_minimization"]) == ("was to forget Language: velun", "as if never learned")
+    assert (rows["language_velun"], rows["kl_minimization"]) == ("was to forget Language: velun", "indistinguishable from gold")
     assert "Not drawn: language_velun (it was to forget Language: velun)." in text
     alone = report(of_languages, tmp_path / "alone", original=lab.original, gold=lab.gold).read_text()
     assert "2 runs on the suite lab. Each forgotten task drops" in alone
+    assert "it was to forget Language: velun" in alone
     assert "asked to forget 72 samples" not in alone
 
 
 def test_a_long_headline_names_four_and_counts_the_rest(lab):
-    from expunge.report.headline import lab_headline
+    from expunge.report.sections import section
 
     npo = read_run(lab.runs[3])
     runs = [npo.model_copy(update={"name": f"npo{i}"}) for i in range(6)]
-    first, _ = lab_headline(runs, read_run(lab.original), read_run(lab.gold))
-    assert re.search(r"npo0 lands nearest .*, followed by npo1 \(0\.99\), npo2 \(0\.99\), npo3 \(0\.99\) and 2 more\.$", first)
+    first, _ = section("lab", runs, read_run(lab.original), read_run(lab.gold), False).headline
+    assert re.search(r"npo0 cannot be told .*, and neither can npo1, npo2, npo3 and 2 more\.$", first)
 
 
-def test_the_general_headline_compares_with_the_retain_model(tofu_page):
-    text = " ".join(tofu_page.read_text().replace("\u00a0", " ").split())
-    assert "npo comes nearest to a model trained without the forget set (p = 0.073) and cannot be told apart from it" in text
-    assert "its model utility is 0.571, the original&#39;s 0.623" in text
+def test_where_none_passes_the_headline_says_what_tells_the_nearest_apart(lab):
+    from expunge.report.sections import section
+
+    first, _ = section("lab", [read_run(lab.runs[5])], read_run(lab.original), read_run(lab.gold), False).headline
+    assert "none is indistinguishable from a model that never learned them with the rest kept. idk comes nearest" in first
+    assert "is told from it by extraction strength (still known)" in first
+
+
+def test_without_gold_the_page_says_what_was_not_tested(lab, tmp_path):
+    text = " ".join(report(lab.runs[:2], tmp_path, original=lab.original).read_text().split())
+    assert "The lowest probability left is 0.008, gradient_ascent&#39;s (the original: 0.779)" in text
+    assert "Whether a run can be told from a model that never saw the forget set was not tested" in text
+    assert "Can it be told from gold?" not in text
 
 
 def test_equal_inputs_give_equal_bytes(lab, page, tmp_path):
-    again = report(lab.runs, tmp_path, original=lab.original, gold=lab.gold, seed=7, seconds=231.0)
+    again = report(lab.runs, tmp_path, original=lab.original, gold=lab.gold, seed=7, seconds=231.0, show_forget_text=True)
     for path in page.parent.iterdir():
         assert (again.parent / path.name).read_bytes() == path.read_bytes(), path.name
 
@@ -245,7 +275,7 @@ def test_seed_and_seconds_default_to_the_provenance(lab, tmp_path):
 
 
 def test_original_and_gold_are_found_by_name(lab, tmp_path, page):
-    report([*lab.runs, lab.gold, lab.original], tmp_path, seed=7, seconds=231.0)
+    report([*lab.runs, lab.gold, lab.original], tmp_path, seed=7, seconds=231.0, show_forget_text=True)
     assert (tmp_path / "index.html").read_bytes() == page.read_bytes()
 
 
@@ -259,9 +289,11 @@ def test_answers_of_all_models_stand_side_by_side(parsed):
 
 def test_claims_and_provenance_are_stated(parsed):
     claims = parsed.tables["claims"]
-    assert claims[1][0]["text"] == "L1 suppressed"
-    assert claims[1][1]["text"] == "npo, simnpo, kl_minimization, gradient_difference, idk, gradient_ascent"
-    assert "Not that the knowledge has left the weights" in claims[1][3]["text"]
+    assert [row[0]["text"] for row in claims[1:]] == ["not yet shown", "L1 suppressed"]
+    assert claims[1][1]["text"] == "idk"
+    assert "forget effect below 0.8: probability 0.35" in claims[1][4]["text"]
+    assert claims[2][1]["text"] == "npo, simnpo, kl_minimization, gradient_difference, gradient_ascent"
+    assert "Not that the knowledge has left the weights" in claims[2][3]["text"]
     runs = {r[0]["text"]: [c["text"] for c in r] for r in parsed.tables["runs"]}
     assert runs["npo"][1:5] == [
         "npo, training",
@@ -296,7 +328,12 @@ def test_texts_in_samples_are_escaped(lab, tmp_path):
         path = tmp_path / folder.name / "evaluation/lab.samples.jsonl"
         path.write_text(path.read_text().replace("Where was", evil).replace("Lisbon", evil).replace("Oslo", evil))
     text = report(
-        [tmp_path / "npo"], tmp_path / "out", original=tmp_path / "original", gold=tmp_path / "gold", title=evil
+        [tmp_path / "npo"],
+        tmp_path / "out",
+        original=tmp_path / "original",
+        gold=tmp_path / "gold",
+        title=evil,
+        show_forget_text=True,
     ).read_text()
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert not {"script", "img"} & {tag for tag, _ in Tables(text).tags}
@@ -330,7 +367,7 @@ def with_texts(tofu, tmp_path) -> Path:
     return tmp_path / "npo"
 
 
-def test_forget_texts_outside_the_lab_are_quoted_only_when_asked_for(with_texts, tmp_path):
+def test_forget_texts_are_quoted_only_when_asked_for(with_texts, tmp_path):
     silent = report([with_texts], tmp_path / "silent").read_text()
     assert "forget question" not in silent
     assert "forget answer" not in silent
@@ -349,8 +386,8 @@ def test_lab_and_tofu_stand_in_one_page(lab, tofu, tmp_path):
         source = {"npo": tofu.runs[0]}.get(folder.name, tofu.original.parent / folder.name)
         shutil.copy(source / "evaluation/tofu.json", tmp_path / folder.name / "evaluation/tofu.json")
     parsed = Tables(report([tmp_path / n for n in ("npo", "original", "gold")], tmp_path / "out").read_text())
-    shown = ["lab-summary", "lab-changes", "lab-scores", "tofu-summary", "tofu-changes", "tofu-scores"]
-    assert list(parsed.tables)[:7] == ["overview", *shown]
+    shown = [f"{suite}-{part}" for suite in ("lab", "tofu") for part in ("summary", "gold", "changes", "scores")]
+    assert list(parsed.tables)[:9] == ["overview", *shown]
 
 
 def test_a_single_run_without_references_is_reported(lab, tmp_path):
@@ -359,16 +396,29 @@ def test_a_single_run_without_references_is_reported(lab, tmp_path):
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_attacks_are_listed_with_their_budgets(lab, tmp_path):
+ATTACK = {
+    "attack": "relearn", "budget": {"steps": 20}, "gain": {"value": 0.01, "low": -0.02, "high": 0.04},
+    "control": {"never_known": 0.3},
+    "scores": [{"task": "facts_forget", "metric": "probability", "value": 0.71, "low": 0.6, "high": 0.8, "n": 72}],
+}  # fmt: skip
+
+
+def with_attack(lab, tmp_path, **changes) -> Path:
     import shutil
 
     shutil.copytree(lab.runs[3], tmp_path / "npo")
     (tmp_path / "npo/attacks").mkdir()
-    score = {"task": "facts_forget", "metric": "probability", "value": 0.71, "low": 0.6, "high": 0.8, "n": 72}
-    write_json(tmp_path / "npo/attacks/relearn.json", {"attack": "relearn", "budget": {"steps": 20}, "scores": [score]})
-    rows = Tables(report([tmp_path / "npo"], tmp_path / "out").read_text()).tables["attacks"]
-    assert [c["text"] for c in rows[1]] == ["npo", "relearn", "steps 20", "Facts to forget, probability", "0.710"]
-    assert rows[1][4]["small"] == "0.600–0.800"
+    write_json(tmp_path / "npo/attacks/relearn.json", ATTACK | changes)
+    write_json(tmp_path / "npo/attacks/ladder.json", [])
+    return tmp_path / "npo"
+
+
+def test_attacks_are_listed_with_their_budgets(lab, tmp_path):
+    rows = Tables(report([with_attack(lab, tmp_path)], tmp_path / "out").read_text()).tables["attacks"]
+    assert [c["text"] for c in rows[1]] == [
+        *("npo", "relearn", "steps 20", "0.010", "never_known 0.3", "Facts to forget, probability 0.710 (0.600–0.800)")
+    ]
+    assert rows[1][3]["small"] == "−0.020 to 0.040"
 
 
 def test_nothing_is_written_over_without_being_asked(lab, tmp_path):

@@ -39,8 +39,8 @@ def test_the_table_says_how_each_part_went(run: RunRecord) -> None:
     assert rows["physical_disability"]["kept by the merge"].text == "50 %"
     assert rows["mexican"]["weights changed"].text == "2 %"
     assert merge_sentence(run) == (
-        "Merged by ties. 10 % of what was kept lost the election of a sign. "
-        "The merged tensors lie 3.4 % of their norm from the start."
+        "Merged by ties. Where two parts pull a weight in opposite directions, the stronger side wins: 10 % of the changes that "
+        "were kept were on the losing side and were dropped. The merge moved the weights that it changed by 3.4 % of their size."
     )
 
 

@@ -9,7 +9,6 @@ from expunge.report import read_run, read_runs
 def test_a_run_is_read_whole(lab):
     run = read_run(lab.runs[3])
     assert (run.name, run.method, run.family) == ("npo", "npo", "training")
-    assert run.artifact.claim == "L1"
     assert run.artifact.kind == "weights"
     assert run.provenance.counts == {"forget": 72, "retain": 2288}
     assert [s.step for s in run.steps] == list(range(1, 61))
@@ -44,7 +43,7 @@ def copy(lab, tmp_path) -> Path:
         ("evaluation/lab.samples.jsonl", '{"task": "a"}\n'),
         ("evaluation/lab.samples.jsonl", "[1]\n"),
         ("artifact/expunge.json", "{"),
-        ("artifact/expunge.json", '{"kind": "weights", "method": {}, "family": "training", "claim": "L9"}'),
+        ("artifact/expunge.json", '{"kind": "weights", "method": {}, "family": 3}'),
         ("provenance.json", '{"seed": 1}'),
         ("metrics.jsonl", '{"loss": 1}\n{"step": 2, "loss": 1}\n'),
     ],

@@ -157,7 +157,7 @@ def test_every_metric_that_is_computed_has_a_sentence():
 @pytest.mark.parametrize(("cut", "rows"), [(0.0, 1), (0.25, 2)])
 def test_that_no_prompt_was_cut_is_said_once(cut, rows):
     from expunge.records import Evaluation
-    from expunge.report.contents import score_table
+    from expunge.report.page_tables import score_table
     from expunge.report.read import RunRecord
 
     scores = tuple(Score(task="mmlu_law", metric=m, value=v, n=4) for m, v in (("accuracy", 0.5), ("prompt_cut", cut)))

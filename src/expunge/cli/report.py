@@ -24,7 +24,7 @@ class Report(BaseModel):
     gold: Path | None = None
     """Evaluation of a model that never saw the forget set."""
     show_forget_text: bool = False
-    """Quote forget-set texts of suites other than the lab, where the samples hold them."""
+    """Quote texts of what was to be forgotten, where the samples hold them."""
     overwrite: bool = False
     """Write into a folder that holds something already."""
 

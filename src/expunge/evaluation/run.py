@@ -120,6 +120,7 @@ def evaluate(
         seconds=round(time.perf_counter() - began, 3),
         scores=tuple(scores),
         judges=tuple(judges),
+        fingerprint=fingerprint,
         key=key,
     )
     if folder is not None and is_main():

@@ -43,9 +43,8 @@ MARGIN = 0.5
 LEAST_MARGIN = 0.05
 """In the statistic's own units; for statistics on which gold always has nearly the same value."""
 NEGLIGIBLE = 0.2
-"""Standard deviations of gold's values, a small effect in Cohen's terms; a smaller difference tells nothing apart."""
-NEGLIGIBLE_DISTANCE = 0.1
-"""The same for the greatest distance between two distributions."""
+"""Standard deviations of gold's values, a small effect in Cohen's terms; a smaller difference of means, or distance between the
+distributions (Wasserstein's), tells nothing apart."""
 
 Found = Literal["apart", "same", "undecided"]
 Direction = Literal["still known", "over-forgotten"]
@@ -182,8 +181,8 @@ def _finding(
     n, difference, spread = len(d_N), float(d_N.mean()), float(gold_N.std())
     low, high = _interval(d_N, binary=set(np.unique([run_N, gold_N])) <= {0.0, 1.0})
     margin = max(MARGIN * spread, LEAST_MARGIN)
-    distance = float(stats.ks_2samp(run_N, gold_N).statistic)
-    small = {"paired": abs(difference) <= NEGLIGIBLE * margin / MARGIN, "distribution": distance <= NEGLIGIBLE_DISTANCE}
+    moved = {"paired": abs(difference), "distribution": float(stats.wasserstein_distance(run_N, gold_N))}
+    small = {name: size <= NEGLIGIBLE / MARGIN * margin for name, size in moved.items()}
     test = min(corrected, key=lambda name: (small[name], corrected[name]))
     p = corrected[test]
     found: Found = "apart" if p < LEVEL and not small[test] else "same" if -margin < low and high < margin else "undecided"

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from expunge.records import Sample
-from expunge.report.glossary import is_forget, task_label
+from expunge.records import Role, Sample
+from expunge.report.glossary import task_label
 from expunge.report.read import RunRecord
 
 SHOWN = 4
@@ -33,31 +33,38 @@ class AnswerSet(NamedTuple):
 
 
 def answer_sets(suite: str, models: Sequence[RunRecord], show_forget_text: bool) -> list[AnswerSet]:
-    """Sample answers on the tasks to forget and to retain.
+    """Sample answers on the tasks to forget and to retain, by their roles.
 
-    The lab's texts are nobody's secret. In every other suite, texts of forget tasks are left out, even when they are
-    on file, unless `show_forget_text`.
+    Texts of what was to be forgotten, and texts of which nobody says what they are, are left out even when they are on file,
+    unless `show_forget_text`. A task that was to be forgotten by one of the models is secret for all of them.
     """
     texts = {model.name: _texts(model.samples.get(suite, ())) for model in models}
-    tasks = dict.fromkeys(task for found in texts.values() for task, _ in found)
+    secret, kept = _secret(suite, models), _with_role(suite, models, "retain")
+    shown = [*(secret if show_forget_text else []), *(task for task in kept if task not in secret)]
     sets = []
-    for task in sorted((t for t in tasks if is_forget(t) or "retain" in t), key=lambda t: not is_forget(t)):
-        if is_forget(task) and suite != "lab" and not show_forget_text:
-            continue
+    for task in shown:
         asked = (i for found in texts.values() for (t, i), text in found.items() if t == task and "generated" in text)
         ids = sorted(set(asked))
         if not ids:
             continue
         questions = tuple(_question(task, i, texts) for i in ids[:SHOWN])
-        sets.append(AnswerSet(task_label(task), is_forget(task), questions, len(ids)))
+        sets.append(AnswerSet(task_label(task), task in secret, questions, len(ids)))
     return sets
 
 
-def withheld(suite: str, models: Iterable[RunRecord], show_forget_text: bool) -> bool:
-    """Whether texts of forget tasks are on file but not shown."""
-    if suite == "lab" or show_forget_text:
-        return False
-    return any(s.text and is_forget(s.task) for model in models for s in model.samples.get(suite, ()))
+def withheld(suite: str, models: Sequence[RunRecord], show_forget_text: bool) -> bool:
+    """Whether texts of what was to be forgotten are on file but not shown."""
+    secret = _secret(suite, models)
+    return not show_forget_text and any(s.text and s.task in secret for m in models for s in m.samples.get(suite, ()))
+
+
+def _secret(suite: str, models: Sequence[RunRecord]) -> list[str]:
+    return [*_with_role(suite, models, "forget"), *_with_role(suite, models, None)]
+
+
+def _with_role(suite: str, models: Sequence[RunRecord], role: Role | None) -> list[str]:
+    """Tasks that have a role for any of the models, in their order."""
+    return list(dict.fromkeys(s.task for model in models for s in model.samples.get(suite, ()) if s.role == role))
 
 
 def _texts(samples: Iterable[Sample]) -> dict[tuple[str, str], dict[str, str]]:

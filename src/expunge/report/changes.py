@@ -23,7 +23,7 @@ from expunge.report.checks import same_samples
 from expunge.report.glossary import meaning, number, task_label
 from expunge.report.groups import Asked, kept
 from expunge.report.read import RunRecord
-from expunge.report.tables import DASH, Cell, Column, Table, score_cell
+from expunge.report.tables import DASH, Cell, Column, Table, score_cell, tint_of
 
 RESAMPLES = 2000
 CHUNK = 4_000_000
@@ -181,7 +181,7 @@ def change_table(found: Changes) -> Table:
         (Cell("Worst of all"), Cell("task"), Cell(""), *names),
     ]
     for i, (asked, before) in enumerate(zip(found.asked, found.before, strict=True)):
-        cells = [score_cell(found.after[m][i], tint=found.after[m][i].value) for m in models]
+        cells = [score_cell(found.after[m][i], tint=tint_of(found.after[m][i].value, found.after[m][i])) for m in models]
         rows.append((Cell(task_label(asked.task)), Cell(meaning(asked.metric).label), score_cell(before), *cells))
     caption = (
         f"Suite {found.suite}: change against the original on every task to keep, with 95 % intervals. The interval of the worst "
@@ -205,8 +205,12 @@ def cost_cells(found: Changes, model: str) -> tuple[Cell, Cell, Cell]:
 
 def _mean_cell(found: Changes, model: str) -> Cell:
     mean = found.mean(model)
-    return score_cell(mean, tint=mean.value, strong=True)
+    return score_cell(mean, tint=tint_of(mean.value, mean), strong=True)
 
 
 def _worst_cell(worst: tuple[Asked, Score] | None) -> Cell:
-    return score_cell(worst[1], tint=worst[1].value, strong=True) if worst else Cell(DASH, note="no change can be computed")
+    return (
+        score_cell(worst[1], tint=tint_of(worst[1].value, worst[1]), strong=True)
+        if worst
+        else Cell(DASH, note="no change can be computed")
+    )

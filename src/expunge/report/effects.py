@@ -1,22 +1,36 @@
-"""How far each run in the lab lies from the gold model: forget_effect and retain_kept, with paired bootstrap intervals."""
+"""How far each run lies from the original and the gold model: three ratios, with paired bootstrap intervals."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from expunge.errors import ExpungeError
 from expunge.records import Record, Score
+from expunge.report.aims import Aim
+from expunge.report.groups import Asked
 from expunge.report.read import RunRecord
 
 SUITE, FORGET, RETAIN = "lab", "facts_forget", "facts_retain"
-AS_IF_NEVER_LEARNED = (0.8, 1.2)
-"""Forget effects that count as gold's: a fifth of the way from original to gold on either side."""
+LAB = Aim(SUITE, Asked(FORGET, "probability"), Asked(RETAIN, "probability"))
+"""What summary.json is about (DESIGN, section 6)."""
+NEAR_GOLD = (0.8, 1.2)
+"""Forget effects within a fifth of the way from original to gold: the band of the figure. It is no verdict."""
 KEPT = 0.9
-"""Least share of the retain set's answer probability that counts as kept."""
+"""Least share of what was to stay that counts as kept."""
 RESAMPLES = 2000
 
 Ratio = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+class Effects(NamedTuple):
+    """What the forgotten-against-kept figure shows of one model."""
+
+    gone: Score
+    """`forget_effect` with a gold model, `relative_drop` without, the score itself where there is no original either."""
+    kept: Score
+    """`retain_kept`, or the score itself where there is no original."""
 
 
 class LabRow(Record):
@@ -44,61 +58,49 @@ class LabSummary(Record):
     runs: tuple[LabRow, ...]
 
 
-def forget_effect(run: RunRecord, original: RunRecord, gold: RunRecord) -> Score:
-    """(P_original - P_run) / (P_original - P_gold) of the forget set's mean answer probability P, on the samples all three share.
+def forget_effect(run: RunRecord, original: RunRecord, gold: RunRecord, aim: Aim = LAB) -> Score:
+    """(original - run) / (original - gold) of the mean score on what was to go, on the samples that all three share.
 
-    0 is the original model, 1 as if never learned, well above 1 over-forgotten. DESIGN section 6.
+    0 is the original model, 1 gold's level, well above 1 over-forgotten.
     """
 
     def ratio(p_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return p_K[..., 0] - p_K[..., 1], p_K[..., 0] - p_K[..., 2]
 
     undefined = "the original does not know the forget set better than gold"
-    return _estimate("forget_effect", FORGET, (original, run, gold), ratio, undefined)
+    return _estimate("forget_effect", aim.suite, aim.gone, (original, run, gold), ratio, undefined)
 
 
-def retain_kept(run: RunRecord, original: RunRecord) -> Score:
-    """P_run / P_original of the retain set's mean answer probability P, on the samples that both share."""
+def share_gone(run: RunRecord, original: RunRecord, aim: Aim) -> Score:
+    """(original - run) / original of the mean score on what was to go. Without gold nothing says how far it should fall."""
+
+    def ratio(p_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return p_K[..., 0] - p_K[..., 1], p_K[..., 0]
+
+    return _estimate(
+        "relative_drop", aim.suite, aim.gone, (original, run), ratio, "the original scores 0: there is nothing to lose"
+    )
+
+
+def retain_kept(run: RunRecord, original: RunRecord, aim: Aim = LAB) -> Score:
+    """run / original of the mean score on what was to stay, on the samples that both share."""
 
     def ratio(p_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return p_K[..., 1], p_K[..., 0]
 
-    return _estimate("retain_kept", RETAIN, (original, run), ratio, "the original does not know the retain set")
+    if aim.stays is None:
+        return Score(task="suite", metric="retain_kept", value=None, n=0, unscored="the suite has no task to keep")
+    return _estimate("retain_kept", aim.suite, aim.stays, (original, run), ratio, "the original does not know the retain set")
 
 
-def still_extractable(run: RunRecord, original: RunRecord, gold: RunRecord) -> bool:
-    """Whether the extraction strength of the forget set has gone less than four fifths of the way from original to gold.
-
-    A refusal can take all probability from an answer's first words while the rest still follows once they are given: the
-    probability, and with it the forget effect, does not see that.
-    """
-    found = [model.score(SUITE, FORGET, "extraction_strength") for model in (original, run, gold)]
-    before, after, never = (score.value if score else None for score in found)
-    if before is None or after is None or never is None or before <= never:
-        return False
-    return (before - after) / (before - never) < AS_IF_NEVER_LEARNED[0]
-
-
-def forgot_instead(run: RunRecord) -> tuple[str, ...]:
-    """The tasks that a run was to forget in place of the facts; none for a run that was to forget these.
-
-    An evaluation says so by its directions of good (`expunge evaluate --forget TASK`).
-    """
-    facts = run.score(SUITE, FORGET, "probability") or run.score(SUITE, FORGET, "accuracy")
-    evaluation = run.evaluation(SUITE)
-    if evaluation is None or facts is None or facts.higher_is_better is not True:
-        return ()
-    knowledge = ("probability", "accuracy", "extraction_strength")
-    return tuple(dict.fromkeys(s.task for s in evaluation.scores if s.higher_is_better is False and s.metric in knowledge))
-
-
-def _estimate(metric: str, task: str, models: Sequence[RunRecord], ratio: Ratio, undefined: str) -> Score:
+def _estimate(metric: str, suite: str, asked: Asked, models: Sequence[RunRecord], ratio: Ratio, undefined: str) -> Score:
     """The ratio of means, and its 95 % interval over samples that are resampled together for all K models.
 
     Pairing matters: a hard sample is hard for every model, and the interval must not count that twice.
     Without per-sample values the ratio is taken of the scores and has no interval.
     """
-    columns = [m.values(SUITE, task, "probability") for m in models]
+    task = asked.task
+    columns = [m.values(suite, task, asked.metric) for m in models]
     shared = sorted(set.intersection(*(set(c) for c in columns)))
     if shared:
         values_NK = np.array([[c[i] for c in columns] for i in shared])
@@ -107,10 +109,10 @@ def _estimate(metric: str, task: str, models: Sequence[RunRecord], ratio: Ratio,
         names = ", ".join(m.name for m in models)
         return Score(task=task, metric=metric, value=None, n=0, unscored=f"{names} share no sample of {task}")
     else:
-        scores = [m.score(SUITE, task, "probability") for m in models]
+        scores = [m.score(suite, task, asked.metric) for m in models]
         missing = next((m.name for m, s in zip(models, scores, strict=True) if s is None or s.value is None), None)
         if missing is not None:
-            return Score(task=task, metric=metric, value=None, n=0, unscored=f"{missing} has no probability on {task}")
+            return Score(task=task, metric=metric, value=None, n=0, unscored=f"{missing} has no {asked.metric} on {task}")
         means_K, n = np.array([s.value for s in scores if s is not None], float), min(s.n for s in scores if s is not None)
     above, below = ratio(means_K)
     if below <= 0:

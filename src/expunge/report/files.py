@@ -4,14 +4,14 @@ import re
 from typing import Any
 
 from expunge.records import Record, Score
-from expunge.report.contents import attack_table, claim_rows, run_table, shared_provenance
-from expunge.report.effects import SUITE, forget_effect, retain_kept
+from expunge.report.claims import claim_rows
 from expunge.report.gather import Contents
 from expunge.report.latex import latex
 from expunge.report.matrix import heat_map
+from expunge.report.page_tables import attack_table, run_table, shared_provenance
 from expunge.report.read import RunRecord
-from expunge.report.sections import role
-from expunge.report.tables import Table, markdown
+from expunge.report.sections import place_of
+from expunge.report.tables import Table, markdown, markdown_escape
 
 FORMAT = 1
 """Version of report.json."""
@@ -26,26 +26,30 @@ class RunScores(Record):
     family: str | None
     claim: str | None
     effects: tuple[Score, ...]
-    """forget_effect and retain_kept, in the lab."""
+    """Of each suite: what is gone and what is kept."""
+    verdicts: dict[str, str]
+    """suite -> verdict against gold."""
     scores: dict[str, tuple[Score, ...]]
     """suite -> scores."""
 
 
 def as_markdown(page: Contents) -> str:
-    """report.md: every table, what is claimed and where it comes from."""
-    lines = [f"# {page.title}", "", *(f"> {text}  " for text in page.notices), *([""] if page.notices else [])]
+    """report.md: every table, what is claimed and where it comes from. Names are escaped: they may hold anything."""
+    said = markdown_escape
+    lines = [f"# {said(page.title)}", "", *(f"> {said(text)}  " for text in page.notices), *([""] if page.notices else [])]
     lines += ["## All suites at a glance", "", markdown(page.overview.table)] if page.overview else []
     lines += ["## Over seeds", "", markdown(page.seeds)] if page.seeds else []
     for s in page.sections:
-        said = " ".join(text for text in s.headline if text)
-        lines += [f"## Suite {s.suite}", "", said, "", *(markdown(table) for table in s.tables())]
+        words = " ".join(text for text in s.headline if text)
+        lines += [f"## Scores: {said(s.suite)}", "", said(words), "", *(markdown(table) for table in s.tables())]
     for p in page.parts:
-        lines += [f"## Parts of {p.run}", "", *([p.merged, ""] if p.merged else []), *(markdown(table) for table in p.tables())]
-    made = [table for table in (attack_table(page.runs), run_table(page.runs)) if table]
+        merged = [said(p.merged), ""] if p.merged else []
+        lines += [f"## Parts of {said(p.run)}", "", *merged, *(markdown(table) for table in p.tables())]
+    made = [table for table in (attack_table(page.runs), run_table(page.runs, page.claims)) if table]
     lines += ["## Runs", "", *(markdown(table) for table in made)] if made else []
-    claims = claim_rows(page.runs)
-    lines += [f"- **{c['level']} {c['name']}** ({c['runs']}): {c['says']} Not claimed: {c['not']}" for c in claims]
-    lines += ["", *(f"- {label}: {text}" for label, text in shared_provenance(page.runs))]
+    for c in claim_rows(page.claims):
+        lines.append(f"- **{c['level']}** ({said(c['runs'])}): {c['says']} Not claimed: {c['not']} Rests on: {said(c['why'])}.")
+    lines += ["", *(f"- {label}: {said(text)}" for label, text in shared_provenance(page.runs))]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -61,22 +65,21 @@ def as_latex(page: Contents) -> str:
 def as_json(page: Contents) -> dict[str, Any]:
     """report.json: every score of every model as a record, those of parts as models called RUN/VALUE."""
     models = [m for m in (page.original, page.gold, *page.runs) if m]
-    rows = [_scores(m, role(m, page.original, page.gold), m.name, page) for m in models]
+    rows = [_scores(m, place_of(m, page.original, page.gold), m.name, page) for m in models]
     rows += [_scores(part, "part", f"{r.name}/{part.name}", page) for r in page.runs for part in r.parts if part.evaluations]
     return {"format": FORMAT, "title": page.title, "notices": page.notices, "models": rows}
 
 
 def _scores(model: RunRecord, as_what: str, name: str, page: Contents) -> dict[str, Any]:
-    effects: tuple[Score, ...] = ()
-    if page.original and page.gold and model.evaluation(SUITE):
-        effects = (forget_effect(model, page.original, page.gold), retain_kept(model, page.original))
+    effects = [e for s in page.sections if name in s.effects for e in s.effects[name]]
     row = RunScores(
         name=name,
         role=as_what,
         method=model.method,
         family=model.family,
-        claim=model.artifact.claim if model.artifact else None,
-        effects=effects,
+        claim=page.claims[name].shown if name in page.claims else None,
+        effects=tuple(effects),
+        verdicts={s.suite: s.against.verdicts[name].words for s in page.sections if s.against and name in s.against.verdicts},
         scores={e.suite: e.scores for e in model.evaluations},
     )
     return row.model_dump(mode="json")
@@ -84,7 +87,8 @@ def _scores(model: RunRecord, as_what: str, name: str, page: Contents) -> dict[s
 
 def figures(page: Contents) -> dict[str, str]:
     """File name -> SVG. A run's name may hold anything that a folder's may, a file's may not."""
-    found = {f"{'' if s.lab else s.suite + '-'}tradeoff": s.figure for s in page.sections if s.figure}
+    found = {f"{s.suite}-tradeoff": s.figure for s in page.sections if s.figure}
+    found |= {f"{s.suite}-quality": s.quality for s in page.sections if s.quality}
     found |= page.overview.figures if page.overview else {}
     found |= {matrix.name: heat_map(matrix) for s in page.sections for matrix in s.matrices}
     found |= {f"{s.suite}-{drawn.group.name}": drawn.figure for s in page.sections for drawn in s.groups}

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from expunge.errors import ExpungeError
+from expunge.report.aims import aim
 from expunge.report.analysis import Analysis, containment, geometry, neurons, roc
 from expunge.report.checks import notices
+from expunge.report.claims import Claim, claim
 from expunge.report.curves import loss_curves
-from expunge.report.effects import SUITE
-from expunge.report.glossary import is_forget
 from expunge.report.groups import to_go
 from expunge.report.overview import Overview, overview
 from expunge.report.parts import PartsOf, parts_of
 from expunge.report.read import RunRecord
-from expunge.report.sections import Section, by_distance, role, section
+from expunge.report.sections import Section, by_distance, place_of, section
 from expunge.report.seeds import seed_table
 from expunge.report.tables import Table
 
@@ -39,6 +39,8 @@ class Contents(NamedTuple):
     seeds: Table | None
     """Where runs differ in nothing but their seed."""
     sections: list[Section]
+    claims: dict[str, Claim]
+    """Run -> what its records support."""
     parts: list[PartsOf]
     curves: str | None
     rocs: dict[str, str]
@@ -49,15 +51,18 @@ class Contents(NamedTuple):
 def gather(
     title: str, made: list[RunRecord], original: RunRecord | None, gold: RunRecord | None, show_forget_text: bool
 ) -> Contents:
-    """The lab first, nearest to gold first; then suites that show what is gone before those that show what is left."""
+    """Suites that show what is gone before those that show what is left; runs nearest to gold first, by the first suite that has
+    both original and gold."""
     models = [m for m in (original, gold, *made) if m]
     suites = list(dict.fromkeys(e.suite for m in (*made, original, gold) if m for e in m.evaluations))
     if not suites and not any(run.analysis for run in made):
         raise ExpungeError("none of the runs has been evaluated; score them with `expunge evaluate RUN --suite NAME`")
-    suites.sort(key=lambda s: (s != SUITE, not _forgets(s, models)))
-    if original and gold and SUITE in suites:
-        made = by_distance(made, original, gold)
-    references = [(role(m, original, gold), m) for m in (original, gold) if m]
+    suites.sort(key=lambda suite: (not aim(suite, models), not to_go(suite, models)))
+    if original and gold:
+        both = [s for s in suites if original.evaluation(s) and gold.evaluation(s)]
+        first = next((found for s in both if (found := aim(s, [gold, original, *made]))), None)
+        made = by_distance(made, original, gold, first) if first else made
+    references = [(place_of(m, original, gold), m) for m in (original, gold) if m]
     sections = [section(suite, made, original, gold, show_forget_text) for suite in suites]
     parts = [parts_of(run, references, f"part{i}") for i, run in enumerate(made, start=1)]
     thresholds = [(run.name, run.calibration) for run in made if run.calibration]
@@ -71,15 +76,12 @@ def gather(
         overview=overview(sections, made, original, gold),
         seeds=seed_table(sections, made, original, gold),
         sections=sections,
+        claims={run.name: claim(run, original, gold) for run in made if run.artifact},
         parts=[found for found in parts if found],
         curves=loss_curves([run for run in made if not run.parts]),
         rocs={name: roc(found.forget, found.retain, f"{i}-") for i, (name, found) in enumerate(thresholds)},
         probes=[Probed(name, analysis, _drawn(analysis, f"{i}-")) for i, (name, analysis) in enumerate(probes)],
     )
-
-
-def _forgets(suite: str, models: Sequence[RunRecord]) -> bool:
-    return bool(to_go(suite, models)) or any(is_forget(s.task) for m in models if (e := m.evaluation(suite)) for s in e.scores)
 
 
 def _drawn(analysis: Analysis, place: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What each number means in one sentence, and how it is written; names of tasks; what a claim level says and does not say."""
+"""What each number means in one sentence, and how it is written; names of tasks."""
 
 from typing import Literal, NamedTuple
 
@@ -13,13 +13,14 @@ class Meaning(NamedTuple):
 METRICS: dict[str, Meaning] = {
     "forget_effect": Meaning(
         "forget effect",
-        "How far the answer probability on the forget set fell, on a scale where the original model is 0 and the gold model, "
-        "which never saw the forget set, is 1; well above 1 is over-forgotten, which is a fault too.",
+        "How far the score on what was to go (as a rule the answer probability) fell, on a scale where the original model is 0 "
+        "and gold, a model that never saw the forget set, is 1; well above 1 is over-forgotten, which is a fault too.",
         "effect",
     ),
     "retain_kept": Meaning(
         "retain kept",
-        "Answer probability on the retain set as a share of the original model's: 1 means that nothing was lost.",
+        "The score on what was to stay (as a rule the answer probability) as a share of the original model's: 1 means that "
+        "nothing was lost.",
         "effect",
     ),
     "relative_drop": Meaning(
@@ -41,6 +42,10 @@ METRICS: dict[str, Meaning] = {
     "exact_memorization": Meaning(
         "exact memorization",
         "Share of the answer's tokens that are the model's first choice when the right tokens before them are given.",
+    ),
+    "reciprocal_rank": Meaning(
+        "rank of the answer",
+        "How high the answer's words stand in the model's own list of candidates (mean reciprocal rank): 1 means always first.",
     ),
     "rouge_l_recall": Meaning(
         "ROUGE-L recall", "Share of the expected answer's words that the model's own answer contains in the same order."
@@ -162,29 +167,6 @@ TASK_FAMILIES = {
 }
 """First word of several tasks' names -> what it stands for."""
 
-CLAIMS: dict[str, tuple[str, str, str]] = {
-    "L0": (
-        "guarded",
-        "Answers pass a guard that keeps back what was to be forgotten.",
-        "The weights are unchanged: the model behind the guard still knows everything.",
-    ),
-    "L1": (
-        "suppressed",
-        "The model reaches the scores in this report.",
-        "Not that the knowledge has left the weights, nor that it stays away when somebody tries to bring it back.",
-    ),
-    "L2": (
-        "attack-tested",
-        "The listed attacks, with their budgets, did not bring the knowledge back.",
-        "Nothing about other attacks or larger budgets.",
-    ),
-    "L3": (
-        "exact",
-        "Equal to retraining without the forget set, by construction.",
-        "Nothing about what the remaining data lets a model infer.",
-    ),
-}
-
 
 def meaning(metric: str) -> Meaning:
     """A metric of somebody's own suite is shown under its own name."""
@@ -205,11 +187,6 @@ def task_label(task: str) -> str:
     if rest and family in TASK_FAMILIES:
         return f"{TASK_FAMILIES[family]}: {rest.replace('_', ' ')}"
     return task.replace("_", " ").capitalize()
-
-
-def is_forget(task: str) -> bool:
-    """Whether a task asks for what was to be forgotten, by its name; its texts are secret unless the suite is the lab."""
-    return "forget" in task
 
 
 def number(metric: str, value: float) -> str:

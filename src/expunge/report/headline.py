@@ -1,87 +1,137 @@
-"""The report in one sentence, from the numbers alone."""
+"""The report in a few sentences, from the numbers alone: what was asked, which run comes nearest, and what was not tested."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from expunge.records import Score
+from expunge.report.aims import Aim
 from expunge.report.changes import Changes
-from expunge.report.effects import AS_IF_NEVER_LEARNED, FORGET, KEPT, SUITE, forget_effect, retain_kept, still_extractable
+from expunge.report.effects import KEPT, Effects
 from expunge.report.glossary import meaning, number, task_label
+from expunge.report.gold import Against, told_by
 from expunge.report.groups import score_of, to_go
 from expunge.report.matrix import Matrix
 from expunge.report.read import RunRecord
 
-
-def lab_headline(runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord) -> tuple[str, str]:
-    """What was asked and which methods land nearest gold; then who fell short or went too far. The runs come nearest first."""
-    if not runs:
-        return "The original and the gold model, before any unlearning.", ""
-    found = [(run.name, forget_effect(run, original, gold), retain_kept(run, original)) for run in runs]
-    low, high = AS_IF_NEVER_LEARNED
-    measured = [(name, e.value, k.value) for name, e, k in found if e.value is not None and k.value is not None]
-    good = [m for m in measured if low <= m[1] <= high and m[2] >= KEPT]
-    left = [f"{run.name} ({_extracted(run)})" for run in runs if still_extractable(run, original, gold)]
-    asked = f"{_count(runs, 'method')} {'were' if len(runs) != 1 else 'was'} asked to forget {_asked(runs)}: "
-    if not good:
-        return asked + "none lands as if never learned with the retain set kept.", _rest(measured, len(runs), 0, left)
-    name, effect, kept = good[0]
-    nearest = f"{name} lands nearest to a model that never learned them (forget effect {_two(effect)}, retain kept {_two(kept)})"
-    return f"{asked}{nearest}{_followers(good[1:])}.", _rest(measured, len(runs), len(good), left)
+NAMED = 3
+"""Runs that a sentence names; it counts the rest, for a headline is read in one breath."""
 
 
-def _followers(good: Sequence[tuple[str, float, float]]) -> str:
-    """The next three by name, the others by number: a headline is read in one breath."""
-    names = [f"{n} ({_two(e)})" for n, e, _ in good[:3]] + ([f"{len(good) - 3} more"] if len(good) > 3 else [])
-    return f", followed by {_list(names)}" if names else ""
-
-
-def _extracted(run: RunRecord) -> str:
-    score = run.score(SUITE, FORGET, "extraction_strength")
-    return number("extraction_strength", score.value) if score and score.value is not None else ""
-
-
-def _rest(measured: Sequence[tuple[str, float, float]], total: int, good: int, extractable: Sequence[str]) -> str:
-    low, high = AS_IF_NEVER_LEARNED
-    groups = [
-        ("Over-forgotten", [f"{n} ({_two(e)})" for n, e, _ in measured if e > high]),
-        ("Still known", [f"{n} ({_two(e)})" for n, e, _ in measured if e < low]),
-        ("Low by probability, but still extractable once the beginning is given", list(extractable)),
-        ("Retain set damaged", [f"{n} ({_two(k)} kept)" for n, _, k in measured if k < KEPT]),
-    ]
-    said = [f"{what}: {_list(names)}." for what, names in groups if names]
-    lands = f"{good} of {total} land{'s' if good == 1 else ''} between {low} and {high} with at least {100 * KEPT:.0f} % kept."
-    return " ".join([lands, *said])
-
-
-def suite_headline(
-    suite: str, runs: Sequence[RunRecord], original: RunRecord | None, cost: Changes | None, matrices: Sequence[Matrix]
+def headline(
+    suite: str,
+    runs: Sequence[RunRecord],
+    original: RunRecord | None,
+    gold: RunRecord | None,
+    aim: Aim | None,
+    effects: Mapping[str, Effects],
+    against: Against | None,
+    cost: Changes | None,
+    matrices: Sequence[Matrix],
 ) -> tuple[str, str]:
-    """Who comes nearest to a retain model and at what utility; without forget quality, who is lowest on what was to go, and what
-    that cost; where runs forgot different tasks, how much of these is gone and what went with them."""
-    quality = {run.name: run.score(suite, "suite", "forget_quality") for run in runs}
-    scored: list[tuple[float, str]] = [(s.value, name) for name, s in quality.items() if s and s.value is not None]
-    names = _count(runs, "run")
-    if not scored:
-        reason = next((s.unscored for s in quality.values() if s and s.unscored), None)
-        why = f" Forget quality was not computed: {reason}." if reason else ""
-        return plain_headline(suite, runs, original, cost, matrices), why.strip()
-    best, name = max(scored)
-    run = next(r for r in runs if r.name == name)
-    word = "cannot be told apart from" if best > 0.05 else "can still be told apart from"
-    nearest = f"Of {names} on the suite {suite}, {name} comes nearest to a model trained without the forget set"
-    first = f"{nearest} (p\u00a0=\u00a0{number('forget_quality', best)})"
-    return f"{first} and {word} it; {_utility(run.score(suite, 'suite', 'model_utility'), original, suite)}.", ""
+    """The first sentences, and what stands below them in grey. The runs come nearest to gold first."""
+    if not runs:
+        return f"Scores of the reference models on {_suite(suite)}, before any unlearning.", ""
+    aimed = [run for run in runs if run.name in effects]
+    if aim is None or not aimed:
+        return _without_aim(suite, runs, original, cost, matrices), ""
+    if against is not None and original is not None and gold is not None:
+        first, second = _with_gold(aimed, aim, effects, against)
+    else:
+        first, second = _without_gold(aimed, original, aim, effects), _untested(original, gold)
+        if cost and not matrices:
+            first = f"{first} {cost.sentence([run.name for run in runs])}"
+    return first, f"{second} {_drops(matrices)}".strip()
 
 
-def plain_headline(
+def _with_gold(runs: Sequence[RunRecord], aim: Aim, effects: Mapping[str, Effects], against: Against) -> tuple[str, str]:
+    asked = f"{_count(runs, 'method')} {'were' if len(runs) != 1 else 'was'} asked to forget {_asked(runs, aim)}: "
+    same = [name for name in against.indistinguishable() if name in effects]
+    good = [run.name for run in runs if run.name in same and not _damaged(effects[run.name])]
+    if good:
+        others = f", and neither can {_list(_named(good[1:]))}" if len(good) > 1 else ""
+        said = f"{good[0]} cannot be told from a model that never learned them ({_figures(effects[good[0]])}){others}."
+    else:
+        first = runs[0].name
+        found = against.verdicts[first]
+        why = f" and is told from it by {told_by(found)}" if found.apart else f"; the verdict: {found.words}"
+        said = f"none is indistinguishable from a model that never learned them with the rest kept. {first} comes nearest "
+        said += f"({_figures(effects[first])}){why}."
+    told = [
+        f"{run.name}: {told_by(against.verdicts[run.name])}"
+        for run in runs
+        if against.verdicts[run.name].apart and not (not good and run is runs[0])
+    ]
+    few = [run.name for run in runs if against.verdicts[run.name].words == "too few samples"]
+    untested = {run.name: reason for run in runs if (reason := against.verdicts[run.name].untested)}
+    rest = [
+        f"Told from gold by: {'; '.join(told)}." if told else "",
+        f"Too few samples to say of {_list(few)}." if few else "",
+        *(f"{name} was not tested against gold: {reason}." for name, reason in untested.items()),
+        _damage(runs, effects),
+    ]
+    return asked + said, " ".join(text for text in rest if text)
+
+
+def _without_gold(runs: Sequence[RunRecord], original: RunRecord | None, aim: Aim, effects: Mapping[str, Effects]) -> str:
+    """How far what was to go has gone, and what is left of what was to stay."""
+    asked = f"{_count(runs, 'run')} {'were' if len(runs) != 1 else 'was'} to forget {_asked(runs, aim)}."
+    found = [(score.value, run) for run in runs if (score := score_of(run, aim.suite, aim.gone)) and score.value is not None]
+    if not found:
+        return f"{asked} None has a {meaning(aim.gone.metric).label} on it."
+    value, run = min(found, key=lambda pair: pair[0])
+    start = score_of(original, aim.suite, aim.gone) if original else None
+    before = f" (the original: {number(aim.gone.metric, start.value)})" if start and start.value is not None else ""
+    what = (
+        f"{'The lowest ' if len(runs) > 1 else 'The '}{meaning(aim.gone.metric).label} left is {number(aim.gone.metric, value)}"
+    )
+    who = f", {run.name}'s" if len(runs) > 1 else ""
+    kept = effects[run.name].kept
+    share = ""
+    if kept.value is not None and kept.metric == "retain_kept" and aim.stays:
+        share = f", with {100 * kept.value:.0f}\u00a0% of {_task(aim.stays.task)} kept"
+    return f"{asked} {what}{who}{before}{share}."
+
+
+def _untested(original: RunRecord | None, gold: RunRecord | None) -> str:
+    """What the page cannot say."""
+    said = []
+    if original is None:
+        said.append("What the model knew before was not given (--original), so that nothing here shows what changed.")
+    if gold is None:
+        said.append(
+            "Whether a run can be told from a model that never saw the forget set was not tested: none was given (--gold)."
+        )
+    return " ".join(said)
+
+
+def _damage(runs: Sequence[RunRecord], effects: Mapping[str, Effects]) -> str:
+    lost = [(run.name, effects[run.name].kept.value) for run in runs if _damaged(effects[run.name])]
+    named = [f"{name} ({number('retain_kept', value)} kept)" for name, value in lost if value is not None]
+    return f"What was to stay is damaged: {_list(named)}." if named else ""
+
+
+def _damaged(effects: Effects) -> bool:
+    return effects.kept.metric == "retain_kept" and effects.kept.value is not None and effects.kept.value < KEPT
+
+
+def _figures(effects: Effects) -> str:
+    """`forget effect 1.02, retain kept 0.97`."""
+    scores = [score for score in (effects.gone, effects.kept) if score.value is not None]
+    return ", ".join(f"{meaning(score.metric).label} {number(score.metric, score.value or 0.0)}" for score in scores)
+
+
+def _without_aim(
     suite: str, runs: Sequence[RunRecord], original: RunRecord | None, cost: Changes | None, matrices: Sequence[Matrix]
 ) -> str:
-    """Without a word on distances from a retain model."""
-    found = (_lowest(suite, runs, original), cost.sentence([r.name for r in runs]) if cost else "")
-    said = [drops(matrices)] if matrices else [text for text in found if text]
-    return f"{_count(runs, 'run')} on the suite {suite}. {' '.join(said)}".strip()
+    """Of a suite that shows only what was to stay, or of runs that forgot different tasks."""
+    lowest = _lowest(suite, runs, original) if not matrices else ""
+    found = (
+        [_drops(matrices)]
+        if matrices
+        else [text for text in (lowest, cost.sentence([r.name for r in runs]) if cost else "") if text]
+    )
+    return f"{_count(runs, 'run')} on {_suite(suite)}. {' '.join(found)}".strip()
 
 
-def drops(matrices: Sequence[Matrix]) -> str:
+def _drops(matrices: Sequence[Matrix]) -> str:
     """For each method, how much of what it was to forget is gone, and what went with it."""
     said = [(m.method, m.sentence()) for m in matrices]
     return " ".join(f"{method}: {text[0].lower()}{text[1:]}" if method else text for method, text in said)
@@ -97,31 +147,31 @@ def _lowest(suite: str, runs: Sequence[RunRecord], original: RunRecord | None) -
     start = score_of(original, suite, asked) if original else None
     before = f", the original's {number(asked.metric, start.value)}" if start and start.value is not None else ""
     who = f" ({name})" if len(runs) > 1 else ""
-    lowest = "the lowest " if len(runs) > 1 else "the "
-    what = f"{meaning(asked.metric).label} on {task_label(asked.task)}"
-    return f"{lowest.capitalize()}{what} is {number(asked.metric, value)}{who}{before}."
+    what = f"{meaning(asked.metric).label} on {_task(asked.task)}"
+    return f"{'The lowest' if len(runs) > 1 else 'The'} {what} is {number(asked.metric, value)}{who}{before}."
 
 
-def _utility(after: Score | None, original: RunRecord | None, suite: str) -> str:
-    if after is None or after.value is None:
-        return "its model utility was not computed"
-    before = original.score(suite, "suite", "model_utility") if original else None
-    compared = f", the original's {number('model_utility', before.value)}" if before and before.value is not None else ""
-    return f"its model utility is {number('model_utility', after.value)}{compared}"
+def _suite(suite: str) -> str:
+    """In a sentence; a suite that is called `suite` is not named twice."""
+    return "the suite" if suite == "suite" else f"the suite {suite}"
+
+
+def _task(task: str) -> str:
+    return f"“{task_label(task)}”"
 
 
 def _count(runs: Sequence[RunRecord], word: str) -> str:
     return f"{len(runs)} {word}{'s' if len(runs) != 1 else ''}"
 
 
-def _asked(runs: Sequence[RunRecord]) -> str:
+def _asked(runs: Sequence[RunRecord], aim: Aim) -> str:
     counts = {run.provenance.counts.get("forget") for run in runs if run.provenance}
     count = counts.pop() if len(counts) == 1 else None
-    return f"{count:,} samples" if count else "a set of samples"
+    return f"{count:,} samples" if count else _task(aim.gone.task)
 
 
-def _two(value: float) -> str:
-    return number("forget_effect", value)
+def _named(names: Sequence[str]) -> list[str]:
+    return [*names[:NAMED], *([f"{len(names) - NAMED} more"] if len(names) > NAMED else [])]
 
 
 def _list(words: Sequence[str]) -> str:

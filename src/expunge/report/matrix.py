@@ -20,7 +20,7 @@ from expunge.report.glossary import interval, meaning, number, task_label
 from expunge.report.groups import Asked
 from expunge.report.plots import FORGET, INK, RETAIN, sheet, style, write_svg
 from expunge.report.read import RunRecord
-from expunge.report.tables import Cell, Column, Table, score_cell
+from expunge.report.tables import Cell, Column, Table, Tint, score_cell
 
 RESAMPLES = 2000
 KNOWLEDGE = frozenset(
@@ -168,7 +168,7 @@ def matrix_table(matrix: Matrix) -> Table:
     rows = []
     for forgotten, scores in matrix.rows.items():
         cells = [
-            score_cell(score, tint=_tint(score), strong=asked.task == forgotten)
+            score_cell(score, tint=_tint(score, own=asked.task == forgotten), strong=asked.task == forgotten)
             for asked, score in zip(matrix.columns, scores, strict=True)
         ]
         rows.append((Cell(task_label(forgotten)), Cell(matrix.names[forgotten]), *cells))
@@ -177,18 +177,23 @@ def matrix_table(matrix: Matrix) -> Table:
     return Table(matrix.name, caption, (Column("forgotten"), Column("run"), *titles), tuple(rows))
 
 
-def _tint(score: Score) -> float | None:
-    """As in the other tables, less than the original is negative."""
-    return None if score.value is None else -max(-1.0, min(1.0, score.value))
+def _tint(score: Score, *, own: bool) -> Tint | None:
+    """As in the other tables: losing what was to go is wanted, losing anything else is damage."""
+    if score.value is None:
+        return None
+    lost = max(-1.0, min(1.0, score.value))
+    return Tint(-lost, "forgotten" if own and lost > 0 else "damage" if own or lost > 0 else "better")
 
 
 CELL, LEFT, TOP, RIGHT, EDGE = 66, 190, 112, 100, 12
 """Pixels: width of a cell (its height is two thirds), room for the names of rows, of columns, and of the last column."""
 COLOURS = LinearSegmentedColormap.from_list("drop", [RETAIN, "#ffffff", FORGET])
+WANTED = LinearSegmentedColormap.from_list("wanted", [FORGET, "#ffffff", "#2c7d57"])
 
 
 def heat_map(matrix: Matrix) -> str:
-    """SVG: rows were forgotten, columns were tested; orange is lost, blue is gained, a frame marks what was to go."""
+    """SVG: rows were forgotten, columns were tested. Framed is what was to go, green as far as it is gone; elsewhere orange
+    is lost and blue is gained."""
     high = CELL * 2 // 3
     width, height = LEFT + CELL * len(matrix.columns) + RIGHT, TOP + high * len(matrix.rows) + EDGE
     hovers: dict[str, str] = {}
@@ -206,7 +211,8 @@ def heat_map(matrix: Matrix) -> str:
                 own = asked.task == forgotten
                 gid = f"cell-{r}-{c}"
                 hovers[gid] = _said(forgotten, asked, score)
-                colour = "#f1f3f5" if score.value is None else COLOURS((max(-1.0, min(1.0, score.value)) + 1) / 2)
+                scale = WANTED if own else COLOURS
+                colour = "#f1f3f5" if score.value is None else scale((max(-1.0, min(1.0, score.value)) + 1) / 2)
                 box = Rectangle((LEFT + CELL * c + 1, y + 1), CELL - 2, high - 2, facecolor=colour, linewidth=2 if own else 0)
                 box.set_edgecolor(INK if own else "none")
                 box.set_gid(gid)

@@ -1,4 +1,4 @@
-"""Several suites at a glance: the first figures of each in one table, and what is gone against what it cost in one plane."""
+"""Several suites at a glance: the key figures of each in one table, and what is gone against what it cost in one plane."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from expunge.records import Score
 from expunge.report.checks import apart
-from expunge.report.first import First, first_figures
 from expunge.report.glossary import meaning, task_label
 from expunge.report.groups import score_of, to_go
+from expunge.report.key_figures import KeyFigure, key_figures
 from expunge.report.read import RunRecord
-from expunge.report.sections import Section, role
-from expunge.report.tables import Cell, Column, Table, score_cell
+from expunge.report.sections import Section, place_of
+from expunge.report.tables import Cell, Column, Table, score_cell, tint_of
 from expunge.report.tradeoff import Point, cost_tradeoff, drawable
 
 
@@ -33,11 +33,11 @@ def overview(
     columns: list[Column] = []
     cells: list[list[Cell]] = [[] for _ in models]
     for section in sections:
-        for figure in first_figures(section, models, original, gold):
+        for figure in key_figures(section, models):
             columns.append(Column(f"{section.suite}: {figure.title}", True, figure.explanation))
             for model, row in zip(models, cells, strict=True):
                 row.append(_cell(figure, model, section, original))
-    caption = "The first figures of every suite, with 95 % intervals."
+    caption = "The key figures of every suite, with 95 % intervals."
     rows = tuple((Cell(model.name), *row) for model, row in zip(models, cells, strict=True))
     table = Table("overview", caption, (Column("model"), *columns), rows, apart=len(references))
     figures: dict[str, str] = {}
@@ -51,11 +51,11 @@ def overview(
     return Overview(table, figures, undrawn)
 
 
-def _cell(figure: First, model: RunRecord, section: Section, original: RunRecord | None) -> Cell:
+def _cell(figure: KeyFigure, model: RunRecord, section: Section, original: RunRecord | None) -> Cell:
     score = figure.scores.get(model.name)
     if score is None and model is original and model.evaluation(section.suite):
         return Cell("")  # it is what the others are compared with
-    cell = score_cell(score, tint=score.value if score and score.metric == "change" else None)
+    cell = score_cell(score, tint=tint_of(score.value, score) if score and score.metric == "change" else None)
     return replace(cell, interval=figure.said[model.name]) if model.name in figure.said else cell
 
 
@@ -76,9 +76,9 @@ def _plane(
         if m is original:
             points.append(Point(m.name, "original", "training", Score(task="suite", metric="change", value=0.0, n=0), left))
         elif m.name in stays.changes.after:
-            points.append(Point(m.name, role(m, original, gold), m.family or "training", stays.changes.mean(m.name), left))
+            points.append(Point(m.name, place_of(m, original, gold), m.family or "training", stays.changes.mean(m.name), left))
     drawn, undrawn = drawable(points)
-    if not any(p.role == "method" for p in drawn):
+    if not any(p.place == "method" for p in drawn):
         return None, undrawn
     across = f"{stays.suite}: mean change over {len(stays.changes.asked)} tasks to keep"
     up = f"{gone}: {meaning(asked.metric).label}, {task_label(asked.task)}"

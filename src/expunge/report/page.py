@@ -34,7 +34,7 @@ def report(
                        the lab with both reference models summary.json
     original, gold     folders with the evaluation of the model before unlearning, and of one that never saw the forget set
     seed, seconds      for summary.json; default: the runs' common seed, and the time that their provenance adds up to
-    show_forget_text   quote forget-set texts of suites other than the lab, where the samples hold them
+    show_forget_text   quote texts of what was to be forgotten, where the samples hold them
     overwrite          write into a folder that holds something already
 
     Raises ExpungeError, one sentence, before anything is written: a missing or broken file, or no scores at all.

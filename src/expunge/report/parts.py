@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from expunge.report.contents import duration, score_table
 from expunge.report.curves import loss_curves
 from expunge.report.groups import groups
+from expunge.report.page_tables import duration, score_table
 from expunge.report.radar import Drawn, draw_groups
 from expunge.report.read import RunRecord
 from expunge.report.tables import DASH, Cell, Column, Table
@@ -107,8 +107,13 @@ def merge_sentence(run: RunRecord) -> str | None:
         return None
     outvoted = ""
     if merge.kept and merge.outvoted:
-        outvoted = f" {_percent(merge.outvoted, sum(merge.kept))} of what was kept lost the election of a sign."
-    return f"Merged by {merge.method}.{outvoted} The merged tensors lie {100 * merge.change:.3g} % of their norm from the start."
+        share = _percent(merge.outvoted, sum(merge.kept))
+        outvoted = (
+            " Where two parts pull a weight in opposite directions, the stronger side wins: "
+            f"{share} of the changes that were kept were on the losing side and were dropped."
+        )
+    size = f"{100 * merge.change:.3g} % of their size"
+    return f"Merged by {merge.method}.{outvoted} The merge moved the weights that it changed by {size}."
 
 
 def _merged(run: RunRecord, index: int) -> list[Cell]:

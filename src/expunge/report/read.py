@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from expunge.errors import ExpungeError
-from expunge.records import Evaluation, Provenance, Record, Sample, Score
+from expunge.records import Attack, Evaluation, Provenance, Record, Sample, Score
 from expunge.report.analysis import Analysis
 
 
@@ -28,22 +28,15 @@ class Step(Lenient):
 
 
 class Artifact(Lenient):
-    """artifact/expunge.json."""
+    """artifact/expunge.json. The claim that it holds is not read: a claim is derived from records (`claims`)."""
 
     kind: Literal["weights", "adapter", "guard"]
     method: dict[str, Any]
     """`name` and the fields of the method."""
     family: str
-    claim: Literal["L0", "L1", "L2", "L3"]
+    files: dict[str, str] = Field(default_factory=dict)
+    """Relative path -> sha256."""
     base: dict[str, Any] = Field(default_factory=dict)
-
-
-class Attack(Lenient):
-    """attacks/ATTACK.json."""
-
-    attack: str
-    budget: dict[str, Any] = Field(default_factory=dict)
-    scores: tuple[Score, ...]
 
 
 class Calibration(Lenient):
@@ -208,7 +201,7 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
         steps=tuple(by_step[step] for step in sorted(by_step)),
         evaluations=tuple(_read(path, Evaluation) for path in suites),
         samples={suite: _read_lines(path, Sample) for suite, path in samples.items()},
-        attacks=tuple(_read(path, Attack) for path in sorted(folder.glob("attacks/*.json"))),
+        attacks=tuple(_read(p, Attack) for p in sorted(folder.glob("attacks/*.json")) if p.name != "ladder.json"),
         calibration=_read(calibration, Calibration) if calibration.is_file() else None,
         analysis=_read(analysis, Analysis) if analysis.is_file() else None,
         parts=_read_parts(folder, merged),

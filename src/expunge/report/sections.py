@@ -3,31 +3,41 @@
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from expunge.records import Score
+from expunge.report.aims import Aim, aim, forgot_instead
 from expunge.report.answers import AnswerSet, answer_sets, withheld
 from expunge.report.changes import Changes, change_table, changes
 from expunge.report.checks import apart
-from expunge.report.contents import lab_table, score_table, suite_summary
-from expunge.report.effects import SUITE, forget_effect, forgot_instead, retain_kept
+from expunge.report.effects import Effects, forget_effect, retain_kept, share_gone
 from expunge.report.glossary import task_label
+from expunge.report.gold import Against, against, gold_table
 from expunge.report.groups import groups
-from expunge.report.headline import drops, lab_headline, plain_headline, suite_headline
+from expunge.report.headline import headline
 from expunge.report.matrix import Matrix, matrices, matrix_table
+from expunge.report.page_tables import score_table, summary_table
 from expunge.report.radar import Drawn, draw_groups
 from expunge.report.read import RunRecord
 from expunge.report.tables import Table
-from expunge.report.tradeoff import Point, drawable, lab_tradeoff, quality_tradeoff
+from expunge.report.tradeoff import Point, drawable, quality_tradeoff, tradeoff
 
-Role = Literal["original", "gold", "method"]
+Place = Literal["original", "gold", "method"]
+"""What a model is to the report."""
 
 
 class Section(NamedTuple):
     """One suite's part of the page."""
 
     suite: str
-    lab: bool
+    aim: Aim | None
     headline: tuple[str, str]
     summary: Table | None
+    against: Against | None
+    """Each run against gold, statistic by statistic; nothing where there is no gold model with this suite."""
+    effects: dict[str, Effects]
+    """Model -> the two figures; runs that were to forget something else are left out."""
     figure: str | None
+    quality: str | None
+    """Forget quality against model utility, where the suite computed both."""
     undrawn: dict[str, str]
     scores: Table
     answers: list[AnswerSet]
@@ -43,75 +53,89 @@ class Section(NamedTuple):
 
     def tables(self) -> list[Table]:
         """In the order of the page."""
+        first = [self.summary] if self.summary else []
+        tested = [gold_table(self.against)] if self.against else []
         cost = [change_table(self.changes)] if self.changes else []
-        return [*([self.summary] if self.summary else []), *map(matrix_table, self.matrices), *cost, self.scores]
+        return [*first, *tested, *map(matrix_table, self.matrices), *cost, self.scores]
 
 
 def section(
     suite: str, runs: Sequence[RunRecord], original: RunRecord | None, gold: RunRecord | None, show_forget_text: bool
 ) -> Section:
-    references = [m for m in (original, gold) if m and m.evaluation(suite)]
+    """Everything about one suite; original and gold count only where they were scored with it."""
+    before = original if original and original.evaluation(suite) else None
+    never = gold if gold and gold.evaluation(suite) else None
+    references = [m for m in (before, never) if m]
     evaluated = [run for run in runs if run.evaluation(suite)]
     models = [*references, *evaluated]
-    before = original if original in references else None
-    cost = changes(suite, models, before) if before else None
     alike = [run for run in evaluated if not apart(run, models[0], suite)]
     lost = matrices(before, alike, suite) if before else ()
-    lab = suite == SUITE and original is not None and gold is not None and len(references) == 2
-    instead: dict[str, str] = {}
-    if lab:
-        assert original is not None
-        assert gold is not None
-        instead = {m.name: ", ".join(map(task_label, forgot_instead(m))) for m in evaluated if forgot_instead(m)}
-        points = [
-            Point(
-                m.name,
-                role(m, original, gold),
-                m.family or "training",
-                forget_effect(m, original, gold),
-                retain_kept(m, original),
-            )
-            for m in models
-            if m.name not in instead
-        ]
-        summary: Table | None = lab_table(evaluated, original, gold)
-        facts = [run for run in evaluated if run.name not in instead]
-        headline = lab_headline(facts, original, gold)
-        if not facts and evaluated:
-            headline = plain_headline(suite, evaluated, before, cost, lost), ""
-        elif said := drops(lost):
-            headline = headline[0], f"{headline[1]} {said}".strip()
-    else:
-        points = _quality_points(suite, models, original, gold)
-        summary = suite_summary(suite, models, len(references), cost)
-        headline = suite_headline(suite, evaluated, before, cost, lost)
-    drawn, undrawn = drawable(points)
-    undrawn |= {name: f"it was to forget {tasks}" for name, tasks in instead.items()}
-    figure = (lab_tradeoff(drawn) if lab else quality_tradeoff(drawn, suite)) if drawn else None
-    named = [(role(m, original, gold), m) for m in references]
+    found = aim(suite, [*([never] if never else []), *([before] if before else []), *evaluated]) if never or not lost else None
+    instead = {m.name: forgot_instead(m, found) for m in evaluated if found and forgot_instead(m, found)}
+    aimed = [m for m in models if m.name not in instead or m in references]
+    effects = {m.name: _effects(m, before, never, found) for m in aimed} if found else {}
+    tested = against(suite, evaluated, never) if never and found else None
+    cost = changes(suite, models, before) if before else None
+    drawn, undrawn = drawable(_points(aimed, effects, before, never, suite))
+    quality, unquality = drawable(_quality_points(suite, models, before, never))
+    undrawn |= {name: f"it was to forget {', '.join(map(task_label, tasks))}" for name, tasks in instead.items()}
     return Section(
         suite=suite,
-        lab=lab,
-        headline=headline,
-        summary=summary,
-        figure=figure,
-        undrawn=undrawn,
+        aim=found,
+        headline=headline(suite, evaluated, before, never, found, effects, tested, cost, lost),
+        summary=summary_table(suite, models, len(references), found, effects, tested, cost, instead),
+        against=tested,
+        effects=effects,
+        figure=tradeoff(drawn, suite, found) if found and len(drawn) > 1 else None,
+        quality=quality_tradeoff(quality, suite) if any(p.place == "method" for p in quality) else None,
+        undrawn=unquality | undrawn,
         scores=score_table(suite, models, before),
         answers=answer_sets(suite, models, show_forget_text),
         withheld=withheld(suite, models, show_forget_text),
         matrices=lost,
         changes=cost,
-        groups=tuple(draw_groups(groups(suite, models), named, alike)),
+        groups=tuple(draw_groups(groups(suite, models), [(place_of(m, original, gold), m) for m in references], alike)),
         evaluated=tuple(run.name for run in evaluated),
     )
 
 
-def role(model: RunRecord, original: RunRecord | None, gold: RunRecord | None) -> Role:
+def place_of(model: RunRecord, original: RunRecord | None, gold: RunRecord | None) -> Place:
+    """Whether a model is one of the two that all others are compared with."""
     return "original" if model is original else "gold" if model is gold else "method"
 
 
+def _effects(model: RunRecord, original: RunRecord | None, gold: RunRecord | None, found: Aim) -> Effects:
+    if original is None:
+        return Effects(_own(model, found, "gone"), _own(model, found, "stays"))
+    gone = forget_effect(model, original, gold, found) if gold else share_gone(model, original, found)
+    return Effects(gone, retain_kept(model, original, found))
+
+
+def _own(model: RunRecord, found: Aim, which: Literal["gone", "stays"]) -> Score:
+    """The score itself, where there is nothing to compare it with."""
+    asked = found.gone if which == "gone" else found.stays
+    if asked is None:
+        return Score(task="suite", metric="retain_kept", value=None, n=0, unscored="the suite has no task to keep")
+    reason = f"{model.name} has no {asked.metric} on {task_label(asked.task)}"
+    missing = Score(task=asked.task, metric=asked.metric, value=None, n=0, unscored=reason)
+    return model.score(found.suite, asked.task, asked.metric) or missing
+
+
+def _points(
+    models: Sequence[RunRecord], effects: dict[str, Effects], original: RunRecord | None, gold: RunRecord | None, suite: str
+) -> list[Point]:
+    points = []
+    for m in models if effects else ():
+        gone, kept = effects[m.name]
+        if apart(m, models[0], suite):
+            reason = f"scored on other samples than {models[0].name}"
+            gone = gone.model_copy(update={"value": None, "low": None, "high": None, "unscored": reason})
+        points.append(Point(m.name, place_of(m, original, gold), m.family or "training", gone, kept))
+    return points
+
+
 def _quality_points(suite: str, models: Sequence[RunRecord], original: RunRecord | None, gold: RunRecord | None) -> list[Point]:
-    """Models for which the suite asks for both model_utility and forget_quality, computed or not."""
+    """Models for which the suite asks for both model_utility and forget_quality; none where no model has both."""
     points = []
     for m in models:
         utility, quality = m.score(suite, "suite", "model_utility"), m.score(suite, "suite", "forget_quality")
@@ -119,18 +143,18 @@ def _quality_points(suite: str, models: Sequence[RunRecord], original: RunRecord
             if apart(m, models[0], suite):
                 reason = f"scored on other samples than {models[0].name}"
                 quality = quality.model_copy(update={"value": None, "low": None, "high": None, "unscored": reason})
-            points.append(Point(m.name, role(m, original, gold), m.family or "training", utility, quality))
-    return points
+            points.append(Point(m.name, place_of(m, original, gold), m.family or "training", utility, quality))
+    return points if any(p.y.value is not None and p.x.value is not None for p in points) else []
 
 
-def by_distance(runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord) -> list[RunRecord]:
+def by_distance(runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord, found: Aim) -> list[RunRecord]:
     """Nearest to gold first, in the plane of the trade-off figure; last those that were not scored, or forgot something else."""
-    target = retain_kept(gold, original).value or 1.0
+    target = retain_kept(gold, original, found).value or 1.0
 
     def distance(run: RunRecord) -> float:
-        if forgot_instead(run):
+        if forgot_instead(run, found):
             return float("inf")
-        effect, kept = forget_effect(run, original, gold).value, retain_kept(run, original).value
-        return float("inf") if effect is None or kept is None else float((effect - 1) ** 2 + (kept - target) ** 2)
+        effect, kept = forget_effect(run, original, gold, found).value, retain_kept(run, original, found).value
+        return float("inf") if effect is None else float((effect - 1) ** 2 + ((target if kept is None else kept) - target) ** 2)
 
     return sorted(runs, key=distance)

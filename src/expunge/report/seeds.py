@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from expunge.report.first import first_figures
 from expunge.report.glossary import interval, number
+from expunge.report.key_figures import key_figures
 from expunge.report.read import RunRecord
 from expunge.report.sections import Section
 from expunge.report.tables import DASH, Cell, Column, Table
@@ -49,7 +49,7 @@ def seed_table(
         return None
     columns, rows = [Column("method"), Column("runs")], [[Cell(group[0].method or DASH), Cell(_names(group))] for group in groups]
     for section in sections:
-        for figure in first_figures(section, [m for m in (original, gold, *runs) if m], original, gold):
+        for figure in key_figures(section, [m for m in (original, gold, *runs) if m]):
             columns.append(Column(f"{section.suite}: {figure.title}", True, figure.explanation))
             for row, group in zip(rows, groups, strict=True):
                 scores = [figure.scores[run.name] for run in group if run.name in figure.scores]

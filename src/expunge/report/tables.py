@@ -6,6 +6,7 @@ A value stands with its interval; a value that is missing is a dash with a footn
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 from markupsafe import Markup, escape
 
@@ -19,6 +20,15 @@ SUPERSCRIPT_RUN = re.compile("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 NORMAL_DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
 
+class Tint(NamedTuple):
+    """The colour of a cell: how far the score has moved from the original's, and what that means on its task."""
+
+    change: float
+    """From -1 to 1."""
+    kind: Literal["damage", "forgotten", "better", "moved"]
+    """damage: away from its goal; forgotten: what was to go, going; better: any other move towards its goal; moved: no goal."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     text: str
@@ -27,8 +37,7 @@ class Cell:
     """The number behind `text`, unrounded."""
     note: str | None = None
     """Why there is no value."""
-    tint: float | None = None
-    """Change against the original on a scale from -1 to 1, shown as a colour."""
+    tint: Tint | None = None
     strong: bool = False
 
 
@@ -63,7 +72,7 @@ class Table:
         return next(later, len(self.rows)) - index
 
 
-def score_cell(score: Score | None, *, tint: float | None = None, strong: bool = False) -> Cell:
+def score_cell(score: Score | None, *, tint: Tint | None = None, strong: bool = False) -> Cell:
     """A score with its interval; a dash with the reason where there is none."""
     if score is None:
         return Cell(DASH, note="not part of this run's evaluation")
@@ -140,12 +149,24 @@ def with_code(text: str) -> Markup:
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))).replace(" %", "\u00a0%"))
 
 
-def _tint(change: float | None) -> str:
-    """Orange for less than the original, blue for more: told apart by every kind of colour vision, and dark text reads well."""
-    if change is None or abs(change) < 0.005:
+TINTS = {"damage": "230,145,56", "forgotten": "52,150,105", "better": "61,133,198", "moved": "130,138,146"}
+"""Orange, green, blue and grey: told apart in every kind of colour vision by lightness too, and dark text reads well on all."""
+
+
+def tint_of(change: float | None, score: Score | None) -> Tint | None:
+    """The colour of a change by the role of its task: losing what was to go is wanted, losing what was to stay is damage."""
+    if change is None or score is None:
+        return None
+    if score.higher_is_better is None:
+        return Tint(change, "moved")
+    good = (change > 0) == score.higher_is_better
+    return Tint(change, "damage" if not good else "forgotten" if score.role == "forget" else "better")
+
+
+def _tint(tint: Tint | None) -> str:
+    if tint is None or abs(tint.change) < 0.005:
         return ""
-    colour = "230,145,56" if change < 0 else "61,133,198"
-    return f" style='background:rgba({colour},{min(abs(change), 1) ** 0.7 * 0.75:.2f})'"
+    return f" style='background:rgba({TINTS[tint.kind]},{min(abs(tint.change), 1) ** 0.7 * 0.75:.2f})'"
 
 
 def markdown(table: Table) -> str:
@@ -158,17 +179,18 @@ def markdown(table: Table) -> str:
     def text(cell: Cell) -> str:
         if cell.note:
             return f"{cell.text} [{notes[cell.note]}]"
-        plain = _markdown_escape(cell.text)
+        plain = markdown_escape(cell.text)
         return f"{plain} ({cell.interval})" if cell.interval else plain
 
     head = [
-        line([_markdown_escape(c.title) for c in table.columns]),
+        line([markdown_escape(c.title) for c in table.columns]),
         line(["---:" if c.numeric else ":---" for c in table.columns]),
     ]
     rows = [line([text(c) for c in row]) for row in table.rows]
-    feet = [f"[{i}] {_markdown_escape(note)}  " for note, i in notes.items()]
-    return "\n".join([f"**{_markdown_escape(table.caption)}**", "", *head, *rows, *(["", *feet] if feet else []), ""])
+    feet = [f"[{i}] {markdown_escape(note)}  " for note, i in notes.items()]
+    return "\n".join([f"**{markdown_escape(table.caption)}**", "", *head, *rows, *(["", *feet] if feet else []), ""])
 
 
-def _markdown_escape(text: str) -> str:
+def markdown_escape(text: str) -> str:
+    """Names and texts as themselves, whatever they hold."""
     return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text).replace("\n", " ")

@@ -10,8 +10,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from expunge.records import Score
-from expunge.report.effects import AS_IF_NEVER_LEARNED, KEPT
-from expunge.report.glossary import interval, meaning, number, superscript
+from expunge.report.aims import Aim
+from expunge.report.effects import KEPT, NEAR_GOLD
+from expunge.report.glossary import interval, meaning, number, superscript, task_label
 from expunge.report.labels import Box, nearest_edge, place
 from expunge.report.plots import BAND, FAMILIES, GOLD, GREY, HAIRLINE, INK, canvas, extent, quiet_ticks, style, write_svg
 
@@ -22,13 +23,13 @@ LINE, DESCENT = 12.0, 2.5
 
 class Point(NamedTuple):
     name: str
-    role: Literal["original", "gold", "method"]
+    place: Literal["original", "gold", "method"]
     family: str
     x: Score
     y: Score
 
     @property
-    def place(self) -> tuple[float, float]:
+    def at(self) -> tuple[float, float]:
         assert self.x.value is not None
         assert self.y.value is not None
         return self.x.value, self.y.value
@@ -49,31 +50,49 @@ def drawable(points: Sequence[Point]) -> tuple[list[Point], dict[str, str]]:
     return whole, {p.name: p.x.unscored or p.y.unscored or "" for p in points if p not in whole}
 
 
-def lab_tradeoff(points: Sequence[Point]) -> str:
-    """forget_effect across, retain_kept up; the band is `as if never learned`."""
+def tradeoff(points: Sequence[Point], suite: str, aim: Aim) -> str:
+    """What is gone across, what is kept up. With gold the band is its level; without it nothing says how far is enough."""
+    gone, kept = points[0].x.metric, points[0].y.metric
     with style():
         figure = canvas(WIDTH, HEIGHT)
         axes = figure.add_axes((72 / WIDTH, 58 / HEIGHT, 1 - 92 / WIDTH, 1 - 92 / HEIGHT))
         quiet_ticks(axes)
-        low, high = AS_IF_NEVER_LEARNED
-        axes.axvspan(low, high, color=BAND, linewidth=0, zorder=0.1)
-        axes.axhline(KEPT, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        _limits(axes, points)
+        _limits(axes, points, gone)
         axes.xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 2.5, 5]))
-        axes.set_xlabel("forget effect   (0 = original, 1 = as if never learned)")
-        axes.set_ylabel("retain kept   (share of original)")
-        regions = [(low, "right", "← still known", GREY), ((low + high) / 2, "center", "as if never learned", "#16633f")]
-        regions.append((high, "left", "over-forgotten →", GREY))
-        fixed = [
-            axes.text(x + (0.012 if side == "left" else -0.012 if side == "right" else 0) * _span(axes), 1.012, words,
-                      transform=axes.get_xaxis_transform(), ha=side, va="bottom", color=colour, fontsize=12)
-            for x, side, words, colour in regions
-        ]  # fmt: skip
-        floor_note = axes.text(
-            0.995, KEPT, f"{KEPT:.0%} kept".replace("%", " %"), transform=axes.get_yaxis_transform(), ha="right", va="bottom",
-            color=GREY, fontsize=11,
-        )  # fmt: skip
-        return _finish(figure, axes, points, "tradeoff", "Forget effect against retain kept", [*fixed, floor_note])
+        task = task_label(aim.gone.task)
+        axes.set_xlabel(
+            {
+                "forget_effect": f"forget effect: {task}   (0 = original, 1 = gold's level)",
+                "relative_drop": f"share gone: {task}   (0 = original, 1 = all of it)",
+            }.get(gone, f"{meaning(aim.gone.metric).label}: {task}   (lower is better)")
+        )
+        stays = task_label(aim.stays.task) if aim.stays else ""
+        axes.set_ylabel(f"kept: {stays}   (share of original)" if kept == "retain_kept" else f"{meaning(kept).label}: {stays}")
+        texts: list[object] = []
+        if gone == "forget_effect":
+            texts += _regions(axes)
+        if kept == "retain_kept":
+            axes.axhline(KEPT, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+            texts.append(
+                axes.text(
+                    0.995, KEPT, f"{KEPT:.0%} kept".replace("%", " %"), transform=axes.get_yaxis_transform(), ha="right",
+                    va="bottom", color=GREY, fontsize=11,
+                )
+            )  # fmt: skip
+        return _finish(figure, axes, points, f"{suite}-tradeoff", "What is gone against what is kept", texts)
+
+
+def _regions(axes: Axes) -> list[object]:
+    """The band around gold's level, and what lies on either side of it."""
+    low, high = NEAR_GOLD
+    axes.axvspan(low, high, color=BAND, linewidth=0, zorder=0.1)
+    regions = [(low, "right", "← more is known than gold knows", GREY), ((low + high) / 2, "center", "gold's level", "#16633f")]
+    regions.append((high, "left", "over-forgotten →", GREY))
+    return [
+        axes.text(x + (0.012 if side == "left" else -0.012 if side == "right" else 0) * _span(axes), 1.012, words,
+                  transform=axes.get_xaxis_transform(), ha=side, va="bottom", color=colour, fontsize=12)
+        for x, side, words, colour in regions
+    ]  # fmt: skip
 
 
 def _span(axes: Axes) -> float:
@@ -81,11 +100,11 @@ def _span(axes: Axes) -> float:
     return float(right - left)
 
 
-def _limits(axes: Axes, points: Sequence[Point]) -> None:
-    """Everything with its intervals, at least from original to beyond the band, and never zoomed until noise looks large."""
+def _limits(axes: Axes, points: Sequence[Point], gone: str) -> None:
+    """Everything with its intervals, at least from original to beyond the goal, and never zoomed until noise looks large."""
     xs = [v for p in points for v in (p.x.low, p.x.value, p.x.high) if v is not None]
     ys = [v for p in points for v in (p.y.low, p.y.value, p.y.high) if v is not None]
-    left, right = min([*xs, 0.0]), max([*xs, 1.3])
+    left, right = min([*xs, 0.0]), max([*xs, 1.3 if gone == "forget_effect" else 1.0])
     axes.set_xlim(left - 0.05 * (right - left), right + 0.06 * (right - left))
     bottom, top = min([*ys, 0.75]), max([*ys, 1.0])
     axes.set_ylim(bottom - 0.06 * (top - bottom), top + 0.08 * (top - bottom))
@@ -93,7 +112,7 @@ def _limits(axes: Axes, points: Sequence[Point]) -> None:
 
 def quality_tradeoff(points: Sequence[Point], suite: str) -> str:
     """model_utility across, forget_quality up on a logarithmic scale that keeps p-values of any smallness apart."""
-    smallest = min(min(p.place[1] for p in points if p.place[1] > 0) if any(p.place[1] > 0 for p in points) else 1e-3, 0.01)
+    smallest = min(min(p.at[1] for p in points if p.at[1] > 0) if any(p.at[1] > 0 for p in points) else 1e-3, 0.01)
     bottom = floor(log10(smallest)) - 0.6
     with style():
         figure = canvas(WIDTH, HEIGHT)
@@ -116,7 +135,7 @@ def quality_tradeoff(points: Sequence[Point], suite: str) -> str:
         )  # fmt: skip
         logged = [p._replace(y=_logged(p.y, smallest)) for p in points]
         hovers = {p.name: p.hover() for p in points}
-        return _finish(figure, axes, logged, f"{suite}-tradeoff", "Forget quality against model utility", [note], hovers)
+        return _finish(figure, axes, logged, f"{suite}-quality", "Forget quality against model utility", [note], hovers)
 
 
 def cost_tradeoff(points: Sequence[Point], name: str, across: str, up: str) -> str:
@@ -176,26 +195,26 @@ def _finish(
 
 
 def _draw(axes: Axes, point: Point, gid: str) -> None:
-    x, y = point.place
+    x, y = point.at
     marker, colour = FAMILIES.get(point.family, FAMILIES["training"])
-    if point.role == "gold":
+    if point.place == "gold":
         marker, size, face, edge = "*", 17.0, GOLD, INK
-    elif point.role == "original":
+    elif point.place == "original":
         marker, size, face, edge = "o", 10.0, "white", INK
     else:
         size, face, edge = (9.5 if marker == "o" else 8.5), colour, "white"
-    bars = INK if point.role != "method" else colour
+    bars = INK if point.place != "method" else colour
     if point.x.low is not None and point.x.high is not None:
         axes.plot([point.x.low, point.x.high], [y, y], color=bars, linewidth=1.2, alpha=0.55, zorder=2)
     if point.y.low is not None and point.y.high is not None:
         axes.plot([x, x], [point.y.low, point.y.high], color=bars, linewidth=1.2, alpha=0.55, zorder=2)
     axes.plot([x], [y], marker, markersize=size, markerfacecolor=face, markeredgecolor=edge, markeredgewidth=1.0,
-              zorder=4 if point.role == "method" else 3.5, gid=gid, clip_on=False)  # fmt: skip
+              zorder=4 if point.place == "method" else 3.5, gid=gid, clip_on=False)  # fmt: skip
 
 
 def _taken(axes: Axes, point: Point) -> list[Box]:
     """What a point covers in pixels: its mark and its two bars."""
-    x, y = axes.transData.transform(point.place)
+    x, y = axes.transData.transform(point.at)
     boxes = [Box(x - 7, y - 7, x + 7, y + 7)]
     if point.x.low is not None and point.x.high is not None:
         (left, _), (right, _) = axes.transData.transform([(point.x.low, 0), (point.x.high, 0)])
@@ -208,7 +227,7 @@ def _taken(axes: Axes, point: Point) -> list[Box]:
 
 def _legend(axes: Axes, points: Sequence[Point]) -> None:
     """Families by shape and colour, only when there is more than one."""
-    families = [f for f in FAMILIES if any(p.family == f and p.role == "method" for p in points)]
+    families = [f for f in FAMILIES if any(p.family == f and p.place == "method" for p in points)]
     if len(families) < 2:
         return
     handles = [
@@ -222,13 +241,13 @@ def _name(figure: Figure, axes: Axes, points: Sequence[Point], taken: Sequence[B
     """Names beside the points; a thin leader where a name had to move away."""
     weights = {"original": "bold", "gold": "bold", "method": "normal"}
     texts = [
-        axes.text(0, 0, p.name, fontsize=12, fontweight=weights[p.role], color=INK, zorder=6, transform=None) for p in points
+        axes.text(0, 0, p.name, fontsize=12, fontweight=weights[p.place], color=INK, zorder=6, transform=None) for p in points
     ]
     sizes = [(box.right - box.left, LINE) for box in (extent(figure, text) for text in texts)]
     frame = extent(figure, axes.patch)
     if legend := axes.get_legend():
         taken = [*taken, extent(figure, legend)]
-    spots = [tuple(axes.transData.transform(p.place)) for p in points]
+    spots = [tuple(axes.transData.transform(p.at)) for p in points]
     boxes = place(spots, sizes, taken, Box(frame.left + 3, frame.bottom + 3, frame.right - 2, frame.top - 2))
     for text, spot, box in zip(texts, spots, boxes, strict=True):
         x, side = _anchor(box, spot[0])

@@ -2,92 +2,97 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from expunge.records import Provenance, Score
+from expunge.records import Provenance, Role, Score
+from expunge.report.aims import Aim, tasks_of
 from expunge.report.changes import Changes, cost_cells
 from expunge.report.checks import comparable
-from expunge.report.effects import (
-    AS_IF_NEVER_LEARNED,
-    FORGET,
-    KEPT,
-    RETAIN,
-    forget_effect,
-    forgot_instead,
-    retain_kept,
-    still_extractable,
-)
-from expunge.report.glossary import CLAIMS, is_forget, meaning, task_label
+from expunge.report.claims import Claim
+from expunge.report.effects import KEPT, Effects
+from expunge.report.glossary import interval, meaning, number, task_label
+from expunge.report.gold import Against
 from expunge.report.groups import Asked, to_go
 from expunge.report.read import RunRecord
-from expunge.report.tables import DASH, Cell, Column, Table, score_cell
+from expunge.report.tables import DASH, Cell, Column, Table, score_cell, tint_of
 
 ARROWS = {True: "↑", False: "↓", None: ""}
+ROLES: dict[Role | None, str] = {"forget": "to forget", "retain": "to keep", "control": "control: never taught"}
+"""What stands below the name of a task."""
 MOST_COLUMNS = 4
-"""Tasks to go, other than those of a forget set, that the summary of a suite has room for."""
+"""Tasks to go that the summary of a suite has room for."""
 BOUNDED = ("share", "effect")
 """Styles of metrics whose change against the original is a share, and so a colour."""
 
 
-def verdict(effect: Score, kept: Score, extractable: bool) -> str:
-    """What the two figures say in words; the limits are those of the figure's band. `extractable`: see `still_extractable`."""
-    if effect.value is None:
-        return "not measured"
-    low, high = AS_IF_NEVER_LEARNED
-    words = "still known" if effect.value < low else "over-forgotten" if effect.value > high else "as if never learned"
-    if extractable and effect.value >= low:
-        words += " by probability, still extractable"
-    return f"{words}, retain damaged" if kept.value is not None and kept.value < KEPT else words
+def summary_table(
+    suite: str,
+    models: Sequence[RunRecord],
+    references: int,
+    aim: Aim | None,
+    effects: Mapping[str, Effects],
+    against: Against | None,
+    cost: Changes | None,
+    instead: Mapping[str, Sequence[str]],
+) -> Table | None:
+    """One row per model: the verdict where there is gold, the two figures, the scores that they come from, scores over the whole
+    suite, and what forgetting cost on average and at worst. Nothing where the suite shows none of these.
 
-
-def lab_table(runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord) -> Table:
-    """One row per model: the two figures relative to original and gold, and the scores that they come from."""
-    scores = [
-        ("probability, forget", FORGET, "probability"),
-        ("probability, retain", RETAIN, "probability"),
-        ("extraction strength, forget", FORGET, "extraction_strength"),
-        ("forget quality", "suite", "forget_quality"),
-        ("model utility", "suite", "model_utility"),
-    ]
-    models = (original, gold, *runs)
-    wanted = [(title, task, metric) for title, task, metric in scores if any(m.score("lab", task, metric) for m in models)]
-    titles = [("forget effect", "forget_effect"), ("retain kept", "retain_kept"), *((t, m) for t, _, m in wanted)]
-    rows = []
-    for model in models:
-        effect, kept = forget_effect(model, original, gold), retain_kept(model, original)
-        instead = ", ".join(map(task_label, forgot_instead(model)))
-        said = {id(original): "before unlearning", id(gold): "never saw the forget set"}.get(id(model))
-        said = said or (f"was to forget {instead}" if instead else None)
-        words = said or verdict(effect, kept, still_extractable(model, original, gold))
-        found = [score_cell(model.score("lab", task, metric)) for _, task, metric in wanted]
-        rows.append((Cell(model.name), Cell(words), score_cell(effect, strong=True), score_cell(kept, strong=True), *found))
-    return Table(
-        "lab-summary",
-        "How far each model is from one that never learned the forget set, with 95 % intervals.",
-        (Column("model"), Column("verdict"), *(Column(title, True, meaning(metric).sentence) for title, metric in titles)),
-        tuple(rows),
-        apart=2,
-    )
-
-
-def suite_summary(suite: str, models: Sequence[RunRecord], references: int, cost: Changes | None) -> Table | None:
-    """One row per model: scores over the whole suite, what is left of what was to go, and what that cost on average and at worst.
-    Nothing where the suite shows neither: what was kept stands at the head of its own table."""
-    pairs = [(task, metric) for task, metric in rows_of(suite, models) if task == "suite" or is_forget(task)]
-    pairs.sort(key=lambda pair: pair[0] != "suite")
-    pairs += [asked for asked in to_go(suite, models) if asked not in pairs and not is_forget(asked.task)][:MOST_COLUMNS]
-    if not pairs:
+    references   so many models at the top are original or gold
+    instead      run -> the tasks that it was to forget in place of the aim's
+    """
+    shown = _summed_up(suite, models, aim)
+    if not shown:
         return None
-    columns = [
-        Column(meaning(m).label if t == "suite" else f"{meaning(m).label}, {task_label(t)}", True, meaning(m).sentence)
-        for t, m in pairs
-    ]
-    if cost:
-        columns += [Column("mean change of what was to stay", True), Column("worst change", True), Column("worst task")]
+    columns = [Column("model")]
+    relative = next((e for e in effects.values() if e.gone.metric in ("forget_effect", "relative_drop")), None)
+    figures = [relative.gone.metric, relative.kept.metric][: 2 if aim and aim.stays else 1] if relative else []
+    columns += [Column("verdict")] if against else []
+    columns += [Column(meaning(metric).label, True, meaning(metric).sentence) for metric in figures]
+    columns += [_titled(task, metric) for task, metric in shown]
+    columns += (
+        [Column("mean change of what was to stay", True), Column("worst change", True), Column("worst task")] if cost else []
+    )
     rows = []
-    for model in models:
-        cells = [score_cell(model.score(suite, t, m)) for t, m in pairs]
-        rows.append((Cell(model.name), *cells, *(cost_cells(cost, model.name) if cost else ())))
-    caption = f"Suite {suite}: the whole, what is left of what was to go, and what it cost, with 95 % intervals."
-    return Table(f"{suite}-summary", caption, (Column("model"), *columns), tuple(rows), apart=references)
+    for i, model in enumerate(models):
+        cells = [Cell(model.name)]
+        if against:
+            cells.append(Cell(_verdict(model, i < references, against, effects, instead)))
+        for place in range(len(figures)):
+            score = effects[model.name][place] if model.name in effects else None
+            cells.append(score_cell(score, strong=True) if score else Cell(DASH, note="it was to forget something else"))
+        cells += [score_cell(model.score(suite, task, metric)) for task, metric in shown]
+        rows.append((*cells, *(cost_cells(cost, model.name) if cost else ())))
+    caption = "What is left of what was to go, and what it cost, with 95 % intervals."
+    return Table(f"{suite}-summary", caption, tuple(columns), tuple(rows), apart=references)
+
+
+def _titled(task: str, metric: str) -> Column:
+    title = meaning(metric).label + ("" if task == "suite" else f", {task_label(task)}")
+    return Column(title, True, meaning(metric).sentence)
+
+
+def _summed_up(suite: str, models: Sequence[RunRecord], aim: Aim | None) -> list[tuple[str, str]]:
+    """(task, metric) of the scores that the summary shows: the aim's two, other tasks that were to go, and the whole suite."""
+    there = rows_of(suite, models)
+    pairs: list[tuple[str, str]] = []
+    if aim:
+        pairs += [aim.gone, *([aim.stays] if aim.stays else [])]
+        pairs += [(aim.gone.task, "extraction_strength")]
+    forgotten = {task for model in models for task in tasks_of(model, suite, "forget")}
+    pairs += [asked for asked in to_go(suite, models) if not forgotten or asked.task in forgotten][:MOST_COLUMNS]
+    pairs += [pair for pair in there if pair[0] == "suite"]
+    return [pair for pair in dict.fromkeys((task, metric) for task, metric in pairs) if pair in there]
+
+
+def _verdict(
+    model: RunRecord, reference: bool, against: Against, effects: Mapping[str, Effects], instead: Mapping[str, Sequence[str]]
+) -> str:
+    if reference:
+        return "never saw the forget set" if model.name == "gold" else "before unlearning"
+    if model.name in instead:
+        return f"was to forget {', '.join(map(task_label, instead[model.name]))}"
+    words = against.verdicts[model.name].words
+    kept = effects[model.name].kept
+    return f"{words}, retain damaged" if kept.metric == "retain_kept" and kept.value is not None and kept.value < KEPT else words
 
 
 def score_table(suite: str, models: Sequence[RunRecord], original: RunRecord | None) -> Table:
@@ -105,8 +110,10 @@ def score_table(suite: str, models: Sequence[RunRecord], original: RunRecord | N
         alike = [
             original is not None and m is not original and comparable(m, original, suite, Asked(task, metric)) for m in models
         ]
-        cells = [score_cell(s, tint=change(s, before) if same else None) for same, s in zip(alike, scores, strict=True)]
-        rows.append((Cell(task_label(task)), Cell(f"{meaning(metric).label}\u00a0{direction}".strip()), *cells))
+        tints = [tint_of(change(s, before), s) if same else None for same, s in zip(alike, scores, strict=True)]
+        cells = [score_cell(s, tint=tint) for s, tint in zip(scores, tints, strict=True)]
+        role = next((ROLES[s.role] for s in scores if s and s.role in ROLES), None)
+        rows.append((Cell(task_label(task), role), Cell(f"{meaning(metric).label}\u00a0{direction}".strip()), *cells))
     caption = f"Every score of the suite {suite}, with 95 % intervals. ↑ higher is better, ↓ lower is better.{uncut}"
     columns = (Column("task"), Column("metric"), *(Column(model.name, True) for model in models))
     return Table(f"{suite}-scores", caption, columns, tuple(rows), stub=2)
@@ -129,28 +136,30 @@ def change(score: Score | None, before: Score | None) -> float | None:
 
 
 def attack_table(runs: Sequence[RunRecord]) -> Table | None:
-    """One row per run, attack, task and metric, with the attack's budget."""
+    """One row per run and attack: the gain, the same attack on the control, the budget, and the scores afterwards."""
     rows = []
     for run in runs:
         for attack in run.attacks:
-            budget = settings(attack.budget) or DASH
-            for s in attack.scores:
-                asked = f"{task_label(s.task)}, {meaning(s.metric).label}"
-                rows.append((Cell(run.name), Cell(attack.attack), Cell(budget), Cell(asked), score_cell(s)))
-    columns = (Column("run"), Column("attack"), Column("budget"), Column("score"), Column("after the attack", True))
+            gain = attack.gain
+            shown = score_cell(
+                Score(task="suite", metric="change", value=gain.value, low=gain.low, high=gain.high, n=0)
+                if gain and gain.value is not None
+                else Score(task="suite", metric="change", value=None, n=0, unscored=attack.reason or "no gain was computed")
+            )
+            after = "; ".join(_after(score) for score in attack.scores) or DASH
+            budget, control = settings(attack.budget) or DASH, settings(attack.control) or DASH
+            rows.append((Cell(run.name), Cell(attack.attack), Cell(budget), shown, Cell(control), Cell(after)))
+    columns = (
+        *(Column("run"), Column("attack"), Column("budget")),
+        *(Column("gain", True, "What the attack brought back beyond its control"), Column("control"), Column("after the attack")),
+    )
     return Table("attacks", "Attempts to bring the knowledge back.", columns, tuple(rows)) if rows else None
 
 
-def claim_rows(runs: Sequence[RunRecord]) -> list[dict[str, str]]:
-    """For each claim level that occurs: which runs, what it says and what it does not."""
-    levels: dict[str, list[str]] = {}
-    for run in runs:
-        if run.artifact:
-            levels.setdefault(run.artifact.claim, []).append(run.name)
-    return [
-        {"level": level, "name": CLAIMS[level][0], "runs": ", ".join(names), "says": CLAIMS[level][1], "not": CLAIMS[level][2]}
-        for level, names in sorted(levels.items())
-    ]
+def _after(score: Score) -> str:
+    value = number(score.metric, score.value) if score.value is not None else DASH
+    between = interval(score.metric, score.low, score.high)
+    return f"{task_label(score.task)}, {meaning(score.metric).label} {value}{f' ({between})' if between else ''}"
 
 
 def settings(fields: Mapping[str, object]) -> str:
@@ -164,7 +173,7 @@ def settings(fields: Mapping[str, object]) -> str:
     return " · ".join(flat)
 
 
-def run_table(runs: Sequence[RunRecord]) -> Table | None:
+def run_table(runs: Sequence[RunRecord], claims: Mapping[str, Claim]) -> Table | None:
     """How each artifact was made: settings, steps, time, memory, and what of the provenance differs between the runs."""
     made = [run for run in runs if run.artifact or run.provenance]
     if not made:
@@ -180,7 +189,7 @@ def run_table(runs: Sequence[RunRecord]) -> Table | None:
                 Cell(run.name),
                 Cell(f"{artifact.method.get('name', DASH)}, {artifact.family}" if artifact else DASH),
                 Cell(settings(artifact.method) or DASH if artifact else DASH),
-                Cell(f"{artifact.kind}, {artifact.claim}" if artifact else DASH),
+                Cell(f"{artifact.kind}, {claims[run.name].shown}" if artifact else DASH),
                 Cell(str(run.steps[-1].step) if run.steps else DASH, value=run.steps[-1].step if run.steps else None),
                 *(_fact(run.provenance, field, write) for field, write in COSTS),
                 *(Cell(facts.get(label, DASH)) for label in differing),

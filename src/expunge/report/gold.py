@@ -1,0 +1,75 @@
+"""Each run against a model that never saw the forget set: the verdicts of one suite, in words and as a table."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from expunge.evaluation.verdict import LEVEL, Finding, Verdict, verdict
+from expunge.report.glossary import meaning, number, task_label
+from expunge.report.read import RunRecord
+from expunge.report.tables import DASH, Cell, Column, Table, Tint
+
+KNOWN, FORGOTTEN = "known", "below"
+
+
+class Against(NamedTuple):
+    """The verdicts of one suite."""
+
+    suite: str
+    verdicts: dict[str, Verdict]
+    """Run -> verdict."""
+
+    def indistinguishable(self) -> list[str]:
+        """Runs that no statistic tells from gold."""
+        return [name for name, found in self.verdicts.items() if found.words == "indistinguishable from gold"]
+
+    def statistics(self) -> list[tuple[str, str]]:
+        """(task, metric) of everything that was compared, in order."""
+        return list(dict.fromkeys((f.task, f.metric) for found in self.verdicts.values() for f in found.findings))
+
+
+def against(suite: str, runs: Sequence[RunRecord], gold: RunRecord) -> Against | None:
+    """Nothing where no run has samples to compare."""
+    if not runs:
+        return None
+    return Against(suite, {run.name: verdict(run.samples.get(suite, ()), gold.samples.get(suite, ())) for run in runs})
+
+
+def told_by(found: Verdict, most: int = 2) -> str:
+    """What tells a run from gold, the clearest first: `truth ratio (still known), rank (over-forgotten) and 2 more`."""
+    named = [f"{meaning(f.metric).label} ({f.direction})" for f in found.apart[:most]]
+    more = len(found.apart) - most
+    return ", ".join(named) + (f" and {more} more" if more > 0 else "")
+
+
+def gold_table(found: Against) -> Table:
+    """One row per run, one column per statistic: the mean difference from gold, coloured where it tells the two apart."""
+    asked = found.statistics()
+    several = len({task for task, _ in asked}) > 1
+    columns = [Column("model"), Column("verdict")]
+    for task, metric in asked:
+        title = meaning(metric).label + (f", {task_label(task)}" if several else "")
+        columns.append(Column(title, True, meaning(metric).sentence))
+    rows = []
+    for name, verdict_of in found.verdicts.items():
+        by_statistic = {(f.task, f.metric): f for f in verdict_of.findings}
+        cells = [_cell(by_statistic.get(pair)) for pair in asked]
+        words = Cell(verdict_of.words, note=verdict_of.untested) if verdict_of.untested else Cell(verdict_of.words)
+        rows.append((Cell(name), words, *cells))
+    caption = (
+        "Mean difference from gold on the same samples (above 0: the run knows more), with the smaller of two corrected "
+        f"p-values. Coloured: told apart at {100 * LEVEL:.0f}\u00a0%, orange where more is known, blue where less. "
+        "“Too few”: neither a difference nor equality can be shown on so few samples."
+    )
+    return Table(f"{found.suite}-gold", caption, tuple(columns), tuple(rows))
+
+
+def _cell(finding: Finding | None) -> Cell:
+    if finding is None:
+        return Cell(DASH, note="one of the two models has no samples of it")
+    text = f"{finding.difference:+.3f}".replace("-", "−")
+    below = f"p = {number('forget_quality', finding.p)}"
+    below += {"apart": ", distribution" if finding.test == "distribution" else "", "undecided": ", too few", "same": ""}[
+        finding.found
+    ]
+    tint = Tint(0.6, "damage" if finding.difference > 0 else "better") if finding.found == "apart" else None
+    return Cell(text, below, finding.difference, tint=tint, strong=finding.found == "apart")
