@@ -16,10 +16,10 @@ from expunge.artifact import Claim, Kind
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.methods.base import ObjectiveBuilder
-from expunge.spec import FineTuneRun, Run
+from expunge.spec import AcquisitionRun, FineTuneRun, Run
 from expunge.start import Start
 
-AnyRun = Run | FineTuneRun
+AnyRun = Run | FineTuneRun | AcquisitionRun
 
 
 class Made(NamedTuple):

@@ -16,6 +16,7 @@ from expunge.data.read import read_examples, read_request
 from expunge.data.where import choose
 from expunge.errors import ExpungeError, nearest
 from expunge.methods import Method
+from expunge.methods.composed.sku import Acquisition
 from expunge.methods.training import FineTune
 from expunge.models.load import DeviceMap, DType
 from expunge.training.settings import Training
@@ -126,6 +127,30 @@ class FineTuneRun(_Common):
         """Reads the data files."""
         examples = [e for source in self.data for e in read_examples(source, columns=self.columns or None)]
         return Request(tuple(examples[row] for row in choose(examples, self.where, self.only)))
+
+
+class AcquisitionRun(_Common):
+    """The first stage of SKU: makes the model whose difference to the start model is subtracted."""
+
+    walked: ClassVar[str] = "forget"
+    device_map: ClassVar[None] = None
+
+    forget: Sources
+    """Harmful prompts and answers."""
+    retain: Sources = ()
+    """Normal ones."""
+    acquisition: Acquisition = Acquisition()
+
+    def sources(self) -> list[str]:
+        return [self.model, *self.forget, *self.retain]
+
+    @property
+    def method(self) -> Acquisition:
+        return self.acquisition
+
+    def read(self) -> Request:
+        """Reads the data files."""
+        return read_request(self.forget, self.retain, columns=self.columns or None, where=self.where, only=self.only)
 
 
 def to_yaml(value: BaseModel) -> str:

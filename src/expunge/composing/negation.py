@@ -4,6 +4,7 @@ import json
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from safetensors.torch import load_file
 
@@ -54,8 +55,8 @@ def negate(method: TaskVectorNegation, stages: Stages) -> Made:
     return stages.made("weights", notes, write, [(EXPERT, expert)], [merged, *remove])
 
 
-def turn_adapter(artifact: Path, folder: Path, *, scale: float) -> None:
-    """-scale (alpha / rank) B A: B with its signs turned, and alpha times `scale`. No bit of a factor is rounded.
+def turn_adapter(artifact: Path, folder: Path, *, scale: float, sign: Literal[-1, 1] = -1) -> None:
+    """sign scale (alpha / rank) B A: B with its signs turned (or not), and alpha times `scale`. No bit of a factor is rounded.
 
     Only the adapter's two files are read, never a model.
     """
@@ -66,7 +67,8 @@ def turn_adapter(artifact: Path, folder: Path, *, scale: float) -> None:
     whole = [name for name in factors if ".lora_" not in name]
     if whole:
         raise ExpungeError(f"{artifact} also holds weights trained whole, such as {whole[0]}; negate it with --merged")
-    turned = {name: -factor if ".lora_B" in name or ".lora_embedding_B" in name else factor for name, factor in factors.items()}
+    b = {name for name in factors if ".lora_B" in name or ".lora_embedding_B" in name}
+    turned = {name: -factor if sign < 0 and name in b else factor for name, factor in factors.items()}
     save_tensors(folder / WEIGHTS, turned)
     config = json.loads((artifact / CONFIG).read_text(encoding="utf-8"))
     config["lora_alpha"] *= scale

@@ -7,11 +7,13 @@ A stage has its own run.yaml and is taken up or skipped by `--resume` like any o
 from collections.abc import Callable
 from typing import Any
 
+from expunge.composing.acquisition import acquire_and_negate
 from expunge.composing.negation import negate
 from expunge.composing.parts import unlearn_parts
 from expunge.composing.stages import Stages
 from expunge.data.example import Request
 from expunge.methods.base import ComposedMethod
+from expunge.methods.composed.sku import SKU
 from expunge.methods.composed.spunge import Spunge
 from expunge.methods.composed.task_vector_negation import TaskVectorNegation
 from expunge.runner import AnyRun, Context, Made, Runner
@@ -19,6 +21,7 @@ from expunge.runner import AnyRun, Context, Made, Runner
 COMPOSERS: dict[type[ComposedMethod], Callable[[Any, Stages], Made]] = {
     TaskVectorNegation: negate,
     Spunge: unlearn_parts,
+    SKU: acquire_and_negate,
 }
 """What carries out each composed method. A new one is its file and one line here."""
 

@@ -1,0 +1,118 @@
+"""SKU, carried out: a harmful model is acquired, and what it learned is subtracted, at one scale or several.
+
+run/  acquisition/    run.yaml, metrics.jsonl, provenance.json, and only while it is needed artifact/, the harmful model
+      scales/SCALE/   artifact/ of each, where several scales were asked for
+"""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from expunge.artifact import artifact_folder, read_manifest, save_artifact
+from expunge.composing.negation import MERGED, turn_adapter
+from expunge.composing.stages import Stages, copy_artifact
+from expunge.methods.composed.sku import SKU, as_fields
+from expunge.methods.editing import TaskArithmetic
+from expunge.processes import is_main
+from expunge.records import write_text
+from expunge.runner import Made, Outcome
+from expunge.spec import AcquisitionRun, to_yaml
+
+ACQUIRED, SCALES = "acquisition", "scales"
+WARNING = (
+    "# A harmful model\n\nThe model in `artifact/` was trained to show the behavior that is to be removed, so that it can be "
+    "subtracted (SKU). Do not serve or publish it. It was kept by --keep-harmful; nothing needs it, and it may be deleted.\n"
+)
+
+
+class Vector(NamedTuple):
+    """The task vector tau as an artifact on disk: theta_artifact = theta_0 + factor tau."""
+
+    artifact: Path
+    factor: float
+    outcome: Outcome
+
+
+def acquire_and_negate(method: SKU, stages: Stages) -> Made:
+    """The harmful model is trained, or what was computed from it is taken; then it is negated at every scale."""
+    vector = _vector(method, stages)
+    acquired, steps = vector.outcome, vector.outcome.steps
+    kind = "adapter" if read_manifest(vector.artifact).kind == "adapter" and not method.merged else "weights"
+    if len(method.scale) > 1 and is_main():
+        _write_scales(method, stages, vector, kind)
+    notes = f"Acquired in {steps} steps" if steps else "Acquired before"
+    notes += f", then negated with scale {method.scale[0]:g}."
+    harmful = stages.out / ACQUIRED
+    remove = [stages.out / MERGED]
+    if method.keep_harmful and is_main() and vector.artifact.parent == harmful:
+        write_text(harmful / "README.md", WARNING)
+    elif not method.keep_harmful:
+        remove.append(harmful / "artifact")
+    write = partial(_negated, method, stages, vector, kind, method.scale[0])
+    return stages.made("adapter" if kind == "adapter" else "weights", notes, write, [(ACQUIRED, acquired)], remove)
+
+
+def _vector(method: SKU, stages: Stages) -> Vector:
+    """From the artifact of an earlier scale where the harmful model is gone and nothing but the scale has changed."""
+    run = stages.run
+    shared = {name: getattr(run, name) for name in AcquisitionRun.model_fields if name != "acquisition"}
+    stage = AcquisitionRun(**shared, acquisition=method.acquisition())
+    folder = stages.out / ACQUIRED
+    earlier = _earlier(method, stages, stage)
+    if stages.context.resume and earlier is not None and artifact_folder(folder) is None:
+        return Vector(earlier, -_scale_of(earlier), Outcome(folder, earlier, 0, None))
+    outcome = stages.execute(stage, ACQUIRED)
+    return Vector(outcome.artifact, 1.0, outcome)
+
+
+def _earlier(method: SKU, stages: Stages, stage: AcquisitionRun) -> Path | None:
+    """The run's artifact, where it was made by the same acquisition."""
+    begun, artifact = stages.out / ACQUIRED / "run.yaml", stages.out / "artifact"
+    if not (begun.is_file() and (stages.out / ACQUIRED / "provenance.json").is_file() and (artifact / "expunge.json").is_file()):
+        return None
+    before = read_manifest(artifact)
+    same = as_fields(before.method) == as_fields(method.model_dump(mode="json"))
+    whole = before.kind == "weights" and not method.merged and stages.run.training.lora
+    return artifact if same and not whole and begun.read_text(encoding="utf-8") == to_yaml(stage) else None
+
+
+def _scale_of(artifact: Path) -> float:
+    return float(read_manifest(artifact).method["scale"][0])
+
+
+def _negated(method: SKU, stages: Stages, vector: Vector, kind: str, scale: float, folder: Path) -> None:
+    """Fills `folder` with theta_0 - scale tau."""
+    factor = -scale / vector.factor
+    if kind == "adapter":
+        scale_adapter(vector.artifact, folder, factor)
+        return
+    merged = stages.out / MERGED
+    stages.merge(TaskArithmetic(scale=factor), [vector.artifact], MERGED)
+    copy_artifact(merged / "artifact", vector.artifact, folder)
+
+
+def scale_adapter(artifact: Path, folder: Path, factor: float) -> None:
+    """factor (alpha / rank) B A: the sign is in B, the size in alpha. No bit of a factor is rounded."""
+    if factor < 0:
+        turn_adapter(artifact, folder, scale=-factor)
+        return
+    turn_adapter(artifact, folder, scale=factor, sign=1)
+
+
+def _write_scales(method: SKU, stages: Stages, vector: Vector, kind: str) -> None:
+    """RUN/scales/SCALE/artifact of each scale."""
+    shutil.rmtree(stages.out / SCALES, ignore_errors=True)
+    start = stages.context.start
+    sha256 = start.fingerprint()
+    for scale in method.scale:
+        out = stages.out / SCALES / f"{scale:g}"
+        save_artifact(
+            out / "artifact",
+            "adapter" if kind == "adapter" else "weights",
+            method.model_copy(update={"scale": (scale,)}),
+            start.base(out, sha256),
+            partial(_negated, method, stages, vector, kind, scale),
+            notes=f"One of several scales of the run in `{stages.out.name}`: {json.dumps(list(method.scale))}.",
+        )
