@@ -29,7 +29,7 @@ LAYERS = [
     ["attacks"],
     ["report"],
     ["lab"],
-    ["quickstart", "probing"],
+    ["quickstart", "probing", "asking"],
     ["api"],
     ["cli", "__init__", "__main__"],
 ]

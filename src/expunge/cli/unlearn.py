@@ -1,12 +1,22 @@
 """`expunge unlearn METHOD --model M --forget F --retain R --out DIR [--FIELD VALUE ...]`."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import create_model
 
 from expunge.errors import ExpungeError
+
+if TYPE_CHECKING:
+    from expunge.spec import Run
+
+
+QUESTIONS = (
+    "Without files: `--forget-question TEXT ...` asks the model itself for what to forget and, where no --retain is given, for "
+    "what to keep, writes both to OUT.request, and goes on with these files."
+)
 
 
 def main(words: Sequence[str]) -> None:
@@ -23,8 +33,9 @@ def main(words: Sequence[str]) -> None:
         for known, cls in UNLEARNING.items():
             print(f"  {known:<22} {cls.formula}")
         print("\n`expunge unlearn METHOD --help` lists the fields of a method.")
+        print(QUESTIONS)
         return
-    flags = list(words[1:] if name else words)
+    flags, questions = _questions(list(words[1:] if name else words))
     said: Any = _config(flags).get("method", {})
     if name is None and not (isinstance(said, dict) and "name" in said):
         raise ExpungeError(
@@ -36,15 +47,20 @@ def main(words: Sequence[str]) -> None:
     if isinstance(said, dict) and said.get("name", name) != spec.method_name():
         said = {}  # the word on the command line wins over the file, and the file's fields are another method's
     method = {**said, "name": spec.method_name()}
+    explained = f"{inspect.getdoc(spec)}\n\n{QUESTIONS}"
     program = f"expunge unlearn {spec.method_name()}"
     if inner_choices(spec):
         inner = narrow(spec, method, flags)
         fields = {"training": (plain(Training), Training()), "method": (plain(inner.spec), ...), "folder": (plain(Folder), ...)}
-        nested: Any = create_model("Unlearn", __base__=Run, __doc__=spec.__doc__, **fields)  # type: ignore[call-overload]
+        nested: Any = create_model("Unlearn", __base__=Run, __doc__=explained, **fields)  # type: ignore[call-overload]
         run, folder = parse_run(nested, Run, program, inner.words, {"method": inner.said}, prefixes=True)
     else:
-        form = create_model("Unlearn", __base__=Run, __doc__=spec.__doc__, method=(spec, ...), folder=(Folder, ...))
+        form = create_model(
+            "Unlearn", __base__=Run, __doc__=f"{inspect.getdoc(spec)}\n\n{QUESTIONS}", method=(spec, ...), folder=(Folder, ...)
+        )
         run, folder = parse_run(form, Run, program, flags, {"method": method})
+    if questions:
+        _ask(run, questions, Path(folder.out), resume=folder.resume, overwrite=folder.overwrite)
     outcome = execute(run, Path(folder.out), resume=folder.resume, overwrite=folder.overwrite)
     stopped = f" ({outcome.stopped})" if outcome.stopped else ""
     if outcome.steps == 0 and outcome.notes:  # nothing was trained: what was fitted is all there is to say
@@ -52,3 +68,62 @@ def main(words: Sequence[str]) -> None:
         print(f"{outcome.folder}: the artifact is in {outcome.artifact}")
     else:
         print(f"{outcome.folder}: {outcome.steps} steps{stopped}; the artifact is in {outcome.artifact}")
+
+
+def _questions(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words without `--forget-question TEXT ...`, with the files that will be made in its place, and the texts."""
+    if not any(word.partition("=")[0] == "--forget-question" for word in words):
+        return words, []
+    left, questions, taking = list[str](), list[str](), False
+    for word in words:
+        if word.partition("=")[0] == "--forget-question":
+            questions += [word.partition("=")[2]] if "=" in word else []
+            taking = "=" not in word
+        elif taking and not word.startswith("--"):
+            questions.append(word)
+        else:
+            left, taking = [*left, word], False
+    if not questions:
+        raise ExpungeError("--forget-question needs the text of a question after it")
+    if _value(left, "--forget") is not None:
+        raise ExpungeError("--forget and --forget-question both say what to forget; give one of them")
+    place = request_folder(Path(_value(left, "--out") or "-"))
+    left += ["--forget", str(place / "forget.jsonl")]
+    if _value(left, "--retain") is None:
+        left += ["--retain", str(place / "retain.jsonl")]
+    return left, questions
+
+
+def request_folder(out: Path) -> Path:
+    """Beside the run's folder, so that `--overwrite` of the run leaves it alone."""
+    return out.with_name(f"{out.name}.request")
+
+
+def _value(words: Sequence[str], flag: str) -> str | None:
+    for i, word in enumerate(words):
+        if word == flag:
+            return words[i + 1] if i + 1 < len(words) else ""
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _ask(run: "Run", questions: Sequence[str], out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Makes the files that the run names. A run that goes on takes those that it was begun with."""
+    from expunge.asking import ask
+    from expunge.start import find_start
+
+    folder = request_folder(out)
+    if resume and (folder / "forget.jsonl").is_file():
+        return
+    if folder.exists() and not overwrite:
+        raise ExpungeError(
+            f"{folder} exists already; go on with its files by --forget and --retain, make them anew by --overwrite, or give "
+            "another --out"
+        )
+    start = find_start(run.model, run.revision)
+    tokenizer = start.tokenizer(trust_remote_code=run.trust_remote_code)
+    model = start.load(run.dtype, trust_remote_code=run.trust_remote_code)
+    with_retain = str(folder / "retain.jsonl") in run.retain
+    for line in ask(model, tokenizer, questions, folder, with_retain=with_retain, seed=run.training.seed).lines():
+        print(line)
