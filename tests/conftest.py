@@ -128,7 +128,16 @@ _PICO: dict[str, dict[str, object]] = {
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
 }
 MODEL_TYPES: tuple[str, ...] = tuple(_PICO)
-"""Every architecture that expunge knows, by `config.model_type`."""
+"""Every architecture with one MLP a block that expunge knows, by `config.model_type`."""
+_MIXTURE = {**_GATED, "num_experts": 4, "num_experts_per_tok": 2}
+_PICO |= {
+    "mixtral": {**_GATED, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "olmoe": _MIXTURE,
+    "qwen2_moe": {**_MIXTURE, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 24},
+    "qwen3_moe": {**_MIXTURE, "moe_intermediate_size": 24, "head_dim": 8},
+}
+MIXTURES: tuple[str, ...] = tuple(_PICO)[len(MODEL_TYPES) :]
+"""Every mixture of experts that expunge knows."""
 
 
 def make_model(model_type: str, seed: int = 0, **changes: object) -> PreTrainedModel:
@@ -148,6 +157,11 @@ def make_model(model_type: str, seed: int = 0, **changes: object) -> PreTrainedM
 
 @pytest.fixture(params=MODEL_TYPES)
 def any_model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return make_model(request.param)
+
+
+@pytest.fixture(params=MIXTURES)
+def any_mixture(request: pytest.FixtureRequest) -> PreTrainedModel:
     return make_model(request.param)
 
 

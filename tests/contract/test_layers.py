@@ -17,7 +17,7 @@ LAYERS = [
     ["models"],
     [f"guarding/{name}" for name in ("random_bits", "forward_pass", "full_batch_view", "query", "session", "abstain")],
     ["methods"],
-    [f"training/{name}" for name in ("settings", "pairs", "data", "reference", "batches", "checkpoints", "loop")]
+    [f"training/{name}" for name in ("settings", "pairs", "data", "reference", "batches", "checkpoints", "weights", "loop")]
     + ["guarding/canaries", "guarding/life"],
     ["artifact"],
     ["merging"],

@@ -136,7 +136,7 @@ def test_an_empty_set_and_an_unknown_architecture_are_said(pico_llama: PreTraine
     with pytest.raises(ExpungeError, match="nothing to probe"):
         probe(pico_llama, [], 0)
     pico_llama.config.model_type = "newfangled"
-    with pytest.raises(ExpungeError, match=r"newfangled.*LAYOUTS.*model\.layers\.\*\.mlp\.gate_proj"):
+    with pytest.raises(ExpungeError, match=r"newfangled.*ARCHITECTURES.*model\.layers\.\*\.mlp\.gate_proj"):
         probe(pico_llama, TEXTS, 0)
 
 

@@ -10,7 +10,8 @@ from transformers import CodeGenConfig, CodeGenForCausalLM, PreTrainedModel
 
 from expunge.data.encode import Tokens
 from expunge.errors import ExpungeError
-from expunge.models.blocks import LAYOUTS, Blocks, blocks_of
+from expunge.models.architecture import ARCHITECTURES
+from expunge.models.blocks import Blocks, blocks_of
 from expunge.models.hooks import Site, capture
 from expunge.models.logprobs import labelled_logits
 
@@ -23,11 +24,11 @@ def linear(places: Blocks, name: str, input_BTD: Tensor) -> Tensor:
 
 
 def test_every_type_in_the_table_has_a_pico_model(model_of: Callable[..., PreTrainedModel]) -> None:
-    assert {model_of(model_type).config.model_type for model_type in LAYOUTS} == set(LAYOUTS)
+    assert {model_of(model_type).config.model_type for model_type in ARCHITECTURES} == set(ARCHITECTURES)
 
 
 def test_every_pico_model_is_in_the_table(any_model: PreTrainedModel) -> None:
-    assert any_model.config.model_type in LAYOUTS
+    assert any_model.config.model_type in ARCHITECTURES
 
 
 def test_keys_times_the_down_projection_are_the_mlp_output_and_the_activated_gate_is_the_key(
@@ -107,6 +108,25 @@ def test_roles_hold_inside_an_adapter(model_of: Callable[..., PreTrainedModel], 
         assert at[0].shape == (3, 10, places.d_ff)
 
 
+def test_the_experts_of_a_mixture_are_parameters_and_their_neurons_are_refused_by_name(any_mixture: PreTrainedModel) -> None:
+    places = blocks_of(any_mixture)
+    for i in range(places.count):
+        assert places.has_experts(i)
+        fused, *shared = (any_mixture.get_parameter(name) for name in places.mlp_out(i))
+        assert fused.shape == (4, places.width, places.d_ff)
+        assert [p.shape for p in shared] == [(32, 24)] * (places.root.config.model_type == "qwen2_moe")
+    for read in (places.key, places.pre_activation, places.up, places.down_proj):
+        with pytest.raises(ExpungeError, match=r"block 1 of this \w+ model is a mixture of experts"):
+            read(-1)
+
+
+def test_a_dense_block_among_mixtures_is_read_like_any_other(model_of: Callable[..., PreTrainedModel]) -> None:
+    places = blocks_of(model_of("qwen3_moe", mlp_only_layers=[0]))
+    assert (places.has_experts(0), places.has_experts(1)) == (False, True)
+    assert places.mlp_out(0) == (places.down_proj(0),)
+    assert places.d_ff == 48
+
+
 def test_an_unknown_type_is_told_its_module_names_and_where_to_put_them() -> None:
     model = CodeGenForCausalLM(
         CodeGenConfig(vocab_size=60, n_embd=16, n_layer=2, n_head=2, rotary_dim=4, eos_token_id=2, bos_token_id=1)
@@ -114,13 +134,13 @@ def test_an_unknown_type_is_told_its_module_names_and_where_to_put_them() -> Non
     with pytest.raises(ExpungeError) as error:
         blocks_of(model)
     assert "'codegen'" in str(error.value)
-    assert "LAYOUTS['codegen']" in str(error.value)
+    assert "ARCHITECTURES['codegen']" in str(error.value)
     assert str(error.value).count("transformer.h.*.mlp.fc_in") == 1
     assert "transformer.h.0" not in str(error.value)
 
 
 def test_a_layout_that_does_not_fit_is_refused(pico_llama: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(LAYOUTS, "llama", LAYOUTS["phi3"])
+    monkeypatch.setitem(ARCHITECTURES, "llama", ARCHITECTURES["phi3"])
     with pytest.raises(
         ExpungeError, match=r"no module 'model.layers.0.mlp.gate_up_proj' \(did you mean 'model.layers.0.mlp.\w+'"
     ):

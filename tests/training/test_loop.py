@@ -54,7 +54,7 @@ def digest(run: Path) -> str:
 def test_a_run_leaves_the_files_of_the_design(pico_folder: Path, data: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "run"
     expunge.unlearn(NPO(), model=pico_folder, forget=data["forget"], retain=data["retain"], out=out, training=QUICK, quiet=True)
-    assert {p.name for p in out.iterdir()} == {"run.yaml", "metrics.jsonl", "provenance.json", "artifact"}
+    assert {p.name for p in out.iterdir()} == {"run.yaml", "inputs.json", "metrics.jsonl", "provenance.json", "artifact"}
     lines = [json.loads(x) for x in (out / "metrics.jsonl").read_text().splitlines()]
     assert [x["step"] for x in lines] == [1, 2, 3, 4, 5, 6]
     assert set(lines[0]) == {"step", "loss", "parts", "learning_rate", "grad_norm", "tokens_per_second", "seconds"}

@@ -29,6 +29,7 @@ from transformers.cache_utils import DynamicLayer
 from expunge.data.encode import Encoded, collate, length_batches
 from expunge.evaluation.processes import dealt
 from expunge.evaluation.token_stats import TokenStats
+from expunge.models.architecture import ARCHITECTURES
 from expunge.models.hooks import is_hooked
 from expunge.models.load import causal_model
 from expunge.models.logprobs import cached_logits, logits_at
@@ -39,12 +40,6 @@ Answers = Sequence[Encoded]
 """The answers to one question, prompt included. The last token of a sequence is a label and is never read by the model."""
 
 
-_TOLD = """
-    llama mistral qwen2 qwen3 gemma gemma2 gemma3 gemma3_text phi phi3 olmo olmo2 olmo3 smollm3 granite gpt2 gpt_neox opt
-"""
-PACKED = frozenset(_TOLD.split())
-"""Model types that can be told which position sees which: for them the ends of all answers to a question stand in one row.
-BLOOM makes its distances of the padding mask, and a layer with a sliding window keeps its own mask."""
 MASKED = 8192
 """Longest row of this kind: its mask of who sees whom grows with the square of its length."""
 
@@ -141,7 +136,8 @@ def _told(model: nn.Module) -> bool:
     """Whether the model can be told which position sees which."""
     config = causal_model(model).config
     plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
-    return plain and config.model_type in PACKED and config._attn_implementation in ("sdpa", "eager")
+    known = ARCHITECTURES.get(config.model_type)
+    return plain and known is not None and known.takes_masks and config._attn_implementation in ("sdpa", "eager")
 
 
 def _letters(model: nn.Module, groups: Sequence[_Group], pad_id: int) -> list[TokenStats]:

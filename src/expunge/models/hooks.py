@@ -14,11 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import ExpungeError, nearest
+from expunge.models.architecture import ARCHITECTURES
 from expunge.models.load import causal_model
-
-FLATTENING = frozenset({"opt"})
-"""Model types whose blocks join rows and positions, [B, T, D] -> [B T, D]. Only there is it noted what came in: a decoding step
-of all others is spared a hook a layer."""
 
 Kind = Literal["input", "output"]
 Edit = Callable[[Tensor], Tensor]
@@ -115,7 +112,9 @@ def _hooked(model: nn.Module, site: Site, function: Edit) -> Iterator[None]:
     def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> Any:  # blocks of transformers 5 give a tensor, some a tuple
         return (apply(output[0]), *output[1:]) if isinstance(output, tuple) else apply(output)
 
-    handles = [parent.register_forward_pre_hook(note, with_kwargs=True)] if root.config.model_type in FLATTENING else []
+    known = ARCHITECTURES.get(root.config.model_type)
+    # Only where blocks join rows and positions is it noted what came in: all others are spared a hook a layer at each token.
+    handles = [parent.register_forward_pre_hook(note, with_kwargs=True)] if known is not None and known.flattens else []
     try:
         if site.kind == "input":
             handles.append(module.register_forward_pre_hook(before, with_kwargs=True))

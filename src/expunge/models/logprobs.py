@@ -18,6 +18,7 @@ from torch.nn import functional
 from expunge.data.encode import Tokens
 from expunge.data.places import places_of
 from expunge.errors import ExpungeError
+from expunge.models.architecture import ARCHITECTURES
 from expunge.models.load import causal_model
 from expunge.models.vocabulary import Divergence, LabelLogprob
 
@@ -218,14 +219,10 @@ def output_head(model: nn.Module) -> nn.Module:
 
 
 def _after_head(config: "PreTrainedConfig") -> tuple[float | None, float]:
-    """Softcap and scale. By model type, since the same field name multiplies in one architecture and divides in another."""
-    match config.model_type:
-        case "gemma2" | "gemma3_text":
-            return config.final_logit_softcapping, 1.0
-        case "granite":
-            return None, 1.0 / config.logits_scaling
-        case _:
-            return None, 1.0
+    """Softcap and scale of the logits; none for a model type that is not in the table, which `FrozenHead` checks."""
+    known = ARCHITECTURES.get(config.model_type)
+    softcap = getattr(config, known.softcap) if known is not None and known.softcap else None
+    return softcap, 1.0 / getattr(config, known.logit_divisor) if known is not None and known.logit_divisor else 1.0
 
 
 def _copy(parameter: Tensor) -> Tensor:

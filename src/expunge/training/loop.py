@@ -7,7 +7,6 @@ and a run that is killed and resumed ends with the same bytes on a CPU.
 
 import json
 import math
-import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from typing import NamedTuple, TypedDict
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -27,7 +25,6 @@ from expunge.memory import PeakMemory
 from expunge.methods.training.base import Progress as Position
 from expunge.methods.training.base import TrainingMethod
 from expunge.models.blocks import blocks_of
-from expunge.models.load import causal_model
 from expunge.processes import join
 from expunge.progress import Progress
 from expunge.training.batches import MicroBatch, micro_batches
@@ -37,6 +34,7 @@ from expunge.training.pairs import Pairs
 from expunge.training.pairs import share as shared
 from expunge.training.reference import ReferenceTable, mean_answer_probability
 from expunge.training.settings import Training
+from expunge.training.weights import select_weights, set_trainable
 
 
 class Trained(NamedTuple):
@@ -106,7 +104,7 @@ def train(
     plan = Pairs(len(data.forget), len(data.retain), training.batch_size, training.seed, data.parts)
     steps = training.steps or plan.total_steps(training.epochs)
     memory = PeakMemory()
-    model = _prepare_weights(model, method, training).to(accelerator.device)
+    model = set_trainable(model, select_weights(model, method, training), training).to(accelerator.device)
     trained = _distribute(model, training, accelerator)
     table = ReferenceTable.compute(model, method, data, plan, range(steps), accelerator)
     probes = data.probes(method.pad_side, accelerator.device)
@@ -188,69 +186,6 @@ def _optimizer(trained: Mapping[str, nn.Parameter], training: Training, device: 
         weight_decay=training.weight_decay,
         fused=True if device.type == "cuda" else None,
     )
-
-
-def chosen_weights(model: nn.Module, method: TrainingMethod) -> set[str]:
-    """Names of the weights that the method's pattern matches; none is an error, not a run that trains nothing."""
-    try:
-        pattern = re.compile(method.parameters)
-    except re.error as error:
-        raise ExpungeError(f"`parameters` is not a regular expression: '{method.parameters}' ({error})") from error
-    inner = causal_model(model)  # below an adapter, weights have longer names
-    names = {name.replace(".base_layer.", ".") for name in method.candidates(inner) if ".lora_" not in name}
-    chosen = {name for name in names if pattern.search(name)}
-    if not chosen:
-        raise ExpungeError(
-            f"the pattern '{method.parameters}' selects no weight of this model that {method.method_name()} can move; "
-            f"those have names like {', '.join(sorted(names)[:3])}"
-        )
-    return chosen
-
-
-def _prepare_weights(model: PreTrainedModel, method: TrainingMethod, training: Training) -> PreTrainedModel:
-    """Marks what moves: the weights that `method.parameters` matches, or adapters on the linear layers among them."""
-    chosen = chosen_weights(model, method)
-    if training.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    if isinstance(model, PeftModel):
-        _mark_factors(model, chosen)
-        return model
-    if training.lora:
-        return _with_lora(model, {name.removesuffix(".weight") for name in chosen}, training)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in chosen)
-    return model
-
-
-def _mark_factors(model: PreTrainedModel, chosen: set[str]) -> None:
-    """Marks the factors of the adapter that the model has, on the chosen weights."""
-    for name, parameter in causal_model(model).named_parameters():
-        layer, factor, _ = name.partition(".lora_")
-        parameter.requires_grad_(bool(factor) and f"{layer}.weight" in chosen)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ExpungeError("the adapter that the run starts from lies on none of the selected weights; widen --parameters")
-
-
-def _with_lora(model: PreTrainedModel, chosen: set[str], training: Training) -> PreTrainedModel:
-    head = model.get_output_embeddings()
-    linear = (nn.Linear, type(head))
-    targets = [
-        name
-        for name, module in model.named_modules()
-        if name in chosen and module is not head and (isinstance(module, linear) or type(module).__name__ == "Conv1D")
-    ]
-    if not targets:
-        raise ExpungeError("LoRA found no linear layer among the selected weights; widen --parameters or train full weights")
-    torch.manual_seed(training.seed)
-    config = LoraConfig(
-        r=training.lora_rank,
-        lora_alpha=training.lora_alpha,
-        lora_dropout=training.lora_dropout,
-        target_modules=targets,
-        fan_in_fan_out=type(model.get_submodule(targets[0])).__name__ == "Conv1D",
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, config)  # type: ignore[no-any-return]
 
 
 def _distribute(model: PreTrainedModel, training: Training, accelerator: Accelerator) -> dict[str, nn.Parameter]:

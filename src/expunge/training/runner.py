@@ -12,7 +12,8 @@ from expunge.models.save import save_model
 from expunge.runner import AnyRun, Context, Made, Runner
 from expunge.training.checkpoints import disk_bytes
 from expunge.training.data import encode_data
-from expunge.training.loop import chosen_weights, train
+from expunge.training.loop import train
+from expunge.training.weights import select_weights
 
 
 def check(run: AnyRun, request: Request) -> None:
@@ -38,13 +39,14 @@ def produce(context: Context) -> Made:
     data = encode_data(context.request, method, context.encoder)
     goes_on = context.start.is_adapter and run.training.lora
     model = context.load(keep_adapter=goes_on)
-    chosen = chosen_weights(model, method)
-    check_room(context.out, disk_bytes(model, chosen, run.training), "this run with its checkpoints")
+    selection = select_weights(model, method, run.training)
+    check_room(context.out, disk_bytes(model, selection.weights, run.training), "this run with its checkpoints")
     context.prepare()
     trained = train(model, method, data, run.training, context.out, quiet=context.quiet)
-    notes = "Trained for {} steps on {}.{}".format(
+    notes = "Trained for {} steps on {}. {}{}".format(
         trained.steps,
         ", ".join(f"{len(v)} {k} examples" for k, v in run.row_sets(context.request).items()),
+        selection.said,
         f" Stopped early: {trained.stopped}." if trained.stopped else "",
     )
     if goes_on:

@@ -71,7 +71,8 @@ class RMU(TrainingMethod):
     edited: tuple[int, ...] = ()
     """Blocks whose weights move; left out, `layer` and the two before it."""
     role: Literal["down_proj", "attention_out"] = "down_proj"
-    """Which matrix of an edited block moves: the one that ends the MLP, or the one that ends attention."""
+    """Which matrix of an edited block moves: the one that ends the MLP (in a mixture those of all experts), or the one that ends
+    attention."""
     alpha: Each = Field((1200.0,), min_length=1)
     """Factor of the retain term; one number, or one for each forget domain."""
     coefficient: Each = ()
@@ -107,8 +108,9 @@ class RMU(TrainingMethod):
 
     def candidates(self, model: nn.Module) -> set[str]:
         places = blocks_of(model)
-        at = places.down_proj if self.role == "down_proj" else places.attention_out
-        wanted = {at(i) for i in self._edited(places)}
+        blocks = self._edited(places)
+        mlp, attention = (name for i in blocks for name in places.mlp_out(i)), map(places.attention_out, blocks)
+        wanted = set(mlp if self.role == "down_proj" else attention)
         return {name for name, _ in model.named_parameters() if name in wanted}
 
     def forget_parts(self, request: Request) -> tuple[tuple[int, ...], ...]:
