@@ -5,6 +5,7 @@ from pathlib import Path
 
 from expunge.artifact import load, verify
 from expunge.data.format import Format
+from expunge.evaluation.objectives import build_objective
 from expunge.evaluation.run import evaluate
 from expunge.methods import Method
 from expunge.models.load import DeviceMap, DType
@@ -70,7 +71,7 @@ def unlearn(
         device_map=device_map,
         method=method,
     )
-    return execute(run, Path(out), resume=resume, overwrite=overwrite, quiet=quiet)
+    return execute(run, Path(out), resume=resume, overwrite=overwrite, quiet=quiet, build_objective=build_objective)
 
 
 def finetune(

@@ -17,6 +17,7 @@ import torch
 
 from expunge.artifact import artifact_folder, load
 from expunge.errors import ExpungeError
+from expunge.evaluation.objectives import build_objective
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.lab import build
@@ -46,7 +47,7 @@ def quickstart(out: Path, *, seed: int = 0, say: Callable[[str], None] = print, 
         for name in METHODS:
             say(f"forgetting with {name}")
             run = lab_run(name, lab, seed)
-            execute(run, runs / name, resume=(runs / name).exists(), quiet=quiet)
+            execute(run, runs / name, resume=(runs / name).exists(), quiet=quiet, build_objective=build_objective)
             _score(runs / name, lab, runs / name / "evaluation", runs / "gold", quiet)
     finally:
         torch.set_num_threads(threads)

@@ -15,7 +15,10 @@ LAYERS = [
     ["progress", "memory", "processes", "folders", "devices"],
     ["data"],
     ["models"],
-    [f"guarding/{name}" for name in ("random_bits", "forward_pass", "full_batch_view", "query", "session", "abstain")],
+    [
+        f"guarding/{name}"
+        for name in ("random_bits", "forward_pass", "full_batch_view", "query", "session", "abstain", "embedding_corruption")
+    ],
     ["methods"],
     [f"training/{name}" for name in ("settings", "pairs", "data", "reference", "batches", "checkpoints", "weights", "loop")]
     + ["guarding/canaries", "guarding/life"],

@@ -61,7 +61,9 @@ def main(words: Sequence[str]) -> None:
         run, folder = parse_run(form, Run, program, flags, {"method": method})
     if questions:
         _ask(run, questions, Path(folder.out), resume=folder.resume, overwrite=folder.overwrite)
-    outcome = execute(run, Path(folder.out), resume=folder.resume, overwrite=folder.overwrite)
+    from expunge.evaluation.objectives import build_objective
+
+    outcome = execute(run, Path(folder.out), resume=folder.resume, overwrite=folder.overwrite, build_objective=build_objective)
     stopped = f" ({outcome.stopped})" if outcome.stopped else ""
     if outcome.steps == 0 and outcome.notes:  # nothing was trained: what was fitted is all there is to say
         print(outcome.notes.partition("\n\n")[0])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from expunge.data.encode import Encoder
 from expunge.errors import ExpungeError
-from expunge.guarding.forward_pass import NEVER, ForwardPass
+from expunge.guarding.forward_pass import NEVER, Counts, ForwardPass
 from expunge.guarding.query import Query
 from expunge.guarding.session import Session, replaced
 from expunge.models.load import causal_model
@@ -79,6 +79,7 @@ class Reply:
     session: Session
     abstention: Abstention
     all_steps: bool
+    counts: Counts = field(default_factory=Counts)
     closed: WeakKeyDictionary[Any, Tensor] = field(default_factory=WeakKeyDictionary)
     """By key-value cache, for decoding loops of one's own: from which position on each row is closed."""
 
@@ -107,6 +108,9 @@ class Reply:
     def _closed_from(self, here: ForwardPass, inside_BT: Tensor) -> Tensor:
         """The column from which on each row's logits spell the abstention."""
         inside_B = inside_BT.any(dim=1)
+        if here.past == 0:
+            self.counts.decided += here.rows
+            self.counts.acted += int(inside_B.sum())
         if here.prompt_end_B is not None:
             return torch.where(inside_B, here.prompt_end_B, here.width)
         first_B = torch.where(inside_B, inside_BT.long().argmax(dim=1), here.width)
@@ -150,22 +154,29 @@ class Reply:
         @wraps(original)
         def generate(model: Any, *args: Any, **kwargs: Any) -> Any:
             query = Query.of(model, inspect.signature(original).bind(model, *args, **kwargs).arguments)
-            if self.all_steps and len(query.ids_QS) > 1 and int(query.setting("num_beams") or 1) > 1:
-                return self._one_by_one(original, model, query)
-            closed_Q, output = self._run(original, model, query, decided=False)
-            if output is not None and not closed_Q.any():
-                return output
-            asked_Q = torch.ones_like(closed_Q)
-            if output is None and not closed_Q.all():  # the prefill was stopped; the open queries go on alone
-                asked_Q = ~closed_Q
-                only = query.only(asked_Q, self.abstention.ids)
-                closed_Q[asked_Q], output = self._run(original, model, only, decided=True)
-            kept = None if output is None else query.sequences(output)[~closed_Q[asked_Q]]
-            return query.answers(closed_Q, kept, self.abstention.ids)
+            closed_Q, answers = self._answered(original, model, query)
+            self.counts.decided += len(closed_Q)
+            self.counts.acted += int(closed_Q.sum())
+            return answers
 
         return generate
 
-    def _one_by_one(self, original: Callable[..., Any], model: Any, query: Query) -> Any:
+    def _answered(self, original: Callable[..., Any], model: Any, query: Query) -> tuple[Tensor, Any]:
+        """Which queries were closed, and what generate gives back."""
+        if self.all_steps and len(query.ids_QS) > 1 and int(query.setting("num_beams") or 1) > 1:
+            return self._one_by_one(original, model, query)
+        closed_Q, output = self._run(original, model, query, decided=False)
+        if output is not None and not closed_Q.any():
+            return closed_Q, output
+        asked_Q = torch.ones_like(closed_Q)
+        if output is None and not closed_Q.all():  # the prefill was stopped; the open queries go on alone
+            asked_Q = ~closed_Q
+            only = query.only(asked_Q, self.abstention.ids)
+            closed_Q[asked_Q], output = self._run(original, model, only, decided=True)
+        kept = None if output is None else query.sequences(output)[~closed_Q[asked_Q]]
+        return closed_Q, query.answers(closed_Q, kept, self.abstention.ids)
+
+    def _one_by_one(self, original: Callable[..., Any], model: Any, query: Query) -> tuple[Tensor, Any]:
         """Every query in a call of its own: in a batch, beams of a finished query are still extended and would be judged."""
         closed_Q, kept = torch.zeros(len(query.ids_QS), dtype=torch.bool, device=query.ids_QS.device), []
         for row in range(len(closed_Q)):
@@ -174,7 +185,8 @@ class Reply:
             closed_Q[row] = mine_Q[0]
             if not mine_Q[0]:
                 kept.append(query.sequences(output))
-        return query.answers(closed_Q, query.joined(kept, self.abstention.ids) if kept else None, self.abstention.ids)
+        rest = query.joined(kept, self.abstention.ids) if kept else None
+        return closed_Q, query.answers(closed_Q, rest, self.abstention.ids)
 
     def _run(self, original: Callable[..., Any], model: Any, query: Query, *, decided: bool) -> tuple[Tensor, Any]:
         """Which queries were closed, and the output, or None where all were or the prefill was stopped."""

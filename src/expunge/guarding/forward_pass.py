@@ -20,6 +20,14 @@ NEVER = 2**62
 
 
 @dataclass
+class Counts:
+    """How often a guard decided about a prompt, and how often it acted on one; both 0 for guards that decide about none."""
+
+    decided: int = 0
+    acted: int = 0
+
+
+@dataclass
 class Generation:
     """One call of `generate`."""
 

@@ -23,6 +23,7 @@ from expunge.data.example import Request
 from expunge.data.format import save_format
 from expunge.errors import ExpungeError
 from expunge.guarding.canaries import canaries, check, distance, next_token, with_canaries
+from expunge.guarding.forward_pass import Counts
 from expunge.guarding.session import replaced
 from expunge.methods.base import GuardingMethod, ObjectiveBuilder, Resources, State
 from expunge.models.checkpoint import save_tensors
@@ -38,8 +39,8 @@ FILE, ASSETS = "guard.safetensors", "assets"
 class Guard:
     """A guard that is attached to a model until `detach`."""
 
-    def __init__(self, method: GuardingMethod, hooks: ExitStack) -> None:
-        self.method = method
+    def __init__(self, method: GuardingMethod, hooks: ExitStack, counts: Counts) -> None:
+        self.method, self.counts = method, counts
         self._hooks = hooks
 
     def detach(self) -> None:
@@ -104,14 +105,15 @@ def attach(model: "PreTrainedModel", method: GuardingMethod, state: State, encod
     plain_CV = next_token(model, rows, encoder.pad_id) if rows else None
     hooks = ExitStack()
     try:
-        hooks.enter_context(method.attach(model, state, encoder))
+        counts = hooks.enter_context(method.attach(model, state, encoder))
         if plain_CV is not None:
             check(method, state, distance(plain_CV, next_token(model, rows, encoder.pad_id)), refuse=refuse)
         hooks.enter_context(replaced(root, "save_pretrained", _refuse_to_save))
     except BaseException:
         hooks.close()
         raise
-    guard = Guard(method, hooks)
+    counts.decided = counts.acted = 0  # the canaries are nobody's prompts
+    guard = Guard(method, hooks, counts)
     vars(root)["expunge_guard"] = guard
     hooks.callback(vars(root).pop, "expunge_guard")
     return guard

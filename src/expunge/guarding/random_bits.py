@@ -4,7 +4,6 @@ Keys are int64 tensors that are mixed field by field (seed, then prompt, then po
 generator, and nothing is written to it.
 """
 
-import math
 from functools import cache
 
 import torch
@@ -26,12 +25,6 @@ def uniform(bits: Tensor) -> Tensor:
     bits = bits * MULTIPLIERS[1]
     bits = (bits ^ (bits >> 32)) * MULTIPLIERS[2]
     return ((bits >> 40) & 0xFFFFFF).float() * 2.0**-24
-
-
-def normal(bits: Tensor) -> Tensor:
-    """float32 draws of N(0, 1), by Box and Muller's transform of two uniform draws per key; `bits` were mixed before."""
-    radius = torch.sqrt(-2 * torch.log1p(-uniform(bits)))
-    return radius * torch.cos(2 * math.pi * uniform(mix(bits + MULTIPLIERS[0])))
 
 
 @cache

@@ -37,10 +37,24 @@ class Session:
     """The forward pass and the generation that this thread is in, on one model."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase | None") -> None:
-        self._local, self._tokenizer = local(), tokenizer
+        self._local, self.tokenizer = local(), tokenizer
         self.before_prefill: list[BeforePrefill] = []
         """Called before each pass that reads a prompt: with `generate` the first one, in scoring every one, otherwise every one
         that does not go on from a cache."""
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether this thread's passes are a guard's own."""
+        return bool(self._local.__dict__.get("paused"))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While it lasts, this thread's forward passes are a guard's own and are not followed."""
+        self._local.paused = True
+        try:
+            yield
+        finally:
+            self._local.paused = False
 
     @property
     def current(self) -> ForwardPass:
@@ -64,6 +78,8 @@ class Session:
 
     def note(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the causal model."""
+        if self.is_paused:
+            return
         given = {**_names(type(model), args), **kwargs} if args else kwargs
         ids_BT, mask_BS, cache = given.get("input_ids"), given.get("attention_mask"), given.get("past_key_values")
         shaped = given["inputs_embeds"] if ids_BT is None else ids_BT
@@ -85,8 +101,10 @@ class Session:
             end_B = torch.full((here.rows,), here.width, device=index_N.device)
             here.prompt_end_B = end_B.scatter_reduce(0, index_N // here.width, index_N % here.width, "amin")
         self._local.current = here
-        if first and self.before_prefill and here.ids_BS is not None:
-            prompts = Prompts(_prompt_ids(here), self._tokenizer)
+        if first and self.before_prefill:
+            if here.ids_BS is None:
+                raise ExpungeError("a guarded model decides by the prompt's tokens; give it input_ids and not embeddings")
+            prompts = Prompts(_prompt_ids(here), self.tokenizer)
             for decide in self.before_prefill:
                 decide(prompts, here)
 

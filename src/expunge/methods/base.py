@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
+from expunge.guarding.forward_pass import Counts
 
 Family = Literal["training", "editing", "guarding", "composed"]
 
@@ -104,8 +105,8 @@ class GuardingMethod(Spec):
         """What `attach` needs, from forward passes over the request; the model is left as it was."""
         raise TypeError(f"{type(self).__name__} fits nothing")
 
-    def attach(self, model: nn.Module, state: State, encoder: Encoder) -> AbstractContextManager[None]:
-        """While it lasts, the model is guarded; afterwards no hook is left, whatever happened."""
+    def attach(self, model: nn.Module, state: State, encoder: Encoder) -> AbstractContextManager[Counts]:
+        """While it lasts, the model is guarded; afterwards no hook is left, whatever happened. Gives what it counts."""
         raise TypeError(f"{type(self).__name__} attaches nothing")
 
     def summary(self, state: State) -> str:

@@ -18,7 +18,7 @@ from expunge.data.encode import Encoder
 from expunge.data.example import Example, Request
 from expunge.errors import ExpungeError
 from expunge.guarding.abstain import Abstention, abstaining
-from expunge.guarding.forward_pass import ForwardPass
+from expunge.guarding.forward_pass import Counts, ForwardPass
 from expunge.guarding.session import open_session
 from expunge.methods.base import NOTHING, GuardingMethod, Resources, State
 from expunge.methods.guarding.key_boxes import KeyBox, Sides, calibrate, samuelson, share_inside
@@ -156,7 +156,7 @@ class KeySpaceDetection(GuardingMethod):
         return [forget[i] for i in sorted(order[count:])], [forget[i] for i in sorted(order[:count])]
 
     @contextmanager
-    def attach(self, model: nn.Module, state: State, encoder: Encoder) -> Iterator[None]:
+    def attach(self, model: nn.Module, state: State, encoder: Encoder) -> Iterator[Counts]:
         places = blocks_of(model)
         layers = _layers(state["layer"].tolist(), places)
         with ExitStack() as stack:
@@ -169,6 +169,9 @@ class KeySpaceDetection(GuardingMethod):
                 here = session.current
                 inside_BT = gate.inside(n, here, values_BTF)
                 if self.action == "steer":
+                    if n == 0 and inside_BT is not None:
+                        gate.counts.decided += here.rows
+                        gate.counts.acted += int(inside_BT.any(dim=1).sum())
                     return values_BTF if inside_BT is None else gate.steer(n, inside_BT, values_BTF)
                 before_BT = here.storage.get(gate)
                 if n > 0 and before_BT is not None and inside_BT is not None:
@@ -180,7 +183,7 @@ class KeySpaceDetection(GuardingMethod):
                 return values_BTF
 
             stack.enter_context(edit(model, {places.key(layer): partial(watch, n) for n, layer in enumerate(layers)}))
-            yield
+            yield reply.counts if self.action == "abstain" else gate.counts
 
     def summary(self, state: State) -> str:
         text = "Watches layer{} {}: {} queries fitted, radius {} {} (k = {}).".format(
@@ -205,6 +208,8 @@ class Gate:
         self.radius_L = state["radius"].tolist()
         self.boxes = [KeyBox(centre_F, unit_F, 0.0, 0) for centre_F, unit_F in zip(state["centre"], state["unit"], strict=True)]
         self.steer_LF = state.get("steer")
+        self.counts = Counts()
+        """Of steering, in the first watched layer."""
 
     def inside(self, n: int, here: ForwardPass, values_BTF: Tensor) -> Tensor | None:
         """Which positions are judged and inside the box of the n-th watched layer, [B, T]; None where none is judged."""

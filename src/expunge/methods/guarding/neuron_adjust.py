@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.errors import ExpungeError
-from expunge.guarding.forward_pass import ForwardPass
+from expunge.guarding.forward_pass import Counts, ForwardPass
 from expunge.guarding.random_bits import mix, uniform
 from expunge.guarding.session import Session, open_session
 from expunge.methods.base import NOTHING, GuardingMethod, Resources, State
@@ -109,7 +109,7 @@ class NeuronAdjust(GuardingMethod):
         return State({"layer": layer_K, "neuron": neuron_K, **found, **counted})
 
     @contextmanager
-    def attach(self, model: nn.Module, state: State, encoder: Encoder) -> Iterator[None]:
+    def attach(self, model: nn.Module, state: State, encoder: Encoder) -> Iterator[Counts]:
         places = blocks_of(model)
         layers = state["layer"].unique().tolist()
         if layers and layers[-1] >= places.count:
@@ -117,7 +117,7 @@ class NeuronAdjust(GuardingMethod):
         with open_session(model) as session:
             adjuster = Adjuster(self, session, state)
             with edit(model, {places.pre_activation(i): partial(adjuster, i) for i in layers}):
-                yield
+                yield Counts()
 
     def summary(self, state: State) -> str:
         layers, counts = state["layer"].unique(return_counts=True)

@@ -1,0 +1,1 @@
+"""The parts of embedding-corrupted prompts (ECO): gate, canonical texts, thresholds, token selection, corruption, tuning."""

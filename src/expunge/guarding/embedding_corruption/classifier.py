@@ -1,0 +1,118 @@
+"""A text classifier as a gate: an encoder that is fine-tuned on the request, or one that somebody trained already.
+
+Fine-tuning follows the released recipe: cross-entropy weighted by the inverse size of each class, AdamW (2e-5, weight decay 0.1,
+betas 0.9 and 0.98, epsilon 1e-6), 10 % warm-up, cosine decay, batches of 16, no clipping.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from expunge.errors import ExpungeError
+
+LONGEST = 512
+
+
+class ClassifierGate:
+    """p(forget) by a sequence classifier of transformers."""
+
+    window = 1600
+    """Characters; what its tokenizer still cuts is in another window."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Raises ExpungeError where the folder or hub id is no classifier, or does not say which label means forget."""
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(folder)
+            self._model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+        except (OSError, ValueError) as error:
+            raise ExpungeError(f"the gate {folder} is no text classifier that can be loaded ({_first(error)})") from error
+        self._label = forget_label(self._model.config.id2label, folder)
+
+    def save(self, folder: Path) -> None:
+        """The same classifier as files of its own."""
+        self._model.save_pretrained(folder)
+        self._tokenizer.save_pretrained(folder)
+
+    @torch.no_grad()
+    def probabilities(self, texts: Sequence[str]) -> list[float]:
+        found = []
+        for text in texts:
+            inputs = self._tokenizer(text, truncation=True, max_length=LONGEST, return_tensors="pt")
+            found.append(float(self._model(**inputs).logits[0].float().softmax(-1)[self._label]))
+        return found
+
+
+def forget_label(names: dict[int, str], where: object) -> int:
+    """Which label of a classifier means forget: the one named so, or the second of two without names (LABEL_1)."""
+    named = [i for i, name in names.items() if name.lower() in ("forget", "label_1")]
+    if len(names) != 2 or len(named) != 1:
+        raise ExpungeError(
+            f"the classifier {where} has the labels {', '.join(names.values())}; a gate has two, one of them forget or LABEL_1"
+        )
+    return named[0]
+
+
+def fine_tune(
+    base: str, forget: Sequence[str], retain: Sequence[str], out: Path, *, epochs: int, seed: int, batch: int = 16
+) -> None:
+    """Fine-tunes an encoder as a classifier (labels retain and forget) and writes it to the folder `out`.
+
+    base   folder or hub id of the encoder
+    """
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    names = {0: "retain", 1: "forget"}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # the new head, dropout
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(base)
+            model = AutoModelForSequenceClassification.from_pretrained(
+                base, num_labels=2, id2label=names, label2id={name: i for i, name in names.items()}
+            )
+        except (OSError, ValueError) as error:
+            raise ExpungeError(f"the encoder {base} cannot be loaded as a text classifier ({_first(error)})") from error
+        rows = [(text, 1) for text in forget] + [(text, 0) for text in retain]
+        sizes = torch.tensor([len(retain), len(forget)], dtype=torch.float32)
+        _train(model, tokenizer, rows, sizes.sum() / sizes, epochs, batch, torch.Generator().manual_seed(seed))
+    out.mkdir(parents=True, exist_ok=True)
+    model.eval().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def _train(
+    model: nn.Module,
+    tokenizer: object,
+    rows: Sequence[tuple[str, int]],
+    weights: torch.Tensor,
+    epochs: int,
+    batch: int,
+    order: torch.Generator,
+) -> None:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-6)
+    total = epochs * math.ceil(len(rows) / batch)
+    warm = max(1, round(0.1 * total))
+
+    def rate(step: int) -> float:
+        return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    model.train()
+    for _ in range(epochs):
+        for part in torch.randperm(len(rows), generator=order).split(batch):
+            texts, labels = zip(*[rows[i] for i in part.tolist()], strict=True)
+            inputs = tokenizer(list(texts), truncation=True, max_length=LONGEST, padding=True, return_tensors="pt")  # type: ignore[operator]
+            loss = functional.cross_entropy(model(**inputs).logits.float(), torch.tensor(labels), weight=weights)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+
+
+def _first(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

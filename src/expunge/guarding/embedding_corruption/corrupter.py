@@ -1,0 +1,139 @@
+"""Acts on one model: asks the gate about each prompt before it is read, and corrupts the embeddings of flagged prompts.
+
+Shape suffixes: B rows, T positions, S positions of the whole sequences so far, D width, N selected positions, n those of a row.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from expunge.errors import ExpungeError
+from expunge.guarding.embedding_corruption.corruptions import Kind, write
+from expunge.guarding.embedding_corruption.gate import Scores
+from expunge.guarding.embedding_corruption.selection import Finder, all_but_last, overlapping, token_spans
+from expunge.guarding.forward_pass import Counts, ForwardPass, Prompts
+from expunge.guarding.query import Query
+from expunge.guarding.random_bits import mix
+from expunge.guarding.session import Session
+
+REMEMBERED = 2**16
+"""Prompts whose decision is kept."""
+
+
+@dataclass(frozen=True)
+class Edit:
+    """How a chosen token's embedding is corrupted."""
+
+    kind: Kind
+    dims: int
+    strength: float
+    """In units of the embeddings."""
+    seed: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of a prompt."""
+
+    chosen: tuple[int, ...]
+    """Tokens to corrupt, counted without padding; none where the prompt was not flagged."""
+    key: int
+    """A hash of its tokens."""
+
+
+class Corrupter:
+    """Embedding corruption on one model: decides about prompts, and corrupts the embeddings of flagged ones."""
+
+    def __init__(self, edit: Edit, threshold: float, session: Session, scores: Scores, finder: Finder | None) -> None:
+        """finder: of the texts whose tokens are corrupted; None for all tokens but the last"""
+        self.edit, self.threshold, self.session, self.scores, self.finder = edit, threshold, session, scores, finder
+        self.seed = mix(torch.tensor(edit.seed))
+        self.counts = Counts()
+        self._decided: dict[tuple[int, ...], Decision] = {}
+
+    def decide(self, prompts: Prompts, here: ForwardPass) -> None:
+        """Called before a prompt is read, with all rows of the batch."""
+        found = []
+        for ids in prompts.ids:
+            if ids not in self._decided:
+                if len(self._decided) >= REMEMBERED:
+                    self._decided.clear()
+                self._decided[ids] = self._decision(ids)
+            found.append(self._decided[ids])
+        self.counts.decided += len(found)
+        self.counts.acted += sum(bool(decision.chosen) for decision in found)
+        storage = here.storage if here.generation is None else here.generation.storage
+        storage[self] = found if any(decision.chosen for decision in found) else None
+
+    def _decision(self, ids: tuple[int, ...]) -> Decision:
+        tokenizer = self.session.tokenizer
+        assert tokenizer is not None
+        with self.session.paused():  # a gate may read the model itself
+            score = self.scores.of(str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)))
+        key = int.from_bytes(hashlib.sha256(repr(ids).encode()).digest()[:7], "big")
+        if score <= self.threshold:
+            return Decision((), key)
+        chosen: list[int] = []
+        if self.finder is not None:
+            text, spans = token_spans(ids, tokenizer)
+            chosen = overlapping(spans, self.finder.spans(text))
+        return Decision(tuple(chosen or all_but_last(len(ids))), key)
+
+    def corrupt(self, _: nn.Module, args: tuple[Any, ...], embeddings_BTD: Tensor) -> Tensor:
+        """Forward hook of the input embeddings."""
+        if self.session.is_paused:
+            return embeddings_BTD
+        here = self.session.current
+        generation = here.generation
+        found = here.storage.get(self) if generation is None else generation.storage.get(self)
+        if found is None or (generation is not None and not here.has_prompt_end):
+            return embeddings_BTD
+        if embeddings_BTD.shape[:2] != (here.rows, here.width):
+            raise ExpungeError(
+                f"the embeddings are {list(embeddings_BTD.shape)} for {here.rows} rows of {here.width} tokens: the guard cannot "
+                "tell which token each is of"
+            )
+        index_N, key_N, row_N = self._places(here, found)
+        after_BTD = embeddings_BTD.clone() if embeddings_BTD.requires_grad else embeddings_BTD.contiguous()
+        write(
+            after_BTD.view(-1, after_BTD.shape[-1]),
+            index_N.to(after_BTD.device),
+            self.edit.kind,
+            self.edit.dims,
+            self.edit.strength,
+            key_N.to(after_BTD.device),
+            row_N.to(after_BTD.device),
+        )
+        return after_BTD
+
+    def _places(self, here: ForwardPass, found: Sequence[Decision]) -> tuple[Tensor, Tensor, Tensor]:
+        """Of every token to corrupt in this pass: index into the B * T positions, key of its noise, and row."""
+        index, key, row = [], [], []
+        real_BS = None if here.mask_BS is None else here.mask_BS.bool().cpu()
+        for b, decision in enumerate(found):
+            if not decision.chosen:
+                continue
+            token_n = torch.tensor(decision.chosen)
+            column_n = (token_n if real_BS is None else real_BS[b].nonzero()[:, 0][token_n]) - here.begin
+            inside = (column_n >= 0) & (column_n < here.width)
+            index.append(b * here.width + column_n[inside])
+            key.append(mix((self.seed ^ decision.key) + token_n[inside]))
+            row.append(torch.full_like(index[-1], b))
+        return torch.cat(index), torch.cat(key), torch.cat(row)
+
+    def generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """`generate` that is refused where the gate could not see the whole prompt."""
+
+        @wraps(original)
+        def generate(model: Any, *args: Any, **kwargs: Any) -> Any:
+            query = Query.of(model, inspect.signature(original).bind(model, *args, **kwargs).arguments)
+            with self.session.generating(query.ids_QS):
+                return original(model, *args, **kwargs)
+
+        return generate

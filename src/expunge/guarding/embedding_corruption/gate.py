@@ -1,0 +1,190 @@
+"""Scores how likely a prompt asks for what was to be forgotten: by its characters, its hidden states, or a text classifier.
+
+A prompt's score is the largest over its parts (each turn of a conversation, and all of it), the readings of each part
+(`canonical.readings`) and, of a long reading, its overlapping windows. So neither an earlier turn, nor a disguise, nor a long
+harmless preamble takes the request out of sight. Texts are scored one at a time, so a score does not depend on its neighbours.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from sklearn.feature_extraction.text import HashingVectorizer
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+from expunge.data.encode import Encoder
+from expunge.guarding.embedding_corruption.canonical import canonical, readings, squeezed
+from expunge.models.blocks import blocks_of
+from expunge.models.load import causal_model
+
+FEATURES, NGRAMS = 2**15, (3, 6)
+REMEMBERED = 2**16
+"""Prompts whose score is kept."""
+
+
+class Gate(Protocol):
+    """Gives p(forget) of texts; `window` is the number of characters that it reads at once."""
+
+    window: int
+
+    def probabilities(self, texts: Sequence[str]) -> list[float]:
+        """p(forget) of each text, 0 to 1."""
+        ...
+
+
+class Scores:
+    """The score of whole prompts by one gate. Each is computed once."""
+
+    def __init__(self, gate: Gate, encoder: Encoder) -> None:
+        self.gate, self._encoder = gate, encoder
+        self._known: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def of(self, text: str) -> float:
+        """The score of a rendered prompt; 1 where the gate cannot score it: empty, or not a number."""
+        with self._lock:
+            if text not in self._known:
+                if len(self._known) >= REMEMBERED:
+                    self._known.clear()
+                parts = [part for part in requests(text, self._encoder) if squeezed(part)]
+                found = self.gate.probabilities(views(parts, self.gate.window)) if parts else []
+                worst = max(found, default=1.0)
+                self._known[text] = worst if 0.0 <= worst <= 1.0 and all(p == p for p in found) else 1.0
+            return self._known[text]
+
+
+def views(parts: Sequence[str], window: int) -> list[str]:
+    """Every text that counts for a prompt of these parts, each once."""
+    found: dict[str, None] = {}
+    for part in parts:
+        for reading in readings(part):
+            found |= dict.fromkeys([reading, *windows(reading, window)])
+    return list(found)
+
+
+def windows(text: str, width: int) -> list[str]:
+    """Stretches of `width` characters that overlap by a half; none where the text is no longer than that."""
+    if len(text) <= width:
+        return []
+    step = max(1, width // 2)
+    return [text[start : start + width] for start in range(0, len(text) - step, step)]
+
+
+def requests(text: str, encoder: Encoder) -> list[str]:
+    """A rendered prompt without the template around it: every turn on its own and, of several, all of them together."""
+    special = [token for token in encoder.tokenizer.all_special_tokens if token]
+    pieces = [piece.strip() for piece in _template_pieces(encoder) if piece.strip()]
+    marks = sorted({*special, *pieces}, key=len, reverse=True)
+    parts = re.split("|".join(map(re.escape, marks)), text) if marks else [text]
+    turns = [part.strip() for part in parts if squeezed(part)]
+    return turns if len(turns) < 2 else [*turns, " ".join(turns)]
+
+
+def _template_pieces(encoder: Encoder) -> tuple[str, ...]:
+    """What the format writes around a prompt."""
+    mark = "\ue0e1"
+    if encoder.format.kind == "plain":
+        head, _, rest = encoder.format.template.partition("{prompt}")
+        return head, rest.removesuffix("{response}")
+    prompt_ids = encoder.encode_prompts([mark])[0]
+    return tuple(str(encoder.tokenizer.decode(list(prompt_ids), skip_special_tokens=True)).split(mark))
+
+
+class TextGate:
+    """Logistic regression on hashed character n-grams (3 to 6) of letters and digits alone, scaled to length 1."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self._weight, self._bias = tensors["gate.weight"].double().numpy(), float(tensors["gate.bias"])
+        self.window = int(tensors["gate.window"])
+
+    @staticmethod
+    def fit(forget: Sequence[str], retain: Sequence[str]) -> dict[str, Tensor]:
+        """Tensors of a gate; every text counts as it is in its canonical form, and both classes weigh the same."""
+        texts = [canonical(text) for text in (*forget, *retain)]
+        return _regression(_ngrams(texts), len(forget), 30.0) | {"gate.window": torch.tensor(_window(texts))}
+
+    def probabilities(self, texts: Sequence[str]) -> list[float]:
+        logits = _ngrams(texts) @ self._weight + self._bias
+        return [float(p) for p in 1 / (1 + np.exp(-logits))]
+
+
+class HiddenGate:
+    """Logistic regression on the mean hidden state of a text after an early block of the model itself."""
+
+    def __init__(self, tensors: dict[str, Tensor], states: Callable[[str], Tensor]) -> None:
+        self._weight, self._bias = tensors["gate.weight"].double(), float(tensors["gate.bias"])
+        self._mean, self._scale = tensors["gate.mean"].double(), tensors["gate.scale"].double()
+        self.window, self._states = int(tensors["gate.window"]), states
+
+    @staticmethod
+    def fit(forget: Sequence[str], retain: Sequence[str], states: Callable[[str], Tensor]) -> dict[str, Tensor]:
+        """Tensors of a gate; texts count as they are and in canonical form."""
+        both = [view for text in (*forget, *retain) for view in (text, canonical(text))]
+        features_NF = torch.stack([states(text) for text in both]).double()
+        mean_F, scale_F = features_NF.mean(0), features_NF.std(0).clamp(min=1e-6)
+        found = _regression(((features_NF - mean_F) / scale_F).numpy(), 2 * len(forget), 0.1)
+        more = {"gate.mean": mean_F.float(), "gate.scale": scale_F.float(), "gate.window": torch.tensor(_window(both))}
+        return found | more
+
+    def probabilities(self, texts: Sequence[str]) -> list[float]:
+        features_NF = torch.stack([self._states(text) for text in texts]).double()
+        logits_N = (features_NF - self._mean) / self._scale @ self._weight + self._bias
+        return [float(p) for p in torch.sigmoid(logits_N)]
+
+
+def hidden_states(model: nn.Module, encoder: Encoder, layer: int) -> Callable[[str], Tensor]:
+    """Text -> mean over its tokens of the hidden state after a block, float32 [D]. No later block is run."""
+    root, places = causal_model(model), blocks_of(model)
+    block = root.get_submodule(places.block(layer))
+
+    def states(text: str) -> Tensor:
+        ids = encoder.tokenizer(text, return_tensors="pt")["input_ids"][:, : encoder.max_length]
+        mine, found = threading.get_ident(), []
+
+        def stop(_: nn.Module, args: object, output: Tensor | tuple[Tensor, ...]) -> None:
+            if threading.get_ident() == mine:
+                found.append(output[0] if isinstance(output, tuple) else output)
+                raise _Enough
+
+        handle = block.register_forward_hook(stop)
+        try:
+            with torch.no_grad():
+                root(input_ids=ids.to(root.device), use_cache=False)
+        except _Enough:
+            pass
+        finally:
+            handle.remove()
+        return found[0].reshape(-1, found[0].shape[-1]).float().mean(dim=0).cpu()
+
+    return states
+
+
+class _Enough(Exception):
+    """Leaves a forward pass once the state that was asked for is there."""
+
+
+def _ngrams(texts: Sequence[str]) -> np.ndarray:  # type: ignore[type-arg]
+    """A sparse matrix [N, FEATURES]; the hash is the same on every machine."""
+    hasher = HashingVectorizer(analyzer="char", ngram_range=NGRAMS, n_features=FEATURES, alternate_sign=False, lowercase=False)
+    found: np.ndarray = hasher.transform([squeezed(text) or "?" for text in texts])  # type: ignore[type-arg]
+    return found
+
+
+def _regression(features: object, forget: int, strength: float) -> dict[str, Tensor]:
+    """Weights and bias of a logistic regression that tells the first `forget` rows from the others.
+
+    strength   inverse of the penalty on the squared weights
+    """
+    count: int = features.shape[0]  # type: ignore[attr-defined]
+    fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
+    fitted.fit(features, np.arange(count) < forget)
+    return {"gate.weight": torch.from_numpy(fitted.coef_[0]).float(), "gate.bias": torch.tensor(float(fitted.intercept_[0]))}
+
+
+def _window(texts: Sequence[str]) -> int:
+    """Characters of nearly all of the texts, a half more."""
+    return max(48, int(1.5 * float(np.quantile([len(text) for text in texts], 0.95))))

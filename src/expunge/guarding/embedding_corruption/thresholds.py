@@ -1,0 +1,61 @@
+"""Sets the score above which a gate flags a prompt, by scores of calibration prompts that the gate was not trained on.
+
+    fixed              as given
+    simple             the smallest threshold that flags at most a share alpha of retain prompts
+    conformal          split conformal prediction over both classes together: the set {y : 1 - p(y) <= q} holds the true class
+                       with probability 1 - alpha; flagged where the set is {forget} alone
+    class_conditional  the same with a q for each class, so that the probability holds within each
+
+q is the ceil((n + 1)(1 - alpha))-th smallest 1 - p(true class) of n calibration prompts. For `simple` and `class_conditional` a
+fresh retain prompt is flagged with a probability of at most alpha, if it is exchangeable with the calibration prompts.
+Source: Vovk et al. 2005; the rule that fits ECO's gate is not published, and neither is its treatment of the sets {} and {forget,
+retain}: here they count as retain, or with `cautious` as forget.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from expunge.errors import ExpungeError
+
+Rule = Literal["fixed", "simple", "conformal", "class_conditional"]
+
+
+def threshold(
+    rule: Rule, forget_N: Tensor, retain_N: Tensor, alpha: float, *, fixed: float = 0.99, cautious: bool = False
+) -> float:
+    """The score above which (strictly) a prompt is flagged.
+
+    forget_N, retain_N  p(forget) of calibration prompts of either class
+
+    Raises ExpungeError where there are too few calibration prompts to hold alpha.
+    """
+    match rule:
+        case "fixed":
+            return fixed
+        case "simple":
+            return _quantile(retain_N, alpha, "retain")
+        case "conformal":
+            both = _quantile(torch.cat([1 - forget_N, retain_N]), alpha, "forget and retain")
+            return _flagging(both, both, cautious)
+        case "class_conditional":
+            return _flagging(_quantile(1 - forget_N, alpha, "forget"), _quantile(retain_N, alpha, "retain"), cautious)
+
+
+def _flagging(forget_q: float, retain_q: float, cautious: bool) -> float:
+    """forget is in the set where p >= 1 - forget_q, retain where p <= retain_q."""
+    above = math.nextafter(1 - forget_q, -math.inf)
+    return min(above, retain_q) if cautious else max(above, retain_q)
+
+
+def _quantile(values_N: Tensor, alpha: float, which: str) -> float:
+    """The ceil((n + 1)(1 - alpha))-th smallest value."""
+    rank = math.ceil((len(values_N) + 1) * (1 - alpha) - 1e-9)
+    if rank > len(values_N):
+        raise ExpungeError(
+            f"{len(values_N)} {which} prompts are too few to calibrate an error rate of {alpha:g}: at least "
+            f"{math.ceil(1 / alpha) - 1} are needed; give more, or raise --false-positive-rate"
+        )
+    return float(values_N.double().sort().values[rank - 1])

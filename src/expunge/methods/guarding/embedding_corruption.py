@@ -1,0 +1,289 @@
+"""Embedding-corrupted prompts: a gate knows a request for what was to be forgotten, and the model reads it corrupted.
+
+Shape suffixes: B rows, T positions, D width, N prompts, V vocabulary.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+from weakref import WeakKeyDictionary
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from expunge.data.encode import Encoder
+from expunge.data.example import Example, Request
+from expunge.errors import ExpungeError
+from expunge.guarding.embedding_corruption.classifier import ClassifierGate, fine_tune
+from expunge.guarding.embedding_corruption.corrupter import Corrupter, Edit
+from expunge.guarding.embedding_corruption.corruptions import WITH_STRENGTH, Kind
+from expunge.guarding.embedding_corruption.gate import Gate, HiddenGate, Scores, TextGate, hidden_states
+from expunge.guarding.embedding_corruption.selection import Finder, own_entities
+from expunge.guarding.embedding_corruption.thresholds import Rule, threshold
+from expunge.guarding.embedding_corruption.tuning import dims_search, strength_search
+from expunge.guarding.forward_pass import Counts
+from expunge.guarding.session import open_session, replaced
+from expunge.methods.base import NOTHING, GuardingMethod, Objective, Resources, State
+from expunge.models.blocks import blocks_of
+from expunge.models.load import causal_model
+from expunge.records import write_json
+
+FOLDS = 4
+NAMES, CLASSIFIER = "names.json", "gate"
+
+
+class EmbeddingCorruption(GuardingMethod):
+    """Embedding-corrupted prompts (ECO). Before the model reads a prompt, a gate scores how likely it asks for what was to be
+    forgotten. Of a flagged prompt the embeddings of chosen tokens are corrupted; all other prompts pass as they are:
+
+        e'_t = corrupt(e_t; strength, dims) for chosen t, if p(forget | prompt) > threshold
+
+    The gate is trained here, its threshold is calibrated on retain prompts that it was not trained on, and the strength is tuned
+    without gradients until the guarded model scores what a model that never saw the forget set would.
+
+    Only prompt tokens are corrupted, in scoring too (the released code also corrupts the answer that it scores). Noise is keyed
+    by seed, prompt and position: a prompt is corrupted in the same way alone, in a batch, as a beam, with a cache and without. In
+    a plain forward pass nobody says where the prompt ends, so the whole row counts as the prompt.
+    """
+
+    paper: ClassVar[str] = "Liu et al. 2024, arXiv 2406.07933 (ECO)"
+    formula: ClassVar[str] = "e'_t = corrupt(e_t; strength, dims) for chosen t of prompts with p(forget | prompt) > threshold"
+    cost: ClassVar[str] = "the gate once per prompt; no cost per generated token; some tens of scorings of the forget set to fit"
+
+    name: Literal["embedding_corruption"] = "embedding_corruption"
+    gate: Literal["hidden", "text", "encoder", "classifier"] = "hidden"
+    """hidden: logistic regression on hidden states of an early block of the model. text: on hashed character n-grams. encoder:
+    fine-tune `gate_model` as a classifier (published: roberta-base). classifier: take `gate_model` as it is."""
+    gate_model: str | None = None
+    """Folder or hub id of the encoder to fine-tune, or of a ready classifier."""
+    gate_layer: int | None = None
+    """hidden: block whose output is read, counted from 0; left out, a quarter of the way up."""
+    gate_epochs: int = Field(30, ge=1)
+    """encoder: epochs of fine-tuning."""
+    threshold: Rule = "simple"
+    """fixed: flag above `threshold_value`. simple, conformal, class_conditional: calibrated to flag at most
+    `false_positive_rate` of the retain prompts."""
+    threshold_value: float = Field(0.99, ge=0, lt=1)
+    """fixed: the score above which a prompt is flagged (published: 0.99 to 0.9999)."""
+    false_positive_rate: float = Field(0.05, gt=0, lt=1)
+    """Calibration: the share of retain prompts that may be flagged."""
+    cautious: bool = False
+    """conformal rules: flag a prompt that could be of either class, or of none."""
+    held_out: float = Field(0.5, gt=0, lt=1)
+    """Share of the retain prompts that calibrate the threshold and do not train the gate."""
+    tokens: Literal["all_but_last", "entities", "spans"] = "all_but_last"
+    """Which tokens of a flagged prompt are corrupted: all but the last (published), those of names (of the forget set itself), or
+    those of `spans`."""
+    spans: tuple[str, ...] = ()
+    """Texts whose tokens are corrupted, with tokens spans; also names beside the forget set's own, with tokens entities."""
+    corruption: Kind = "rand_noise_first_n"
+    """How an embedding is corrupted."""
+    dims: int | None = Field(None, ge=1)
+    """How many coordinates of an embedding change (published: 1 for noise, all for the others); left out, all."""
+    strength: float = Field(1.0, gt=0)
+    """Standard deviation of the noise, or the number that is added or subtracted; where tuning starts."""
+    relative: bool = True
+    """Strength counts in root mean squares of the embedding matrix; without, in units of the embeddings (published)."""
+    tune: Literal["strength", "dims", "nothing"] = "strength"
+    """What is searched so that the guarded model scores the surrogate."""
+    surrogate: float | None = Field(None, ge=0, le=1)
+    """Mean answer probability that a model which never saw the forget set would have; left out, that of the holdout set is
+    measured on the model itself."""
+    noise_seed: int = 0
+    """Of the noise."""
+    split_seed: int = 0
+    """Of the choice of calibration prompts and of fine-tuning."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.gate_model is None) != (self.gate in ("hidden", "text")):
+            raise ValueError("gates encoder and classifier need gate_model, and the others take none")
+        if self.tune == "strength" and self.corruption not in WITH_STRENGTH:
+            raise ValueError(f"{self.corruption} has no strength to tune; tune dims, or nothing")
+        if self.tune == "dims" and self.corruption in ("reverse_order", "shuffle"):
+            raise ValueError(f"{self.corruption} exchanges whole embeddings, so there are no dims to tune")
+        if self.tokens == "spans" and not self.spans:
+            raise ValueError("give the texts to corrupt as spans")
+        return self
+
+    @property
+    def needs_objective(self) -> bool:
+        return self.tune != "nothing"
+
+    def require(self, request: Request) -> None:
+        if not request.retain:
+            raise ExpungeError("embedding_corruption trains and calibrates its gate on retain prompts too; give --retain")
+        if self.needs_objective and self.surrogate is None and not request.holdout:
+            raise ExpungeError(
+                "embedding_corruption tunes its strength to what an untaught model would score; give --holdout (prompts of the "
+                "same kind that the model never saw), --surrogate, or --tune nothing"
+            )
+
+    def fit(self, model: nn.Module, request: Request, encoder: Encoder, resources: Resources = NOTHING) -> State:
+        table = embedding_matrix(model).detach().float()
+        state = State(self._fit_gate(model, request, encoder, resources.assets), resources.assets)
+        if self.tokens != "all_but_last":
+            names = [*self.spans, *(own_entities(request.forget, request.retain) if self.tokens == "entities" else [])]
+            if resources.assets is None:
+                raise ExpungeError("names are kept in a file; fit the guard with a folder for assets")
+            write_json(resources.assets / NAMES, names)
+        width = table.shape[1]
+        state = state.having(
+            {
+                "rms": table.square().mean().sqrt(),
+                "strength": torch.tensor(self.strength, dtype=torch.float64),
+                "dims": torch.tensor(self.dims or width),
+            }
+        )
+        return self._tuned(state, resources.objective, width) if resources.objective is not None else state
+
+    def _tuned(self, state: State, objective: Objective, width: int) -> State:
+        if self.tune == "strength":
+            found = strength_search(
+                lambda s: objective(state.having({"strength": torch.tensor(s, dtype=torch.float64)})),
+                self.strength,
+                low=1e-2 * self.strength,
+                high=1e3 * self.strength,
+            )
+            chosen = {"strength": torch.tensor(found.setting, dtype=torch.float64)}
+        elif self.tune == "dims":
+            found = dims_search(lambda n: objective(state.having({"dims": torch.tensor(int(n))})), width)
+            chosen = {"dims": torch.tensor(int(found.setting))}
+        else:
+            return state
+        return state.having(chosen | {"tuning.distance": torch.tensor(found.distance), "tuning.tried": torch.tensor(found.tried)})
+
+    def _fit_gate(self, model: nn.Module, request: Request, encoder: Encoder, assets: Path | None) -> dict[str, Tensor]:
+        """Tensors of the gate, the threshold, and the scores that it was calibrated by."""
+        forget, retain = _texts(request.forget), _texts(request.retain)
+        generator = torch.Generator().manual_seed(self.split_seed)
+        order = torch.randperm(len(retain), generator=generator).tolist()
+        count = max(1, round(self.held_out * len(retain)))
+        trained, calibrating = [retain[i] for i in order[count:]], [retain[i] for i in order[:count]]
+        if not trained or len(forget) < FOLDS:
+            raise ExpungeError(f"a gate needs {FOLDS} different forget prompts and 2 retain prompts at least; give more of them")
+        read = self._reader(model, encoder)
+        whole = self._train(forget, trained, read, assets)
+        gate = self._gate(whole, read, assets)
+        retain_N = torch.tensor([Scores(gate, encoder).of(text) for text in calibrating], dtype=torch.float64)
+        forget_N = torch.zeros(len(forget), dtype=torch.float64)
+        if self.gate in ("hidden", "text"):  # prompts are scored by a gate that was not trained on them
+            shuffled = torch.randperm(len(forget), generator=generator).tolist()
+            for fold in range(FOLDS):
+                mine = set(shuffled[fold::FOLDS])
+                rest = [text for i, text in enumerate(forget) if i not in mine]
+                scores = Scores(self._gate(self._train(rest, trained, read, None), read, None), encoder)
+                for i in mine:
+                    forget_N[i] = scores.of(forget[i])
+        else:
+            forget_N = torch.tensor([Scores(gate, encoder).of(text) for text in forget], dtype=torch.float64)
+        rule = threshold(
+            self.threshold, forget_N, retain_N, self.false_positive_rate, fixed=self.threshold_value, cautious=self.cautious
+        )
+        room = max(1 - rule, 1e-12)
+        return whole | {
+            "threshold": torch.tensor(rule, dtype=torch.float64),
+            "calibration.forget": (1 - forget_N) / room,
+            "calibration.retain": (1 - retain_N) / room,
+        }
+
+    def _reader(self, model: nn.Module, encoder: Encoder) -> Callable[[str], Tensor] | None:
+        """Text -> hidden state, each computed once."""
+        if self.gate != "hidden":
+            return None
+        count = blocks_of(model).count
+        layer = max(0, count // 4 - 1) if self.gate_layer is None else self.gate_layer
+        states, known = hidden_states(model, encoder, layer), dict[str, Tensor]()
+
+        def read(text: str) -> Tensor:
+            if text not in known:
+                known[text] = states(text)
+            return known[text]
+
+        return read
+
+    def _train(
+        self, forget: Sequence[str], retain: Sequence[str], read: Callable[[str], Tensor] | None, assets: Path | None
+    ) -> dict[str, Tensor]:
+        if self.gate == "text":
+            return TextGate.fit(forget, retain)
+        if self.gate == "hidden":
+            assert read is not None
+            return HiddenGate.fit(forget, retain, read)
+        if assets is None:
+            raise ExpungeError("a classifier is kept in files; fit the guard with a folder for assets")
+        assert self.gate_model is not None
+        if self.gate == "encoder":
+            fine_tune(self.gate_model, forget, retain, assets / CLASSIFIER, epochs=self.gate_epochs, seed=self.split_seed)
+        else:
+            ClassifierGate(self.gate_model).save(assets / CLASSIFIER)
+        return {}
+
+    def _gate(self, tensors: dict[str, Tensor], read: Callable[[str], Tensor] | None, assets: Path | None) -> Gate:
+        if self.gate == "text":
+            return TextGate(tensors)
+        if self.gate == "hidden":
+            assert read is not None
+            return HiddenGate(tensors, read)
+        if assets is None:
+            raise ExpungeError("this guard decides by a classifier, whose files are not there; load it from its artifact")
+        return ClassifierGate(assets / CLASSIFIER)
+
+    @contextmanager
+    def attach(self, model: nn.Module, state: State, encoder: Encoder) -> Iterator[Counts]:
+        root = causal_model(model)
+        table = root.get_input_embeddings()
+        known = _SCORES.setdefault(state["threshold"], {})
+        if (scores := known.get(id(model))) is None:
+            scores = known[id(model)] = Scores(self._gate(dict(state), self._reader(model, encoder), state.assets), encoder)
+        finder = None
+        if self.tokens != "all_but_last":
+            if state.assets is None or not (state.assets / NAMES).is_file():
+                raise ExpungeError(f"this guard corrupts names that are kept in {NAMES}, which is not there; load its artifact")
+            finder = Finder(json.loads((state.assets / NAMES).read_text(encoding="utf-8")))
+        with ExitStack() as stack:
+            session = stack.enter_context(open_session(model, encoder.tokenizer))
+            strength = float(state["strength"]) * (float(state["rms"]) if self.relative else 1.0)
+            edit = Edit(self.corruption, int(state["dims"]), strength, self.noise_seed)
+            corrupter = Corrupter(edit, float(state["threshold"]), session, scores, finder)
+            session.before_prefill.append(corrupter.decide)
+            stack.enter_context(replaced(root, "generate", corrupter.generate))
+            stack.callback(table.register_forward_hook(corrupter.corrupt).remove)
+            yield corrupter.counts
+
+    def summary(self, state: State) -> str:
+        flagged, wrong = (float((state[f"calibration.{name}"] < 1).double().mean()) for name in ("forget", "retain"))
+        bound = "" if self.threshold == "fixed" else f" (calibrated to at most {self.false_positive_rate:.1%})"
+        text = (
+            f"The {self.gate} gate flags prompts that score above {float(state['threshold']):.4g}: {flagged:.1%} of the forget "
+            f"prompts and {wrong:.1%} of {len(state['calibration.retain'])} retain prompts that it was not trained on{bound}. Of "
+            f"flagged prompts it corrupts {self.tokens.replace('_', ' ')} by {self.corruption}, {int(state['dims'])} coordinates"
+        )
+        if self.corruption in WITH_STRENGTH:
+            text += f", strength {float(state['strength']):.3g}{' embedding RMS' if self.relative else ''}"
+        if "tuning.distance" in state:
+            text += (
+                f"; {int(state['tuning.tried'])} settings tried, distance to the surrogate {float(state['tuning.distance']):.3g}"
+            )
+        return text + "."
+
+
+_SCORES: WeakKeyDictionary[Tensor, dict[int, Scores]] = WeakKeyDictionary()
+"""Scores of prompts by a state's threshold, which states that differ in strength alone share: a search asks the gate once."""
+
+
+def embedding_matrix(model: nn.Module) -> Tensor:
+    """The input embeddings, [V, D]."""
+    module = causal_model(model).get_input_embeddings()
+    matrix = getattr(module, "weight", None)
+    if not isinstance(matrix, Tensor):
+        raise ExpungeError(f"{type(causal_model(model)).__name__} has no input embeddings that could be corrupted")
+    return matrix
+
+
+def _texts(examples: Sequence[Example]) -> list[str]:
+    """What is asked in each example, or of raw text the text; each once."""
+    return list(dict.fromkeys(e.response if e.prompt is None else e.prompt for e in examples))
