@@ -12,6 +12,10 @@ class ExpungeError(Exception):
     """
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, and in its text the command that goes on."""
+
+
 class MissingData(ExpungeError):
     """A data file is not there. Who knows what it is for says the rest: which files, in which layout."""
 

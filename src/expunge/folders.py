@@ -15,6 +15,7 @@ from pathlib import Path
 from shlex import quote
 
 from expunge.errors import ExpungeError
+from expunge.records import write_json
 
 LOCK = ".lock"
 ARTIFACT = "artifact"
@@ -66,13 +67,14 @@ def _short(path: Path) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def check_apart(out: Path, inputs: Iterable[str | Path], *, also: Iterable[str] = ()) -> None:
+def check_apart(out: Path, inputs: Iterable[str | Path], *, also: Iterable[str] = (), wide: Iterable[str | Path] = ()) -> None:
     """Raises when `out` is an input, lies inside of one or around one; hub ids lie nowhere.
 
     also  folders of a run of expunge that may be written although the run is an input: its evaluation, its report
+    wide  folders in which the inputs lie among other things (the data of a suite, such as `.`): `out` may lie inside of them
     """
-    place = _real(out)
-    for given in inputs:
+    place, wide = _real(out), tuple(wide)
+    for given in (*inputs, *wide):
         source = _on_disk(given)
         if source is None:
             continue
@@ -80,7 +82,7 @@ def check_apart(out: Path, inputs: Iterable[str | Path], *, also: Iterable[str] 
             continue
         if place == source:
             raise ExpungeError(f"--out {out} is an input itself ({given}), which is never written to; give another --out")
-        if source in place.parents:
+        if source in place.parents and given not in wide:
             raise ExpungeError(f"--out {out} lies inside the input {given}, which is never written to; give another --out")
         if place in source.parents:
             raise ExpungeError(f"--out {out} holds the input {given}, which is never written over; give another --out")
@@ -121,10 +123,19 @@ def size_text(nbytes: int) -> str:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Makes `folder` and keeps every other command of expunge out of it; a process that dies gives its lock back."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
+    with lock_file(folder / LOCK, folder):
+        yield
+
+
+@contextmanager
+def lock_file(path: Path, folder: Path) -> Iterator[None]:
+    """`locked` by a file of another place, where the folder itself is replaced."""
     while True:
-        file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        except OSError as error:
+            raise ExpungeError(f"{folder} cannot be written to ({error}); make room, or give another --out") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -140,6 +151,12 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         file.close()
+
+
+def beside_of(folder: Path, what: str) -> Path:
+    """The hidden neighbour `.NAME.what` of a folder, whatever it is called by (`.` too)."""
+    place = folder if folder.name not in ("", "..") else Path(os.path.abspath(folder))
+    return place.with_name(f".{place.name}.{what}")
 
 
 def holds_something(folder: Path) -> bool:
@@ -211,13 +228,14 @@ def unfinished(path: str | Path) -> str | None:
     folder = Path(path)
     if (folder / "run.yaml").is_file() and not (folder / ARTIFACT / MANIFEST).is_file():
         return f"{folder} is an unfinished run ({_progress(folder)}); go on with: {resume_command(folder)}"
-    beside = folder.with_name(f".{folder.name}.partial")
+    beside = beside_of(folder, "partial")
     if not folder.exists() and (beside / COMMAND).is_file():
-        return f"{folder} is an unfinished merge; go on with: {saved_command(beside)}"
+        return f"{folder} is an unfinished merge; go on with: expunge merge --resume --out {quote(str(folder))}"
     for place in (folder, folder / "evaluation"):
         for partial in sorted(place.glob("*.partial")):
             if (partial / COMMAND).is_file() and not (place / f"{partial.stem}.json").exists():
-                return f"the evaluation {partial.stem} in {place} is unfinished; go on with: {saved_command(partial)}"
+                command = f"expunge evaluate --resume --out {quote(str(place))}"
+                return f"the evaluation {partial.stem} in {place} is unfinished; go on with: {command}"
     return None
 
 
@@ -250,7 +268,19 @@ def resume_command(folder: Path) -> str:
     return f"expunge {'finetune' if is_finetune(folder) else 'unlearn'} --resume --out {quote(str(folder))}"
 
 
-def saved_command(folder: Path) -> str:
-    """The command that an unfinished evaluation or merge left behind."""
-    words = json.loads((folder / COMMAND).read_text(encoding="utf-8"))
-    return " ".join(quote(str(word)) for word in words)
+def keep_command(folder: Path, words: Iterable[str]) -> None:
+    """Leaves in the folder of an unfinished evaluation or merge by which words, and from where, it was begun."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / COMMAND, {"words": list(words), "folder": os.getcwd()})
+
+
+def kept_command(folder: Path) -> list[str]:
+    """The words that an unfinished evaluation or merge was begun by; relative paths in them count from where it was."""
+    try:
+        kept = json.loads((folder / COMMAND).read_text(encoding="utf-8"))
+        words, place = [str(word) for word in kept["words"]], str(kept["folder"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExpungeError(f"{folder / COMMAND} cannot be read ({error}); repeat the whole command") from error
+    if os.path.isdir(place):
+        os.chdir(place)
+    return words

@@ -15,14 +15,13 @@ from pathlib import Path
 
 import torch
 
-from expunge.artifact import artifact_folder, load
+from expunge.artifact import open_model
 from expunge.errors import ExpungeError
 from expunge.evaluation.objectives import build_objective
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.lab import build
 from expunge.methods import TrainingMethod
-from expunge.models.load import model_fingerprint
 from expunge.recipes import recipe
 from expunge.report import report
 from expunge.run import execute
@@ -95,17 +94,15 @@ def lab_run(name: str, lab: Path, seed: int) -> Run:
 def _score(source: Path, lab: Path, out: Path, gold: Path, quiet: bool) -> None:
     if (out / "lab.json").is_file():
         return
-    model, tokenizer = load(source)
-    folder = artifact_folder(source)
-    fingerprint = json.loads((folder / "expunge.json").read_text())["files"] if folder else model_fingerprint(str(source))
+    opened = open_model(source)
     suite = Lab(retain_scores=gold if (gold / "evaluation" / "lab.json").is_file() else None)
     evaluate(
-        model,
-        tokenizer,
+        opened.model,
+        opened.tokenizer,
         suite=suite,
         data=lab,
         out=out,
         artifact=str(source),
-        fingerprint=json.dumps(fingerprint),
+        fingerprint=opened.fingerprint(),
         quiet=quiet,
     )

@@ -8,9 +8,9 @@ import math
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from expunge.errors import ExpungeError
 
@@ -18,6 +18,10 @@ Role = Literal["forget", "retain", "neutral", "control"]
 """What the examples of a task are to the request: what was to be forgotten, what was to be kept, neither, or examples of the kind
 of the forget set that no model was ever trained on. It decides which direction is good, what may be quoted and what a report
 compares."""
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""Of anything drawn: what torch, numpy and scikit-learn all take."""
 
 
 class Record(BaseModel):

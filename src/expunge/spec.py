@@ -163,6 +163,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ExpungeError(f"there is no file {path}; check the path after --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExpungeError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}); give a YAML file") from error
     except yaml.YAMLError as error:
         raise ExpungeError(f"{path} is not YAML ({str(error).splitlines()[0]}); correct it") from error
     if not isinstance(value, dict):

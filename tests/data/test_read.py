@@ -138,7 +138,8 @@ class TestColumns:
     def test_columns_name_fields_and_attributes(self, tmp_path):
         path = write_csv(tmp_path / "a.csv", [{"instruction": "i", "input": "n", "output": "o", "target_group": "g"}])
         columns = {"prompt": "instruction", "response": "output", "attributes.group": "target_group"}
-        assert read_examples(path, columns=columns) == (Example("i", "o", attributes={"group": "g"}),)
+        with pytest.warns(UserWarning, match="have an `input` beside their instruction"):
+            assert read_examples(path, columns=columns) == (Example("i\nn", "o", attributes={"group": "g"}),)
 
     def test_a_mapped_column_replaces_the_default_name(self, tmp_path):
         path = write(tmp_path / "a.jsonl", [{"prompt": "old", "question": "new", "response": "r"}])

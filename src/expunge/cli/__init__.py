@@ -4,6 +4,7 @@ Nothing heavy is imported before a command is known, so that `expunge --help` an
 """
 
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -30,6 +31,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """name -> (class of flags in expunge.cli.NAME, one line for the list)."""
 
+GO_ON = (["quickstart"], ["lab"])
+"""Commands that find by themselves what is complete already."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0, or 2 after one sentence on stderr."""
@@ -44,12 +48,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ExpungeError as error:
         print(f"expunge: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("expunge: interrupted; what is complete is kept, and --resume goes on where the command has it", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        again = f"the same command goes on: expunge {shlex.join(words)}" if words[:1] in GO_ON else "nothing was put in place"
+        print(f"expunge: interrupted; {str(stop) or again}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `expunge ... | head` has seen enough; flushing the rest at exit would fail once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:  # of a file or a disk: a sentence names it, where a traceback would bury it
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(
+            f"expunge: {where}{error.strerror or error}; check the path, its permissions and the room on its disk",
+            file=sys.stderr,
+        )
+        return 2
 
 
 def _command(words: Sequence[str]) -> None:

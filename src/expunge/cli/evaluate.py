@@ -1,6 +1,5 @@
 """`expunge evaluate MODEL_OR_RUN --suite NAME[,NAME] --data DIR --out DIR`."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Any, get_origin
 from pydantic import BaseModel, ConfigDict
 from tyro.conf import Positional
 
-from expunge.errors import ExpungeError, nearest
+from expunge.errors import ExpungeError, Interrupted, nearest
+from expunge.folders import COMMAND, check_apart, check_place, kept_command, unfinished
 from expunge.records import Evaluation, Score
 
 if TYPE_CHECKING:
@@ -47,25 +47,50 @@ class Evaluate(BaseModel):
     device_map: str | None = None
     """Spread a model that no single accelerator holds over several: auto, balanced, balanced_low_0 or sequential."""
     base: str | None = None
-    """Of a guard: the model to attach it to, where it is not at its recorded path any more."""
+    """Of an adapter or a guard: the base model, where it is not at its recorded place any more; its hash is compared."""
     force: bool = False
-    """Attach a guard to a model with another hash than the one that it was fitted on."""
+    """Attach an adapter or a guard to a model with another hash than the one that it was made for."""
     trust_remote_code: bool = False
     """Run Python code that comes with a hub model. Off unless asked for."""
     show_forget_text: bool = False
     """Write prompts, responses and answers into the sample file, of the forget set too."""
+    verify: bool = False
+    """Compare every checksum of an artifact of more than 8 GB before anything is scored; of smaller ones that is always done."""
+    resume: bool = False
+    """Go on with an evaluation that was killed: `--resume --out DIR` is enough. (The whole command again goes on too.)"""
     overwrite: bool = False
     """Replace the scores of an earlier evaluation. One that was killed goes on by itself, after the last finished task; of
     several suites, those that are done stay."""
 
 
-def run(flags: Evaluate) -> None:
+def main(words: Sequence[str]) -> None:
+    from expunge.cli.flags import parse
+
+    begun = _begun(words) if "--resume" in words else list(words)
+    run(parse(Evaluate, "expunge evaluate", begun), begun)
+
+
+def _begun(words: Sequence[str]) -> list[str]:
+    """Of `--resume --out DIR` the command that began the evaluation in DIR; any other command goes on by itself."""
+    from expunge.cli.flags import value_of
+
+    out, said = value_of(words, "--out"), [word for word in words if word != "--resume"]
+    if out is None or len(said) > 2:
+        return said
+    for place in (Path(out), Path(out) / "evaluation"):
+        for partial in sorted(place.glob("*.partial")):
+            if (partial / COMMAND).is_file():
+                return kept_command(partial)
+    raise ExpungeError(f"there is no unfinished evaluation in {out}; give the model, --suite and --data")
+
+
+def run(flags: Evaluate, words: Sequence[str] = ()) -> None:
     from pydantic import TypeAdapter, ValidationError
 
-    from expunge.artifact import artifact_folder, load
+    from expunge.artifact import open_model
     from expunge.evaluation.run import evaluate
     from expunge.evaluation.suites import built, suite_class
-    from expunge.models.load import DeviceMap, DType, model_fingerprint
+    from expunge.models.load import DeviceMap, DType
     from expunge.processes import is_main, join
 
     try:
@@ -82,36 +107,41 @@ def run(flags: Evaluate) -> None:
     specs = [_spec(cls, flags) for cls in classes]
     suites = [built(spec, flags.data or _needed(spec)) for spec in specs]
     out = _out(flags)
+    check_place(out)
+    check_apart(out, [flags.model], also=("evaluation",), wide=[flags.data] if flags.data else [])
     there = [file for suite in suites if (file := out / f"{suite.name}.json").exists()]
     if there and len(there) == len(suites) and not flags.overwrite:
         raise ExpungeError(f"{there[0]} exists; replace it with --overwrite, or give another --out")
     join()
-    model, tokenizer = load(
+    opened = open_model(
         flags.model,
         dtype=dtype,
         device_map=device_map,
         trust_remote_code=flags.trust_remote_code,
         base=flags.base,
         force=flags.force,
+        verify=flags.verify,
     )
-    folder = artifact_folder(flags.model)
-    # The manifest holds the hash of every file of the artifact and of its base model.
-    what = hashlib.sha256((folder / "expunge.json").read_bytes()).hexdigest() if folder else model_fingerprint(flags.model)
-    for suite in suites:
-        evaluation = evaluate(
-            model,
-            tokenizer,
-            suite=suite,
-            out=out,
-            limit=flags.limit,
-            artifact=flags.model,
-            fingerprint=what,
-            show_forget_text=flags.show_forget_text,
-            overwrite=flags.overwrite,
-            resume=bool(there),
-        )
-        if is_main():
-            print(table(evaluation))
+    what = opened.fingerprint()
+    try:
+        for suite in suites:
+            evaluation = evaluate(
+                opened.model,
+                opened.tokenizer,
+                suite=suite,
+                out=out,
+                limit=flags.limit,
+                artifact=flags.model,
+                fingerprint=what,
+                show_forget_text=flags.show_forget_text,
+                overwrite=flags.overwrite,
+                resume=bool(there),
+                command=words,
+            )
+            if is_main():
+                print(table(evaluation))
+    except KeyboardInterrupt as stop:
+        raise Interrupted(unfinished(out)) from stop
 
 
 def _needed(spec: "SuiteSpec") -> str:

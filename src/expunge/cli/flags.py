@@ -46,6 +46,16 @@ def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags |
     return value
 
 
+def value_of(words: Sequence[str], flag: str) -> str | None:
+    """The word after a flag, or after its equals sign."""
+    for i, word in enumerate(words):
+        if word == flag and i + 1 < len(words):
+            return words[i + 1]
+        if word.startswith(f"{flag}="):
+            return word.removeprefix(f"{flag}=")
+    return None
+
+
 _PYDANTIC = re.compile(
     r"validation errors? for \w+ (?:(?P<field>[a-z][a-z0-9_.]*) )?(?:Value error, )?(?P<what>[A-Za-z].*?) "
     r"\[type=\w+, input_value=(?P<value>.*?), input_type="
@@ -70,6 +80,7 @@ def _sentence(box: str) -> str:
     lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()]
     text = " ".join(line for line in lines if line)
     text = re.sub(r"\s+", " ", text).removeprefix("Parsing error").removeprefix("Required options").strip()
+    text = re.sub(r"^Invalid choice (?=invalid choice)", "", text)  # tyro's heading says it once more
     if (wrong := _PYDANTIC.search(text)) is not None:
         flag = f"--{wrong['field'].replace('_', '-')}: " if wrong["field"] else ""
         return f"{flag}{wrong['what']}" + (f" (it is {wrong['value']})" if flag else "")

@@ -5,6 +5,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 from tyro.conf import Positional
 
+from expunge.records import Seed
+
 
 class Import(BaseModel):
     """A published .pkl of Neuron Adjust or Key Space Detection as a guard; of the pickle only numpy arrays are read."""
@@ -27,7 +29,7 @@ class Import(BaseModel):
     """Key space: judge every generated token, as published, or the prompt alone."""
     compat: Literal["none", "released"] = "none"
     """Neuron adjust: released computes as the published hook does, faults included."""
-    draw_seed: int = 0
+    draw_seed: Seed = 0
     """Neuron adjust: of the draws."""
 
 

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
+
+from expunge.folders import check_place
+from expunge.records import Seed
 
 
 class Lab(BaseModel):
@@ -13,7 +16,7 @@ class Lab(BaseModel):
 
     out: str
     """Folder for the lab; one that holds the same lab already is completed."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Another seed is another world."""
     size: Literal["tiny", "small"] = "tiny"
     """tiny is made in a few minutes on two processor cores; small is two to three times as big."""
@@ -25,6 +28,7 @@ class Lab(BaseModel):
 def run(flags: Lab) -> None:
     from expunge.lab.building import build, read_figures
 
+    check_place(Path(flags.out))
     lab = build(Path(flags.out), flags.seed, flags.size, flags.gold)
     models = sorted(folder for folder in (lab / "models").iterdir() if not folder.name.startswith("."))
     figures = [read_figures(folder) for folder in models]

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from expunge.errors import ExpungeError, nearest
+from expunge.errors import ExpungeError, Interrupted, nearest
+from expunge.folders import COMMAND, beside_of, kept_command, unfinished
 
 
 class Work(BaseModel):
@@ -71,8 +72,16 @@ class Adapters(BaseModel):
     """Replace the result of an earlier merge when the new one is complete."""
 
 
+def _begun(out: Path) -> list[str]:
+    """The command that began the unfinished merge into `out`."""
+    work = beside_of(out, "partial")
+    if not (work / COMMAND).is_file():
+        raise ExpungeError(f"there is no unfinished merge into {out}; give the whole command")
+    return kept_command(work)
+
+
 def main(words: Sequence[str]) -> None:
-    from expunge.cli.flags import parse
+    from expunge.cli.flags import parse, value_of
     from expunge.merging import Request, dry_run, execute, make_request, merge_adapters
     from expunge.merging.mergekit import read_mergekit
     from expunge.methods.editing import ADAPTER_MERGING, MERGING
@@ -90,6 +99,8 @@ def main(words: Sequence[str]) -> None:
         return
     request: Request
     flags: Work
+    if "--resume" in words and len(words) <= 3 and (out_said := value_of(words, "--out")) is not None:
+        words = [*_begun(Path(out_said)), "--resume"]
     if words[0].startswith("-"):
         flags = recipe = parse(Recipe, "expunge merge", words)
         request = read_mergekit(Path(recipe.config), shard_bytes=round(recipe.shard_gb * 1e9))
@@ -130,5 +141,16 @@ def main(words: Sequence[str]) -> None:
     if flags.dry_run:
         print(dry_run(request, out, flags.threads), end="")
         return
-    result = execute(request, out, threads=flags.threads, resume=flags.resume, overwrite=flags.overwrite, quiet=flags.quiet)
+    try:
+        result = execute(
+            request,
+            out,
+            threads=flags.threads,
+            resume=flags.resume,
+            overwrite=flags.overwrite,
+            quiet=flags.quiet,
+            command=[word for word in words if word not in ("--resume", "--overwrite")],
+        )
+    except KeyboardInterrupt as stop:
+        raise Interrupted(unfinished(out) or "nothing was put in place") from stop
     print(f"{result.sentences()}\n  the result is in {out}")

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tyro.conf import Positional
 
 from expunge.errors import ExpungeError
+from expunge.folders import check_apart, check_place
 
 
 class Probe(BaseModel):
@@ -55,6 +56,8 @@ def run(flags: Probe) -> None:
     from expunge.processes import is_main, join
 
     out = Path(flags.out)
+    check_place(out)
+    check_apart(out, [flags.model, flags.forget, *([flags.retain] if flags.retain else []), *flags.also.values()])
     if is_main() and out.exists() and any(out.iterdir()):
         raise ExpungeError(f"{out} exists already; give another --out")
     named = {"forget": flags.forget, **({"retain": flags.retain} if flags.retain else {}), **flags.also}

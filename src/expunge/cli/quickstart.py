@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
+
+from expunge.folders import check_place
+from expunge.records import Seed
 
 
 class Quickstart(BaseModel):
@@ -14,7 +17,7 @@ class Quickstart(BaseModel):
 
     out: str = "quickstart"
     """Folder for everything; an interrupted quickstart in it goes on."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the world, of the models and of the runs."""
 
 
@@ -22,4 +25,5 @@ def run(flags: Quickstart) -> None:
     os.environ.setdefault("TQDM_DISABLE", "1")  # many small models are loaded and saved, each with a bar that says nothing
     from expunge.quickstart import quickstart
 
+    check_place(Path(flags.out))
     quickstart(Path(flags.out), seed=flags.seed)

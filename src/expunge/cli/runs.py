@@ -1,15 +1,19 @@
 """What `unlearn` and `finetune` share: a run from a YAML file, overridden by flags."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 from pydantic import BaseModel, ConfigDict
 
-from expunge.cli.flags import parse
-from expunge.errors import ExpungeError
+from expunge.cli.flags import parse, value_of
+from expunge.errors import ExpungeError, Interrupted
+from expunge.folders import resume_command, unfinished
 from expunge.recipes import recipe, recipes_folder
+from expunge.records import Inputs
 from expunge.spec import build, read_yaml
 
 Value = TypeVar("Value", bound=BaseModel)
@@ -23,7 +27,7 @@ class Folder(BaseModel):
     out: str
     """Folder of the run; it must not exist, unless one of the next two is given."""
     resume: bool = False
-    """Go on with a run that was killed."""
+    """Go on with a run that was killed: `--resume --out RUN` is enough, the rest is read from its run.yaml."""
     overwrite: bool = False
     """Replace a run; its artifact stays until the new one is complete."""
     config: str | None = None
@@ -34,12 +38,52 @@ def parse_run(
     flags: type[BaseModel], cls: type[Value], program: str, words: Sequence[str], fixed: dict[str, Any], *, prefixes: bool = False
 ) -> tuple[Value, Folder]:
     """(run, folder). `flags` is `cls` with a field `folder` beside; `fixed` is what the words before the flags said."""
-    plain = _config(words) | fixed
+    plain = said_in_file(words, program.split()[1]) | fixed
     default = _with_missing(flags, plain)
     value = parse(flags, program, words, default, prefixes=prefixes)
     folder = value.folder  # type: ignore[attr-defined]
+    if folder.resume and folder.config is None:
+        folder = folder.model_copy(update={"out": _return_to_its_place(folder.out)})
     merged = value.model_dump(mode="json", exclude={"folder"})
     return build(cls, merged, program), folder
+
+
+@contextmanager
+def going_on(out: Path) -> Iterator[None]:
+    """Says after Ctrl-C by which command the run in `out` goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise Interrupted(unfinished(out) or f"nothing was written to {out}") from stop
+
+
+def said_in_file(words: Sequence[str], command: str) -> dict[str, Any]:
+    """The fields that a file says: the one after --config, or with --resume the run.yaml of the run that goes on."""
+    found = _config(words)
+    out = value_of(words, "--out")
+    if "--resume" not in words or value_of(words, "--config") is not None or out is None:
+        return found
+    if not (Path(out) / "run.yaml").is_file():
+        if len(words) <= 3:
+            raise ExpungeError(f"there is no run in {out} to go on with (it holds no run.yaml); check --out")
+        return found
+    found = read_yaml(Path(out) / "run.yaml")
+    if command != ("unlearn" if "method" in found else "finetune"):
+        raise ExpungeError(f"{out} is a run of another command; go on with: {resume_command(Path(out))}")
+    return found
+
+
+def _return_to_its_place(out: str) -> str:
+    """Relative paths in run.yaml start in the directory that the run was begun in; `out` as it is called from there."""
+    try:
+        place = Inputs.model_validate_json((Path(out) / "inputs.json").read_text(encoding="utf-8")).folder
+    except (OSError, ValueError):
+        return out
+    if not os.path.isdir(place) or os.path.samefile(place, "."):
+        return out
+    absolute = os.path.abspath(out)
+    os.chdir(place)
+    return absolute
 
 
 def _config(words: Sequence[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ QUESTIONS = (
 
 def main(words: Sequence[str]) -> None:
     from expunge.cli.nested import inner_choices, narrow, plain
-    from expunge.cli.runs import Folder, _config, parse_run
+    from expunge.cli.runs import Folder, going_on, parse_run, said_in_file
     from expunge.methods import UNLEARNING, method_class
     from expunge.run import execute
     from expunge.spec import Run
@@ -36,7 +36,7 @@ def main(words: Sequence[str]) -> None:
         print(QUESTIONS)
         return
     flags, questions = _questions(list(words[1:] if name else words))
-    said: Any = _config(flags).get("method", {})
+    said: Any = said_in_file(flags, "unlearn").get("method", {})
     if name is None and not (isinstance(said, dict) and "name" in said):
         raise ExpungeError(
             "expunge unlearn needs a method: `expunge unlearn METHOD ...`, or a --config file with `method: {name: ...}`"
@@ -59,11 +59,13 @@ def main(words: Sequence[str]) -> None:
             "Unlearn", __base__=Run, __doc__=f"{inspect.getdoc(spec)}\n\n{QUESTIONS}", method=(spec, ...), folder=(Folder, ...)
         )
         run, folder = parse_run(form, Run, program, flags, {"method": method})
-    if questions:
-        _ask(run, questions, Path(folder.out), resume=folder.resume, overwrite=folder.overwrite)
     from expunge.evaluation.objectives import build_objective
 
-    outcome = execute(run, Path(folder.out), resume=folder.resume, overwrite=folder.overwrite, build_objective=build_objective)
+    out = Path(folder.out)
+    with going_on(out):
+        if questions:
+            _ask(run, questions, out, resume=folder.resume, overwrite=folder.overwrite)
+        outcome = execute(run, out, resume=folder.resume, overwrite=folder.overwrite, build_objective=build_objective)
     stopped = f" ({outcome.stopped})" if outcome.stopped else ""
     if outcome.steps == 0 and outcome.notes:  # nothing was trained: what was fitted is all there is to say
         print(outcome.notes.partition("\n\n")[0])

@@ -83,7 +83,7 @@ class Encoder:
 
     def encode_many(self, examples: Sequence[Example]) -> list[Encoded]:
         """All examples in one call of the tokenizer."""
-        return self._encode([(e.prompt, e.response) for e in examples], lambda row: examples[row].id, self.max_length)
+        return self._encode([(e.prompt, e.response) for e in examples], lambda row: _called(examples[row]), self.max_length)
 
     def encode_answer(self, prompt: str | None, response: str) -> Encoded:
         """A prompt with any answer, such as a paraphrase or a wrong one."""
@@ -91,7 +91,7 @@ class Encoder:
 
     def encode_answers(self, pairs: Sequence[tuple[str | None, str]]) -> list[Encoded]:
         """All (prompt, answer) pairs in one call of the tokenizer."""
-        return self._encode(pairs, lambda row: Example(*pairs[row]).id, self.max_length)
+        return self._encode(pairs, lambda row: _called(Example(*pairs[row])), self.max_length)
 
     def encode_prompt(self, prompt: str) -> tuple[int, ...]:
         """A prompt to generate from when there is no response: the tokens before a probe word's.
@@ -126,10 +126,10 @@ class Encoder:
                 or len(whole.ids) == whole.answer_start
                 or (whole.has_end and len(whole.ids) == whole.answer_start + 1)
             ):
-                raise ExpungeError(f"example {name(row)} has nothing to predict: its response gives no token; remove the row")
+                raise ExpungeError(f"{name(row)} has nothing to predict: its response gives no token; remove the row")
             if limit is not None and whole.answer_start >= limit:
                 raise ExpungeError(
-                    f"the prompt of example {name(row)} has {whole.answer_start} tokens, which leaves no room for an answer "
+                    f"the prompt of {name(row)} has {whole.answer_start} tokens, which leaves no room for an answer "
                     f"in max_length {limit}; raise max_length or shorten the prompt"
                 )
             rows.append(
@@ -203,6 +203,11 @@ def _front_tokens(tokenizer: "PreTrainedTokenizerFast") -> tuple[int, ...]:
     trial = tokenizer(_PROBE, return_special_tokens_mask=True)
     ids, added = trial["input_ids"], trial["special_tokens_mask"]
     return tuple(ids[: added.index(0)])
+
+
+def _called(example: Example) -> str:
+    """An example in a message: the file and line that it was read from, or its id."""
+    return example.place or f"example {example.id}"
 
 
 def fitted(row: Encoded, room: int) -> Encoded:

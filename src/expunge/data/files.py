@@ -132,6 +132,9 @@ def _csv_rows(path: Path) -> Located:
     try:
         with _open(path) as file:
             reader = csv.DictReader(file, strict=True)
+            if len(names := reader.fieldnames or []) == 1 and (mark := next((m for m in ";\t|" if m in names[0]), None)):
+                kind = {";": "semicolons", "\t": "tabs", "|": "bars"}[mark]
+                raise ExpungeError(f"{path} has its columns between {kind}; write it again with commas between them")
             for row in reader:
                 where = f"{path} line {reader.line_num}"
                 if None in row:

@@ -18,7 +18,7 @@ from expunge.data.example import Example, Request
 from expunge.data.files import Source, each_row, read_lines
 from expunge.data.row import to_examples
 from expunge.data.where import choose, rows_where
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, MissingData
 
 _CONDITIONS = re.compile(r"(?P<source>.*[^\]])(?P<conditions>(\[[^\[\]]+\])+)")
 
@@ -69,12 +69,12 @@ def read_request(
     where  conditions on attributes, `severity > 3`: forget examples for which one does not hold are left out
     only   a file of rows (`expunge.data.where.write_rows`): forget examples that it does not name are left out
     """
-    each = _read_each(forget, columns)
+    each = _read_each(forget, columns, "forget")
     chosen, sources = _where(_flat(each), tuple(map(len, each)), where, only)
     request = Request(
         forget=chosen,
-        retain=_flat(_read_each(retain, columns)),
-        holdout=_flat(_read_each(holdout, columns)),
+        retain=_flat(_read_each(retain, columns, "retain")),
+        holdout=_flat(_read_each(holdout, columns, "holdout")),
         refusals=() if refusals is None else read_lines(refusals),
         forget_sources=sources,
     )
@@ -91,9 +91,14 @@ def read_request(
     return request
 
 
-def _read_each(sources: Source | Sequence[Source] | None, columns: Mapping[str, str] | None) -> list[tuple[Example, ...]]:
+def _read_each(
+    sources: Source | Sequence[Source] | None, columns: Mapping[str, str] | None, flag: str
+) -> list[tuple[Example, ...]]:
     several = [] if sources is None else [sources] if isinstance(sources, str | Path) else sources
-    return [read_examples(source, columns=columns) for source in several]
+    try:
+        return [read_examples(source, columns=columns) for source in several]
+    except MissingData as error:
+        raise MissingData(f"--{flag}: {error}") from error
 
 
 def _flat(parts: Sequence[tuple[Example, ...]]) -> tuple[Example, ...]:

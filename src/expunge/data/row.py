@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from expunge.data.example import Attribute, Example
@@ -39,8 +40,40 @@ def to_examples(rows: Iterable[tuple[str, Row]], columns: Mapping[str, str], sou
     """One example a row; (file and line, row) as `expunge.data.files.each_row` gives them."""
     found = list(rows)
     if columns and found:
-        check_columns(columns, dict.fromkeys(name for _, row in found for name in row), source)
+        present = dict.fromkeys(name for _, row in found for name in row)
+        check_columns(columns, present, source)
+        _say_what_is_left(found, columns, present, source)
     return tuple(to_example(row, columns, where) for where, row in found)
+
+
+def _say_what_is_left(found: Sequence[tuple[str, Row]], columns: Mapping[str, str], present: Iterable[str], source: str) -> None:
+    """Warns of texts in columns that nobody named beside those that were, and of Alpaca's `input`, which is taken along."""
+    if (joined := sum(1 for _, row in found if _alpaca_input(row, columns))) > 0:
+        warnings.warn(
+            f"{joined} of {len(found)} rows of {source} have an `input` beside their instruction; it follows on the next line, "
+            "as in Alpaca",
+            UserWarning,
+            stacklevel=4,
+        )
+    known = {*columns.values(), *(name for names in COLUMNS.values() for name in names), *(["input"] if joined else [])}
+    unused = [name for name in present if name not in known and any(_is_text(row.get(name)) for _, row in found)]
+    if unused:
+        warnings.warn(
+            f"{source} has texts in {', '.join(unused)}, which --columns does not name; they are left out",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _alpaca_input(row: Row, columns: Mapping[str, str]) -> str | None:
+    """The text of Alpaca's second column of a prompt: what the instruction is about."""
+    value = row.get("input")
+    wanted = columns.get("prompt") == "instruction" and "input" not in columns.values()
+    return value if wanted and isinstance(value, str) and value.strip() else None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def to_example(row: Row, columns: Mapping[str, str], where: str) -> Example:
@@ -65,12 +98,13 @@ class _Reader:
                 f"has no prompt, response or text (it has {', '.join(self.row) or 'nothing'}); name its columns with --columns"
             )
         if response is None:
-            self.refuse("has a prompt and no response; add the response, or name its column with --columns response=COLUMN")
+            self.refuse("has a prompt and no response; add the response, or name its column with --columns response COLUMN")
         if prompt is None:
             self.refuse("has a response and no prompt; add the prompt, or put raw text under 'text'")
         if isinstance(response, int) and not isinstance(response, bool) and "response" not in self.row:
             self.refuse(f"has the number {response} as its answer and no choices; add the choices, or write the answer as text")
-        return self.build(self.text("prompt", prompt), self.text("response", response))
+        asked, more = self.text("prompt", prompt), _alpaca_input(self.row, self.columns)
+        return self.build(asked if more is None else f"{asked}\n{more}", self.text("response", response))
 
     def question(self) -> Example:
         choices = self.texts("choices")

@@ -29,7 +29,7 @@ def check_attribute(examples: Sequence[Example], key: str) -> None:
         hint = "" if key in known else nearest(key, known)
         raise ExpungeError(
             f"{len(missing)} of {len(examples)} examples have no attribute '{key}'{hint}, the first of them "
-            f"{place_of(examples, missing[0])}; {there}, and --columns attributes.{key}=COLUMN names its column"
+            f"{place_of(examples, missing[0])}; {there}, and --columns attributes.{key} COLUMN names its column"
         )
 
 

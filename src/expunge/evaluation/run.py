@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from expunge.evaluation.rows import Rows
 from expunge.evaluation.statistics import bootstrap_interval
 from expunge.evaluation.suites import SuiteSpec, built, suite_class
 from expunge.evaluation.task import Results, Suite, Task
+from expunge.folders import keep_command, locked
 from expunge.models.load import causal_model
 from expunge.processes import is_main, join
 from expunge.progress import Progress
@@ -49,6 +51,7 @@ def evaluate(
     quiet: bool = False,
     max_tokens: int | None = None,
     max_rows: int = 512,
+    command: Sequence[str] = (),
 ) -> Evaluation:
     """Scores of a model on a suite, with 95 % bootstrap intervals over samples.
 
@@ -65,6 +68,7 @@ def evaluate(
     show_forget_text   write prompts, responses and answers of secret tasks into the sample file
     overwrite          replace SUITE.json of an earlier evaluation
     resume             of several suites some are done: take the samples that are there, if of this model, data and settings
+    command            words of the command line, left in SUITE.partial so that `expunge evaluate --resume --out DIR` goes on
     max_tokens, max_rows   bounds of a batch (default: by device); they change speed and memory, never a value
     """
     began = time.perf_counter()
@@ -93,7 +97,12 @@ def evaluate(
     )
     key = finished.key_of([task.settings() for task in built.tasks]) if built.outside is None else None
     samples = from_main(partial(_done, earlier, key)) if earlier is not None else {}
-    with Progress(f"evaluate {built.name}", len(built.tasks), quiet=quiet or not is_main()) as progress:
+    with ExitStack() as stack:
+        if folder is not None and is_main():
+            stack.enter_context(locked(folder))
+            if finished.folder is not None and command:
+                keep_command(finished.folder, command)
+        progress = stack.enter_context(Progress(f"evaluate {built.name}", len(built.tasks), quiet=quiet or not is_main()))
         for task in built.tasks:
             if task.name in samples:
                 progress.advance(1, task.name)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from expunge.artifact import Base, save_artifact
 from expunge.errors import ExpungeError
+from expunge.folders import beside_of
 from expunge.merging.factor_base import choose_base, remap_pad
 from expunge.merging.factor_folders import (
     LORA,
@@ -54,14 +55,14 @@ def merge_adapters(
     Raises ExpungeError, one sentence, before anything is written when the two do not fit together.
     """
     began, out = time.perf_counter(), Path(out)
-    work = out.with_name(f".{out.name}.partial")
+    work = beside_of(out, "partial")
     if len(models) != 2:
         raise ExpungeError(
             f"{method.method_name()} takes two adapters, EXPERT and ANTI_EXPERT, in this order; {len(models)} came"
         )
     expert, anti = (open_adapter(str(path)) for path in models)
     _check_kinds(method, expert, anti, rank)
-    check_out(out, work, resume=False, overwrite=overwrite)
+    check_out(out, work, [*map(str, models), *([] if base is None else [str(base)])], resume=False, overwrite=overwrite)
     place = choose_base(expert, anti, None if base is None else str(base))
     weights = open_base(place.path) if method.reads_base else None
     if expert.kind == LORA:

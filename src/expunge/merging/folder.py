@@ -2,20 +2,35 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from expunge.errors import ExpungeError
+from expunge.folders import (
+    COMMAND,
+    beside_of,
+    check_apart,
+    check_place,
+    check_replaceable,
+    foreign_files,
+    holds_something,
+    keep_command,
+)
 from expunge.merging.journal import Findings, Journal
 from expunge.merging.output import Output
 from expunge.merging.report import MergeResult
 from expunge.merging.storage import reserve
 
 
-def check_out(out: Path, work: Path, resume: bool, overwrite: bool) -> None:
+def check_out(out: Path, work: Path, inputs: Sequence[str], resume: bool, overwrite: bool) -> None:
+    check_place(out)
+    check_apart(out, inputs)
     if resume and overwrite:
         raise ExpungeError("--resume goes on with a merge and --overwrite starts it anew; give one of them")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())) and not overwrite:
+    if holds_something(out) and not overwrite:
         raise ExpungeError(f"{out} exists already; replace it by --overwrite, or give another --out")
+    if overwrite:
+        check_replaceable(out)
     if work.exists() and not (resume or overwrite):
         raise ExpungeError(f"an interrupted merge lies in {work}; go on with it by --resume, or start anew by --overwrite")
 
@@ -35,12 +50,16 @@ def is_complete(output: Output, work: Path) -> bool:
     return all(file.is_file() and file.stat().st_size == nbytes for file, nbytes in files)
 
 
-def prepare(output: Output, work: Path, journal: Journal, fingerprint: str, findings: Findings) -> None:
+def prepare(
+    output: Output, work: Path, journal: Journal, fingerprint: str, findings: Findings, command: Sequence[str] = ()
+) -> None:
     try:
         shutil.rmtree(work, ignore_errors=True)
         (work / "weights").mkdir(parents=True)
         for shard in output.shards:
             reserve(work / "weights" / shard.file, shard)
+        if command:
+            keep_command(work, command)
         journal.done.clear()
         journal.begin(fingerprint, findings)
     except OSError as error:
@@ -49,10 +68,14 @@ def prepare(output: Output, work: Path, journal: Journal, fingerprint: str, find
 
 
 def put_in_place(work: Path, out: Path) -> None:
-    """By rename; an old folder goes when the new one is there."""
-    old = out.with_name(f".{out.name}.old")
+    """By rename; an old folder goes when the new one is there, but for what others have laid into it."""
+    (work / COMMAND).unlink(missing_ok=True)
+    old = beside_of(out, "old")
     shutil.rmtree(old, ignore_errors=True)
+    strangers = [file.name for file in foreign_files(out) if file.parent == out] if out.is_dir() else []
     if out.exists():
         os.replace(out, old)
     os.replace(work, out)
+    for name in strangers:
+        os.replace(old / name, out / name)
     shutil.rmtree(old, ignore_errors=True)

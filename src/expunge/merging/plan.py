@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -11,6 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 
 from expunge.errors import ExpungeError
+from expunge.folders import check_room, size_text
 from expunge.merging.fitting import Vocabulary, check_adapter, fit, say_tied, tied_copies
 from expunge.merging.inputs import Input, LowRank, Source
 from expunge.merging.opening import BaseModel, open_base, open_source
@@ -139,22 +139,7 @@ def _offsets(base: BaseModel, skipped: set[str]) -> dict[str, int]:
 
 def check_disk(folder: Path, needed: int) -> None:
     """Raises before the first byte when the output would not fit; `folder` need not exist yet."""
-    there = folder
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        raise ExpungeError(
-            f"the merge writes {size_text(needed)} and {there} has {size_text(free)} free; choose another --out, or make room"
-        )
-
-
-def size_text(nbytes: int) -> str:
-    """For people."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if nbytes >= unit:
-            return f"{nbytes / unit:.3g} {name}"
-    return f"{nbytes} bytes"
+    check_room(folder, needed, "the merge")
 
 
 def memory_bytes(plan: Plan, threads: int) -> int:

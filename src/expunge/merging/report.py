@@ -3,7 +3,8 @@
 import math
 from pathlib import Path
 
-from expunge.merging.plan import Plan, size_text
+from expunge.folders import size_text
+from expunge.merging.plan import Plan
 from expunge.records import Record
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from expunge.errors import ExpungeError
+from expunge.folders import beside_of, lock_file
 from expunge.memory import Cost, PeakMemory
 from expunge.merging.finish import beside_bytes, write_run
 from expunge.merging.fitting import Vocabulary
@@ -105,25 +106,42 @@ def execute(
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
+    command: Sequence[str] = (),
 ) -> MergeResult:
-    """`merge` for a request that is made already."""
+    """`merge` for a request that is made already; `command`: the words that `--resume --out OUT` alone stands for."""
     cost = Cost()
-    work = out.with_name(f".{out.name}.partial")
+    work = beside_of(out, "partial")
     plan = make_plan(request)
     fingerprint = plan.fingerprint()
     if resume and not work.exists() and (finished := finished_merge(out, fingerprint)):
         return finished
-    check_out(out, work, resume, overwrite)
+    check_out(out, work, [request.base, *request.models], resume, overwrite)
+    check_disk(out, beside_bytes(plan))
+    with lock_file(beside_of(out, "lock"), out):
+        return _merge(plan, out, work, fingerprint, cost, threads, resume, quiet, command)
+
+
+def _merge(
+    plan: Plan,
+    out: Path,
+    work: Path,
+    fingerprint: str,
+    cost: Cost,
+    threads: int | None,
+    resume: bool,
+    quiet: bool,
+    command: Sequence[str],
+) -> MergeResult:
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
     background = ThreadPoolExecutor(1)  # the base is hashed beside the work
     try:
         base_sha256 = background.submit(model_fingerprint, str(plan.base.folder))
         total_mb = (2 if _over_models(plan) else 1) * plan.read_bytes // MEGABYTE
-        with Files() as files, Progress(f"{request.method.method_name()}, MB", total_mb, quiet=quiet) as bar:
+        with Files() as files, Progress(f"{plan.request.method.method_name()}, MB", total_mb, quiet=quiet) as bar:
             counter = _Counter(bar, cost.memory)
             stream = Stream(plan, files, threads or torch.get_num_threads(), counter.add)
-            output, done, before = _compute(stream, out, work, fingerprint, resume)
+            output, done, before = _compute(stream, out, work, fingerprint, resume, command)
             counter.finish()
         rows = [row for item in output.items if (row := done[item.name]) is not None]
         result = total(
@@ -148,7 +166,7 @@ def execute(
 
 
 def _compute(
-    stream: Stream, out: Path, work: Path, fingerprint: str, resume: bool
+    stream: Stream, out: Path, work: Path, fingerprint: str, resume: bool, command: Sequence[str]
 ) -> tuple[Output, dict[str, TensorReport | None], int]:
     """All tensors into work/weights; also their reports, and how many an earlier run had finished."""
     plan = stream.plan
@@ -161,7 +179,7 @@ def _compute(
     output = OUTPUTS[plan.request.write](stream, plan, findings)
     if not started or not is_complete(output, work):
         check_disk(out, sum(shard.nbytes for shard in output.shards) + beside_bytes(plan))
-        prepare(output, work, journal, fingerprint, findings)
+        prepare(output, work, journal, fingerprint, findings, command)
     before = len(journal.done)
     _fill(stream, output, work, journal)
     return output, journal.done, before

@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import ExpungeError
+from expunge.folders import check_apart, check_place, holds_something
 from expunge.records import write_json, write_text
 from expunge.report.effects import SUITE, LabSummary, summarize_lab
 from expunge.report.files import as_json, as_latex, as_markdown, figures
 from expunge.report.gather import gather
 from expunge.report.read import RunRecord, read_run, read_runs
 from expunge.report.render import as_html
+
+TWINS = ("index.html", "report.md", "table.tex", "summary.json")
+"""What a report writes beside report.json, which says that the others are its own."""
 
 
 def report(
@@ -42,8 +46,12 @@ def report(
     out = Path(out)
     if not runs:
         raise ExpungeError("no run was given; name at least one folder that `expunge unlearn` or `expunge evaluate` wrote")
-    if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    check_place(out)
+    check_apart(out, [*runs, *(place for place in (original, gold) if place is not None)], also=("report",))
+    if not overwrite and holds_something(out):
         raise ExpungeError(f"{out} exists; give another folder for the report, or overwrite it")
+    if overwrite and (taken := [name for name in TWINS if (out / name).exists()]) and not (out / "report.json").is_file():
+        raise ExpungeError(f"{out / taken[0]} is not a report of expunge, so it is not overwritten; give another folder")
     made, before, never = _read([Path(r) for r in runs], original, gold)
     page = gather(title or "What was forgotten, and what it cost", made, before, never, show_forget_text)
     for notice in page.notices:

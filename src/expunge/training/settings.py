@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from expunge.records import Seed
+
 
 class Training(BaseModel):
     """How the weights move, whatever the method."""
@@ -30,7 +32,7 @@ class Training(BaseModel):
     """Added to the root of the second moment; some published settings have 1e-6."""
     max_grad_norm: float = Field(1.0, gt=0)
     """The gradient of the trained weights is scaled down to this norm."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the order of rows, of drawn refusals, of dropout and of LoRA's start."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward pass; the weights being trained stay in the model's dtype. auto: that of the model's weights,

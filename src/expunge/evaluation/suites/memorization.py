@@ -20,8 +20,8 @@ ANSWERED: tuple[Metric, ...] = (Probability(), Perplexity(), *MEMORY)
 
 
 class Memorization(SuiteSpec):
-    """Task `forget` (and `retain`, when a file is given): extraction_strength, exact_memorization and ROUGE-L F1 of the greedy
-    continuation with the true one (verbatim ROUGE); for questions probability and perplexity too.
+    """Task `forget` (and `retain`, when there is such a file): extraction_strength, exact_memorization and ROUGE-L F1 of the
+    greedy continuation with the true one (verbatim ROUGE); for questions probability and perplexity too.
 
     Questions are asked in the model's format. Raw texts are cut: the first words are given as they stand, and the rest is what is
     scored and compared, up to `max_new_tokens` tokens.
@@ -38,7 +38,7 @@ class Memorization(SuiteSpec):
     forget: str = "forget.jsonl"
     """File with what was to be forgotten, in the folder of the data (or a path, or a hub id)."""
     retain: str | None = None
-    """File with what should stay."""
+    """File with what should stay; left out, retain.jsonl where the folder holds one."""
     given: float = Field(0.5, gt=0, lt=1)
     """Share of the words of a raw text that are given."""
     max_new_tokens: int = Field(128, ge=1)
@@ -46,8 +46,9 @@ class Memorization(SuiteSpec):
 
     def build(self, data: str | Path) -> Suite:
         files: dict[Role, str] = {"forget": self.forget}
-        if self.retain is not None:
-            files["retain"] = self.retain
+        kept = self.retain or ("retain.jsonl" if (Path(data) / "retain.jsonl").is_file() else None)
+        if kept is not None:
+            files["retain"] = kept
         return Suite(self.name, tuple(self._task(data, role, name) for role, name in files.items()), no_summary)
 
     def _task(self, data: str | Path, role: Role, name: str) -> Task:

@@ -2,10 +2,9 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
 from expunge.methods.editing.arithmetic import add_scaled, check_sum, count_kept, drop, mean_divisor, piece_weights, weighted_sum
 from expunge.methods.editing.base import Edited, EditingMethod, Piece, Shares, Weights, of_model, one_each
+from expunge.records import Seed
 
 
 class DareLinear(EditingMethod):
@@ -23,7 +22,7 @@ class DareLinear(EditingMethod):
     """Probability that an entry survives (1 - p of the paper), in (0, 1]; one number, or one per model."""
     rescale: bool = True
     """Divide the survivors by the density."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Of the coins."""
     weights: Weights = ()
     """One weight per model, in order; left out, all 1."""

@@ -2,10 +2,9 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
 from expunge.methods.editing.arithmetic import add_scaled, check_election, count_kept, drop, elect, piece_weights
 from expunge.methods.editing.base import Edited, EditingMethod, Piece, Shares, Weights, of_model, one_each
+from expunge.records import Seed
 
 
 class DareTies(EditingMethod):
@@ -20,7 +19,7 @@ class DareTies(EditingMethod):
     """Probability that an entry survives (1 - p of the paper), in (0, 1]; one number, or one per model."""
     rescale: bool = True
     """Divide the survivors by the density."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Of the coins."""
     sign: Literal["sum", "count"] = "sum"
     """Elect by the sum of the differences, or by the count of their signs."""

@@ -26,6 +26,7 @@ from expunge.models.activations import probe
 from expunge.models.blocks import Blocks, blocks_of
 from expunge.models.hooks import Site, edit
 from expunge.models.spans import Chosen, Observer, Span, TokenPolicy, spans, tiles, visit
+from expunge.records import Seed
 
 Vote = Literal["any", "all"]
 
@@ -82,7 +83,7 @@ class KeySpaceDetection(GuardingMethod):
     """Calibration: the share of held-out forget prompts that must be closed even if more retain prompts are closed for it."""
     held_out: float = Field(0.25, gt=0, lt=1)
     """Calibration without a holdout set: the share of the forget prompts that the box is not fitted on."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """Of the choice of held-out prompts."""
 
     @model_validator(mode="after")

@@ -26,6 +26,7 @@ from expunge.models.activations import Moments, probe
 from expunge.models.blocks import blocks_of
 from expunge.models.hooks import edit
 from expunge.models.spans import TokenPolicy, spans
+from expunge.records import Seed
 
 NeuronScore = Literal["mean_difference", "absolute_mean_difference", "cohen_d", "jeffreys"]
 
@@ -81,7 +82,7 @@ class NeuronAdjust(GuardingMethod):
     """released: as the published hook computes, for comparison: the forget mean stands for the forget deviation (so neurons
     with a negative mean are never changed), the retain variance for the retain deviation, and one draw decides for a whole
     layer of a row and here."""
-    draw_seed: int = 0
+    draw_seed: Seed = 0
     """Of the draws."""
 
     def require(self, request: Request) -> None:

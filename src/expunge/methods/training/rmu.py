@@ -17,6 +17,7 @@ from expunge.errors import ExpungeError
 from expunge.methods.training.base import FORGET, RETAIN, Batch, RowSet, Term, TrainingMethod
 from expunge.models.blocks import Blocks, blocks_of
 from expunge.models.section import Section, exchanged, section
+from expunge.records import Seed
 
 COEFFICIENT = 6.5
 ADAPTIVE_COEFFICIENT = 5.0
@@ -85,7 +86,7 @@ class RMU(TrainingMethod):
     """Attribute whose values are the forget domains; left out, each forget file is a domain."""
     exclude_bos: bool = False
     """Leave the first token of each row, usually BOS, out of both terms."""
-    control_seed: int = Field(42, ge=0)
+    control_seed: Seed = 42
     """Seed of the forget targets' directions."""
     stop_below_cosine: float | None = Field(None, gt=-1, lt=1)
     """Stop when, in every domain, the mean cosine between the hidden states of 16 fixed forget rows and what they were at the

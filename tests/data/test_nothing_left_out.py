@@ -1,0 +1,58 @@
+"""What a data file holds is read, or it is said what is not."""
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+
+from expunge.data.read import read_examples, read_request
+from expunge.errors import ExpungeError
+
+ALPACA = {"prompt": "instruction", "response": "output"}
+
+
+def rows(path: Path, *values: dict[str, object]) -> Path:
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return path
+
+
+def test_alpacas_input_follows_its_instruction_and_that_is_said(tmp_path: Path) -> None:
+    file = rows(
+        tmp_path / "a.jsonl",
+        {"instruction": "translate", "input": "red dog", "output": "roter hund"},
+        {"instruction": "name a color", "input": "", "output": "blue"},
+    )
+    with pytest.warns(UserWarning, match="1 of 2 rows of .* have an `input`"):
+        first, second = read_examples(file, columns=ALPACA)
+    assert (first.prompt, second.prompt) == ("translate\nred dog", "name a color")
+
+
+def test_an_input_that_is_mapped_itself_is_no_second_part(tmp_path: Path) -> None:
+    file = rows(tmp_path / "a.jsonl", {"instruction": "translate", "input": "red dog", "output": "roter hund"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (example,) = read_examples(file, columns={**ALPACA, "attributes.about": "input"})
+    assert example.prompt == "translate"
+    assert example.attributes == {"about": "red dog"}
+
+
+def test_texts_in_columns_that_are_not_named_are_said(tmp_path: Path) -> None:
+    file = rows(tmp_path / "a.jsonl", {"q": "who", "a": "anna", "context": "a long text", "year": 3})
+    with pytest.warns(UserWarning, match=r"a\.jsonl has texts in context, which --columns does not name"):
+        read_examples(file, columns={"prompt": "q", "response": "a"})
+
+
+@pytest.mark.parametrize(("mark", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])
+def test_a_csv_with_another_separator_is_named_as_such(tmp_path: Path, mark: str, name: str) -> None:
+    (tmp_path / "a.csv").write_text(f"prompt{mark}response\nwho{mark}anna\n")
+    with pytest.raises(ExpungeError, match=f"has its columns between {name}"):
+        read_examples(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("flag", ["forget", "retain", "holdout"])
+def test_a_missing_file_is_named_with_its_flag(tmp_path: Path, flag: str) -> None:
+    here = rows(tmp_path / "a.jsonl", {"prompt": "who", "response": "anna"})
+    files = {"forget": here, "retain": here, "holdout": here, flag: tmp_path / "nowhere.jsonl"}
+    with pytest.raises(ExpungeError, match=rf"--{flag}: there is no file or folder .*nowhere\.jsonl"):
+        read_request(**files)
