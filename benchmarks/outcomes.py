@@ -298,6 +298,52 @@ def skill(name: str, forgotten: str) -> Callable[..., Figures]:
     return outcome
 
 
+def tofu(lab: Path, seed: int, place: Path, chosen: Settings, known: Mapping[str, Figures]) -> Figures:
+    """A real small Llama on real TOFU rows, as tests/real/test_tofu.py does it, with another training seed."""
+    from expunge.cli import main as expunge
+    from expunge.records import read_evaluation
+
+    data = Path(os.environ["EXPUNGE_DATA"])
+    place.mkdir(parents=True, exist_ok=True)
+    rows = (data / "tofu/retain_perturbed.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:TOFU_ROWS]
+    (place / "retain.jsonl").write_text("".join(rows), encoding="utf-8")
+    forget, retain = str(data / "tofu/forget01.jsonl"), str(place / "retain.jsonl")
+    learn = ["--learning-rate", "3e-3", "--batch-size", "16", "--schedule", "cosine", "--weight-decay", "0", "--epochs", "30"]
+    ask = ["--suite", "tofu", "--data", str(data / "tofu"), "--forget", "forget01", "--limit", str(TOFU_ROWS), "--overwrite"]
+    commands = {
+        "original": ["finetune", "--model", str(data / "stories260k"), "--data", forget, retain, *learn],
+        "retain-only": ["finetune", "--model", str(data / "stories260k"), "--data", retain, *learn],
+    }
+    methods = {"npo": ("1e-3", "30"), "gradient_difference": ("8e-4", "10")}
+    for method, (rate, epochs) in methods.items():
+        files = ["--model", str(place / "original"), "--forget", forget, "--retain", retain]
+        how = ["--learning-rate", rate, "--epochs", epochs, "--batch-size", "16", "--retain-weight", "5"]
+        commands[method] = ["unlearn", method, *files, *how]
+    found: Figures = {}
+    for name, words in commands.items():
+        for line in (
+            [*words, "--seed", str(seed), "--out", str(place / name), "--overwrite"],
+            ["evaluate", str(place / name), *ask],
+        ):
+            if expunge(line) != 0:
+                raise RuntimeError(f"expunge {' '.join(line)} failed")
+        evaluation = read_evaluation(place / name / "evaluation/tofu.json")
+        for task, metric in (("forget", "extraction_strength"), ("retain", "extraction_strength"), ("forget", "rouge_l_recall")):
+            score = evaluation.get(task, metric)
+            if score is None or score.value is None:
+                raise RuntimeError(f"{name} has no {metric} of {task}")
+            found[f"{name} {task} {metric}"] = score.value
+    for name in methods:
+        kept, gone = (
+            found[f"original {task} extraction_strength"] - found[f"{name} {task} extraction_strength"]
+            for task in ("retain", "forget")
+        )
+        found[f"{name} forgets more than it loses"] = gone - kept
+    return found
+
+
+TOFU_ROWS = 120
+"""Rows of TOFU's retain set that are learned beside the forty to forget."""
 SKILL_TASKS = ("arithmetic", "strings")
 OUTCOMES: dict[str, Callable[..., Figures]] = {
     "lab": lab_itself,
@@ -308,8 +354,9 @@ OUTCOMES: dict[str, Callable[..., Figures]] = {
     "spunge_rmu": hazards("spunge_rmu"),
     "spunge_task_vector_negation": negation("spunge_task_vector_negation"),
     **{f"{name} {what}": skill(name, what) for name, parts in SKILLS.items() for what in parts},
+    **({"tofu": tofu} if os.environ.get("EXPUNGE_DATA") else {}),
 }
-"""Every outcome that a test bounds, by name -> what measures it."""
+"""Every outcome that a test bounds, by name -> what measures it; `tofu` only where EXPUNGE_DATA names the real data."""
 
 
 # --- in the parent: which cells, in which order, in how many processes ---------------------------------------------------------
