@@ -5,10 +5,12 @@
 
 Training amplifies the last bit of a sum: another processor, another instruction set or another number of threads ends with other
 weights. A bound on an outcome is therefore a bound on a spread, and this script measures the spread. For each arithmetic (the
-processor's own, AVX2, neither; two threads) and each seed it makes the lab, then runs each outcome of OUTCOMES by its recipe and
+processor's own, AVX2, neither; two threads) and each seed it runs each outcome of OUTCOMES in the seed's lab by its recipe and
 takes the figures that tests bound. The arithmetic is chosen by ATEN_CPU_CAPABILITY, ONEDNN_MAX_CPU_ISA and
 MKL_ENABLE_INSTRUCTIONS in the environment of subprocesses, because all three are read when torch is loaded.
 
+--labs DIR             labs made before: DIR/SEED as `expunge lab` writes it; others are made (some minutes each)
+--labs-each            a lab for each arithmetic, so that the labs' own figures have their spread too
 --settings FILE.yaml   other settings to measure beside the recipes, such as
                        rmu-15: {outcome: rmu, method: {alpha: 15}, training: {steps: 600}}
 
@@ -71,7 +73,7 @@ class Cell:
 # --- in the subprocess: one lab, some outcomes ---------------------------------------------------------------------------------
 
 
-def measure(out: Path, arithmetic: str, seed: int, outcomes: Sequence[str], settings: Mapping[str, Settings]) -> None:
+def measure(flags: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
     """Measures outcomes of one lab one after the other and writes the file of each."""
     import torch
 
@@ -79,7 +81,11 @@ def measure(out: Path, arithmetic: str, seed: int, outcomes: Sequence[str], sett
     from expunge.lab.building import read_figures
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    lab = build(out / "labs" / arithmetic / str(seed), seed=seed, quiet=True)
+    arithmetic, seed, *outcomes = flags.cell
+    out, seed = flags.out, int(seed)
+    lab = flags.labs / str(seed) if flags.labs else Path()
+    if not flags.labs or not (lab / "models/gold").is_dir():
+        lab = build(out / "labs" / lab_cell(flags, arithmetic, seed).arithmetic / str(seed), seed=seed, quiet=True)
     known = {name: read_figures(lab / "models" / name) for name in ("original", "gold", "base")}
     for name in outcomes:
         cell, began = Cell(arithmetic, seed, name), time.perf_counter()
@@ -378,17 +384,21 @@ def ordered(flags: argparse.Namespace, settings: Mapping[str, Settings]) -> list
     return jobs
 
 
-def lab_cell(arithmetic: str, seed: int) -> Cell:
-    """The lab of an arithmetic; a lab is made with one thread, so that two threads have that of one."""
-    return Cell(arithmetic.partition("-")[0], seed, "lab")
+def lab_cell(flags: argparse.Namespace, arithmetic: str, seed: int) -> Cell:
+    """The lab that an arithmetic uses. A lab is made with one thread, so that two threads have that of one."""
+    return Cell(arithmetic.partition("-")[0] if flags.labs_each else "own", seed, "lab")
 
 
 def start(flags: argparse.Namespace, arithmetic: str, seed: int, outcomes: Sequence[str]) -> subprocess.Popen[bytes]:
     log = flags.out / "logs" / f"{arithmetic}-{seed}-{outcomes[0].replace(' ', '_')}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     base = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
-    cache = {"EXPUNGE_CACHE": str((flags.out / "cache" / arithmetic.partition("-")[0]).resolve())} if flags.own_cache else {}
+    cache = {"EXPUNGE_CACHE": str((flags.out / "cache" / arithmetic.partition("-")[0]).resolve())} if flags.labs_each else {}
     words = [sys.executable, __file__, "--out", str(flags.out), "--cell", arithmetic, str(seed), *outcomes]
+    if flags.labs:
+        words += ["--labs", str(flags.labs)]
+    if flags.labs_each:
+        words.append("--labs-each")
     if flags.settings:
         words += ["--settings", str(flags.settings)]
     with log.open("ab") as file:
@@ -396,10 +406,10 @@ def start(flags: argparse.Namespace, arithmetic: str, seed: int, outcomes: Seque
 
 
 def schedule(flags: argparse.Namespace, settings: Mapping[str, Settings]) -> None:
-    """Labs first, each by one process; then whatever is waiting for a lab that is there, until the time is over."""
+    """Labs first, each by one process, and whatever is waiting for a lab that is there, until the time is over."""
     deadline = time.monotonic() + flags.seconds
-    labs = [(a, seed, ("lab",)) for a in dict.fromkeys(a.partition("-")[0] for a in flags.arithmetic) for seed in flags.seeds]
-    labs = [job for job in labs if not lab_cell(job[0], job[1]).file(flags.out).exists()]
+    cells = dict.fromkeys(lab_cell(flags, a, seed) for a in flags.arithmetic for seed in flags.seeds)
+    labs = [(cell.arithmetic, cell.seed, ("lab",)) for cell in cells if not cell.file(flags.out).exists()]
     waiting = ordered(flags, settings)
     running: list[tuple[str, int, subprocess.Popen[bytes]]] = []
     failed = 0
@@ -407,11 +417,9 @@ def schedule(flags: argparse.Namespace, settings: Mapping[str, Settings]) -> Non
         for job in [r for r in running if r[2].poll() is not None]:
             running.remove(job)
             failed += job[2].returncode != 0
-        ready = [w for w in waiting if lab_cell(w[0], w[1]).file(flags.out).exists()]
+        ready = [w for w in waiting if lab_cell(flags, w[0], w[1]).file(flags.out).exists()]
         while len(running) < flags.jobs and (labs or ready):
-            # A waiting outcome of a lab that is there comes before another lab.
-            arithmetic, seed, names = (ready or labs)[0]
-            (ready or labs).pop(0)
+            arithmetic, seed, names = (labs or ready).pop(0)
             if (arithmetic, seed, names) in waiting:
                 waiting.remove((arithmetic, seed, names))
                 names = tuple(n for n in names if not Cell(arithmetic, seed, n).file(flags.out).exists())
@@ -459,13 +467,13 @@ def main() -> None:
     parser.add_argument("--arithmetic", nargs="+", choices=list(ARITHMETIC), default=list(ARITHMETIC))
     parser.add_argument("--only", nargs="+", default=[])
     parser.add_argument("--settings", type=Path)
-    parser.add_argument("--own-cache", action=argparse.BooleanOptionalAction, default=True, help="labs made anew per arithmetic")
+    parser.add_argument("--labs", type=Path)
+    parser.add_argument("--labs-each", action="store_true")
     parser.add_argument("--cell", nargs="+", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     settings: dict[str, Settings] = yaml.safe_load(flags.settings.read_text(encoding="utf-8")) if flags.settings else {}
     if flags.cell:
-        arithmetic, seed, *outcomes = flags.cell
-        measure(flags.out, arithmetic, int(seed), outcomes, settings)
+        measure(flags, settings)
         return
     schedule(flags, settings)
     print(table(flags.out))

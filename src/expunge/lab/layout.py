@@ -131,9 +131,13 @@ def lab_fingerprint(world: World, seed: int, size: SizeName) -> str:
 
 
 def _code(path: Path) -> str:
-    """The syntax tree of a module without docstrings: comments and explanations train no other model."""
+    """The syntax tree of a module without docstrings and imports: neither explanations nor moved files train another model."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(body := getattr(node, "body", None), list):
-            node.body = [n for n in body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]  # type: ignore[attr-defined]
+            node.body = [n for n in body if not _says_nothing(n)]  # type: ignore[attr-defined]
     return ast.dump(tree)
+
+
+def _says_nothing(node: ast.AST) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom) or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))

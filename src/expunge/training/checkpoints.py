@@ -29,6 +29,7 @@ def save_checkpoint(
     folder: Path,
     step: int,
     stopped: str | None,
+    resting: bool,
     trained: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     carried: Mapping[str, Tensor],
@@ -54,7 +55,7 @@ def save_checkpoint(
     try:
         partial.mkdir()
         save_tensors(partial / "state.safetensors", tensors)
-        (partial / "state.json").write_text(json.dumps({"step": step, "stopped": stopped}))
+        (partial / "state.json").write_text(json.dumps({"step": step, "stopped": stopped, "resting": resting}))
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise ExpungeError(
@@ -79,9 +80,9 @@ def disk_bytes(model: nn.Module, chosen: Collection[str], training: Training) ->
 
 def load_checkpoint(
     path: Path, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> tuple[int, str | None, dict[str, Tensor]]:
-    """Puts weights and moments back in place; returns the step they belong to, why the run had stopped, if it had, and what the
-    method carries. Raises ExpungeError where the checkpoint cannot be read."""
+) -> tuple[int, str | None, bool, dict[str, Tensor]]:
+    """Puts weights and moments back in place; returns the step they belong to, why the run had stopped, if it had, whether the
+    forget terms rest, and what the method carries. Raises ExpungeError where the checkpoint cannot be read."""
     try:
         with safe_open(path / "state.safetensors", framework="pt") as file:
             names = set(file.keys())
@@ -95,7 +96,7 @@ def load_checkpoint(
                 }
             carried = {n.removeprefix("carried/"): file.get_tensor(n) for n in names if n.startswith("carried/")}
         state = json.loads((path / "state.json").read_text())
-        return int(state["step"]), state["stopped"], carried
+        return int(state["step"]), state["stopped"], bool(state["resting"]), carried
     except Exception as error:
         raise ExpungeError(
             f"the checkpoint {path} cannot be read ({error}); delete it to start the run anew, or use --overwrite"

@@ -32,8 +32,9 @@ from expunge.training.checkpoints import latest_checkpoint, load_checkpoint, sav
 from expunge.training.data import StepRows, TrainingData
 from expunge.training.pairs import Pairs
 from expunge.training.pairs import share as shared
-from expunge.training.reference import ReferenceTable, mean_answer_probability
+from expunge.training.reference import ReferenceTable
 from expunge.training.settings import Training
+from expunge.training.stopping import Watch
 from expunge.training.weights import select_weights, set_trainable
 
 
@@ -75,6 +76,8 @@ class _State:
     """What the method carries from step to step."""
     step: int = 0
     stopped: str | None = None
+    resting: bool = False
+    """Only the retain terms are backpropagated until the next check of `Watch`."""
     updating: bool = False
     """The optimizer is changing weights: what they are now belongs to no step."""
 
@@ -110,10 +113,11 @@ def train(
     probes = data.probes(method.pad_side, accelerator.device)
     with torch.no_grad(), accelerator.autocast():
         table.prepared = method.prepare(model, probes)
+        watch = Watch.of(model, method, data, training, accelerator.device)
     state = _State(model, trained, _optimizer(trained, training, accelerator.device), method.first_carried())
     accelerator.wait_for_everyone()  # the first process has made the folder ready
     if (checkpoint := latest_checkpoint(folder)) is not None:
-        state.step, state.stopped, state.carried = load_checkpoint(checkpoint, trained, state.optimizer)
+        state.step, state.stopped, state.resting, state.carried = load_checkpoint(checkpoint, trained, state.optimizer)
     began_at = state.step
     log, first = folder / "metrics.jsonl", accelerator.is_main_process
     if first:
@@ -134,8 +138,9 @@ def train(
                     file.write(json.dumps(line) + "\n")
             accelerator.log({"loss": line["loss"], **line["parts"]}, step=state.step)
             progress.advance(1, _note(line))
-            with accelerator.autocast():
-                state.stopped = _stop(state, training, data, accelerator.device, steps)
+            if watch is not None and state.step % training.stop_every == 0 and state.step < steps:
+                with accelerator.autocast():
+                    state.stopped, state.resting = watch.check(model)
             if state.stopped is None and state.step % training.stop_every == 0 and state.step < steps:
                 with torch.no_grad(), accelerator.autocast():
                     state.stopped = method.finished(model, probes, table.prepared)
@@ -223,7 +228,7 @@ def _step(
     totals: dict[str, Tensor] = {}
     for micro in micro_batches(drawn, training.micro_batch_size, data, table, method, state.carried, accelerator.device):
         with accelerator.autocast():
-            _backward(method, state.model, micro, totals)
+            _backward(method, state.model, micro, totals, resting=state.resting)
     if not any(p.grad is not None for p in state.trained.values()):
         raise ExpungeError(f"no gradient reached the weights selected by '{method.parameters}'; the loss does not depend on them")
     if world > 1 and training.shard == "none":
@@ -259,12 +264,18 @@ def _step(
     }
 
 
-def _backward(method: TrainingMethod, model: nn.Module, micro: MicroBatch, totals: dict[str, Tensor]) -> None:
-    """Backpropagates the terms one after the other, so that the graph of one is alive, and adds their values to `totals`."""
+def _backward(
+    method: TrainingMethod, model: nn.Module, micro: MicroBatch, totals: dict[str, Tensor], *, resting: bool = False
+) -> None:
+    """Backpropagates the terms one after the other, so that the graph of one is alive, and adds their values to `totals`.
+
+    resting  only the terms over retain rows count; the values of the others are still recorded
+    """
     for term in method.terms(model, micro.batch):
         share = micro.shares[term.rows]
-        weighted = term.weight * term.value
-        (share * weighted).backward()
+        weighted = term.weight * term.value * (0.0 if resting and term.rows != "retain" else 1.0)
+        if not resting or term.rows == "retain":
+            (share * weighted).backward()
         for name, value in {"loss": weighted.detach(), term.name: term.value.detach(), **term.record}.items():
             found = share * value.float()
             totals[name] = totals[name] + found if name in totals else found
@@ -284,7 +295,7 @@ def _average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 def _save(state: _State, folder: Path, *, write: bool, moments: bool = True) -> None:
     save_checkpoint(
-        folder, state.step, state.stopped, state.trained, state.optimizer, state.carried, write=write, moments=moments
+        folder, state.step, state.stopped, state.resting, state.trained, state.optimizer, state.carried, write=write, moments=moments
     )
 
 
@@ -300,16 +311,6 @@ def _gather(model: nn.Module, keep: bool) -> dict[str, Tensor]:
         if keep:
             gathered[name] = full.cpu()
     return gathered
-
-
-def _stop(state: _State, training: Training, data: TrainingData, device: torch.device, steps: int) -> str | None:
-    if not training.stop_when_unknown or state.step % training.stop_every or state.step >= steps:
-        return None
-    known = mean_answer_probability(state.model, data.forget, data.pad_id, device)
-    never = mean_answer_probability(state.model, data.holdout, data.pad_id, device)
-    if known > never:
-        return None
-    return f"forget answers (mean probability {known:.3f}) are no more probable than holdout answers ({never:.3f})"
 
 
 def _warp(step: int, steps: int, training: Training) -> float:

@@ -52,6 +52,9 @@ class Training(BaseModel):
     stop_when_unknown: bool = False
     """Stop as soon as the forget answers are no more probable than the holdout answers, which nobody taught the model:
     forgetting goes as far as never having known, and no further. Needs a holdout set."""
+    keep_retain: float = Field(0.95, ge=0, le=1)
+    """With `stop_when_unknown`: whenever the retain answers are less than this share as probable as before the run, steps on the
+    retain rows alone bring them back before forgetting goes on. 0: never."""
     stop_every: int = Field(5, ge=1)
     """Steps between the checks whether to stop: of `stop_when_unknown`, and of a method's own rule."""
     shard: Literal["none", "fsdp2"] = "none"

@@ -1,0 +1,60 @@
+"""Watches how far a run has forgotten, and says when to stop and when only to repair what is to be kept.
+
+Forgetting is to go as far as never having known, and no further: the measure is how probable the model finds the answers of rows
+that nobody taught it. Most methods lose some of the retain set on the way, and more steps of both terms would bring it back only
+while they forget too much. So whenever the retain answers are less probable than they may become, the terms of the loss that are
+not about the retain rows rest until the next check.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from expunge.methods.training.base import TrainingMethod
+from expunge.training.data import TrainingData
+from expunge.training.reference import mean_answer_probability
+from expunge.training.settings import Training
+
+
+class Verdict(NamedTuple):
+    stopped: str | None = None
+    """Why the run ends, or nothing."""
+    resting: bool = False
+    """The terms that are not about the retain rows rest until the next check."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """The measurements of `stop_when_unknown`: mean answer probabilities of forget, holdout and retain rows."""
+
+    data: TrainingData
+    device: torch.device
+    least_kept: float | None
+    """Retain probability at which a run may end; nothing where the method has no retain rows."""
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, method: TrainingMethod, data: TrainingData, training: Training, device: torch.device
+    ) -> "Watch | None":
+        """Made with the start model; nothing where the run does not stop by itself."""
+        if not training.stop_when_unknown:
+            return None
+        kept = None
+        if "retain" in method.row_sets and data.retain and training.keep_retain > 0:
+            kept = training.keep_retain * mean_answer_probability(model, data.retain, data.pad_id, device)
+        return cls(data, device, kept)
+
+    def check(self, model: nn.Module) -> Verdict:
+        kept = None
+        if self.least_kept is not None:
+            kept = mean_answer_probability(model, self.data.retain, self.data.pad_id, self.device)
+            if kept < self.least_kept:
+                return Verdict(resting=True)
+        known = mean_answer_probability(model, self.data.forget, self.data.pad_id, self.device)
+        never = mean_answer_probability(model, self.data.holdout, self.data.pad_id, self.device)
+        if known > never:
+            return Verdict()
+        reason = f"forget answers (mean probability {known:.3f}) are no more probable than holdout answers ({never:.3f})"
+        return Verdict(reason if kept is None else f"{reason}, and retain answers are kept ({kept:.3f})")
