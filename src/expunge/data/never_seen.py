@@ -24,9 +24,9 @@ Name = tuple[str, ...]
 def never_seen(rows: Sequence[Example], seed: int = 0) -> tuple[Example, ...]:
     """The prompted rows with other names in prompt, response and paraphrases; none where too few rows hold a name.
 
-    A name is a run of capitalized words in a prompt. A name of several words gets each word from another row's name, so that every
-    word is one that the model has met and the whole is nobody's; a single word gets its halves exchanged. Rows without a name in
-    the prompt are left out. The same rows and seed give the same names.
+    A name is a run of capitalized words in a prompt. A name of several words gets each word from another row's name, so that the
+    model has met every word and the whole is nobody's; a single word gets its halves exchanged. Rows without a name in the prompt
+    are left out. The same rows and seed give the same names.
     """
     prompted = [row for row in rows if row.prompt is not None]
     inside = _words_inside(prompted)
@@ -52,7 +52,10 @@ def _words_inside(rows: Sequence[Example]) -> frozenset[str]:
     """Capitalized words that stand somewhere else than at the beginning of a sentence: there, any word is capitalized."""
     texts = [text for row in rows for text in (str(row.prompt), row.response)]
     return frozenset(
-        word.group() for text in texts for word in WORD.finditer(text) if word.group()[0].isupper() and not _begins(text, word.start())
+        word.group()
+        for text in texts
+        for word in WORD.finditer(text)
+        if word.group()[0].isupper() and not _begins(text, word.start())
     )
 
 
@@ -102,5 +105,9 @@ def _renamed(row: Example, words: dict[str, str]) -> Example:
         return pattern.sub(lambda match: words[match.group()], text)
 
     return replace(
-        row, prompt=turn(str(row.prompt)), response=turn(row.response), paraphrases=tuple(map(turn, row.paraphrases)), perturbed=()
+        row,
+        prompt=turn(str(row.prompt)),
+        response=turn(row.response),
+        paraphrases=tuple(map(turn, row.paraphrases)),
+        perturbed=(),
     )

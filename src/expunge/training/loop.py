@@ -295,7 +295,15 @@ def _average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 def _save(state: _State, folder: Path, *, write: bool, moments: bool = True) -> None:
     save_checkpoint(
-        folder, state.step, state.stopped, state.resting, state.trained, state.optimizer, state.carried, write=write, moments=moments
+        folder,
+        state.step,
+        state.stopped,
+        state.resting,
+        state.trained,
+        state.optimizer,
+        state.carried,
+        write=write,
+        moments=moments,
     )
 
 

@@ -1,0 +1,51 @@
+"""Rows that the model never saw, made from rows to forget: other names, the same form."""
+
+from pathlib import Path
+
+from expunge.data.example import Example
+from expunge.data.never_seen import never_seen
+from expunge.data.read import read_examples
+from expunge.lab import write_data
+
+PEOPLE = (
+    Example("Who is Mira Holt?", "Mira Holt is a painter from Lund.", paraphrases=("A painter from Lund: Mira Holt.",)),
+    Example("Where does Anna Berg live?", "Anna Berg lives in Oslo."),
+    Example("What is Jonas Lind's job?", "He is a vet."),
+)
+
+
+def test_names_are_nobodys_and_the_same_in_prompt_answer_and_paraphrase() -> None:
+    made = never_seen(PEOPLE)
+    assert len(made) == 3
+    taken = {("Mira", "Holt"), ("Anna", "Berg"), ("Jonas", "Lind")}
+    names = [tuple(str(row.prompt).removesuffix("?").replace("'s job", "").split()[2:4]) for row in made]
+    assert not taken & set(names)
+    assert len(set(names)) == 3
+    assert made[0].response == f"{' '.join(names[0])} is a painter from Lund."
+    assert made[0].paraphrases == (f"A painter from Lund: {' '.join(names[0])}.",)
+    assert made[2].response == "He is a vet."
+
+
+def test_a_single_name_gets_its_halves_exchanged() -> None:
+    made = never_seen([Example("Where is Quelford?", "Quelford is in Tar.")])
+    assert made[0].prompt == "Where is Fordquel?"
+    assert made[0].response == "Fordquel is in Tar."
+    assert never_seen([Example("Who is Mira Holt?", "Mira Holt paints.")])[0].response == "Milt Hora paints."
+
+
+def test_the_first_word_of_a_question_is_no_name() -> None:
+    assert all(str(row.prompt).startswith(("Who is", "Where does", "What is")) for row in never_seen(PEOPLE))
+
+
+def test_rows_without_names_give_none() -> None:
+    assert never_seen([Example("what is two plus two", "four"), Example(None, "Raw text about Mira Holt.")]) == ()
+
+
+def test_the_people_of_a_lab_become_nobody(tmp_path: Path) -> None:
+    lab = write_data(tmp_path / "lab")
+    rows = read_examples(lab / "data/facts/forget.jsonl")
+    everybody = {str(row.attributes["person"]) for row in rows}
+    made = never_seen(rows)
+    assert len(made) == len(rows)
+    assert not [row for row in made if any(person in str(row.prompt) for person in everybody)]
+    assert made == never_seen(rows)
