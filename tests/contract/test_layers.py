@@ -20,7 +20,10 @@ LAYERS = [
         for name in ("random_bits", "forward_pass", "full_batch_view", "query", "session", "abstain", "embedding_corruption")
     ],
     ["methods"],
-    [f"training/{name}" for name in ("settings", "pairs", "data", "reference", "batches", "checkpoints", "weights", "loop")]
+    [
+        f"training/{name}"
+        for name in ("settings", "pairs", "data", "reference", "batches", "checkpoints", "weights", "stopping", "loop")
+    ]
     + ["guarding/canaries", "guarding/life"],
     ["artifact"],
     ["merging"],
