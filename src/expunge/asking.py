@@ -28,8 +28,8 @@ from expunge.records import write_text
 LONGEST = 512
 """Tokens of a question with its answer."""
 ANSWER_TOKENS = 64
-QUESTION_TOKENS = 40
-DRAWS = 8
+QUESTION_TOKENS = 96
+DRAWS = 4
 """Sampled rewordings, and sampled questions about others, for each question."""
 WORDINGS = (
     "{question}",
@@ -40,9 +40,7 @@ WORDINGS = (
     "Please answer: {question}",
 )
 REWORD = "Write this question in other words, with the same names. Reply with the question alone.\n{question}"
-ANOTHER = (
-    "Write a question of the same kind about another person or thing, with its name. Reply with the question alone.\n{question}"
-)
+ANOTHER = "Write a list of ten questions of this kind about other people and things, each with a name.\n1. {question}"
 EMPTY_WORDS = frozenset(
     "a about after all an and any are as at be been by can could did do does for from had has have he her his how i in is it "  # noqa: SIM905
     "its know me my name of on one or she so some tell than that the their them there they this to was we were what when where "
@@ -90,7 +88,7 @@ def ask(
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
     encoder = Encoder(tokenizer, default_format(tokenizer), max_length=min(LONGEST, room))
     answers = _writer(model, encoder, ANSWER_TOKENS)
-    nucleus = Nucleus(seed=seed)
+    nucleus = Nucleus(seed=seed, temperature=0.7)
     wordings = _distinct([(question, text) for question in questions for text in _wordings(model, encoder, question, nucleus)])
     forget = [
         (text, answer, question) for (question, text), answer in zip(wordings, answers([t for _, t in wordings]), strict=True)
@@ -143,12 +141,12 @@ def _wordings(model: PreTrainedModel, encoder: Encoder, question: str, nucleus: 
 
 
 def _sampled(model: PreTrainedModel, encoder: Encoder, prompt: str, nucleus: Nucleus) -> list[str]:
-    """Questions that the model writes: the first line that ends in a question mark, of each draw."""
+    """Questions that the model writes: the lines of each draw that end in a question mark."""
     (ids,) = encoder.encode_prompts([prompt])
     drawn = sample(model, [ids], nucleus, DRAWS, **_writing(encoder, QUESTION_TOKENS))
     texts = [encoder.tokenizer.decode(list(row), skip_special_tokens=True) for row in drawn[0]]
-    found = [re.search(r"[^\n?]{8,200}\?", str(text)) for text in texts]
-    return list(dict.fromkeys(match.group().strip(" \"'-") for match in found if match))
+    lines = [line for text in texts for line in re.findall(r"[^\n?]{8,200}\?", str(text))]
+    return list(dict.fromkeys(re.sub(r"^[\s\d.)\"'*-]+", "", line) for line in lines))
 
 
 def _writer(model: PreTrainedModel, encoder: Encoder, tokens: int) -> Callable[[Sequence[str]], list[str]]:
