@@ -91,36 +91,39 @@ def methods(world: World) -> Iterator[tuple[str, Callable[[], Found]]]:
             yield name, lambda m=method: trained(world, world.run(m), "float32")
     lora = PLAIN.model_copy(update={"lora": True, "learning_rate": 1e-2})
     half = PLAIN.model_copy(update={"precision": "bfloat16"})
+    own = PLAIN.model_copy(update={"kernels": "none"})
     small = PLAIN.model_copy(update={"micro_batch_size": 1, "gradient_checkpointing": True})
     yield "npo, LoRA", lambda: trained(world, world.run(NPO(), lora), "float32")
     yield "npo, bfloat16 autocast", lambda: trained(world, world.run(NPO(), half), "bfloat16")
     yield "npo, bfloat16 weights", lambda: trained(world, world.run(NPO(), dtype="bfloat16"), "bfloat16")
     yield "npo, LoRA on bfloat16 weights", lambda: trained(world, world.run(NPO(), lora, dtype="bfloat16"), "bfloat16")
+    yield "npo, the model's own kernels", lambda: trained(world, world.run(NPO(), own), "float32")
     yield "npo, rows one at a time, checkpointed activations", lambda: trained(world, world.run(NPO(), small), "float32")
 
 
 def resumed(world: World) -> Found:
     """A run that is killed in its third step and taken up again, beside one that is not."""
     training = PLAIN.model_copy(update={"checkpoint_every": 2})
-    whole, out, loss, calls = world.run(NPO(), training), world.root / "killed", NPO.loss, [0]
+    whole, out, step, calls = world.run(NPO(), training), world.root / "killed", loop._step, [0]
 
-    def dies(self: NPO, *args: Any) -> Any:
+    def dies(*args: Any) -> Any:
         calls[0] += 1
         if calls[0] == 3:
             raise KeyboardInterrupt
-        return loss(self, *args)
+        return step(*args)
 
-    NPO.loss = dies  # type: ignore[method-assign]
+    loop._step = dies
     try:
         world.run(NPO(), training, out=out)
     except KeyboardInterrupt:
-        pass
+        killed_after = calls[0] - 1
     finally:
-        NPO.loss = loss  # type: ignore[method-assign]
+        loop._step = step
     world.run(NPO(), training, out=out, resume=True)
     one, other = (load_file(run / "artifact" / "model.safetensors") for run in (whole, out))
     apart = max(float((one[name] - other[name]).abs().max()) for name in one)
-    return {"float32 greatest difference of a weight": [apart], "decision steps": [line["step"] for line in lines_of(out)]}
+    steps = [float(killed_after), *(line["step"] for line in lines_of(out))]
+    return {"float32 greatest difference of a weight": [apart], "decision steps": steps}
 
 
 def guarded(world: World, method: Any) -> Found:
@@ -168,22 +171,22 @@ def memory(world: World) -> Found:
     """Too little device memory in the middle of a run is a sentence, and the run goes on with smaller passes."""
     if not torch.cuda.is_available():
         raise ExpungeError("only a GPU can be given less memory")
-    calls, loss, out = [0], GradientAscent.loss, world.root / "large"
+    calls, terms, out = [0], GradientAscent.terms, world.root / "large"
 
     def hungry(self: GradientAscent, model: Any, batch: Any) -> Any:
         calls[0] += 1
         if calls[0] == 2:
             torch.empty(int(torch.cuda.get_device_properties().total_memory * 2), dtype=torch.uint8, device="cuda")
-        return loss(self, model, batch)
+        return terms(self, model, batch)
 
-    GradientAscent.loss = hungry  # type: ignore[method-assign]
+    GradientAscent.terms = hungry  # type: ignore[method-assign]
     try:
         world.run(GradientAscent(), out=out)
         said = ""
     except ExpungeError as error:
         said = str(error)
     finally:
-        GradientAscent.loss = loss  # type: ignore[method-assign]
+        GradientAscent.terms = terms  # type: ignore[method-assign]
     print(f"  out of memory, as it is said: {said}")
     world.run(GradientAscent(), PLAIN.model_copy(update={"micro_batch_size": 2}), out=out, resume=True)
     steps = [float(line["step"]) for line in lines_of(out)]

@@ -2,8 +2,8 @@
 
     python benchmarks/gpu_speed.py OUT.json --shape 1B --parts bare npo ...
 
-Random bfloat16 weights, rows of 512 tokens (64 of prompt), 8 + 8 rows a step. `bare` is what one would write by hand: the model's
-own loss over the same number of tokens, AdamW, clipping. A figure is the median of its steps after two to warm up.
+Random bfloat16 weights, rows of 512 tokens (64 of prompt), 16 + 16 rows a step. `bare` is what one would write by hand: the
+model's own loss over the same number of tokens, AdamW, clipping. A figure is the median of its steps after two to warm up.
 
 MFU is the share of the device's dense bfloat16 peak that 2 N floating-point operations a token forward, 2 N backward to
 activations and 2 N backward to weights would take (N weights, attention not counted); of LoRA the last are left out.
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from gpu_world import make_model, make_tokenizer, write_rows
-from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers import LlamaForCausalLM
 
 from expunge import Training
 from expunge.data.encode import Encoded, Encoder, Format, collate
@@ -30,9 +30,8 @@ from expunge.devices import let_segments_grow
 from expunge.evaluation.engine import Engine
 from expunge.guarding.life import fit
 from expunge.methods import NPO, RMU, GradientDifference, KeySpaceDetection, NeuronAdjust, SimNPO
-from expunge.runner import Context
-from expunge.spec import Run
 from expunge.training import loop, runner
+from expunge.training.data import encode_data
 
 PEAK = {"H100": 989e12, "H200": 989e12}
 """Dense bfloat16 operations a second, by the vendor's datasheet."""
@@ -43,21 +42,12 @@ TRAINING: dict[str, tuple[Any, dict[str, Any]]] = {
     "rmu": (RMU(layer=7), {}),
     "lora": (NPO(), {"lora": True}),
     "npo_float32": (NPO(), {}),
-    "npo_liger": (NPO(), {}),
     "npo_foreach": (NPO(), {}),
+    "npo_own_kernels": (NPO(), {"kernels": "none"}),
+    "lora_own_kernels": (NPO(), {"lora": True, "kernels": "none"}),
+    "lora_float32": (NPO(), {"lora": True, "precision": "float32"}),
 }
 PARTS = ["bare", *TRAINING, "evaluation", "guards"]
-
-
-@dataclasses.dataclass(frozen=True)
-class InMemory(Context):
-    """A run whose start model is there already: these models are never on a disk."""
-
-    model: PreTrainedModel | None = None
-
-    def load(self) -> PreTrainedModel:
-        assert self.model is not None
-        return self.model
 
 
 @dataclasses.dataclass
@@ -107,29 +97,23 @@ class Bench:
             method = RMU(layer=1)
         model = self.model(torch.float32 if name == "npo_float32" else torch.bfloat16)
         size = sum(p.numel() for p in model.parameters())
-        if name == "npo_liger":
-            liger(model)
         own = loop._optimizer
         if name == "npo_foreach":
             loop._optimizer = lambda trained, *_: torch.optim.AdamW(trained.values(), lr=0.0)  # type: ignore[assignment]
         training = Training(
             steps=self.steps, batch_size=self.rows, learning_rate=1e-6, stop_every=10**6, checkpoint_every=10**6,
-            precision="bfloat16" if name == "npo_float32" else "auto", **more,
+            **({"precision": "bfloat16"} if name == "npo_float32" else {}), **more,
         )  # fmt: skip
-        run = Run(model="none", forget=(str(self.forget),), retain=(str(self.retain),), training=training, method=method)
         out = self.folder / name
         out.mkdir()
-        context = InMemory(
-            run=run, request=self.request, source="none", encoder=self.encoder, out=out, resume=False, overwrite=False,
-            quiet=True, prepare=lambda: None, execute=_never, check=lambda *_: None, model=model,
-        )  # fmt: skip
         try:
-            runner.produce(context)
+            with runner._kernels(model, training):
+                loop.train(model, method, encode_data(self.request, method, self.encoder), training, out, quiet=True)
         finally:
             loop._optimizer = own
         lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         rate = statistics.median(line["tokens_per_second"] for line in lines[2:])
-        forward_and_back = {"rmu": 0, "lora": 4}.get(name, 6)
+        forward_and_back = {"rmu": 0}.get(name, 4 if name.startswith("lora") else 6)
         found = {"tokens/s": rate, "loss": lines[-1]["loss"], "first loss": lines[0]["loss"]}
         return found | (self.share(forward_and_back * size * rate) if forward_and_back and name != "npo_float32" else {})
 
@@ -203,19 +187,6 @@ class Bench:
         return {} if peak is None else {"MFU": operations / peak}
 
 
-def liger(model: LlamaForCausalLM) -> None:
-    """Liger's kernels of norms, rotations and the gated product; the losses are ours."""
-    from liger_kernel.transformers import apply_liger_kernel_to_llama
-
-    apply_liger_kernel_to_llama(
-        rope=True, rms_norm=True, swiglu=True, cross_entropy=False, fused_linear_cross_entropy=False, model=model
-    )
-
-
-def _never(*_: Any, **__: Any) -> Any:
-    raise AssertionError("a training method has no stages")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
@@ -223,7 +194,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", default=PARTS)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--length", type=int, default=512)
     flags = parser.parse_args()
     let_segments_grow()

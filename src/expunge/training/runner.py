@@ -1,19 +1,28 @@
 """Runs a training method: encodes the request, trains, and says how the result is written."""
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+
+from transformers import PreTrainedModel
 
 from expunge.artifact import Kind
 from expunge.data.example import Request
 from expunge.errors import ExpungeError
 from expunge.folders import check_room
 from expunge.methods.training.base import TrainingMethod
+from expunge.models.fused import available, fused
 from expunge.models.save import save_model
 from expunge.runner import AnyRun, Context, Made, Runner
 from expunge.training.checkpoints import disk_bytes
 from expunge.training.data import encode_data
+<<<<<<< Updated upstream
 from expunge.training.loop import train
 from expunge.training.weights import select_weights
+=======
+from expunge.training.loop import chosen_weights, train
+from expunge.training.settings import Training
+>>>>>>> Stashed changes
 
 
 def check(run: AnyRun, request: Request) -> None:
@@ -42,8 +51,14 @@ def produce(context: Context) -> Made:
     selection = select_weights(model, method, run.training)
     check_room(context.out, disk_bytes(model, selection.weights, run.training), "this run with its checkpoints")
     context.prepare()
+<<<<<<< Updated upstream
     trained = train(model, method, data, run.training, context.out, quiet=context.quiet)
     notes = "Trained for {} steps on {}. {}{}".format(
+=======
+    with _kernels(model, run.training):
+        trained = train(model, method, data, run.training, context.out, quiet=context.quiet)
+    notes = "Trained for {} steps on {}.{}".format(
+>>>>>>> Stashed changes
         trained.steps,
         ", ".join(f"{len(v)} {k} examples" for k, v in run.row_sets(context.request).items()),
         selection.said,
@@ -55,6 +70,12 @@ def produce(context: Context) -> Made:
     tokenizer = context.encoder.tokenizer
     write = partial(save_model, model=trained.model, tokenizer=tokenizer, format=run.format, weights=trained.gathered)
     return Made(kind, "L1", notes, write, *trained[2:], adapter_goes_on=goes_on)
+
+
+def _kernels(model: PreTrainedModel, training: Training) -> AbstractContextManager[int]:
+    """Liger's for all that a run computes, frozen values too, so that both come from the same arithmetic; none over shards."""
+    wanted = training.kernels == "auto" and training.shard == "none" and available(model.device.type)
+    return fused(model) if wanted else nullcontext(0)
 
 
 RUNNER = Runner(check, produce, spreads=False)

@@ -37,6 +37,9 @@ class Training(BaseModel):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Arithmetic of the forward pass; the weights being trained stay in the model's dtype. auto: that of the model's weights,
     also for the float32 adapters beside bfloat16 weights."""
+    kernels: Literal["auto", "none"] = "auto"
+    """auto: on a GPU, Liger's kernels for norms and gated products where the package liger-kernel is installed and knows the
+    model; the same values to rounding. none: the model's own."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     lora: bool = False

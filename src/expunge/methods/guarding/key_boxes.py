@@ -29,6 +29,9 @@ Sides = Literal["deviation", "range"]
 FLOOR = 1e-6
 """Least unit: a dimension in which no fitted vector differs lets through only what does not differ either."""
 
+SLACK = 1e-4
+"""How far a calibrated radius stays from any measured vector: in another batch or on a GPU its distance differs by about 1e-5."""
+
 MARGIN = 1.5
 """How much wider than 99 % of the held-out vectors need it a calibrated box may be."""
 
@@ -96,7 +99,7 @@ def calibrate(forget_N: Tensor, retain_N: Tensor, false_abstain: float, least_de
     """
     ordered_N = retain_N.double().sort().values
     first_outside = float(ordered_N[math.floor(false_abstain * len(ordered_N))])
-    widest = first_outside * (1 - 1e-6)  # that vector itself stays outside, in float32 too
+    widest = first_outside * (1 - SLACK)  # that vector itself stays outside, in any batch and on any device
     needed = holding(forget_N, 0.99)
     if needed < widest:
         return min(math.sqrt(needed * widest), MARGIN * needed)
@@ -106,7 +109,7 @@ def calibrate(forget_N: Tensor, retain_N: Tensor, false_abstain: float, least_de
 def holding(distances_N: Tensor, share: float) -> float:
     """The least radius that holds this share of the vectors."""
     ordered_N = distances_N.double().sort().values
-    return float(ordered_N[max(0, math.ceil(share * len(ordered_N)) - 1)]) * (1 + 1e-6)
+    return float(ordered_N[max(0, math.ceil(share * len(ordered_N)) - 1)]) * (1 + SLACK)
 
 
 def share_inside(distances_N: Tensor, radius: float) -> float:
