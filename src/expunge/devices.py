@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 SHARE = 0.4
 """Of the free memory, what one batch of a pass without gradient may take: the estimate of its size is rough."""
 WIDEST = 2**15
-"""Most tokens of a batch: beyond that a GPU is no faster. On an H200 batches of 24,576 tokens of an 8B shape ran at 0.54 of the peak;
-of a 1B shape, 65,536 tokens ran at 0.44 and 131,072 at 0.36, with 18 and 31 GiB."""
+"""Most tokens of a batch: beyond that a GPU is no faster (an H200 gave 0.54 of its peak at 24,576 tokens of an 8B shape; of a 1B
+shape 0.44 at 65,536 with 18 GiB, 0.36 at 131,072 with 31 GiB)."""
 
 
 def default_device() -> "torch.device":

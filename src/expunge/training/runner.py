@@ -16,13 +16,9 @@ from expunge.models.save import save_model
 from expunge.runner import AnyRun, Context, Made, Runner
 from expunge.training.checkpoints import disk_bytes
 from expunge.training.data import encode_data
-<<<<<<< Updated upstream
 from expunge.training.loop import train
-from expunge.training.weights import select_weights
-=======
-from expunge.training.loop import chosen_weights, train
 from expunge.training.settings import Training
->>>>>>> Stashed changes
+from expunge.training.weights import select_weights
 
 
 def check(run: AnyRun, request: Request) -> None:
@@ -51,14 +47,9 @@ def produce(context: Context) -> Made:
     selection = select_weights(model, method, run.training)
     check_room(context.out, disk_bytes(model, selection.weights, run.training), "this run with its checkpoints")
     context.prepare()
-<<<<<<< Updated upstream
-    trained = train(model, method, data, run.training, context.out, quiet=context.quiet)
-    notes = "Trained for {} steps on {}. {}{}".format(
-=======
     with _kernels(model, run.training):
         trained = train(model, method, data, run.training, context.out, quiet=context.quiet)
-    notes = "Trained for {} steps on {}.{}".format(
->>>>>>> Stashed changes
+    notes = "Trained for {} steps on {}. {}{}".format(
         trained.steps,
         ", ".join(f"{len(v)} {k} examples" for k, v in run.row_sets(context.request).items()),
         selection.said,
