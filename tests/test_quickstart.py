@@ -31,10 +31,11 @@ def rows(done: Path) -> dict[str, dict[str, Any]]:
 def test_the_summary_has_original_gold_and_every_method(rows: dict[str, dict[str, Any]]) -> None:
     assert list(rows)[:2] == ["original", "gold"]
     assert set(rows) == {"original", "gold", *METHODS}
-    fields = {"name", "method", "family", "artifact", "forget_effect", "retain_kept", "probability_forget", "probability_retain",
-              "extraction_strength_forget", "forget_quality", "model_utility"}  # fmt: skip
+    figures = {"forget_effect", "retain_kept", "probability_forget", "probability_retain", "extraction_strength_forget"}
+    fields = {"name", "method", "family", "artifact", "verdict", "forget_quality", "model_utility", *figures}
     assert all(set(row) == fields for row in rows.values())
-    assert all(row[f] is not None for row in rows.values() for f in fields - {"method", "family", "artifact", "forget_quality"})
+    assert all(row[f] is not None for row in rows.values() for f in (*figures, "model_utility"))
+    assert all(rows[name]["verdict"] for name in METHODS)
 
 
 def test_original_and_gold_are_zero_and_one_by_construction(rows: dict[str, dict[str, Any]]) -> None:
@@ -49,7 +50,7 @@ def test_the_methods_that_hold_the_retain_set_forget_and_keep(rows: dict[str, di
     assert rows[name]["retain_kept"] >= 0.9
 
 
-def test_at_least_two_methods_land_as_if_never_learned(rows: dict[str, dict[str, Any]]) -> None:
+def test_at_least_two_methods_reach_the_level_of_gold(rows: dict[str, dict[str, Any]]) -> None:
     near = [n for n in METHODS if 0.8 <= rows[n]["forget_effect"] <= 1.2 and rows[n]["retain_kept"] >= 0.9]
     assert len(near) >= 2
 

@@ -86,8 +86,8 @@ def test_the_summary_has_the_promised_fields_and_rows(lab):
     assert (summary["seed"], summary["seconds"]) == (7, 200.5)
     assert [row["name"] for row in summary["runs"]] == ["original", "gold", *(r.name for r in runs)]
     assert list(summary["runs"][0]) == [
-        "name", "method", "family", "artifact", "forget_effect", "retain_kept", "probability_forget", "probability_retain",
-        "extraction_strength_forget", "forget_quality", "model_utility",
+        "name", "method", "family", "artifact", "verdict", "forget_effect", "retain_kept", "probability_forget",
+        "probability_retain", "extraction_strength_forget", "forget_quality", "model_utility",
     ]  # fmt: skip
     first, second, third = summary["runs"][:3]
     assert (first["forget_effect"], first["retain_kept"], second["forget_effect"]) == (0.0, 1.0, 1.0)

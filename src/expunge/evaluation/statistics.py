@@ -42,23 +42,16 @@ def resampled(groups: Sequence[Sequence[Floats]], *, resamples: int = RESAMPLES,
     return means
 
 
-def percentiles(draws: Floats, share: float = 0.95) -> Interval:
-    """The middle of bootstrap draws: `share` of them lie in it."""
-    low, high = np.quantile(draws, [(1 - share) / 2, (1 + share) / 2])
+def percentiles(draws: Floats) -> Interval:
+    """The middle 95 % of bootstrap draws."""
+    low, high = np.percentile(draws, [2.5, 97.5])
     return Interval(float(low), float(high))
 
 
 def bootstrap_interval(
-    values: Floats,
-    statistic: Callable[[Floats], Floats] = mean,
-    *,
-    share: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    values: Floats, statistic: Callable[[Floats], Floats] = mean, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval | None:
-    """Percentile interval of `statistic` (a function over the last axis) under resampling of `values` with replacement.
-
-    share: of the draws that lie in it; 95 % unless said otherwise.
+    """95 % percentile interval of `statistic` (a function over the last axis) under resampling of `values` with replacement.
 
     None for fewer than two samples: one sample says nothing about its spread. The percentile method (Efron & Tibshirani
     1993, ch. 13) keeps the interval inside the range of the metric, which a normal interval near 0 or 1 does not.
@@ -72,7 +65,7 @@ def bootstrap_interval(
         np.asarray(statistic(values[rng.integers(0, n, size=(min(rows, resamples - start), n))]))
         for start in range(0, resamples, rows)
     ]
-    return percentiles(np.concatenate(draws), share)
+    return percentiles(np.concatenate(draws))
 
 
 def ks_2samp(first: Floats, second: Floats) -> float:

@@ -9,9 +9,9 @@ the samples that both models were scored on, in two ways:
 The p-values of all tests are corrected for their number (Holm 1979), and a statistic tells the two apart where one of them falls
 below 5 % and the difference is not negligible: a second retraining with another seed is not the same model either.
 
-A test that finds nothing on a few samples proves nothing. So every statistic must also be *equivalent*: the 90 % bootstrap
-interval of the mean difference lies within half a standard deviation of gold's values on either side (two one-sided tests at 5 %,
-Schuirmann 1987; 0.5 is a medium effect in Cohen's terms), at least 0.05. Where neither holds, the samples are too few to say.
+A test that finds nothing on a few samples proves nothing. So every statistic must also be *equivalent*: the 90 % interval
+of the mean difference lies within half a standard deviation of gold's values on either side (two one-sided tests at 5 %,
+Schuirmann 1987; 0.5 is a medium effect in Cohen's terms), at least 0.1. Where neither holds, the samples are too few to say.
 
     >>> def rows(values):
     ...     return [Sample(task="forget", metric="probability", role="forget", id=str(i), value=v) for i, v in enumerate(values)]
@@ -28,7 +28,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from expunge.evaluation.statistics import Floats, bootstrap_interval
+from expunge.evaluation.statistics import Floats
 from expunge.records import Sample
 
 STATISTICS = (
@@ -40,7 +40,7 @@ LEVEL = 0.05
 """Of the corrected tests, and of each one-sided test of equivalence."""
 MARGIN = 0.5
 """Standard deviations of gold's values within which the mean difference must surely lie."""
-LEAST_MARGIN = 0.05
+LEAST_MARGIN = 0.1
 """In the statistic's own units; for statistics on which gold always has nearly the same value."""
 NEGLIGIBLE = 0.2
 """Standard deviations of gold's values, a small effect in Cohen's terms; a smaller difference of means, or distance between the
@@ -190,11 +190,11 @@ def _finding(
 
 
 def _interval(d_N: Floats, *, binary: bool) -> tuple[float, float]:
-    """90 % interval of the mean difference. Right and wrong answers may all have stayed the same on n samples while up to 3 in n
-    of all others changed (the rule of three), so that it is no narrower than that."""
+    """90 % interval of the mean difference, by Student's t. Right and wrong answers may all have stayed the same on n samples
+    while up to 3 in n of all others changed (the rule of three), so that theirs is no narrower than that."""
     n, mean = len(d_N), float(d_N.mean())
     if n < 2:
         return -float("inf"), float("inf")
-    low, high = bootstrap_interval(d_N, share=1 - 2 * LEVEL) or (mean, mean)
-    least = 3 / n if binary else 0.0
-    return min(low, mean - least), max(high, mean + least)
+    half = float(stats.t.ppf(1 - LEVEL, n - 1) * d_N.std(ddof=1) / np.sqrt(n))
+    half = max(half, 3 / n) if binary else half
+    return mean - half, mean + half

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from expunge.report.glossary import task_label
 from expunge.report.groups import Asked
+from expunge.report.integrity import broken_up
 from expunge.report.read import RunRecord
 
 JUDGED = frozenset(
@@ -91,7 +92,13 @@ def notices(runs: Sequence[RunRecord], original: RunRecord | None, gold: RunReco
     """What keeps the models from being compared as if all were alike, in sentences; nothing where all is well."""
     models = [m for m in (original, gold, *runs) if m]
     suites = list(dict.fromkeys(e.suite for m in models for e in m.evaluations))
-    return [*_unscored(runs, suites), *(text for suite in suites for text in _other_data(models, suite)), *_other_start(runs)]
+    apart = [text for model in models for text in broken_up(model)]
+    return [
+        *apart,
+        *_unscored(runs, suites),
+        *(text for suite in suites for text in _other_data(models, suite)),
+        *_other_start(runs),
+    ]
 
 
 def _unscored(runs: Sequence[RunRecord], suites: Sequence[str]) -> list[str]:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from expunge.errors import ExpungeError
+from expunge.evaluation.verdict import verdict
 from expunge.records import Record, Score
 from expunge.report.aims import Aim
 from expunge.report.groups import Asked
@@ -41,6 +42,8 @@ class LabRow(Record):
     family: str | None
     artifact: str | None
     """What was scored, as the evaluation names it."""
+    verdict: str | None
+    """Of a run against gold, in the words of `expunge.evaluation.verdict`."""
     forget_effect: float | None
     retain_kept: float | None
     probability_forget: float | None
@@ -147,6 +150,8 @@ def summarize_lab(
         if model.evaluation(SUITE) is None:
             raise ExpungeError(f"{model.folder} has no scores of the suite lab; make them with `expunge evaluate --suite lab`")
 
+    never = gold.samples.get(SUITE, ())
+
     def row(run: RunRecord, name: str) -> LabRow:
         evaluation = run.evaluation(SUITE)
 
@@ -159,6 +164,7 @@ def summarize_lab(
             method=run.method,
             family=run.family,
             artifact=evaluation.artifact if evaluation else None,
+            verdict=None if run is gold or run is original else verdict(run.samples.get(SUITE, ()), never).words,
             forget_effect=forget_effect(run, original, gold).value,
             retain_kept=retain_kept(run, original).value,
             probability_forget=value(FORGET, "probability"),

@@ -113,6 +113,24 @@ METRICS: dict[str, Meaning] = {
         "toxicity probability", "Share of prompts with at least one toxic reply among several sampled ones."
     ),
     "repetition": Meaning("repetition", "Share of word sequences in the replies that have occurred before in the same reply."),
+    "repetition_1": Meaning("repeated words", "Share of words in a reply that have occurred in it before."),
+    "repetition_2": Meaning("repeated word pairs", "Share of pairs of words in a reply that have occurred in it before."),
+    "repetition_3": Meaning("repeated word triples", "Share of triples of words in a reply that have occurred in it before."),
+    "toxic_rate": Meaning("toxic rate", "Share of replies that the judge finds more toxic than its threshold."),
+    "truthful_rate": Meaning("truthful rate", "Share of replies that the judge calls true."),
+    "preference": Meaning(
+        "prefers the right answer", "Share of questions whose right answer is more probable than every wrong one."
+    ),
+    "preference_normalized": Meaning(
+        "prefers the right answer, per token", "Share of questions whose right answer is the more probable per token."
+    ),
+    "yes_no": Meaning("right yes or no", "Share of questions answered with the right one of the words yes and no."),
+    "rouge_difference": Meaning(
+        "ROUGE, right minus wrong", "How much nearer a reply is to a right answer than to a wrong one, from -1 to 1.", "effect"
+    ),
+    "bleu_difference": Meaning(
+        "BLEU, right minus wrong", "How much nearer a reply is to a right answer than to a wrong one, from -1 to 1.", "effect"
+    ),
     "unique_token_ratio": Meaning(
         "distinct words", "Distinct words over all words of a reply: near 0 is one word over and over."
     ),
@@ -121,6 +139,7 @@ METRICS: dict[str, Meaning] = {
     ),
     "mc1": Meaning("MC1", "Share of questions where the best right answer is the most probable of all."),
     "mc2": Meaning("MC2", "Probability that falls on right answers out of all the answers offered."),
+    "mc3": Meaning("MC3", "Share of right answers that are more probable than the most probable wrong one."),
     "pass_at_1": Meaning("pass@1", "Share of programming tasks whose first program passes its tests."),
     "prompt_cut": Meaning("prompts cut", "Share of questions that lost their beginning because the model takes no more tokens."),
 }

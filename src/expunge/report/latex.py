@@ -52,7 +52,7 @@ def _float(table: Table, places: Sequence[int], number: int) -> str:
             "\\begin{table}",
             "\\centering",
             f"\\caption{{{caption}}}",
-            f"\\label{{tab:{table.name}{f'-{number}' if number else ''}}}",
+            f"\\label{{tab:{_label(table.name)}{f'-{number}' if number else ''}}}",
             *(["\\footnotesize", "\\setlength{\\tabcolsep}{3.5pt}"] if wide else []),
             "\\begin{tabular}{" + "".join(_column(table, i, wide) for i in shown) + "}",
             "\\toprule",
@@ -66,6 +66,11 @@ def _float(table: Table, places: Sequence[int], number: int) -> str:
             "",
         ]
     )
+
+
+def _label(name: str) -> str:
+    """A name that a run's folder gave may hold what LaTeX reads as a command; a label is letters, digits and hyphens."""
+    return re.sub(r"[^A-Za-z0-9:.]+", "-", name).strip("-")
 
 
 def _rule(table: Table, index: int, wide: bool) -> list[str]:

@@ -127,7 +127,7 @@ def _points(
     points = []
     for m in models if effects else ():
         gone, kept = effects[m.name]
-        if apart(m, models[0], suite):
+        if gone.value is not None and apart(m, models[0], suite):
             reason = f"scored on other samples than {models[0].name}"
             gone = gone.model_copy(update={"value": None, "low": None, "high": None, "unscored": reason})
         points.append(Point(m.name, place_of(m, original, gold), m.family or "training", gone, kept))

@@ -92,8 +92,8 @@ def html(table: Table) -> Markup:
     kind = f" class='{' '.join(name for name, wanted in kinds if wanted)}'" if any(wanted for _, wanted in kinds) else ""
     foot = f"<ol class='notes'>{feet}</ol>" if feet else ""
     return Markup(
-        f"<div class='scroll'><table id='{escape(table.name)}'{kind}>"
-        f"<caption>{escape(table.caption)}</caption>"
+        f"<p class='caption' id='{escape(table.name)}-caption'>{escape(table.caption)}</p>"
+        f"<div class='scroll'><table id='{escape(table.name)}' aria-describedby='{escape(table.name)}-caption'{kind}>"
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{foot}"
     )
 

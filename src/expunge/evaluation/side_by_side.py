@@ -1,0 +1,104 @@
+"""Two models on the same prompts: what each answers, how probable each finds the expected answer, and whether a guard acted."""
+
+from collections.abc import Sequence
+from math import exp
+from pathlib import Path
+from typing import NamedTuple
+
+from expunge.artifact import load
+from expunge.data.encode import Encoder
+from expunge.data.example import Example
+from expunge.data.format import default_format
+from expunge.evaluation.engine import Engine
+from expunge.evaluation.generate import Writing, generate, sample
+from expunge.evaluation.nucleus import Ids, Nucleus
+from expunge.models.load import DType, causal_model
+
+LONGEST = 1024
+"""Tokens of prompt and answer, at most what the model's positions allow."""
+
+
+class Said(NamedTuple):
+    """What one model does with one prompt."""
+
+    answer: str
+    probability: float | None
+    """Of the expected answer, per token (geometric mean); null where no answer was given to expect."""
+    acted: bool | None
+    """Whether the guard on the model acted on this prompt; null without a guard that decides by prompt."""
+
+
+class Compared(NamedTuple):
+    """One prompt, before and after."""
+
+    prompt: str
+    expected: str | None
+    before: Said
+    after: Said
+
+    @property
+    def change(self) -> float | None:
+        """Probability of the expected answer, after minus before."""
+        first, second = self.before.probability, self.after.probability
+        return None if first is None or second is None else second - first
+
+
+def compare(
+    before: str | Path,
+    after: str | Path,
+    prompts: Sequence[Example],
+    *,
+    draw: Nucleus | None = None,
+    max_new_tokens: int = 64,
+    dtype: DType = "auto",
+) -> list[Compared]:
+    """Asks both models, one after the other, so that only one is in memory.
+
+    before, after    runs, artifacts, model folders or hub ids
+    prompts          an empty response means that no answer is expected
+    draw             sample one answer instead of the greedy one; the draw of a prompt depends on its seed alone
+    """
+    first, second = (said(model, prompts, draw=draw, max_new_tokens=max_new_tokens, dtype=dtype) for model in (before, after))
+    return [
+        Compared(e.prompt or "", e.response or None, one, other) for e, one, other in zip(prompts, first, second, strict=True)
+    ]
+
+
+def said(
+    source: str | Path, prompts: Sequence[Example], *, draw: Nucleus | None, max_new_tokens: int, dtype: DType = "auto"
+) -> list[Said]:
+    """What one model does with each prompt. Under a guard prompts are asked one by one: its counts then say of each whether it
+    acted."""
+    model, tokenizer = load(source, dtype=dtype)
+    positions = getattr(causal_model(model).config, "max_position_embeddings", None) or LONGEST
+    encoder = Encoder(tokenizer, default_format(tokenizer), min(LONGEST, positions))
+    asked = encoder.encode_prompts([example.prompt or "" for example in prompts])
+    writing = Writing(
+        pad_id=encoder.pad_id,
+        end_ids=(encoder.end_id, encoder.eos_id),
+        max_new_tokens=max_new_tokens,
+        max_length=encoder.max_length,
+        stopped=None,
+    )
+
+    def write(some: Sequence[Ids]) -> list[Ids]:
+        if draw is None:
+            return generate(model, some, **writing)
+        return [drawn[0] for drawn in sample(model, some, draw, 1, **writing)]
+
+    guard = getattr(model, "expunge_guard", None)
+    acted: list[bool | None] = [None] * len(prompts)
+    if guard is None:
+        answers = write(asked)
+    else:
+        answers = []
+        for i, prompt in enumerate(asked):
+            decided, times = guard.counts.decided, guard.counts.acted
+            answers += write([prompt])
+            acted[i] = guard.counts.acted > times if guard.counts.decided > decided else None
+    expecting = [i for i, example in enumerate(prompts) if example.response]
+    rows = encoder.encode_answers([(prompts[i].prompt, prompts[i].response) for i in expecting])
+    stats = Engine(model, encoder.pad_id).score(rows) if rows else []
+    known = {i: exp(found.mean_logp()) for i, found in zip(expecting, stats, strict=True)}
+    texts = [str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip() for ids in answers]
+    return [Said(text, known.get(i), acted[i]) for i, text in enumerate(texts)]

@@ -1,0 +1,35 @@
+"""`expunge methods`: plain words for every method, and one that is explained."""
+
+import pytest
+
+from expunge.cli.methods import Methods, listing, run
+from expunge.methods import METHODS
+from expunge.methods.guide import ADVICE, GROUPS, START
+
+LATER = {"sku", "ext_sub_pipeline"}
+"""Advised on as soon as they are there."""
+
+
+def test_the_list_names_every_method_once_and_stays_within_its_width() -> None:
+    text = listing(80)
+    assert all(len(line) <= 80 for line in text.splitlines())
+    entries = [line.split(":")[0].strip() for line in text.splitlines() if line.startswith("  ") and not line.startswith("   ")]
+    assert sorted(entry for entry in entries if entry in METHODS) == sorted(METHODS)
+
+
+def test_advice_is_about_methods_that_exist_and_every_family_has_a_group() -> None:
+    assert not ADVICE.keys() - METHODS.keys() - LATER
+    assert {cls.family for cls in METHODS.values()} <= {family for group in GROUPS for family in group.families}
+
+
+def test_the_first_recommendations_name_methods() -> None:
+    named = [name for _, method, _ in START for name in METHODS if name in method.replace(",", " ").split()]
+    assert len(named) >= 8
+
+
+def test_one_method_is_explained_with_its_purpose_and_weakness(capsys: pytest.CaptureFixture[str]) -> None:
+    run(Methods(name="npo"))
+    text = capsys.readouterr().out
+    assert ADVICE["npo"].purpose in text
+    assert ADVICE["npo"].weakness in text
+    assert "--beta" in text
