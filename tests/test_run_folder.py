@@ -270,3 +270,14 @@ def test_an_unfinished_run_says_what_it_is_and_how_it_goes_on(words: dict[str, A
     for ask in (expunge.load, expunge.verify, lambda out: expunge.unlearn(GradientAscent(), **words)):
         with pytest.raises(ExpungeError, match=said):
             ask(words["out"])
+
+
+def test_a_claim_that_was_edited_does_not_survive(words: dict[str, Any]) -> None:
+    made = expunge.unlearn(GradientAscent(), **words)
+    path = made.artifact / "expunge.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["claim"] == "not yet shown"
+    assert "**Claim: not yet shown.**" in (made.artifact / "README.md").read_text()
+    path.write_text(json.dumps(manifest | {"claim": "L3"}))
+    with pytest.raises(ExpungeError, match="claims L3 of an artifact of kind weights; it was changed by hand"):
+        expunge.verify(made.folder)

@@ -51,14 +51,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Kind = Literal["weights", "adapter", "guard"]
-Claim = Literal["L0", "L1", "L2", "L3"]
+Claim = Literal["not yet shown", "L0"]
 
 CLAIMS: dict[Claim, str] = {
-    "L0": "guarded: the weights are unchanged and the knowledge is still in them",
-    "L1": "suppressed: as far as the evaluation beside it shows; nobody has tried to bring the knowledge back",
-    "L2": "attack-tested: the listed attacks, within their budgets, did not bring the knowledge back",
-    "L3": "exact: equal to a model that never saw the data, by construction",
+    "not yet shown": "Whether anything was forgotten, scores have to show; a report derives from them what holds.",
+    "L0": "Guarded: the weights are unchanged and the knowledge is still in them. Nothing beyond it is claimed.",
 }
+"""What an artifact may say of itself. Anything more rests on scores and attacks, and is derived from them when it is shown."""
+
+
+def claim_of(kind: Kind) -> Claim:
+    """What an artifact may say of itself before anything was measured."""
+    return "L0" if kind == "guard" else "not yet shown"
 
 
 class Base(Record):
@@ -99,7 +103,8 @@ class Manifest(Record):
     family: str
     method: dict[str, Any]
     """The spec: `name` and every field."""
-    claim: Claim
+    claim: str
+    """What `claim_of` says; another word was written by hand, and `verify` refuses it."""
     base: Base
     files: dict[str, str]
     """Relative path -> sha256, of every file but this one."""
@@ -112,7 +117,6 @@ def save_artifact(
     base: Base,
     write: Callable[[Path], None],
     *,
-    claim: Claim = "L1",
     notes: str = "",
 ) -> Manifest:
     """Lets `write` fill a folder beside, adds the card and expunge.json, and renames it into place.
@@ -129,7 +133,7 @@ def save_artifact(
         if kind == "adapter":
             _name_base(beside, base)
         _check_written(beside, kind)
-        write_text(beside / "README.md", _card(kind, spec, base, claim, notes))
+        write_text(beside / "README.md", _card(kind, spec, base, notes))
         follow_umask(beside)
         files = {p.relative_to(beside).as_posix(): file_hash(p) for p in sorted(beside.rglob("*")) if p.is_file()}
         manifest = Manifest(
@@ -137,7 +141,7 @@ def save_artifact(
             kind=kind,
             family=spec.family,
             method=spec.model_dump(mode="json"),
-            claim=claim,
+            claim=claim_of(kind),
             base=base,
             files=files,
         )
@@ -196,6 +200,10 @@ def verify(path: str | Path) -> Manifest:
     if folder is None:
         raise ExpungeError(unfinished(path) or f"{path} holds no expunge.json; give the folder of an artifact or of a run")
     manifest = read_manifest(folder)
+    if manifest.claim != claim_of(manifest.kind):
+        raise ExpungeError(
+            f"{folder / 'expunge.json'} claims {manifest.claim} of an artifact of kind {manifest.kind}; it was changed by hand"
+        )
     present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {"expunge.json"}
     _check_present(folder, manifest)
     for name in manifest.files:
@@ -449,10 +457,11 @@ def _replace(beside: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _card(kind: Kind, spec: Spec, base: Base, claim: Claim, notes: str) -> str:
+def _card(kind: Kind, spec: Spec, base: Base, notes: str) -> str:
     fields = "\n".join(f"| `{k}` | `{v}` |" for k, v in spec.model_dump(mode="json").items())
     library = {"adapter": "peft", "weights": "transformers", "guard": "expunge"}[kind]
     elsewhere = "" if kind == "guard" else f", or as any {library} model"
+    claim = claim_of(kind)
     origin = "" if os.path.isabs(base.path) else f"base_model: {base.path}\n"
     return f"""---
 library_name: {library}
@@ -462,7 +471,7 @@ library_name: {library}
 
 {inspect.getdoc(type(spec)) or ""}
 
-**Claim {claim}**: {CLAIMS[claim]}. Nothing beyond it is claimed.
+**Claim: {claim}.** {CLAIMS[claim]}
 
 Load: `model, tokenizer = expunge.load(PATH)`{elsewhere}. Check: `expunge verify PATH`.
 

@@ -25,7 +25,7 @@ def produce(context: Context) -> Made:
     check_room(context.out, model_bytes(model), "the edited model")
     context.prepare()
     write = partial(save_model, model=model, tokenizer=context.encoder.tokenizer, format=context.encoder.format)
-    return Made("weights", "L1", notes, write, 0, None, count(), *spent[1:])
+    return Made("weights", notes, write, 0, None, count(), *spent[1:])
 
 
 RUNNER = Runner(check, produce, spreads=True)

@@ -152,7 +152,7 @@ def _publish(context: Context, inputs: Inputs, made: Made, began: float) -> None
     """The artifact by rename, then provenance.json, which marks the run as complete."""
     run, out = context.run, context.out
     base = context.start.base(out, inputs.base_sha256, adapter_goes_on=made.adapter_goes_on)
-    save_artifact(out / "artifact", made.kind, run.method, base, made.write, claim=made.claim, notes=made.notes)
+    save_artifact(out / "artifact", made.kind, run.method, base, made.write, notes=made.notes)
     write_json(out / "provenance.json", _provenance(context, inputs, made, time.perf_counter() - began))
     for checkpoint in out.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)

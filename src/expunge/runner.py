@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from transformers import PreTrainedModel
 
-from expunge.artifact import Claim, Kind
+from expunge.artifact import Kind
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.methods.base import ObjectiveBuilder
@@ -26,7 +26,6 @@ class Made(NamedTuple):
     """What a runner produced. Nothing of the artifact is on disk until `write` is called."""
 
     kind: Kind
-    claim: Claim
     notes: str
     """Markdown for the artifact's card; no text of the forget set."""
     write: Callable[[Path], None]

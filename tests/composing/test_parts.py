@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import expunge
 from expunge import ExpungeError, Training
 from expunge.cli import main
+from expunge.composing import parts
 from expunge.data.read import read_examples
 from expunge.methods import RMU, GradientDifference, Spunge, TaskVectorNegation
 from expunge.methods.editing import Linear, TaskArithmetic, Ties
@@ -162,6 +163,13 @@ def test_without_an_attribute_each_file_is_a_part(pico_folder: Path, data: dict[
     assert [line.split()[0] for line in rows] == ["3", "4", "5"]
     named = run(tmp_path / "named", pico_folder, {**data, "forget": [data["forget"], files[0]]}, method)
     assert sorted(p.name for p in (named / "parts").iterdir()) == ["corpus", "forget"]
+
+
+def test_a_value_of_any_length_names_a_folder() -> None:
+    names = {parts._folder_name("ü" * length) for length in (300, 301)}
+    assert len(names) == 2
+    assert all(len(name.encode()) < 100 for name in names)
+    assert parts._folder_name("a/b") == "a_b"
 
 
 class TestBadInput:

@@ -99,9 +99,11 @@ def _config(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _settings(said: str) -> dict[str, Any]:
-    """A YAML file, or where there is none a recipe that comes with expunge, by its name (`lab/npo`)."""
-    if not Path(said).exists() and (recipes_folder() / f"{said}.yaml").is_file():
-        return recipe(said)
+    """A YAML file, or where there is none a recipe that comes with expunge, by its name (`lab/npo`,
+    `recipes/lab/npo.yaml`)."""
+    name = said.removeprefix("recipes/").removesuffix(".yaml")
+    if not Path(said).exists() and (recipes_folder() / f"{name}.yaml").is_file():
+        return recipe(name)
     return read_yaml(Path(said))
 
 

@@ -5,6 +5,7 @@ run/  parts/VALUE/   rows.txt (which rows), run.yaml, metrics.jsonl, provenance.
 """
 
 import dataclasses
+import hashlib
 import os
 import re
 import shutil
@@ -29,6 +30,8 @@ from expunge.runner import Made, Outcome
 from expunge.spec import Run, to_yaml
 
 MERGED = "merged"
+LONGEST_NAME = 80
+"""Bytes of an attribute's value in the name of its part's folder."""
 
 
 def unlearn_parts(method: Spunge, stages: Stages) -> Made:
@@ -94,7 +97,11 @@ def _part_runs(method: Spunge, stages: Stages, parts: Parts) -> dict[str, Run]:
 
 
 def _folder_name(value: Attribute) -> str:
-    return re.sub(r"[^\w.-]+", "_", str(value)).strip("._") or "part"
+    """A value of any length and alphabet as a name that file systems take; of a long one the beginning and a hash."""
+    name = re.sub(r"[^\w.-]+", "_", str(value)).strip("._") or "part"
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    return f"{name.encode()[:LONGEST_NAME].decode(errors='ignore')}_{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _write_rows(stages: Stages, rows_of: Mapping[str, Sequence[int]]) -> None:

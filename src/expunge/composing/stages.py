@@ -85,7 +85,6 @@ class Stages:
         stopped = "; ".join(f"{name}: {outcome.stopped}" for name, outcome in outcomes if outcome.steps and outcome.stopped)
         return Made(
             kind="adapter" if kind == "adapter" else "weights",
-            claim="L1",
             notes=notes,
             write=write,
             steps=sum(outcome.steps for _, outcome in outcomes),

@@ -130,7 +130,7 @@ def import_guard(
     notes = f"Imported from {Path(path).name}. {method.summary(state)}"
     folder = Path(out) / "artifact"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    return save_artifact(folder, "guard", method, base, partial(life.save, state=state, encoder=encoder), claim="L0", notes=notes)
+    return save_artifact(folder, "guard", method, base, partial(life.save, state=state, encoder=encoder), notes=notes)
 
 
 def neuron_adjust_state(layers: Layers, places: Blocks) -> State:

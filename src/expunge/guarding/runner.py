@@ -37,7 +37,7 @@ def produce(context: Context) -> Made:
         notes += "\n\nguard.safetensors holds some forget and retain prompts, as tokens: by them its loader checks it."
     context.prepare()
     write = partial(_write, state, context.encoder, assets)
-    return Made("guard", "L0", notes, write, 0, None, count(), *spent[1:])
+    return Made("guard", notes, write, 0, None, count(), *spent[1:])
 
 
 def _write(state: State, encoder: Encoder, assets: "TemporaryDirectory[str]", folder: Path) -> None:

@@ -60,7 +60,7 @@ def produce(context: Context) -> Made:
     kind: Kind = "adapter" if run.training.lora else "weights"
     tokenizer = context.encoder.tokenizer
     write = partial(save_model, model=trained.model, tokenizer=tokenizer, format=run.format, weights=trained.gathered)
-    return Made(kind, "L1", notes, write, *trained[2:], adapter_goes_on=goes_on)
+    return Made(kind, notes, write, *trained[2:], adapter_goes_on=goes_on)
 
 
 def _kernels(model: PreTrainedModel, training: Training) -> AbstractContextManager[int]:
