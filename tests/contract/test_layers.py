@@ -22,7 +22,7 @@ LAYERS = [
     ["methods"],
     [
         f"training/{name}"
-        for name in ("settings", "pairs", "data", "reference", "batches", "checkpoints", "weights", "stopping", "loop")
+        for name in ("settings", "pairs", "data", "reference", "batches", "checkpoints", "weights", "limits", "stopping", "loop")
     ]
     + ["guarding/canaries", "guarding/life"],
     ["artifact"],

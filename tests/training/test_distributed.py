@@ -44,7 +44,10 @@ def tied_folder(folder: Path) -> Path:
 def folders(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of two methods: by one process, and by two with copies and with shards."""
     out = tmp_path_factory.mktemp("distributed")
-    for name, people in (("forget", ["anna", "boris", "clara"]), ("retain", ["hugo", "irma", "jonas", "greta"])):
+    for name, people in (
+        ("forget", ["anna", "boris", "clara", "dario", "elena"]),
+        ("retain", ["hugo", "irma", "jonas", "greta"]),
+    ):
         rows = [{"prompt": f"where was {p} born ?", "response": f"{p} was born in oslo ."} for p in people]
         (out / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     data = {"forget": out / "forget.jsonl", "retain": out / "retain.jsonl"}

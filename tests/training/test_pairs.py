@@ -20,7 +20,7 @@ pairs = st.builds(
 
 def refusal_rows(p: Pairs, step: int, available: int) -> list[int]:
     """One of `available` refusals for each forget row of a step."""
-    return [answer for (answer,) in p.answers(step, "forget", "refusals", available, [()] * p.batch_size)]
+    return [answer for (answer,) in p.answers(step, "forget", "refusals", available, [()] * len(p.forget_rows(step)))]
 
 
 def stream(rows, steps: int) -> list[int]:
@@ -31,7 +31,7 @@ def stream(rows, steps: int) -> list[int]:
 @settings(deadline=None)
 def test_every_epoch_visits_each_row_once_in_both_sets(p: Pairs):
     for rows, count in ((p.forget_rows, p.forget), (p.retain_rows, p.retain)):
-        walked = stream(rows, -(-3 * count // p.batch_size))
+        walked = stream(rows, -(-3 * count // min(p.batch_size, count)))
         for epoch in range(3):
             assert sorted(walked[epoch * count : (epoch + 1) * count]) == list(range(count))
 
@@ -40,12 +40,12 @@ def test_every_epoch_visits_each_row_once_in_both_sets(p: Pairs):
 @settings(deadline=None)
 def test_processes_share_out_the_batch_and_nothing_twice(p: Pairs, world: int, step: int):
     batch = p.forget_rows(step)
-    if p.batch_size % world:
+    if len(batch) % world:
         with pytest.raises(ExpungeError, match=f"multiple of {world}"):
             share(batch, 0, world)
         return
     shares = [share(batch, rank, world) for rank in range(world)]
-    assert {len(s) for s in shares} == {p.batch_size // world}
+    assert {len(s) for s in shares} == {len(batch) // world}
     assert [row for place in zip(*shares, strict=True) for row in place] == batch
 
 
@@ -57,6 +57,21 @@ def test_a_step_is_the_same_whether_reached_or_jumped_to(p: Pairs, step: int):
     late = (p.forget_rows(step), p.retain_rows(step), refusal_rows(p, step, 7))
     assert (fresh.forget_rows(step), fresh.retain_rows(step), refusal_rows(fresh, step, 7)) == late
     assert [(fresh.forget_rows(s), fresh.retain_rows(s), refusal_rows(fresh, s, 7)) for s in range(4)] == early
+
+
+@given(pairs, st.integers(0, 50))
+@settings(deadline=None)
+def test_a_set_smaller_than_the_batch_is_in_each_step_once(p: Pairs, step: int):
+    for rows, count in ((p.forget_rows(step), p.forget), (p.retain_rows(step), p.retain)):
+        assert len(rows) == min(p.batch_size, count)
+        if count <= p.batch_size:
+            assert sorted(rows) == list(range(count))
+
+
+def test_a_step_that_processes_cannot_share_is_refused():
+    Pairs(forget=3, retain=8, batch_size=2, seed=0).check_shares(2)
+    with pytest.raises(ExpungeError, match="a batch of 3 rows cannot be shared evenly by 2 processes"):
+        Pairs(forget=3, retain=8, batch_size=4, seed=0).check_shares(2)
 
 
 def test_numpys_global_seed_and_other_draws_change_nothing():

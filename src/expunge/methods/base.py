@@ -5,12 +5,13 @@ are the idea. The runtimes and the loaders of artifacts call them; a method neve
 never sees a device. The contract of training methods is in `methods/training/base.py`.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from expunge.data.encode import Encoder
@@ -32,6 +33,13 @@ class Spec(BaseModel):
     """What it does, in one line of plain text."""
     cost: ClassVar[str]
     """Forward and backward passes of one step, and what is kept in memory beside one model."""
+
+    @field_validator("*")
+    @classmethod
+    def _is_a_number(cls, value: Any) -> Any:
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError("nan is not a number")
+        return value
 
     @classmethod
     def method_name(cls) -> str:

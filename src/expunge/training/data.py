@@ -103,6 +103,13 @@ class TrainingData:
             found[name] = [keys[i] for i in share(range(len(keys)), rank, world)]
         return found
 
+    def smaller(self, batch_size: int) -> str:
+        """What is said of sets with fewer rows than a batch; empty where there is none."""
+        parts = {f"part {i + 1} of the forget set": len(part) for i, part in enumerate(self.parts)}
+        sizes = (parts or {"the forget set": len(self.forget)}) | {"the retain set": len(self.retain)}
+        fewer = [f"all {size} rows of {name}" for name, size in sizes.items() if 0 < size < batch_size]
+        return f"Each step had {', '.join(fewer)}, fewer than the batch of {batch_size}." if fewer else ""
+
     def probes(self, side: Literal["right", "left"], device: torch.device) -> list[Tokens]:
         """Evenly spaced rows of each forget part, the same in every run on the same data."""
         chosen = [part[:: -(-len(part) // PROBES)] for part in self.parts or (range(len(self.forget)),)]

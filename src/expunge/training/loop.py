@@ -98,13 +98,9 @@ def train(
     sharding that did not happen, too little memory.
     """
     accelerator = _accelerator(training, model.dtype)
-    if training.batch_size % accelerator.num_processes:
-        raise ExpungeError(
-            f"a batch of {training.batch_size} rows cannot be shared evenly by {accelerator.num_processes} processes; "
-            f"set --batch-size to a multiple of {accelerator.num_processes}"
-        )
     began = time.process_time()
     plan = Pairs(len(data.forget), len(data.retain), training.batch_size, training.seed, data.parts)
+    plan.check_shares(accelerator.num_processes)
     steps = training.steps or plan.total_steps(training.epochs)
     memory = PeakMemory()
     model = set_trainable(model, select_weights(model, method, training), training).to(accelerator.device)

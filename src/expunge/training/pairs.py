@@ -41,7 +41,8 @@ class Pairs:
     retain: int
     """Number of retain examples; 0 when there are none."""
     batch_size: int
-    """Rows of either set in one step."""
+    """Rows of either set in one step. A smaller set, or part of one, is in each step as a whole: no row is repeated to fill a
+    batch."""
     seed: int
     parts: tuple[tuple[int, ...], ...] = ()
     """Forget rows that are not mixed in a step: the steps take these parts in turn, each with a sequence of its own."""
@@ -56,15 +57,24 @@ class Pairs:
     def total_steps(self, epochs: float) -> int:
         """Steps until every forget row has been seen `epochs` times; the last step may run into the next epoch."""
         longest = max(map(len, self.parts), default=self.forget)
-        return max(len(self.parts), 1) * math.ceil(round(epochs * longest / self.batch_size, 9))
+        return max(len(self.parts), 1) * math.ceil(round(epochs * longest / self._size(longest), 9))
 
     def epoch(self, step: int) -> float:
         """Passes over the forget set (over its largest part) that are done before `step`."""
         longest = max(map(len, self.parts), default=self.forget)
-        return step * self.batch_size / (longest * max(len(self.parts), 1))
+        return step * self._size(longest) / (longest * max(len(self.parts), 1))
+
+    def check_shares(self, world: int) -> None:
+        """Raises ExpungeError where the rows of a step cannot be shared evenly by `world` processes."""
+        for count in (*(map(len, self.parts) if self.parts else [self.forget]), self.retain):
+            if (size := self._size(count)) % world:
+                raise ExpungeError(
+                    f"a batch of {size} rows cannot be shared evenly by {world} processes; set --batch-size to a multiple of "
+                    f"{world} that the data has"
+                )
 
     def forget_rows(self, step: int) -> list[int]:
-        """`batch_size` indices into the forget set."""
+        """Indices into the forget set: `batch_size`, or all of a smaller set."""
         if not self.parts:
             return self._walk(_FORGET, self.forget, step)
         turn, place = divmod(step, len(self.parts))
@@ -72,7 +82,7 @@ class Pairs:
         return [rows[i] for i in self._walk(_PARTS + place, len(rows), turn)]
 
     def retain_rows(self, step: int) -> list[int]:
-        """`batch_size` indices into the retain set, independent of the forget rows; none without a retain set."""
+        """Indices into the retain set, independent of the forget rows; none without a retain set."""
         return self._walk(_RETAIN, self.retain, step) if self.retain else []
 
     def answers(
@@ -85,9 +95,12 @@ class Pairs:
         draws = _draws(self.seed, _STREAMS[prompts, answers], step, len(barred) * count).reshape(-1, count)
         return [_distinct(row, available, taken) for row, taken in zip(draws, barred, strict=True)]
 
+    def _size(self, count: int) -> int:
+        return min(self.batch_size, count)
+
     def _walk(self, stream: int, count: int, step: int) -> list[int]:
-        begin = step * self.batch_size
-        visits = (divmod(position, count) for position in range(begin, begin + self.batch_size))
+        size = self._size(count)
+        visits = (divmod(position, count) for position in range(step * size, (step + 1) * size))
         return [int(_permutation(self.seed, stream, epoch, count)[place]) for epoch, place in visits]
 
 

@@ -16,6 +16,7 @@ from expunge.models.save import save_model
 from expunge.runner import AnyRun, Context, Made, Runner
 from expunge.training.checkpoints import disk_bytes
 from expunge.training.data import encode_data
+from expunge.training.limits import bounded, check_dtype, checked_rows, lost_answers
 from expunge.training.loop import train
 from expunge.training.settings import Training
 from expunge.training.weights import select_weights
@@ -44,6 +45,11 @@ def produce(context: Context) -> Made:
     data = encode_data(context.request, method, context.encoder)
     goes_on = context.start.is_adapter and run.training.lora
     model = context.load(keep_adapter=goes_on)
+    check_dtype(model.dtype)
+    if (encoder := bounded(context.encoder, model)) is not context.encoder:
+        data = encode_data(context.request, method, encoder)
+    data = checked_rows(model, data, encoder)
+    lost = lost_answers(context.request, data, encoder)
     selection = select_weights(model, method, run.training)
     check_room(context.out, disk_bytes(model, selection.weights, run.training), "this run with its checkpoints")
     context.prepare()
@@ -52,7 +58,7 @@ def produce(context: Context) -> Made:
     notes = "Trained for {} steps on {}. {}{}".format(
         trained.steps,
         ", ".join(f"{len(v)} {k} examples" for k, v in run.row_sets(context.request).items()),
-        selection.said,
+        " ".join(said for said in (selection.said, data.smaller(run.training.batch_size), lost) if said),
         f" Stopped early: {trained.stopped}." if trained.stopped else "",
     )
     if goes_on:

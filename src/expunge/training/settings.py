@@ -1,8 +1,9 @@
 """How weights are trained, as one typed value: learning rate, length, batch, precision, adapters, sharding."""
 
-from typing import Literal
+import math
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from expunge.records import Seed
 
@@ -12,6 +13,13 @@ class Training(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    @field_validator("*")
+    @classmethod
+    def _is_a_number(cls, value: Any) -> Any:
+        if isinstance(value, float) and math.isnan(value):
+            raise ValueError("nan is not a number")
+        return value
+
     learning_rate: float | None = Field(None, gt=0)
     """Peak learning rate of AdamW; left out, the method's own default (ten times that with LoRA)."""
     epochs: float = Field(5.0, gt=0)
@@ -19,7 +27,7 @@ class Training(BaseModel):
     steps: int | None = Field(None, ge=1)
     """Optimizer steps."""
     batch_size: int = Field(32, ge=1)
-    """Forget rows of one step over all processes; as many retain rows stand beside them."""
+    """Forget rows of one step over all processes, and as many retain rows; a set with fewer rows is in each step as a whole."""
     micro_batch_size: int | None = Field(None, ge=1)
     """Rows of one forward pass; smaller means less memory and the same result. Left out: the whole batch."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"

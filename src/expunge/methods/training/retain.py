@@ -11,6 +11,7 @@ positions as well, and so depends on the padding: open_unlearning bug B3. There 
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from expunge.data.encode import Tokens
@@ -23,9 +24,9 @@ RetainLoss = Literal["cross_entropy", "kl", "none"]
 class WithRetain(TrainingMethod):
     """A training method of the form  forget_weight * forget term + retain_weight * retain term."""
 
-    forget_weight: float = 1.0
+    forget_weight: float = Field(1.0, ge=0)
     """Factor of the forget term (gamma)."""
-    retain_weight: float = 1.0
+    retain_weight: float = Field(1.0, ge=0)
     """Factor of the retain term (alpha)."""
     retain_loss: RetainLoss = "cross_entropy"
     """What holds the retain set: cross_entropy on its answers, kl to the start model, or none."""

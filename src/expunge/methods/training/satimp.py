@@ -21,7 +21,7 @@ class SatImp(WithRetain):
     cost: ClassVar[str] = "forward and backward of forget and retain rows; nothing beside the model"
 
     name: Literal["satimp"] = "satimp"
-    forget_weight: float = 0.1
+    forget_weight: float = Field(0.1, ge=0)
     """Factor of the forget term (gamma)."""
     beta1: float = Field(5.0, ge=0)
     """Power of p: saturation."""

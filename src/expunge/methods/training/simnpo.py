@@ -23,7 +23,7 @@ class SimNPO(WithRetain):
     cost: ClassVar[str] = "forward and backward of forget and retain rows; nothing beside the model"
 
     name: Literal["simnpo"] = "simnpo"
-    forget_weight: float = 0.125
+    forget_weight: float = Field(0.125, ge=0)
     """Factor of the forget term (gamma in the peer's configuration)."""
     beta: float = Field(4.5, gt=0)
     """Inverse temperature of the mean log-probability."""

@@ -25,7 +25,7 @@ class UNDIAL(WithRetain):
     learning_rate: ClassVar[float] = 1e-4
 
     name: Literal["undial"] = "undial"
-    retain_weight: float = 0.0
+    retain_weight: float = Field(0.0, ge=0)
     """Factor of the retain term (alpha); 0 in the published setting."""
     beta: float = Field(10.0, gt=0)
     """How far the label's logit is pushed down, in nats."""
