@@ -9,9 +9,12 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from expunge import artifact
+from expunge.data.corpora.alpaca import EXT_SUB_TEMPLATE
+from expunge.data.corpora.pku_saferlhf import SKU_TEMPLATE
 from expunge.data.read import read_request
 from expunge.data.split import by_attribute
 from expunge.errors import ExpungeError
+from expunge.methods import SKU, ExtSubPipeline
 from expunge.recipes import recipe, recipes_folder
 from expunge.run import check, execute
 from expunge.spec import Run, build, to_yaml
@@ -181,6 +184,38 @@ def test_a_skill_is_forgotten_by_its_recipe_on_a_small_model(
     run = build(Run, {**said, "model": str(tmp_path / "model"), "dtype": "float32"}, name)
     manifest = artifact.verify(execute(run, tmp_path / "run", quiet=True).artifact)
     assert manifest.kind == ("weights" if run.method.name == "selective_pruning" else "guard")
+
+
+@pytest.mark.parametrize(("name", "lora"), [("opt_2_7b", None), ("llama_2_7b", (32, 16)), ("llama_2_13b", (16, 8))])
+def test_the_published_sku_is_that_of_the_release(name: str, lora: tuple[int, int] | None) -> None:
+    run = build(Run, recipe(f"behavior/sku_{name}"), name)
+    method, training = run.method, run.training
+    assert isinstance(method, SKU)
+    assert (method.distortion_weight, method.disassociation_weight, method.preservation_weight) == (2.5, 2.5, 1)
+    assert (method.answers, method.scale, method.cap) == (5, (1.0,), None)
+    assert (training.learning_rate, training.steps, training.batch_size, training.seed) == (2e-4, 1000, 2, 8888)
+    assert (training.schedule, training.warmup, training.weight_decay) == ("linear", 0, 0.01)
+    assert training.lora == (lora is not None)
+    assert lora is None or (training.lora_rank, training.lora_alpha) == lora
+    assert run.format is not None
+    assert run.format.template == SKU_TEMPLATE
+    assert run.forget == ("PKU-Alignment/PKU-SafeRLHF:pku/harmful/train",)
+    assert run.retain == ("truthfulqa/truthful_qa:truthfulqa/released/train",)
+
+
+@pytest.mark.parametrize("name", ["llama_7b", "llama_13b", "llama_7b_wizardlm", "llama_7b_toxic"])
+def test_the_published_ext_sub_is_that_of_the_release(name: str) -> None:
+    run = build(Run, recipe(f"behavior/ext_sub_{name}"), name)
+    method, training = run.method, run.training
+    assert isinstance(method, ExtSubPipeline)
+    assert (method.alpha, method.arithmetic) == ((1.0,), "ext_sub")
+    assert (training.learning_rate, training.epochs, run.max_length) == (2e-5, 2, 1024)
+    assert (training.batch_size, training.micro_batch_size) == (4 * 16 * 2, 4)
+    assert (training.warmup, training.schedule, training.weight_decay) == (0.03, "linear", 0)
+    assert (training.lora_rank, training.lora_alpha, training.lora_dropout) == (16, 32, 0.05)
+    assert run.format is not None
+    assert run.format.template == EXT_SUB_TEMPLATE
+    assert run.model == f"huggyllama/llama-{'13b' if '13b' in name else '7b'}"
 
 
 def test_training_is_not_spread_by_a_device_map(tmp_path: Path) -> None:

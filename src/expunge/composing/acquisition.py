@@ -4,14 +4,13 @@ run/  acquisition/    run.yaml, metrics.jsonl, provenance.json, and only while i
       scales/SCALE/   artifact/ of each, where several scales were asked for
 """
 
-import json
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from expunge.artifact import artifact_folder, read_manifest, save_artifact
+from expunge.artifact import artifact_folder, read_manifest
 from expunge.composing.negation import MERGED, turn_adapter
+from expunge.composing.scales import write_scales
 from expunge.composing.stages import Stages, copy_artifact
 from expunge.methods.composed.sku import SKU, as_fields
 from expunge.methods.editing import TaskArithmetic
@@ -20,7 +19,7 @@ from expunge.records import write_text
 from expunge.runner import Made, Outcome
 from expunge.spec import AcquisitionRun, to_yaml
 
-ACQUIRED, SCALES = "acquisition", "scales"
+ACQUIRED = "acquisition"
 WARNING = (
     "# A harmful model\n\nThe model in `artifact/` was trained to show the behavior that is to be removed, so that it can be "
     "subtracted (SKU). Do not serve or publish it. It was kept by --keep-harmful; nothing needs it, and it may be deleted.\n"
@@ -40,8 +39,14 @@ def acquire_and_negate(method: SKU, stages: Stages) -> Made:
     vector = _vector(method, stages)
     acquired, steps = vector.outcome, vector.outcome.steps
     kind = "adapter" if read_manifest(vector.artifact).kind == "adapter" and not method.merged else "weights"
-    if len(method.scale) > 1 and is_main():
-        _write_scales(method, stages, vector, kind)
+    write_scales(
+        stages,
+        "adapter" if kind == "adapter" else "weights",
+        [
+            (s, method.model_copy(update={"scale": (s,)}), partial(_negated, method, stages, vector, kind, s))
+            for s in method.scale
+        ],
+    )
     notes = f"Acquired in {steps} steps" if steps else "Acquired before"
     notes += f", then negated with scale {method.scale[0]:g}."
     harmful = stages.out / ACQUIRED
@@ -99,20 +104,3 @@ def scale_adapter(artifact: Path, folder: Path, factor: float) -> None:
         turn_adapter(artifact, folder, scale=-factor)
         return
     turn_adapter(artifact, folder, scale=factor, sign=1)
-
-
-def _write_scales(method: SKU, stages: Stages, vector: Vector, kind: str) -> None:
-    """RUN/scales/SCALE/artifact of each scale."""
-    shutil.rmtree(stages.out / SCALES, ignore_errors=True)
-    start = stages.context.start
-    sha256 = start.fingerprint()
-    for scale in method.scale:
-        out = stages.out / SCALES / f"{scale:g}"
-        save_artifact(
-            out / "artifact",
-            "adapter" if kind == "adapter" else "weights",
-            method.model_copy(update={"scale": (scale,)}),
-            start.base(out, sha256),
-            partial(_negated, method, stages, vector, kind, scale),
-            notes=f"One of several scales of the run in `{stages.out.name}`: {json.dumps(list(method.scale))}.",
-        )

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from expunge.composing.acquisition import acquire_and_negate
+from expunge.composing.expert_pair import subtract_anti_expert
 from expunge.composing.negation import negate
 from expunge.composing.parts import unlearn_parts
 from expunge.composing.stages import Stages
 from expunge.data.example import Request
 from expunge.methods.base import ComposedMethod
+from expunge.methods.composed.ext_sub_pipeline import ExtSubPipeline
 from expunge.methods.composed.sku import SKU
 from expunge.methods.composed.spunge import Spunge
 from expunge.methods.composed.task_vector_negation import TaskVectorNegation
@@ -22,6 +24,7 @@ COMPOSERS: dict[type[ComposedMethod], Callable[[Any, Stages], Made]] = {
     TaskVectorNegation: negate,
     Spunge: unlearn_parts,
     SKU: acquire_and_negate,
+    ExtSubPipeline: subtract_anti_expert,
 }
 """What carries out each composed method. A new one is its file and one line here."""
 

@@ -1,9 +1,10 @@
 """Methods made of others: what they are (`composing` carries them out). A new one is its file, its import and its place here."""
 
 from expunge.methods.base import ComposedMethod
+from expunge.methods.composed.ext_sub_pipeline import ExtSubPipeline as ExtSubPipeline
 from expunge.methods.composed.sku import SKU as SKU
 from expunge.methods.composed.spunge import Spunge as Spunge
 from expunge.methods.composed.task_vector_negation import TaskVectorNegation as TaskVectorNegation
 
-COMPOSED: tuple[type[ComposedMethod], ...] = (TaskVectorNegation, Spunge, SKU)
+COMPOSED: tuple[type[ComposedMethod], ...] = (TaskVectorNegation, Spunge, SKU, ExtSubPipeline)
 """In reading order."""

@@ -1,0 +1,28 @@
+"""Several scales of one composed run: an artifact each, beside the run's own."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from expunge.artifact import Kind, save_artifact
+from expunge.composing.stages import Stages
+from expunge.methods.base import ComposedMethod
+from expunge.processes import is_main
+
+SCALES = "scales"
+
+
+def write_scales(stages: Stages, kind: Kind, variants: Sequence[tuple[float, ComposedMethod, Callable[[Path], None]]]) -> None:
+    """RUN/scales/SCALE/artifact of each (scale, method with that scale, what fills the folder); nothing for a single one."""
+    if not is_main():
+        return
+    shutil.rmtree(stages.out / SCALES, ignore_errors=True)
+    if len(variants) < 2:
+        return
+    start = stages.context.start
+    sha256 = start.fingerprint()
+    listed = ", ".join(f"{scale:g}" for scale, _, _ in variants)
+    for scale, method, write in variants:
+        out = stages.out / SCALES / f"{scale:g}"
+        notes = f"One of several scales of one run: {listed}."
+        save_artifact(out / "artifact", kind, method, start.base(out, sha256), write, notes=notes)
