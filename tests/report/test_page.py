@@ -339,6 +339,18 @@ def test_texts_in_samples_are_escaped(lab, tmp_path):
     assert not {"script", "img"} & {tag for tag, _ in Tables(text).tags}
 
 
+def test_names_are_escaped_in_every_twin(lab, tmp_path):
+    import shutil
+
+    shutil.copytree(lab.runs[3], tmp_path / "n_po*[x](y)<b>")
+    page = report([tmp_path / "n_po*[x](y)<b>"], tmp_path / "out", original=lab.original, gold=lab.gold)
+    text = (page.parent / "report.md").read_text()
+    assert "n\\_po\\*\\[x\\](y)\\<b\\>" in text
+    assert "n_po*" not in text
+    assert "<b>" not in page.read_text()
+    assert "\\label{tab:lab-summary}" in (page.parent / "table.tex").read_text()
+
+
 def test_no_text_is_quoted_when_the_samples_carry_none(tmp_path):
     from importlib import util
 

@@ -147,6 +147,11 @@ def test_latex_keeps_hyphens_apart_and_sets_commands_as_code():
     assert "x --suite tofu" in markdown(table)
 
 
+def test_a_label_in_latex_holds_nothing_that_is_a_command():
+    text = latex(Table(r"a_b\input{x}%-scores", "Caption", (Column("model"),), ((Cell("npo"),),)))
+    assert "\\label{tab:a-b-input-x-scores}" in text
+
+
 def test_every_metric_that_is_computed_has_a_sentence():
     from expunge.evaluation.metrics import METRICS as COMPUTED
 

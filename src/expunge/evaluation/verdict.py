@@ -9,9 +9,10 @@ the samples that both models were scored on, in two ways:
 The p-values of all tests are corrected for their number (Holm 1979), and a statistic tells the two apart where one of them falls
 below 5 % and the difference is not negligible: a second retraining with another seed is not the same model either.
 
-A test that finds nothing on a few samples proves nothing. So every statistic must also be *equivalent*: the 90 % interval
-of the mean difference lies within half a standard deviation of gold's values on either side (two one-sided tests at 5 %,
-Schuirmann 1987; 0.5 is a medium effect in Cohen's terms), at least 0.1. Where neither holds, the samples are too few to say.
+A test that finds nothing on a few samples proves nothing. So every statistic must also be *equivalent*: the 90 % interval of
+the mean difference lies within half a standard deviation of gold's values on either side (two one-sided tests at 5 %, Schuirmann
+1987; 0.5 is a medium effect in Cohen's terms), at least 0.05, or 0.1 where gold's values are right or wrong. Where neither holds,
+the samples are too few to say.
 
     >>> def rows(values):
     ...     return [Sample(task="forget", metric="probability", role="forget", id=str(i), value=v) for i, v in enumerate(values)]
@@ -40,8 +41,8 @@ LEVEL = 0.05
 """Of the corrected tests, and of each one-sided test of equivalence."""
 MARGIN = 0.5
 """Standard deviations of gold's values within which the mean difference must surely lie."""
-LEAST_MARGIN = 0.1
-"""In the statistic's own units; for statistics on which gold always has nearly the same value."""
+LEAST_MARGIN = {"shares": 0.05, "right or wrong": 0.1}
+"""In the statistic's own units, for statistics on which gold always has nearly the same value; 0.1 is one sample in ten."""
 NEGLIGIBLE = 0.2
 """Standard deviations of gold's values, a small effect in Cohen's terms; a smaller difference of means, or distance between the
 distributions (Wasserstein's), tells nothing apart."""
@@ -167,7 +168,7 @@ def _p_values(run_N: Floats, gold_N: Floats) -> dict[Literal["paired", "distribu
     d_N = run_N - gold_N
     if not d_N.any():
         return {"paired": 1.0}
-    if set(np.unique([run_N, gold_N])) <= {0.0, 1.0}:
+    if _binary(run_N) and _binary(gold_N):
         changed = int((d_N != 0).sum())
         return {"paired": float(stats.binomtest(int((d_N > 0).sum()), changed).pvalue)}
     paired = stats.wilcoxon(d_N, zero_method="pratt", method="approx").pvalue
@@ -179,14 +180,18 @@ def _finding(
 ) -> Finding:
     d_N = run_N - gold_N
     n, difference, spread = len(d_N), float(d_N.mean()), float(gold_N.std())
-    low, high = _interval(d_N, binary=set(np.unique([run_N, gold_N])) <= {0.0, 1.0})
-    margin = max(MARGIN * spread, LEAST_MARGIN)
+    low, high = _interval(d_N, binary=_binary(run_N) and _binary(gold_N))
+    margin = max(MARGIN * spread, LEAST_MARGIN["right or wrong" if _binary(gold_N) else "shares"])
     moved = {"paired": abs(difference), "distribution": float(stats.wasserstein_distance(run_N, gold_N))}
     small = {name: size <= NEGLIGIBLE / MARGIN * margin for name, size in moved.items()}
     test = min(corrected, key=lambda name: (small[name], corrected[name]))
     p = corrected[test]
     found: Found = "apart" if p < LEVEL and not small[test] else "same" if -margin < low and high < margin else "undecided"
     return Finding(task, metric, n, difference, low, high, margin, p, test, found)
+
+
+def _binary(values_N: Floats) -> bool:
+    return set(np.unique(values_N)) <= {0.0, 1.0}
 
 
 def _interval(d_N: Floats, *, binary: bool) -> tuple[float, float]:
