@@ -9,6 +9,7 @@ from expunge.methods.base import InPlaceEditing
 from expunge.models.save import model_bytes, save_model
 from expunge.processes import count, place
 from expunge.runner import AnyRun, Context, Made, Runner
+from expunge.self_check import measure, self_check
 
 
 def check(run: AnyRun, request: Request) -> None:
@@ -19,13 +20,17 @@ def check(run: AnyRun, request: Request) -> None:
 def produce(context: Context) -> Made:
     """Edits the start model; under torchrun the processes share the passes over the data."""
     model = place(context.load())
+    before = measure(model, context.encoder, context.request) if context.checks_itself else None
     cost = Cost()
     notes = _method(context.run).apply(model, context.request, context.encoder)
     spent = cost.so_far()
     check_room(context.out, model_bytes(model), "the edited model")
     context.prepare()
     write = partial(save_model, model=model, tokenizer=context.encoder.tokenizer, format=context.encoder.format)
-    return Made("weights", notes, write, 0, None, count(), *spent[1:])
+    found = None
+    if before is not None:
+        found = self_check(before, measure(model, context.encoder, context.request), context.request, None)
+    return Made("weights", notes, write, 0, None, count(), *spent[1:], self_check=found)
 
 
 RUNNER = Runner(check, produce, spreads=True)

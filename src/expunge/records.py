@@ -163,6 +163,19 @@ class LadderRow(Record):
     gain: Gain | None = None
 
 
+class SelfCheck(Record):
+    """What a run measured of itself when it was done, on a few fixed rows. No evaluation: claims do not rest on it."""
+
+    rows: dict[str, int]
+    """forget, retain, holdout -> rows that were looked at."""
+    before: dict[str, float]
+    """Of the start model. forget, retain, holdout -> mean probability of an answer; retain_perplexity."""
+    after: dict[str, float]
+    """Of what was made."""
+    said: tuple[str, ...]
+    """The sentences that the command printed."""
+
+
 class Provenance(Record):
     """provenance.json: where a run came from and what it took."""
 
@@ -189,6 +202,8 @@ class Provenance(Record):
     peak_memory_bytes: int
     stopped: str | None = None
     """Why training ended before its last planned step; null where it did not, or where there was no training."""
+    self_check: SelfCheck | None = None
+    """Null where it was turned off, and where there was nothing to compare (guards, fine-tuning, several processes)."""
 
 
 def follow_umask(path: Path) -> None:

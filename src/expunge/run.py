@@ -50,6 +50,7 @@ def execute(
     overwrite: bool = False,
     quiet: bool = False,
     before: Callable[[], None] = lambda: None,
+    measures: bool = True,
     build_objective: ObjectiveBuilder | None = None,
 ) -> Outcome:
     """Carries out `run` into the folder `out`.
@@ -57,6 +58,7 @@ def execute(
     resume     goes on in an existing folder whose run.yaml says the same run
     overwrite  replaces an existing folder; its artifact stays until the new one is complete
     before     called right before the folder is made: of a stage, what makes the folder of the whole run
+    measures   look at a few rows before and after, and say whether it worked
     build_objective  for guards that tune themselves by a score: measures it
 
     Raises ExpungeError, one sentence, before anything is written when the input is wrong.
@@ -78,10 +80,10 @@ def execute(
             return Outcome(out, out / "artifact", 0, "the run was complete already")
         if not runner.has_stages:
             _check_same(run, out)
-    stage = partial(execute, build_objective=build_objective)
+    stage = partial(execute, build_objective=build_objective, measures=measures)
     with folder:
         context = Context(
-            run, request, start, encoder, out, resume, overwrite, quiet, folder.prepare, stage, check, build_objective
+            run, request, start, encoder, out, resume, overwrite, quiet, folder.prepare, stage, check, build_objective, measures
         )
         began = time.perf_counter()
         made = runner.produce(context)
@@ -89,7 +91,7 @@ def execute(
             _publish(context, folder.inputs(), made, began)
         if torch.distributed.is_initialized():
             torch.distributed.barrier()  # no process goes on to read an artifact that is still being written
-    return Outcome(out, out / "artifact", made.steps, made.stopped, made.notes)
+    return Outcome(out, out / "artifact", made.steps, made.stopped, made.notes, made.self_check)
 
 
 def check(run: AnyRun, request: Request) -> None:
@@ -152,7 +154,8 @@ def _publish(context: Context, inputs: Inputs, made: Made, began: float) -> None
     """The artifact by rename, then provenance.json, which marks the run as complete."""
     run, out = context.run, context.out
     base = context.start.base(out, inputs.base_sha256, adapter_goes_on=made.adapter_goes_on)
-    save_artifact(out / "artifact", made.kind, run.method, base, made.write, notes=made.notes)
+    notes = "\n\n".join([made.notes, *(made.self_check.said if made.self_check else ())])
+    save_artifact(out / "artifact", made.kind, run.method, base, made.write, notes=notes)
     write_json(out / "provenance.json", _provenance(context, inputs, made, time.perf_counter() - began))
     for checkpoint in out.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
@@ -179,4 +182,5 @@ def _provenance(context: Context, inputs: Inputs, made: Made, wall_seconds: floa
         device_seconds=round(made.device_seconds, 3),
         peak_memory_bytes=made.peak_memory_bytes,
         stopped=made.stopped,
+        self_check=made.self_check,
     )

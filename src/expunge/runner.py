@@ -16,6 +16,8 @@ from expunge.artifact import Kind
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.methods.base import ObjectiveBuilder
+from expunge.processes import count
+from expunge.records import SelfCheck
 from expunge.spec import AcquisitionRun, FineTuneRun, Run
 from expunge.start import Start
 
@@ -42,6 +44,8 @@ class Made(NamedTuple):
     """Whether this is the adapter that the run started from, trained further: its base model stays the same."""
     done: Callable[[], None] = lambda: None
     """Called when the artifact is in its place."""
+    self_check: SelfCheck | None = None
+    """What was measured before and after, where it was."""
 
 
 class Outcome(NamedTuple):
@@ -53,6 +57,8 @@ class Outcome(NamedTuple):
     stopped: str | None
     notes: str = ""
     """What the artifact's card says about how it was made; empty where the run was complete already."""
+    self_check: SelfCheck | None = None
+    """Whether it did what it was for, on a few rows."""
 
 
 class Execute(Protocol):
@@ -91,7 +97,14 @@ class Context:
     check: Callable[[AnyRun, Request], None]
     """Raises where a request does not fit a run, for a stage."""
     build_objective: ObjectiveBuilder | None = None
+    measures: bool = True
+    """Whether a self-check was asked for (`checks_itself`)."""
     """For guards that tune themselves by a score."""
+
+    @property
+    def checks_itself(self) -> bool:
+        """Whether the answers to forget are looked at before and after: not of fine-tuning, and on one process alone."""
+        return self.measures and isinstance(self.run, Run) and count() == 1
 
     def load(self, *, keep_adapter: bool = False) -> PreTrainedModel:
         """The start model in the run's dtype; an adapter is added into its weights, or with `keep_adapter` stays on them."""

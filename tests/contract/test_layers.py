@@ -28,7 +28,7 @@ LAYERS = [
     ["artifact"],
     ["merging"],
     ["spec", "recipes", "start"],
-    ["runner", "run_folder", "guarding/published"],
+    ["runner", "run_folder", "self_check", "guarding/published"],
     ["training", "editing", "guarding", "composing"],
     ["run"],
     ["evaluation"],

@@ -30,6 +30,8 @@ class Folder(BaseModel):
     """Go on with a run that was killed: `--resume --out RUN` is enough, the rest is read from its run.yaml."""
     overwrite: bool = False
     """Replace a run; its artifact stays until the new one is complete."""
+    check: bool = True
+    """At the end, look at a few rows and say whether it worked (`--no-check`: not)."""
     config: str | None = None
     """Start from this YAML file, or from a recipe that comes with expunge (`lab/npo`); flags override it."""
 

@@ -65,13 +65,22 @@ def main(words: Sequence[str]) -> None:
     with going_on(out):
         if questions:
             _ask(run, questions, out, resume=folder.resume, overwrite=folder.overwrite)
-        outcome = execute(run, out, resume=folder.resume, overwrite=folder.overwrite, build_objective=build_objective)
+        outcome = execute(
+            run,
+            out,
+            resume=folder.resume,
+            overwrite=folder.overwrite,
+            build_objective=build_objective,
+            measures=folder.check,
+        )
     stopped = f" ({outcome.stopped})" if outcome.stopped else ""
     if outcome.steps == 0 and outcome.notes:  # nothing was trained: what was fitted is all there is to say
         print(outcome.notes.partition("\n\n")[0])
         print(f"{outcome.folder}: the artifact is in {outcome.artifact}")
     else:
         print(f"{outcome.folder}: {outcome.steps} steps{stopped}; the artifact is in {outcome.artifact}")
+    if outcome.self_check is not None:
+        print(*(f"  {line}" for line in outcome.self_check.said), sep="\n")
 
 
 def _questions(words: list[str]) -> tuple[list[str], list[str]]:

@@ -14,6 +14,7 @@ from expunge.methods.training.base import TrainingMethod
 from expunge.models.fused import available, fused
 from expunge.models.save import save_model
 from expunge.runner import AnyRun, Context, Made, Runner
+from expunge.self_check import measure, self_check
 from expunge.training.checkpoints import disk_bytes
 from expunge.training.data import encode_data
 from expunge.training.limits import bounded, check_dtype, checked_rows, lost_answers
@@ -53,6 +54,7 @@ def produce(context: Context) -> Made:
     selection = select_weights(model, method, run.training)
     check_room(context.out, disk_bytes(model, selection.weights, run.training), "this run with its checkpoints")
     context.prepare()
+    before = measure(model, context.encoder, context.request) if context.checks_itself else None
     with _kernels(model, run.training):
         trained = train(model, method, data, run.training, context.out, quiet=context.quiet)
     notes = "Trained for {} steps on {}. {}{}".format(
@@ -66,7 +68,11 @@ def produce(context: Context) -> Made:
     kind: Kind = "adapter" if run.training.lora else "weights"
     tokenizer = context.encoder.tokenizer
     write = partial(save_model, model=trained.model, tokenizer=tokenizer, format=run.format, weights=trained.gathered)
-    return Made(kind, notes, write, *trained[2:], adapter_goes_on=goes_on)
+    found = None
+    if before is not None:
+        rate = run.training.learning_rate or method.learning_rate * (10 if run.training.lora else 1)
+        found = self_check(before, measure(trained.model, context.encoder, context.request), context.request, rate)
+    return Made(kind, notes, write, *trained[2:], adapter_goes_on=goes_on, self_check=found)
 
 
 def _kernels(model: PreTrainedModel, training: Training) -> AbstractContextManager[int]:

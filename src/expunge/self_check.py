@@ -1,0 +1,100 @@
+"""Measures, at the end of a run, whether it did what it was for: a few rows, before and after, and what to change if it did not.
+
+A self-check is no evaluation: it looks at no more than 32 rows of each set that the run was given, and at probabilities alone.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from expunge.data.encode import Encoder, collate, length_batches
+from expunge.data.example import Example, Request
+from expunge.models.load import causal_model
+from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
+from expunge.records import SelfCheck
+
+ROWS = 32
+"""Of each set, evenly spaced."""
+UNCHANGED = 0.9
+"""Share of the forget answers' probability from which on nothing counts as forgotten."""
+KEPT = 0.9
+"""Share of the retain answers' probability below which the retain set counts as hurt."""
+KNOWN = 0.05
+"""Probability below which the start model counts as not knowing an answer."""
+NEAR = 0.1
+"""Distance to the probability of rows never seen that counts as none."""
+
+
+def measure(model: nn.Module, encoder: Encoder, request: Request) -> dict[str, float]:
+    """`forget`, `retain`, `holdout`: mean over rows of exp(mean log p of the answer's tokens); `retain_perplexity`: exp of the
+    mean over all its answers' tokens of -log p. Sets without rows are left out."""
+    found: dict[str, float] = {}
+    for name in ("forget", "retain", "holdout"):
+        examples: Sequence[Example] = getattr(request, name)
+        if examples:
+            found[name], perplexity = _answers(model, encoder, examples[:: -(-len(examples) // ROWS)])
+            if name == "retain":
+                found["retain_perplexity"] = perplexity
+    return found
+
+
+@torch.no_grad()
+def _answers(model: nn.Module, encoder: Encoder, examples: Sequence[Example]) -> tuple[float, float]:
+    """(mean probability of an answer, perplexity of all answers' tokens)."""
+    device, was_training = causal_model(model).device, model.training
+    model.eval()
+    rows = encoder.encode_many(examples)
+    probabilities, tokens = [], []
+    for batch in length_batches([len(row.ids) for row in rows], 4096, ROWS):
+        labelled = labelled_logits(model, collate([rows[i] for i in batch], encoder.pad_id).to(device))
+        logp_N = token_logprobs(labelled)
+        probabilities.append(sequence_mean(logp_N, labelled.row_N, labelled.rows).exp().cpu())
+        tokens.append(logp_N.float().cpu())
+    model.train(was_training)
+    return float(torch.cat(probabilities).mean()), math.exp(min(700.0, -float(torch.cat(tokens).mean())))
+
+
+def self_check(before: dict[str, float], after: dict[str, float], request: Request, learning_rate: float | None) -> SelfCheck:
+    """Both measurements, and two or three sentences on them. learning_rate: of the run, for advice; None where there was none."""
+    rows: dict[str, int] = {
+        name: min(ROWS, len(getattr(request, name))) for name in ("forget", "retain", "holdout") if name in before
+    }
+    if not all(map(math.isfinite, after.values())):
+        said = ["self-check: the model gives no finite probabilities, so it is broken; try a lower --learning-rate"]
+        return SelfCheck(rows=rows, before=before, after={}, said=tuple(said))
+    said = [_numbers(before, after, rows), _forgotten(before, after, learning_rate)]
+    if "retain" in before and before["retain"] > KNOWN and after["retain"] < KEPT * before["retain"]:
+        share = after["retain"] / before["retain"]
+        said.append(
+            f"the retain set fell to {share:.0%} of what it was; give more retain rows"
+            + (f", or try --learning-rate {learning_rate / 3:.1g}" if learning_rate else "")
+        )
+    return SelfCheck(rows=rows, before=before, after=after, said=tuple(said))
+
+
+def _numbers(before: dict[str, float], after: dict[str, float], rows: dict[str, int]) -> str:
+    parts = [f"{name} {before[name]:.4f} -> {after[name]:.4f} ({count} rows)" for name, count in rows.items()]
+    if "retain_perplexity" in before:
+        parts.append(f"retain perplexity {before['retain_perplexity']:.4g} -> {after['retain_perplexity']:.4g}")
+    return f"self-check, probability of the answers: {', '.join(parts)}"
+
+
+def _forgotten(before: dict[str, float], after: dict[str, float], learning_rate: float | None) -> str:
+    was, now, unseen = before["forget"], after["forget"], after.get("holdout")
+    more = f"try --learning-rate {learning_rate * 5:.1g}, or more --epochs" if learning_rate else "try a stronger setting"
+    if was < KNOWN:
+        return "the start model hardly knew the forget answers; check --columns and the format, so there was little to forget"
+    if now > UNCHANGED * was:
+        return f"nothing was forgotten; {more}"
+    if unseen is None:
+        return f"the forget answers are {1 - now / was:.0%} less probable; give rows never seen as --holdout to compare"
+    if now > unseen + NEAR:
+        return f"the forget answers are still more probable than rows that the model never saw ({unseen:.4f}); {more}"
+    if now < unseen / 10 and unseen - now > NEAR / 10:
+        return (
+            f"over-forgotten: the forget answers are less probable than rows that the model never saw ({unseen:.4f}), which gives "
+            "them away; try fewer --epochs, or --stop-when-unknown"
+        )
+    return f"the forget answers are no more probable than rows that the model never saw ({unseen:.4f})"

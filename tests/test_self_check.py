@@ -1,0 +1,96 @@
+"""A run says, at its end, whether it did what it was for; and what to change where it did not."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import expunge
+from expunge import Training
+from expunge.cli import main
+from expunge.data.encode import Encoder
+from expunge.data.example import Example, Request
+from expunge.data.format import Format
+from expunge.methods import SelectivePruning
+from expunge.self_check import measure, self_check
+
+NAMES = ("anna", "boris", "clara", "hugo")
+REQUEST = Request((Example("where", "oslo"),), (Example("who", "anna"),), (Example("what", "lima"),))
+
+
+def rows(path: Path, city: str) -> Path:
+    lines = [{"prompt": f"where was {name} born ?", "response": f"{name} was born in {city} ."} for name in NAMES]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def known(pico_folder: Path, tmp_path: Path) -> Path:
+    """A model that knows the forget set."""
+    training = Training(steps=60, batch_size=8, learning_rate=1e-2)
+    data = [rows(tmp_path / "forget.jsonl", "oslo")]
+    rows(tmp_path / "retain.jsonl", "oslo")
+    return expunge.finetune(model=pico_folder, data=data, out=tmp_path / "known", training=training, quiet=True).artifact
+
+
+def test_a_run_that_forgets_nothing_says_so_with_a_setting_to_try_and_one_that_forgets_says_that(
+    known: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["unlearn", "gradient_ascent", "--model", str(known), "--forget", str(tmp_path / "forget.jsonl"), "--batch-size", "4"]
+    assert main([*words, "--steps", "1", "--learning-rate", "1e-7", "--out", str(tmp_path / "weak")]) == 0
+    said = capsys.readouterr().out
+    assert "nothing was forgotten; try --learning-rate 5e-07, or more --epochs" in said
+    assert "self-check, probability of the answers: forget 0.9" in said
+    assert "nothing was forgotten" in (tmp_path / "weak/artifact/README.md").read_text()
+    found = json.loads((tmp_path / "weak/provenance.json").read_text())["self_check"]
+    assert found["rows"] == {"forget": 4}
+    assert found["after"]["forget"] == pytest.approx(found["before"]["forget"], rel=1e-3)
+    assert main([*words, "--steps", "20", "--learning-rate", "3e-3", "--out", str(tmp_path / "strong")]) == 0
+    assert "less probable; give rows never seen as --holdout" in capsys.readouterr().out
+    assert main([*words, "--steps", "1", "--no-check", "--out", str(tmp_path / "silent")]) == 0
+    assert "self-check" not in capsys.readouterr().out
+    assert json.loads((tmp_path / "silent/provenance.json").read_text())["self_check"] is None
+
+
+def test_an_edit_is_checked_too_and_a_check_changes_no_weight(known: Path, tmp_path: Path) -> None:
+    files = {"model": known, "forget": tmp_path / "forget.jsonl", "retain": tmp_path / "retain.jsonl", "quiet": True}
+    made = expunge.unlearn(SelectivePruning(percent=10), out=tmp_path / "edited", **files)  # type: ignore[arg-type]
+    assert made.self_check is not None
+    assert made.self_check.rows == {"forget": 4, "retain": 4}
+    assert made.self_check.before["retain_perplexity"] > 0
+
+
+SAID = {
+    "nothing forgotten": ({"forget": 0.99}, {"forget": 0.98}, "nothing was forgotten; try --learning-rate 0.0005"),
+    "hardly known": ({"forget": 0.01}, {"forget": 0.01}, "hardly knew the forget answers"),
+    "still known": (
+        {"forget": 0.99, "holdout": 0.1},
+        {"forget": 0.5, "holdout": 0.1},
+        r"still more probable than rows that the model never saw \(0.1000\)",
+    ),
+    "as unknown": ({"forget": 0.99, "holdout": 0.1}, {"forget": 0.12, "holdout": 0.1}, "no more probable than rows"),
+    "over-forgotten": ({"forget": 0.99, "holdout": 0.1}, {"forget": 1e-6, "holdout": 0.1}, "over-forgotten"),
+    "retain lost": (
+        {"forget": 0.99, "retain": 0.9, "retain_perplexity": 1.1},
+        {"forget": 0.1, "retain": 0.45, "retain_perplexity": 2.2},
+        "the retain set fell to 50%",
+    ),
+    "broken": ({"forget": 0.99}, {"forget": float("nan")}, "no finite probabilities"),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_each_outcome_has_its_sentence(name: str) -> None:
+    before, after, said = SAID[name]
+    assert re.search(said, "\n".join(self_check(before, after, REQUEST, 1e-4).said))
+
+
+def test_a_measurement_is_that_of_the_probability_metric(pico_folder: Path) -> None:
+    model, tokenizer = expunge.load(pico_folder)
+    encoder = Encoder(tokenizer, Format())
+    found = measure(model, encoder, REQUEST)
+    assert set(found) == {"forget", "retain", "holdout", "retain_perplexity"}
+    alone = measure(model, encoder, Request(REQUEST.retain))
+    assert alone["forget"] == pytest.approx(found["retain"], rel=1e-6)
+    assert not model.training
