@@ -73,7 +73,13 @@ def test_a_model_folder_without_tokenizer_is_refused(pico_folder: Path, forget: 
 
 
 def test_a_pattern_that_selects_no_weight_is_refused(pico_folder: Path, forget: Path, tmp_path: Path) -> None:
-    refuse("selects no weight", tmp_path / "run", GradientAscent(parameters="layers.99"), model=pico_folder, forget=forget)
+    refuse(
+        "selects none of the 21 weights",
+        tmp_path / "run",
+        GradientAscent(parameters="layers.99"),
+        model=pico_folder,
+        forget=forget,
+    )
 
 
 def test_an_invalid_pattern_is_refused(pico_folder: Path, forget: Path, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def _forgotten(before: dict[str, float], after: dict[str, float], learning_rate:
         return f"the forget answers are still more probable than rows that the model never saw ({unseen:.4f}); {more}"
     if now < unseen / 10 and unseen - now > NEAR / 10:
         return (
-            f"over-forgotten: the forget answers are less probable than rows that the model never saw ({unseen:.4f}), which gives "
-            "them away; try fewer --epochs, or --stop-when-unknown"
+            f"over-forgotten: the forget answers are less probable than rows that the model never saw ({unseen:.4f}), which "
+            "gives them away; try fewer --epochs, or --stop-when-unknown"
         )
     return f"the forget answers are no more probable than rows that the model never saw ({unseen:.4f})"
