@@ -76,3 +76,15 @@ def test_where_nothing_is_left_to_make_smaller_the_rows_are(
     too_large_from(1, monkeypatch, rows=1)
     with pytest.raises(ExpungeError, match="--max-length"):
         expunge.unlearn(GradientAscent(), model=pico_folder, forget=forget, out=tmp_path / "run", training=least, quiet=True)
+
+
+def test_where_the_moments_do_not_fit_smaller_passes_are_not_advised(
+    pico_folder: Path, forget: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    with pytest.raises(ExpungeError) as error:
+        expunge.unlearn(GradientAscent(), model=pico_folder, forget=forget, out=tmp_path / "run", training=QUICK, quiet=True)
+    assert str(error.value) == "out of memory in step 1 with 4 rows a pass; start anew with --lora"

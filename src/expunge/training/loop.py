@@ -347,6 +347,8 @@ def _too_large(state: _State, training: Training, accelerator: Accelerator, fold
         _save(state, folder, write=True)
     rows = training.micro_batch_size or training.batch_size // accelerator.num_processes
     ways = [f"--micro-batch-size {rows // 2}"] * (rows > 1) + ["--gradient-checkpointing"] * (not training.gradient_checkpointing)
+    if state.updating:  # two moments for each trained weight: smaller passes leave them as large
+        ways = []
     remedies = [f"go on by --resume with {' or '.join(ways)}"] * bool(ways) + ["start anew with --lora"] * (not training.lora)
     remedy = ", or ".join(remedies) or "shorten the rows by --max-length, or take a smaller model"
     return out_of_memory(f"in step {state.step + 1} with {rows} rows a pass", remedy)
