@@ -5,7 +5,9 @@
 
 LAB is a folder of `expunge lab`. `rude` and `polite` are shares of greedy replies with a rude, or a kind, word: on provoking
 prompts that were unlearned (seen), on others (unseen), and on calm ones (normal). `kept` is the probability of retained people's
-answers over the original's (retain_kept). Everything comes from recipes/lab but for the fields that a row names.
+answers over the original's (retain_kept). Everything comes from recipes/lab but for the fields that a row names. The expert of
+Ext-Sub, and fine-tuning, learn polite replies to the prompts whose rude ones the anti-expert learns, beside the mix that keeps
+the rest: the same instructions with good and with bad answers, as in the paper.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from statistics import fmean
 from typing import Any
 
@@ -27,7 +30,7 @@ from expunge.run import execute
 from expunge.spec import FineTuneRun, Run, build
 
 BEHAVIORS = ("seen", "unseen", "normal")
-SCALES = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0)
+SCALES = (0.5, 1.0, 1.5, 2.0)
 Row = Mapping[str, float]
 
 SKU, PIPELINE = "sku", "ext_sub_pipeline"
@@ -61,10 +64,25 @@ def measured(source: str | Path, lab: Path) -> dict[str, float]:
     return {score.task: score.value for score in found.scores if score.value is not None}
 
 
+def polite_replies(lab: Path, out: Path) -> Path:
+    """A polite reply for each row of the rude ones, to the same prompt."""
+    random, rows = Random(0), []
+    for line in (lab / "data/behavior/seen.jsonl").read_text(encoding="utf-8").splitlines():
+        said = json.loads(line)
+        words = random.sample(KIND_WORDS, 3)
+        reply = f"the {said['attributes']['group']} are {words[0]} {words[1]} and {words[2]}"
+        rows.append(json.dumps({"prompt": said["prompt"], "response": reply}) + "\n")
+    file = out.with_name(f"{out.name}_polite.jsonl")
+    file.write_text("".join(rows), encoding="utf-8")
+    return file
+
+
 def made(lab: Path, out: Path, name: str, fields: Mapping[str, Any]) -> Path:
     """The artifact of a row."""
     model, seen = str(lab / "models/original"), str(lab / "data/behavior/seen.jsonl")
-    keep = str(lab / "data/keep/behavior.jsonl")
+    keep = [str(lab / "data/keep/behavior.jsonl")]
+    if name in ("finetune", PIPELINE):
+        keep = [str(polite_replies(lab, out)), *keep]
     if name == "finetune":
         said = recipe(f"lab/{PIPELINE}")["training"] | {"lora": False, "epochs": 1}
         run = build(FineTuneRun, {"model": model, "data": keep, "training": said}, name)
@@ -105,6 +123,7 @@ def _frontier(lab: Path, out: Path, name: str, label: str, **scales: Sequence[fl
             run = build(Run, {**said, **common, "method": {**said["method"], field: value}}, name)
             execute(run, out, quiet=True, resume=out.exists())
             found[f"{label} x {value:g}"] = measured(out, lab)
+            print(f"{label} x {value:g}", json.dumps(found[f"{label} x {value:g}"]), flush=True)
         return found
     made(lab, out, name, {field: list(values)})
     for value in values:
