@@ -174,3 +174,20 @@ def test_a_mixture_of_experts_is_negated_like_any_other(
     assert moved
     for name in moved:
         torch.testing.assert_close(found[name], 2 * start[name] - bad[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_broken_term_is_named(pico_folder: Path, data: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing = torch.tensor(float("nan"), requires_grad=True)
+    monkeypatch.setattr("expunge.methods.composed.sku.preservation_divergence", lambda *a, **k: nothing * 1)
+    with pytest.raises(ExpungeError, match=r"non-finite at step 1 .*the term preservation is nan") as caught:
+        unlearned(tmp_path / "run", pico_folder, data, SKU(), LORA)
+    assert "distortion" not in str(caught.value)
+
+
+def test_the_report_draws_the_terms_of_the_acquisition(pico_folder: Path, data: dict[str, str], tmp_path: Path) -> None:
+    from expunge.report.read import read_run
+
+    unlearned(tmp_path / "run", pico_folder, data, SKU(), LORA)
+    assert [set(step.parts) for step in read_run(tmp_path / "run").steps] == [
+        {"distortion", "disassociation", "preservation"}
+    ] * 3

@@ -18,6 +18,10 @@ class Lenient(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
+LOGS = ("metrics.jsonl", "expert/metrics.jsonl", "acquisition/metrics.jsonl")
+"""Where a run's steps are: what is negated was trained in a folder of its own."""
+
+
 class Step(Lenient):
     """One line of metrics.jsonl."""
 
@@ -184,8 +188,7 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
             "artifact/expunge.json", "provenance.json", "run.yaml", "artifact/calibration.json", "merge.json", "analysis.json",
         )
     )  # fmt: skip
-    logs = [folder / "metrics.jsonl", folder / "expert" / "metrics.jsonl"]  # a negated expert trained in a folder of its own
-    metrics = next((log for log in logs if log.is_file()), None)
+    metrics = next((log for log in (folder / name for name in LOGS) if log.is_file()), None)
     if not suites and not any(file.is_file() for file in (artifact, provenance, analysis)) and metrics is None:
         raise ExpungeError(
             f"{folder} holds no run: it has neither evaluation/SUITE.json nor artifact/expunge.json nor metrics.jsonl"
@@ -227,7 +230,7 @@ def _read_parts(folder: Path, merge: Merge | None) -> tuple[RunRecord, ...]:
 
 
 def _begun(part: Path) -> bool:
-    return any((part / file).is_file() for file in ("provenance.json", "metrics.jsonl", "expert/metrics.jsonl"))
+    return any((part / file).is_file() for file in ("provenance.json", *LOGS))
 
 
 def read_runs(folders: Sequence[Path], taken: Collection[str] = ()) -> list[RunRecord]:

@@ -236,9 +236,11 @@ def _step(
     values = dict(zip(totals, found_values, strict=True))
     if not all(map(math.isfinite, (*found_values, grad_norm))):
         named = ", ".join(data.ids[row] for row in shared(plan.forget_rows(step), rank, world)[:4])
+        broken = "".join(f"; the term {name} is {value}" for name, value in values.items() if not math.isfinite(value))
+        broken = broken.removeprefix(f"; the term loss is {values['loss']}")
         raise ExpungeError(
-            f"the loss or its gradient became non-finite at step {step + 1} (loss {values['loss']}, gradient norm {grad_norm}; "
-            f"forget rows {named}, ...); the state before it is kept, lower --learning-rate or --max-grad-norm"
+            f"the loss or its gradient became non-finite at step {step + 1} (loss {values['loss']}, gradient norm {grad_norm}"
+            f"{broken}; forget rows {named}, ...); the state before it is kept, lower --learning-rate or --max-grad-norm"
         )
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
