@@ -21,7 +21,7 @@ from expunge.guarding.embedding_corruption.canonical import canonical, readings,
 from expunge.models.blocks import blocks_of
 from expunge.models.load import causal_model
 
-FEATURES, NGRAMS = 2**15, (3, 6)
+FEATURES, NGRAMS = 2**15, (5, 8)
 REMEMBERED = 2**16
 """Prompts whose score is kept."""
 
@@ -95,7 +95,7 @@ def _template_pieces(encoder: Encoder) -> tuple[str, ...]:
 
 
 class TextGate:
-    """Logistic regression on hashed character n-grams (3 to 6) of letters and digits alone, scaled to length 1."""
+    """Logistic regression on hashed character n-grams (5 to 8) of letters and digits alone, scaled to length 1."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self._weight, self._bias = tensors["gate.weight"].double().numpy(), float(tensors["gate.bias"])

@@ -1,0 +1,126 @@
+"""What embedding_corruption does in the lab, on seeds that nothing was tuned on: forgetting, keeping, both error kinds, latency.
+
+    python benchmarks/lab_embedding_corruption.py --out DIR [--seeds 2024 31337 86] [--lab DIR ...] [--limit N]
+
+Builds a lab for each seed (minutes), or takes those of --lab; fits the recipe recipes/lab/embedding_corruption.yaml; scores it
+beside the original and gold with the suite `lab`. Four-choice: what is true of a person among what is true of three others, by
+the mean log-probability of a token; 0.25 is chance.
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from expunge import unlearn
+from expunge.artifact import load
+from expunge.data.encode import Encoder
+from expunge.data.example import Example
+from expunge.data.format import default_format
+from expunge.data.read import read_examples
+from expunge.evaluation.engine import Engine
+from expunge.evaluation.run import evaluate
+from expunge.evaluation.suites.lab import Lab
+from expunge.lab import build
+from expunge.methods import EmbeddingCorruption
+from expunge.recipes import recipe
+from expunge.records import Evaluation
+
+torch.set_num_threads(1)
+TASKS = ("facts_retain", "facts_public", "arithmetic", "strings", "general")
+
+
+def four_choice(model: torch.nn.Module, encoder: Encoder, examples: Sequence[Example]) -> float:
+    """Accuracy of choosing what is true of a person among what is true of three others. A whole sentence as the answer would name
+    the person again, and the model would go on from that."""
+    engine, hits, draw = Engine(model, encoder.pad_id), [], random.Random(0)
+    for example in examples:
+        mine = str(example.attributes["value"])
+        others = {str(e.attributes["value"]) for e in examples if e.attributes["relation"] == example.attributes["relation"]}
+        answers = [mine, *draw.sample(sorted(others - {mine}), 3)]
+        rows = encoder.encode_answers([(example.prompt, answer) for answer in answers])
+        hits.append(int(np.argmax([stats.logp[:-1].mean() for stats in engine.score(rows)]) == 0))
+    return float(np.mean(hits))
+
+
+def rephrased(file: Path) -> list[str]:
+    return [str(e.attributes["rephrased"]) for e in read_examples(file) if "rephrased" in e.attributes]
+
+
+def flagged(model: torch.nn.Module, encoder: Encoder, prompts: Sequence[str]) -> tuple[float, float]:
+    """Share of prompts that the guard acts on, and milliseconds of its decision for each."""
+    counts = model.expunge_guard.counts
+    before, began = (counts.decided, counts.acted), time.process_time()
+    for prompt in prompts:
+        with torch.no_grad():
+            model(input_ids=torch.tensor([encoder.encode_prompt(prompt)]))
+    took = time.process_time() - began
+    return (counts.acted - before[1]) / (counts.decided - before[0]), 1000 * took / len(prompts)
+
+
+def value(found: Evaluation, task: str, metric: str) -> float:
+    return next(score.value for score in found.scores if (score.task, score.metric) == (task, metric)) or 0.0
+
+
+def one(lab: Path, out: Path, limit: int | None) -> None:
+    method = EmbeddingCorruption.model_validate(recipe("lab/embedding_corruption")["method"])
+    facts = lab / "data/facts"
+    unlearn(
+        method,
+        model=lab / "models/original",
+        forget=facts / "forget.jsonl",
+        retain=[lab / "data/keep/facts.jsonl", facts / "public.jsonl"],
+        holdout=facts / "never_known.jsonl",
+        out=out / "run",
+        overwrite=True,
+        quiet=True,
+    )
+    scores = {}
+    for name, place in (("gold", lab / "models/gold"), ("original", lab / "models/original"), ("guarded", out / "run")):
+        model, tokenizer = load(place)
+        suite = Lab() if name == "gold" else Lab(retain_scores=out / "gold")
+        scores[name] = evaluate(model, tokenizer, suite=suite, data=lab, out=out / name, limit=limit, overwrite=True, quiet=True)
+        encoder = Encoder(tokenizer, default_format(tokenizer))
+        forget = tuple(read_examples(facts / "forget.jsonl"))
+        line = f"| {name} | {four_choice(model, encoder, forget):.3f} | "
+        line += " | ".join(f"{value(scores[name], f'facts_{t}', 'probability'):.3f}" for t in ("forget", "retain", "never_known"))
+        line += " | " + " | ".join(f"{value(scores[name], t, 'accuracy'):.3f}" for t in TASKS)
+        quality = next((s.value for s in scores[name].scores if s.metric == "forget_quality"), None)
+        print(line + f" | {'' if quality is None else f'{quality:.3g}'} |", flush=True)
+        if name == "guarded":
+            p = {n: value(scores[n], "facts_forget", "probability") for n in scores}
+            kept = value(scores[name], "facts_retain", "probability") / value(scores["original"], "facts_retain", "probability")
+            print(f"forget_effect {(p['original'] - p['guarded']) / (p['original'] - p['gold']):.3f}, retain_kept {kept:.4f}")
+            asked = {
+                "forget, as trained": [str(e.prompt) for e in forget],
+                "forget, rephrased": rephrased(facts / "forget.jsonl"),
+                "retain people, rephrased": rephrased(facts / "retain.jsonl"),
+                "public people, rephrased": rephrased(facts / "public.jsonl"),
+                "never known (fresh)": [str(e.prompt) for e in read_examples(facts / "never_known.jsonl")],
+            }  # fmt: skip
+            for kind, prompts in asked.items():
+                share, took = flagged(model, encoder, prompts)
+                print(f"flagged, {kind}: {share:.3f} of {len(prompts)} ({took:.1f} ms a prompt with its pass)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[2024, 31337, 86])
+    parser.add_argument("--lab", type=Path, nargs="+", default=[])
+    parser.add_argument("--limit", type=int)
+    args = parser.parse_args()
+    labs = args.lab or [build(args.out / f"lab-{seed}", seed=seed, quiet=True) for seed in args.seeds]
+    for lab in labs:
+        print(
+            f"\n{lab.name}\n| model | four-choice | p forget | p retain | p never | {' | '.join(TASKS)} | quality |", flush=True
+        )
+        one(lab, args.out / lab.name, args.limit)
+
+
+if __name__ == "__main__":
+    main()

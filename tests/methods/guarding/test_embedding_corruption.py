@@ -1,0 +1,235 @@
+"""Embedding corruption: what it changes and what it never does, in batches, caches and beams, on every architecture."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import PreTrainedModel
+
+import expunge
+from expunge import ExpungeError
+from expunge.data.encode import Encoded, Encoder, collate
+from expunge.data.example import Request
+from expunge.evaluation.objectives import answer_probability, build_objective
+from expunge.guarding import life
+from expunge.guarding.embedding_corruption.corruptions import KINDS, PERMUTING, WITH_STRENGTH, Kind
+from expunge.methods import EmbeddingCorruption
+from expunge.methods.base import Resources, State
+from expunge.models.logprobs import labelled_logits
+
+
+def spec(**fields: Any) -> EmbeddingCorruption:
+    return EmbeddingCorruption(**{"gate": "text", "tune": "nothing", "strength": 3.0, "canaries": 0, **fields})
+
+
+@pytest.fixture
+def fitted(pico_llama: PreTrainedModel, request_: Request, encoder: Encoder) -> tuple[EmbeddingCorruption, State]:
+    method = spec()
+    return method, method.fit(pico_llama, request_, encoder)
+
+
+@pytest.fixture
+def flagged(encoder: Encoder) -> list[tuple[int, ...]]:
+    return encoder.encode_prompts(["where was anna born ?", "where was greta born ?"])
+
+
+@pytest.fixture
+def plain(encoder: Encoder) -> list[tuple[int, ...]]:
+    return encoder.encode_prompts(["one plus two is", "ten plus ten is", "four plus nine is"])
+
+
+def embeddings(model: PreTrainedModel, prompts: list[tuple[int, ...]], side: Any = "right") -> torch.Tensor:
+    """What the first block is given."""
+    seen: list[torch.Tensor] = []
+    tokens = collate([Encoded(ids, 1, False) for ids in prompts], 0, side)
+    handle = model.model.layers[0].register_forward_pre_hook(
+        lambda _, args, kwargs: seen.append((args[0] if args else kwargs["hidden_states"]).clone()), with_kwargs=True
+    )
+    with torch.no_grad():
+        model(input_ids=tokens.input_ids_BT, attention_mask=tokens.attention_mask_BT)
+    handle.remove()
+    return seen[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unflagged_rows_are_bit_identical_and_flagged_ones_change_but_for_their_last_token(
+    kind: Kind, pico_llama: PreTrainedModel, request_: Request, encoder: Encoder,
+    flagged: list[tuple[int, ...]], plain: list[tuple[int, ...]],
+) -> None:  # fmt: skip
+    method = spec(corruption=kind, dims=None if kind in PERMUTING else 5)
+    state = method.fit(pico_llama, request_, encoder)
+    prompts = [plain[0], flagged[0], plain[1], flagged[1]]
+    before = embeddings(pico_llama, prompts)
+    with method.attach(pico_llama, state, encoder) as counts:
+        after = embeddings(pico_llama, prompts)
+    moved_BT = (before != after).any(dim=-1)
+    assert not moved_BT[[0, 2]].any()
+    for row in (1, 3):
+        length = len(prompts[row])
+        assert not moved_BT[row, length - 1 :].any()
+        assert moved_BT[row, : length - 1].sum() >= length - 2  # of an odd number reversed the middle one stays
+        if kind not in PERMUTING:
+            assert ((before != after)[row, : length - 1].sum(dim=-1) == 5).all()
+    assert (counts.decided, counts.acted) == (4, 2)
+
+
+@pytest.mark.parametrize("kind", ["rand_noise_first_n", "rand_noise_rand_n", "shuffle"])
+def test_a_prompt_is_corrupted_alone_as_in_any_batch_under_padding_on_either_side(
+    kind: Kind, pico_llama: PreTrainedModel, request_: Request, encoder: Encoder,
+    flagged: list[tuple[int, ...]], plain: list[tuple[int, ...]],
+) -> None:  # fmt: skip
+    method = spec(corruption=kind)
+    state = method.fit(pico_llama, request_, encoder)
+    long = encoder.encode_prompt("where was anna born and who is the blue bird of the pilot ?")
+    with method.attach(pico_llama, state, encoder):
+        alone = embeddings(pico_llama, [flagged[0]])[0]
+        for side in ("left", "right"):
+            batch = embeddings(pico_llama, [plain[0], flagged[0], long], side)
+            place = slice(-len(flagged[0]), None) if side == "left" else slice(len(flagged[0]))
+            assert torch.equal(batch[1, place], alone)
+        assert torch.equal(embeddings(pico_llama, [flagged[0]])[0], alone)
+
+
+def test_another_seed_gives_other_noise(
+    pico_llama: PreTrainedModel, fitted: tuple[EmbeddingCorruption, State], encoder: Encoder, flagged: list[tuple[int, ...]]
+) -> None:
+    method, state = fitted
+    with method.attach(pico_llama, state, encoder):
+        one = embeddings(pico_llama, flagged)
+    with spec(noise_seed=1).attach(pico_llama, state, encoder):
+        other = embeddings(pico_llama, flagged)
+    assert not torch.equal(one, other)
+
+
+def test_teacher_forcing_corrupts_prompt_tokens_only(
+    pico_llama: PreTrainedModel, fitted: tuple[EmbeddingCorruption, State], encoder: Encoder, request_: Request
+) -> None:
+    method, state = fitted
+    row = encoder.encode_many(request_.forget[:1])[0]
+    with method.attach(pico_llama, state, encoder):
+        longer, shorter = (
+            labelled_logits(pico_llama, collate([r], 0)).logits_NV for r in (row, Encoded(row.ids[:-2], row.answer_start, False))
+        )
+        written = pico_llama.generate(torch.tensor([row.ids[: row.answer_start]]), max_new_tokens=1, do_sample=False)
+    torch.testing.assert_close(longer[: len(shorter)], shorter, atol=1e-5, rtol=1e-5)
+    assert int(longer[0].argmax()) == int(written[0, -1])  # scoring begins where generation begins
+
+
+def test_noise_is_relative_to_the_embeddings_or_absolute(
+    pico_llama: PreTrainedModel, request_: Request, encoder: Encoder, flagged: list[tuple[int, ...]]
+) -> None:
+    before = embeddings(pico_llama, flagged[:1])
+    sizes = []
+    for relative in (True, False):
+        method = spec(relative=relative, strength=50.0)
+        with method.attach(pico_llama, method.fit(pico_llama, request_, encoder), encoder):
+            sizes.append(float((embeddings(pico_llama, flagged[:1]) - before)[0, :-1].std()))
+    rms = float(pico_llama.get_input_embeddings().weight.detach().square().mean().sqrt())
+    assert sizes == pytest.approx([50 * rms, 50], rel=0.2)
+
+
+@pytest.mark.parametrize("kind", sorted(WITH_STRENGTH))
+def test_tuning_brings_the_score_to_the_surrogate(
+    kind: Kind, pico_llama: PreTrainedModel, request_: Request, encoder: Encoder
+) -> None:
+    """A random model gives its answers small probabilities; what the corruption can reach is somewhere between its extremes."""
+    method = spec(corruption=kind, tune="strength", strength=1.0)
+    start = method.fit(pico_llama, request_, encoder)
+    reached = []
+    for strength in (0.02, 0.5, 3.0):
+        with method.attach(pico_llama, start.having({"strength": torch.tensor(strength)}), encoder):
+            reached.append(answer_probability(pico_llama, request_.forget, encoder))
+    aimed = method.model_copy(update={"surrogate": reached[1]})
+    objective = build_objective(aimed, pico_llama, request_, encoder)
+    state = aimed.fit(pico_llama, request_, encoder, Resources(objective))
+    assert float(state["tuning.distance"]) == pytest.approx(objective(state))
+    assert float(state["tuning.distance"]) <= 0.01
+    assert "distance to the surrogate" in method.summary(state)
+
+
+def test_names_alone_are_corrupted_and_without_one_all_but_the_last(
+    pico_llama: PreTrainedModel, request_: Request, encoder: Encoder, flagged: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    method = spec(tokens="spans", spans=("anna",))
+    state = method.fit(pico_llama, request_, encoder, Resources(assets=tmp_path))
+    before = embeddings(pico_llama, flagged)
+    with method.attach(pico_llama, state, encoder):
+        moved_BT = (embeddings(pico_llama, flagged) != before).any(dim=-1)
+    assert [encoder.tokenizer.decode([flagged[0][i]]) for i in moved_BT[0].nonzero()[:, 0]] == ["anna"]
+    assert moved_BT[1].sum() == len(flagged[1]) - 1
+
+
+def test_what_it_cannot_judge_it_refuses(
+    pico_llama: PreTrainedModel, fitted: tuple[EmbeddingCorruption, State], encoder: Encoder, flagged: list[tuple[int, ...]]
+) -> None:
+    method, state = fitted
+    ids = torch.tensor(flagged[:1])
+    cache = pico_llama(ids[:, :3], use_cache=True).past_key_values
+    inputs = pico_llama.get_input_embeddings()(ids)
+    with method.attach(pico_llama, state, encoder):
+        with pytest.raises(ExpungeError, match="give generate its input_ids"):
+            pico_llama.generate(inputs_embeds=inputs)
+        with pytest.raises(ExpungeError, match="without cache"):
+            pico_llama.generate(ids, past_key_values=cache)
+        with pytest.raises(ExpungeError, match="give it input_ids"):
+            pico_llama(inputs_embeds=inputs)
+
+
+def test_wrong_settings_are_one_sentence(request_: Request) -> None:
+    for fields, reason in (
+        ({"gate": "encoder"}, "need gate_model"),
+        ({"gate_model": "x"}, "take none"),
+        ({"corruption": "zero_out_top_k", "tune": "strength"}, "no strength to tune"),
+        ({"corruption": "shuffle", "tune": "dims"}, "no dims to tune"),
+        ({"tokens": "spans"}, "give the texts"),
+    ):
+        with pytest.raises(ValidationError, match=reason):
+            spec(**fields)
+    with pytest.raises(ExpungeError, match="give --retain"):
+        spec().require(Request(request_.forget))
+    with pytest.raises(ExpungeError, match="give --holdout"):
+        spec(tune="strength").require(Request(request_.forget, request_.retain))
+
+
+def test_a_run_leaves_a_guard_that_loads_with_its_names(
+    pico_folder: Path, request_: Request, encoder: Encoder, tmp_path: Path
+) -> None:
+    import json
+
+    for name, rows in (("forget", request_.forget), ("retain", request_.retain), ("holdout", request_.holdout)):
+        lines = [json.dumps({"prompt": e.prompt, "response": e.response}) for e in rows]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    data = {name: tmp_path / f"{name}.jsonl" for name in ("forget", "retain", "holdout")}
+    method = EmbeddingCorruption(gate="text", tokens="spans", spans=("anna",), strength=5.0)
+    out = expunge.unlearn(method, model=pico_folder, out=tmp_path / "run", format=encoder.format, quiet=True, **data).folder
+    manifest = expunge.verify(out)
+    assert f"{life.ASSETS}/names.json" in manifest.files
+    model, _ = expunge.load(out)
+    ids = torch.tensor([encoder.encode_prompt("where was anna born ?")])
+    model.generate(ids, max_new_tokens=2, do_sample=False)
+    counts = model.expunge_guard.counts
+    assert (counts.decided, counts.acted) == (1, 1)
+    assert "The text gate flags" in (out / "artifact" / "README.md").read_text()
+    model.expunge_guard.detach()
+    (out / "artifact" / life.ASSETS / "names.json").write_text("[]")
+    with pytest.raises(ExpungeError, match="differs from its checksum"):
+        expunge.load(out)
+
+
+def test_every_architecture_is_corrupted_in_its_flagged_rows_alone(
+    any_model: PreTrainedModel, request_: Request, encoder: Encoder, flagged: list[tuple[int, ...]], plain: list[tuple[int, ...]]
+) -> None:
+    method = spec(corruption="flip_sign_first_n")
+    state = method.fit(any_model, request_, encoder)
+    tokens = collate([Encoded(ids, 1, False) for ids in (flagged[0], plain[0])], 0, "left")
+    inputs = {"input_ids": tokens.input_ids_BT, "attention_mask": tokens.attention_mask_BT}
+    with torch.no_grad():
+        before = any_model(**inputs).logits[:, -1]
+        with method.attach(any_model, state, encoder):
+            after = any_model(**inputs).logits[:, -1]
+            alone = any_model(input_ids=torch.tensor(flagged[:1])).logits[:, -1]
+    assert torch.equal(after[1], before[1])
+    assert (after[0] - before[0]).abs().max() > 1e-4
+    torch.testing.assert_close(after[0], alone[0], atol=1e-4, rtol=1e-3)
