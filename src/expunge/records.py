@@ -86,6 +86,13 @@ class JudgeUsed(Record):
     """sha256 of the model (or the source file) that judged; null where the settings say it all."""
 
 
+class GuardUse(Record):
+    """How often a guard decided about a prompt while a model was scored, and how often it acted on one."""
+
+    decided: int
+    acted: int
+
+
 class Evaluation(Record):
     """SUITE.json."""
 
@@ -97,6 +104,8 @@ class Evaluation(Record):
     """Scores of another judge are other scores: never compare them."""
     fingerprint: str | None = None
     """What the model was: a hash over its weights and whatever was attached. Null where nobody said it."""
+    guard: GuardUse | None = None
+    """Null where no guard was attached. Tasks whose scores were there already are not counted again."""
     key: str | None = None
     """sha256 over what the scores depend on: code, model, format and settings, and each task's examples and metrics. Null where
     nobody said what the model is, and where another program read the data (lm-eval)."""

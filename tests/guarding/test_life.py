@@ -69,7 +69,7 @@ def ask(model: Any, tokenizer: PreTrainedTokenizerFast, prompts: list[str]) -> l
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: f"{m.name}-{getattr(m, 'action', '')}")
 def test_a_run_leaves_a_guard_that_loads_verifies_and_acts(method: Any, make: Callable[[Any], Path], pico_folder: Path) -> None:
     out = make(method)
-    assert {p.name for p in out.iterdir()} == {"run.yaml", "provenance.json", "artifact"}
+    assert {p.name for p in out.iterdir()} == {"run.yaml", "inputs.json", "provenance.json", "artifact"}
     manifest = expunge.verify(out)
     assert (manifest.kind, manifest.claim, manifest.family) == ("guard", "L0", "guarding")
     assert "guard.safetensors" in manifest.files
@@ -130,7 +130,7 @@ def test_a_guard_for_another_model_is_refused_unless_forced(
         for block in other.model.layers:
             block.mlp.up_proj.weight.mul_(50)
     other.save_pretrained(tmp_path / "other")
-    with pytest.raises(ExpungeError, match=r"fitted on a model with hash \w{12}, but .*other has \w{12}.*--force"):
+    with pytest.raises(ExpungeError, match=r"made for a base model with hash \w{12}, but .*other has \w{12}.*--force"):
         load(make(KEY_SPACE), base=str(tmp_path / "other"))
     with pytest.warns(UserWarning, match="does not act on this model"):
         model, _ = load(make(KEY_SPACE), base=str(tmp_path / "other"), force=True)
@@ -210,3 +210,17 @@ def test_calibration_is_there_for_reports(make: Callable[[Any], Path]) -> None:
     assert len(measured["forget"]) == 12
     assert len(measured["retain"]) == 64
     assert max(measured["forget"]) < 1 < min(measured["retain"])
+
+
+def test_an_evaluation_through_a_guard_records_how_often_it_acted(make: Callable[[Any], Path], tmp_path: Path) -> None:
+    from expunge.evaluation.metrics import Accuracy
+    from expunge.evaluation.task import Suite, Task
+
+    asked = (Example("where was hugo born ?", "lima ."), Example("two plus six is", "six ."), Example("one plus six is", "six ."))
+    suite = Suite("own", (Task("t", asked, (Accuracy(),), "retain"),), lambda _: [])
+    model, tokenizer = expunge.load(make(KEY_SPACE))
+    found = expunge.evaluate(model, tokenizer, suite=suite, out=tmp_path, quiet=True)
+    assert found.guard is not None
+    assert (found.guard.decided, found.guard.acted) == (3, 1)
+    model.expunge_guard.detach()
+    assert expunge.evaluate(model, tokenizer, suite=suite, quiet=True).guard is None

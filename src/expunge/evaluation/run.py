@@ -24,10 +24,21 @@ from expunge.evaluation.statistics import bootstrap_interval
 from expunge.evaluation.suites import SuiteSpec, built, suite_class
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.folders import keep_command, locked
+from expunge.guarding.life import guard_counts
 from expunge.models.load import causal_model
 from expunge.processes import is_main, join
 from expunge.progress import Progress
-from expunge.records import Evaluation, JudgeUsed, Sample, Score, read_evaluation, read_samples, write_json, write_samples
+from expunge.records import (
+    Evaluation,
+    GuardUse,
+    JudgeUsed,
+    Sample,
+    Score,
+    read_evaluation,
+    read_samples,
+    write_json,
+    write_samples,
+)
 
 UNLIMITED = 2048
 """Tokens of a verbatim prompt where the model has no limit of positions, as in lm-eval."""
@@ -82,6 +93,8 @@ def evaluate(
         raise ExpungeError(f"{earlier} exists; give another folder, or overwrite it")
 
     judges = from_main(partial(_judges, built))
+    guard = guard_counts(model)
+    before = (guard.decided, guard.acted) if guard is not None else (0, 0)
     inner = causal_model(model)
     format = format or default_format(tokenizer)
     positions = getattr(inner.config, "max_position_embeddings", None)  # BLOOM has no limit
@@ -130,6 +143,7 @@ def evaluate(
         scores=tuple(scores),
         judges=tuple(judges),
         fingerprint=fingerprint,
+        guard=None if guard is None else GuardUse(decided=guard.decided - before[0], acted=guard.acted - before[1]),
         key=key,
     )
     if folder is not None and is_main():

@@ -119,6 +119,12 @@ def attach(model: "PreTrainedModel", method: GuardingMethod, state: State, encod
     return guard
 
 
+def guard_counts(model: nn.Module) -> Counts | None:
+    """What the guard on a model has counted so far; None where there is no guard."""
+    guard = vars(causal_model(model)).get("expunge_guard")
+    return guard.counts if isinstance(guard, Guard) else None
+
+
 def _refuse_to_save(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def save_pretrained(self: Any, *args: Any, **kwargs: Any) -> None:
