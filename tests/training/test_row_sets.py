@@ -1,11 +1,14 @@
 """Row sets, the reference table and micro-batches: what a method names is what its loss sees, however the step is cut."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations, pairwise
 from typing import ClassVar, Literal
 
 import pytest
 import torch
 from accelerate import Accelerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
@@ -16,7 +19,7 @@ from expunge.data.format import Format
 from expunge.methods.training.base import Batch, RowSet, Term, TrainingMethod
 from expunge.methods.training.retain import cross_entropy
 from expunge.models.logprobs import labelled_logits, sequence_sum, token_logprobs
-from expunge.training.batches import MicroBatch, micro_batches
+from expunge.training.batches import MicroBatch, count_pieces, cut_by_length, micro_batches
 from expunge.training.data import TrainingData, encode_data
 from expunge.training.pairs import Pairs
 from expunge.training.reference import ReferenceTable
@@ -72,7 +75,8 @@ def batches(
     accelerator = Accelerator(cpu=True)
     table = ReferenceTable.compute(model, method, data, plan, range(3), accelerator)
     rows = data.step_rows(method.row_sets, plan, 1)
-    return list(micro_batches(rows, size, data, table, method, {}, torch.device("cpu")))
+    pieces = count_pieces(rows, size, data, method, torch.device("cpu"))
+    return list(micro_batches(rows, pieces, data, table, method, {}, torch.device("cpu"), size))
 
 
 def test_mismatched_answers_are_never_an_answer_to_their_prompt(encoder: Encoder) -> None:
@@ -137,3 +141,23 @@ def test_raw_text_has_no_prompt_for_another_answer(encoder: Encoder) -> None:
     raw = Request((Example(None, "anna was born in oslo ."), Example(None, "oslo is a city .")), request().retain)
     with pytest.raises(ExpungeError, match="has raw text"):
         encode_data(raw, Mismatched(count=1), encoder)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=9), st.data())
+@settings(deadline=None)
+def test_cuts_by_length_have_the_least_padding(lengths: list[int], data: st.DataObject) -> None:
+    lengths = sorted(lengths, reverse=True)
+    pieces = data.draw(st.integers(1, len(lengths)))
+    size = data.draw(st.integers(-(-len(lengths) // pieces), len(lengths)))
+
+    def padded(ends: Sequence[int]) -> int:
+        return sum((end - start) * lengths[start] for start, end in pairwise([0, *ends]))
+
+    ends = cut_by_length(lengths, pieces, size)
+    every = [
+        (*inner, len(lengths))
+        for inner in combinations(range(1, len(lengths)), pieces - 1)
+        if all(end - start <= size for start, end in pairwise([0, *inner, len(lengths)]))
+    ]
+    assert tuple(ends) in every
+    assert padded(ends) == min(map(padded, every))

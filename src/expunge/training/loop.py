@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from expunge.devices import let_segments_grow, out_of_memory
@@ -27,7 +28,7 @@ from expunge.methods.training.base import TrainingMethod
 from expunge.models.blocks import blocks_of
 from expunge.processes import join
 from expunge.progress import Progress
-from expunge.training.batches import MicroBatch, micro_batches
+from expunge.training.batches import MicroBatch, count_pieces, micro_batches
 from expunge.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, whole
 from expunge.training.data import StepRows, TrainingData
 from expunge.training.pairs import Pairs
@@ -179,13 +180,14 @@ def _in_bfloat16(training: Training, dtype: torch.dtype) -> bool:
 
 
 def _optimizer(trained: Mapping[str, nn.Parameter], training: Training, device: torch.device) -> torch.optim.AdamW:
-    """On a GPU one kernel updates all weights (fused)."""
+    """One kernel updates all weights (fused) on a GPU, and on a CPU where they are whole and float32."""
+    plain = all(not isinstance(p, DTensor) and p.dtype == torch.float32 for p in trained.values())
     return torch.optim.AdamW(
         trained.values(),
         lr=0.0,
         eps=training.adam_epsilon,
         weight_decay=training.weight_decay,
-        fused=True if device.type == "cuda" else None,
+        fused=True if device.type == "cuda" or plain else None,
     )
 
 
@@ -194,7 +196,6 @@ def _distribute(model: PreTrainedModel, training: Training, accelerator: Acceler
     if training.shard == "fsdp2":
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
-        from torch.distributed.tensor import DTensor
 
         mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
         places = blocks_of(model)
@@ -222,7 +223,11 @@ def _step(
     torch.manual_seed(_seed(training.seed, step, rank))
     drawn = data.step_rows(method.row_sets, plan, step, rank, world)
     totals: dict[str, Tensor] = {}
-    for micro in micro_batches(drawn, training.micro_batch_size, data, table, method, state.carried, accelerator.device):
+    size, device = training.micro_batch_size, accelerator.device
+    # Sharded weights are gathered in every pass, so all processes make as many: as many as the one with the most needs.
+    shares = [data.step_rows(method.row_sets, plan, step, of, world) for of in range(world)] if world > 1 else [drawn]
+    pieces = max(count_pieces(rows, size, data, method, device) for rows in shares)
+    for micro in micro_batches(drawn, pieces, data, table, method, state.carried, device, size):
         with accelerator.autocast():
             _backward(method, state.model, micro, totals, resting=state.resting)
     if not any(p.grad is not None for p in state.trained.values()):

@@ -29,7 +29,7 @@ class Training(BaseModel):
     batch_size: int = Field(32, ge=1)
     """Forget rows of one step over all processes, and as many retain rows; a set with fewer rows is in each step as a whole."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Rows of one forward pass; smaller means less memory and the same result. Left out: the whole batch."""
+    """Most rows of one set in a forward pass; smaller means less memory and the same result. Left out, tokens bound it."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """Learning rate after the warm-up: constant, or falling to zero on a line or a half cosine."""
     warmup: float = Field(0.1, ge=0, lt=1)

@@ -167,6 +167,11 @@ class TrainingMethod(Spec):
         """Where batches are padded; it changes no loss but one that counts pads."""
         return "right"
 
+    @property
+    def rows_are_independent(self) -> bool:
+        """Whether terms are means over rows of values that depend on no other row, so that a step may be cut and sorted."""
+        return True
+
     def candidates(self, model: nn.Module) -> set[str]:
         """The weights among which `parameters` chooses; all, unless a method moves weights of certain roles."""
         return {name for name, _ in model.named_parameters()}

@@ -107,6 +107,10 @@ class RMU(TrainingMethod):
     def pad_side(self) -> Literal["right", "left"]:
         return "left" if self.compat == "wmdp" else "right"
 
+    @property
+    def rows_are_independent(self) -> bool:
+        return self.compat == "none"  # pads, which depend on the neighbors, count in the release
+
     def candidates(self, model: nn.Module) -> set[str]:
         places = blocks_of(model)
         blocks = self._edited(places)
