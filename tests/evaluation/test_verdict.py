@@ -45,8 +45,10 @@ def test_a_low_truth_ratio_means_that_the_answer_is_known() -> None:
 def test_equal_means_with_another_spread_are_told_apart_by_the_distribution() -> None:
     gold = RNG.normal(-3, 0.5, 200)
     wide = -3 + RNG.normal(0, 3, 200)
-    finding = against_gold("mia_min_k", wide - wide.mean() + gold.mean(), gold).findings[0]
-    assert (finding.found, finding.test) == ("apart", "distribution")
+    found = against_gold("mia_min_k", wide - wide.mean() + gold.mean(), gold)
+    (finding,) = found.findings
+    assert (finding.found, finding.test, finding.direction) == ("apart", "distribution", "spread differently")
+    assert found.words == "told apart from gold"
 
 
 def test_few_samples_do_not_pass_by_weakness() -> None:

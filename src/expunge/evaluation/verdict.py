@@ -48,7 +48,8 @@ NEGLIGIBLE = 0.2
 distributions (Wasserstein's), tells nothing apart."""
 
 Found = Literal["apart", "same", "undecided"]
-Direction = Literal["still known", "over-forgotten"]
+Direction = Literal["still known", "over-forgotten", "spread differently"]
+"""What a statistic says of a run: it knows more than gold, less, or the same on average with other extremes."""
 Words = Literal[
     "indistinguishable from gold", "still known", "over-forgotten", "told apart from gold", "too few samples", "not tested"
 ]
@@ -76,6 +77,8 @@ class Finding(NamedTuple):
 
     @property
     def direction(self) -> Direction:
+        if self.test == "distribution" and abs(self.difference) <= NEGLIGIBLE / MARGIN * self.margin:
+            return "spread differently"
         return "still known" if self.difference > 0 else "over-forgotten"
 
 
@@ -97,12 +100,14 @@ class Verdict(NamedTuple):
 
     @property
     def words(self) -> Words:
-        """The verdict; `told apart from gold` where some statistics say that too much is known and others too little."""
+        """The verdict; `told apart from gold` where some statistics say that more is known than gold knows and others that less
+        is, or where nothing but their spread differs."""
         if not self.findings:
             return "not tested"
         directions = {finding.direction for finding in self.apart}
-        if len(directions) == 1:
-            return directions.pop()
+        for direction, other in (("still known", "over-forgotten"), ("over-forgotten", "still known")):
+            if direction in directions and other not in directions:
+                return direction
         if directions:
             return "told apart from gold"
         return "too few samples" if self.undecided else "indistinguishable from gold"

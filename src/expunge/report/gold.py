@@ -1,14 +1,21 @@
 """Each run against a model that never saw the forget set: the verdicts of one suite, in words and as a table."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from expunge.evaluation.verdict import LEVEL, Finding, Verdict, verdict
+from expunge.evaluation.verdict import LEVEL, Direction, Finding, Verdict, verdict
 from expunge.report.glossary import meaning, number, task_label
 from expunge.report.read import RunRecord
 from expunge.report.tables import DASH, Cell, Column, Table, Tint
 
-KNOWN, FORGOTTEN = "known", "below"
+KINDS: dict[Direction, Literal["damage", "better", "moved"]] = {
+    "still known": "damage",
+    "over-forgotten": "better",
+    "spread differently": "moved",
+}
+"""Colour of what tells a run from gold."""
+NAMES = {"mia_min_k": "least probable words (min-k)", "mia_min_k_plus_plus": "least probable words (min-k++)"}
+"""Of statistics that elsewhere stand for an attack's AUC."""
 
 
 class Against(NamedTuple):
@@ -36,9 +43,13 @@ def against(suite: str, runs: Sequence[RunRecord], gold: RunRecord) -> Against |
 
 def told_by(found: Verdict, most: int = 2) -> str:
     """What tells a run from gold, the clearest first: `truth ratio (still known), rank (over-forgotten) and 2 more`."""
-    named = [f"{meaning(f.metric).label} ({f.direction})" for f in found.apart[:most]]
+    named = [f"{_name(f.metric)} ({f.direction})" for f in found.apart[:most]]
     more = len(found.apart) - most
     return ", ".join(named) + (f" and {more} more" if more > 0 else "")
+
+
+def _name(metric: str) -> str:
+    return NAMES.get(metric, meaning(metric).label)
 
 
 def gold_table(found: Against) -> Table:
@@ -47,8 +58,8 @@ def gold_table(found: Against) -> Table:
     several = len({task for task, _ in asked}) > 1
     columns = [Column("model"), Column("verdict")]
     for task, metric in asked:
-        title = meaning(metric).label + (f", {task_label(task)}" if several else "")
-        columns.append(Column(title, True, meaning(metric).sentence))
+        title = _name(metric) + (f", {task_label(task)}" if several else "")
+        columns.append(Column(title, True, None if metric in NAMES else meaning(metric).sentence))
     rows = []
     for name, verdict_of in found.verdicts.items():
         by_statistic = {(f.task, f.metric): f for f in verdict_of.findings}
@@ -57,8 +68,8 @@ def gold_table(found: Against) -> Table:
         rows.append((Cell(name), words, *cells))
     caption = (
         "Mean difference from gold on the same samples (above 0: the run knows more), with the smaller of two corrected "
-        f"p-values. Coloured: told apart at {100 * LEVEL:.0f}\u00a0%, orange where more is known, blue where less. "
-        "“Too few”: neither a difference nor equality can be shown on so few samples."
+        f"p-values. Coloured: told apart at {100 * LEVEL:.0f}\u00a0%, orange where more is known, blue where less, grey where "
+        "only the spread differs. “Too few”: neither a difference nor equality can be shown on so few samples."
     )
     return Table(f"{found.suite}-gold", caption, tuple(columns), tuple(rows))
 
@@ -68,8 +79,8 @@ def _cell(finding: Finding | None) -> Cell:
         return Cell(DASH, note="one of the two models has no samples of it")
     text = f"{finding.difference:+.3f}".replace("-", "−")
     below = f"p = {number('forget_quality', finding.p)}"
-    below += {"apart": ", distribution" if finding.test == "distribution" else "", "undecided": ", too few", "same": ""}[
+    below += {"apart": ", spread" if finding.direction == "spread differently" else "", "undecided": ", too few", "same": ""}[
         finding.found
     ]
-    tint = Tint(0.6, "damage" if finding.difference > 0 else "better") if finding.found == "apart" else None
+    tint = Tint(0.6, KINDS[finding.direction]) if finding.found == "apart" else None
     return Cell(text, below, finding.difference, tint=tint, strong=finding.found == "apart")

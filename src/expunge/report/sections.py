@@ -39,6 +39,8 @@ class Section(NamedTuple):
     quality: str | None
     """Forget quality against model utility, where the suite computed both."""
     undrawn: dict[str, str]
+    unquality: dict[str, str]
+    """Model -> why it is not in the second figure."""
     scores: Table
     answers: list[AnswerSet]
     withheld: bool
@@ -88,7 +90,8 @@ def section(
         effects=effects,
         figure=tradeoff(drawn, suite, found) if found and len(drawn) > 1 else None,
         quality=quality_tradeoff(quality, suite) if any(p.place == "method" for p in quality) else None,
-        undrawn=unquality | undrawn,
+        undrawn=undrawn,
+        unquality=unquality if any(p.place == "method" for p in quality) else {},
         scores=score_table(suite, models, before),
         answers=answer_sets(suite, models, show_forget_text),
         withheld=withheld(suite, models, show_forget_text),
