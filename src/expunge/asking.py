@@ -20,7 +20,7 @@ from expunge.data.encode import Encoder
 from expunge.data.format import default_format
 from expunge.data.general_questions import GENERAL_QUESTIONS
 from expunge.errors import ExpungeError
-from expunge.evaluation.generate import Writing, generate, sample
+from expunge.evaluation.generate import Writing, generate, sample, written
 from expunge.evaluation.nucleus import Nucleus
 from expunge.processes import is_main
 from expunge.records import write_text
@@ -144,14 +144,14 @@ def _sampled(model: PreTrainedModel, encoder: Encoder, prompt: str, nucleus: Nuc
     """Questions that the model writes: the lines of each draw that end in a question mark."""
     (ids,) = encoder.encode_prompts([prompt])
     drawn = sample(model, [ids], nucleus, DRAWS, **_writing(encoder, QUESTION_TOKENS))
-    texts = [encoder.tokenizer.decode(list(row), skip_special_tokens=True) for row in drawn[0]]
+    texts = [encoder.tokenizer.decode(list(row), skip_special_tokens=True) for row in written(drawn[0])]
     lines = [line for text in texts for line in re.findall(r"[^\n?]{8,200}\?", str(text))]
     return list(dict.fromkeys(re.sub(r"^[\s\d.)\"'*-]+", "", line) for line in lines))
 
 
 def _writer(model: PreTrainedModel, encoder: Encoder, tokens: int) -> Callable[[Sequence[str]], list[str]]:
     def write(questions: Sequence[str]) -> list[str]:
-        ids = generate(model, encoder.encode_prompts(questions), **_writing(encoder, tokens))
+        ids = written(generate(model, encoder.encode_prompts(questions), **_writing(encoder, tokens)))
         return [str(encoder.tokenizer.decode(list(row), skip_special_tokens=True)).strip() for row in ids]
 
     return write

@@ -32,8 +32,9 @@ from expunge.evaluation.suites import (
     ToxicCompletions,
     Truthfulness,
     Wmdp,
+    built,
 )
-from expunge.evaluation.suites.base import Scored, built
+from expunge.evaluation.suites.base import Scored
 from expunge.evaluation.task import Results, Suite
 
 CHOICES = ["red", "green", "blue", "black"]

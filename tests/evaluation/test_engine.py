@@ -55,7 +55,7 @@ def test_each_unique_sequence_is_forwarded_exactly_once(pico_llama: LlamaForCaus
     with forwarded(pico_llama) as seen:
         first = engine.score(rows + rows[:10])
         again = engine.score(rows[::-1])
-    assert sorted(seen) == sorted({row.ids for row in rows})
+    assert sorted(seen) == sorted({row.ids[:-1] for row in rows}), "the last token is a label and is not read"
     for a, b in zip(first[: len(rows)], again[::-1], strict=True):
         np.testing.assert_array_equal(a.logp, b.logp)
 

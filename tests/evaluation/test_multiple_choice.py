@@ -1,7 +1,6 @@
 """Shared beginnings: the values of full passes, for every architecture, with fewer tokens through the model."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,8 @@ from expunge.data.encode import Encoded
 from expunge.evaluation import multiple_choice
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.multiple_choice import score_answers
+from expunge.evaluation.shortcuts import shortcuts_of
 from expunge.evaluation.token_stats import TokenStats
-from expunge.models.architecture import ARCHITECTURES
 
 PAD = 0
 
@@ -70,7 +69,8 @@ def test_batches_change_no_value(pico_llama: LlamaForCausalLM, max_rows: int, ma
 
 def test_one_row_for_all_ends_is_a_row_for_each(pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = score(pico_llama, asked())
-    monkeypatch.setitem(ARCHITECTURES, "llama", replace(ARCHITECTURES["llama"], takes_masks=False))
+    apart = shortcuts_of(pico_llama)._replace(tree=False)
+    monkeypatch.setattr(multiple_choice, "shortcuts_of", lambda model: apart)
     assert_same(score(pico_llama, asked()), packed)
 
 
@@ -114,6 +114,7 @@ def test_labels_may_begin_before_the_answers_part(pico_llama: LlamaForCausalLM) 
 
 def counted(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that fills with the number of tokens of each pass. (Not by hooks: with them, every answer gets a full pass.)"""
+    shortcuts_of(model)  # measured before, once
     passes: list[int] = []
     inner = model.forward
 
@@ -128,13 +129,13 @@ def counted(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> list[in
 def test_letters_take_one_row_a_question_and_one_pass(pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = counted(pico_llama, monkeypatch)
     score(pico_llama, letters((10, 10, 10)))
-    assert passes == [3 * 11]  # the letter itself is predicted and not read
+    assert passes == [3 * 16]  # 11 tokens, in a width of eights; the letter itself is predicted and not read
 
 
 def test_longer_answers_take_their_prompt_once(pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = counted(pico_llama, monkeypatch)
     score(pico_llama, asked((10, 10, 10), (4, 4, 4, 4)))
-    assert passes == [3 * (11 + 4 * 3)]  # one pass: prompt, then the ends
+    assert passes == [3 * 24]  # one pass: 11 of the prompt, then 4 ends of 3, in a width of eights
 
 
 def test_what_hooks_into_the_model_sees_whole_rows(pico_llama: LlamaForCausalLM) -> None:

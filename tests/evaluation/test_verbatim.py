@@ -12,6 +12,7 @@ from expunge.data.example import Example
 from expunge.data.questions import continued, lettered
 from expunge.evaluation.metrics import Accuracy, ExactMatch, Metric, PromptCut
 from expunge.evaluation.run import evaluate
+from expunge.evaluation.shortcuts import shortcuts_of
 from expunge.evaluation.task import Suite, Task
 from expunge.records import Sample, read_samples
 
@@ -76,6 +77,7 @@ def test_no_template_stands_around_a_verbatim_prompt(
     monkeypatch.setattr(byte_tokenizer, "chat_template", "{% for m in messages %}[{{ m.content }}]{% endfor %}")
     example = Example("abc", " d", (" d", " e"), 0)
     read: list[str] = []
+    shortcuts_of(byte_llama)  # measured before, once
     inner = byte_llama.forward
 
     def forward(*arguments: object, **named: torch.Tensor) -> object:
@@ -131,6 +133,7 @@ def test_a_stop_text_saves_the_tokens_after_it(
     model = writing(byte_llama, byte_tokenizer, ">abcdef")
     task = Task("t", (Example(">", "x"),), (ExactMatch(),), "retain", max_new_tokens=100, verbatim=True, stop=("cd",))
     steps = []
+    shortcuts_of(model)  # measured before, once
     inner = model.forward
 
     def forward(*arguments: object, **named: object) -> object:

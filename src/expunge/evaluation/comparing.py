@@ -11,11 +11,9 @@ from expunge.data.encode import Encoder, fitted
 from expunge.data.format import VERBATIM, default_format
 from expunge.errors import ExpungeError
 from expunge.evaluation.judges import Answer, Judge, Verdict, language_model
+from expunge.models.limits import room
 from expunge.models.load import model_fingerprint
 from expunge.records import read_samples
-
-UNLIMITED = 2048
-"""Tokens that a model without a limit of positions is given."""
 
 
 def _installed(package: str, what: str) -> None:
@@ -41,7 +39,7 @@ class SecondModel(Judge):
         from expunge.evaluation.engine import Engine
 
         model, tokenizer = language_model(self.model)
-        length = getattr(model.config.get_text_config(), "max_position_embeddings", UNLIMITED)
+        length = room(model)
         encoder = (
             Encoder(tokenizer, VERBATIM, max_length=sys.maxsize)
             if self.verbatim

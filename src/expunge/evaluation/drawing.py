@@ -1,4 +1,4 @@
-"""Sampling inside greedy decoding: a logits processor that leaves the one token that was drawn.
+"""Sampling by a number in [0, 1) for each token: inverse transform sampling, so that a draw is a value and not an event.
 
 Shape suffixes: B rows, V vocabulary, T tokens.
 """
@@ -8,17 +8,29 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import LogitsProcessor
 
 from expunge.evaluation.nucleus import Ids, Nucleus
 
 
-class Drawn(LogitsProcessor):
-    """Leaves one token, so that greedy decoding writes what was drawn.
+def draw(nucleus: Nucleus, logits_BV: Tensor, u_B1: Tensor) -> Tensor:
+    """[B] tokens. They are put in the order of their probability, u of the nucleus' mass is walked off, and the token that is
+    reached is taken.
 
-    The tokens are put in the order of their probability; u of the nucleus' mass is walked off, and the token that is reached is
-    taken: inverse transform sampling, with each row's own u.
+    u_B1  float64 in [0, 1), one for each row
     """
+    sorted_BV, order_BV = (logits_BV.double() / nucleus.temperature).sort(dim=-1, descending=True, stable=True)
+    p_BV = sorted_BV.softmax(dim=-1)
+    kept_BV = p_BV.cumsum(dim=-1) - p_BV < nucleus.top_p
+    mass_BV = (p_BV * kept_BV).cumsum(dim=-1)
+    walked_B1 = u_B1.to(mass_BV.device) * mass_BV[:, -1:]
+    place_B1 = (mass_BV <= walked_B1).sum(dim=-1, keepdim=True).minimum(kept_BV.sum(dim=-1, keepdim=True) - 1)
+    return order_BV.gather(1, place_B1.clamp(min=0))[:, 0]
+
+
+class Drawn(LogitsProcessor):
+    """Leaves one token, so that greedy decoding by transformers' `generate` writes what was drawn."""
 
     def __init__(self, nucleus: Nucleus, uniforms_BT: NDArray[np.float64], width: int) -> None:
         """width: tokens of the padded prompts."""
@@ -27,16 +39,10 @@ class Drawn(LogitsProcessor):
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         step = input_ids.shape[1] - self.width
-        sorted_BV, order_BV = (scores.double() / self.nucleus.temperature).sort(dim=-1, descending=True, stable=True)
-        p_BV = sorted_BV.softmax(dim=-1)
-        kept_BV = p_BV.cumsum(dim=-1) - p_BV < self.nucleus.top_p
-        mass_BV = (p_BV * kept_BV).cumsum(dim=-1)
-        walked_B1 = self.uniforms_BT[:, step : step + 1].to(mass_BV.device) * mass_BV[:, -1:]
-        place_B1 = (mass_BV <= walked_B1).sum(dim=-1, keepdim=True).minimum(kept_BV.sum(dim=-1, keepdim=True) - 1)
-        left_BV = torch.full_like(scores, -torch.inf).scatter_(1, order_BV.gather(1, place_B1), 0.0)
-        return left_BV  # type: ignore[return-value]
+        token_B = draw(self.nucleus, scores, self.uniforms_BT[:, step : step + 1])
+        return torch.full_like(scores, -torch.inf).scatter_(1, token_B[:, None], 0.0)  # type: ignore[return-value]
 
 
-def drawn(nucleus: Nucleus, rows: Sequence[tuple[Ids, int, int]], tokens: int, width: int) -> Drawn:
-    """For a batch of (prompt, draw, tokens already written) that gets at most so many tokens more each."""
-    return Drawn(nucleus, np.stack([nucleus.uniforms(prompt, draw, n + tokens)[n:] for prompt, draw, n in rows]), width)
+def drawn(nucleus: Nucleus, rows: Sequence[tuple[Ids, int]], tokens: int, width: int) -> Drawn:
+    """For a batch of (prompt, draw) that gets at most so many tokens each."""
+    return Drawn(nucleus, np.stack([nucleus.uniforms(prompt, draw, tokens) for prompt, draw in rows]), width)

@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import nn
 
-from expunge.data.encode import Encoded, collate, length_batches
-from expunge.devices import out_of_memory, tokens_that_fit
+from expunge.data.encode import Encoded, collate
+from expunge.devices import tokens_that_fit
 from expunge.evaluation.multiple_choice import Answers, score_answers
 from expunge.evaluation.processes import dealt
-from expunge.evaluation.token_stats import TokenDistribution, TokenStats
+from expunge.evaluation.shortcuts import shortcuts_of
+from expunge.evaluation.token_stats import NOTHING, TokenStats
 from expunge.models.load import causal_model
 from expunge.models.logprobs import labelled_logits, token_logprobs
-from expunge.models.vocabulary import label_distribution, peaks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,18 +57,27 @@ class Engine:
 
         distribution: with rank, mean and variance over the vocabulary, which cost a few more passes over the logits.
         """
-        start: dict[Ids, Encoded] = {}
+        wanted: dict[Ids, Encoded] = {}
         for sequence in sequences:
-            known = self._known.get(sequence.ids)
-            if known is not None:
-                first, stats = known
-                if first <= sequence.answer_start and (stats.distribution is not None or not distribution):
-                    continue
-            earliest = start.get(sequence.ids)
+            earliest = wanted.get(sequence.ids)
             if earliest is None or sequence.answer_start < earliest.answer_start:
-                start[sequence.ids] = sequence
-        self._forward(list(start.values()), distribution=distribution)
+                wanted[sequence.ids] = sequence
+        questions: dict[Ids, list[Encoded]] = {}
+        for sequence in wanted.values():
+            questions.setdefault(sequence.ids[: sequence.answer_start], []).append(sequence)
+        new = [[answer for answer in answers if not self._knows(answer, distribution)] for answers in questions.values()]
+        if (shortcuts := shortcuts_of(self.model)).tree or shortcuts.cache:
+            # All answers to a question together or none: so values never depend on what was asked for before.
+            new = [answers if some else [] for answers, some in zip(questions.values(), new, strict=True)]
+        new = [answers for answers in new if answers]
+        for answers, statistics in zip(new, self._scored(new, distribution=distribution), strict=True):
+            for answer, stats in zip(answers, statistics, strict=True):
+                self._known[answer.ids] = (answer.answer_start, stats)
         return [self._slice(sequence) for sequence in sequences]
+
+    def _knows(self, sequence: Encoded, distribution: bool) -> bool:
+        first, stats = self._known.get(sequence.ids, (len(sequence.ids), NOTHING))
+        return first <= sequence.answer_start and (stats.distribution is not None or not distribution)
 
     def gradient_norms(self, sequences: Sequence[Encoded]) -> list[float]:
         """Size of the gradient of each sequence's mean loss: the mean over parameter tensors of their L2 norms.
@@ -108,46 +116,15 @@ class Engine:
         first, stats = self._known[sequence.ids]
         return stats.after(sequence.answer_start - first)._replace(has_end=sequence.has_end)
 
-    def _forward(self, sequences: Sequence[Encoded], *, distribution: bool) -> None:
-        training = self.model.training
-        self.model.eval()
-        try:
-            places = length_batches([len(s.ids) for s in sequences], self.max_tokens, self.max_rows)
-            batches = [[sequences[i] for i in batch] for batch in places]
-            found = dealt(self.model, batches, partial(self._halving, distribution=distribution))
-            for batch, statistics in zip(batches, found, strict=True):
-                for row, stats in zip(batch, statistics, strict=True):
-                    self._known[row.ids] = (row.answer_start, stats)
-        finally:
-            self.model.train(training)
-
-    def _halving(self, rows: Sequence[Encoded], *, distribution: bool) -> list[TokenStats]:
-        """The batch, or its halves one after the other where it does not fit."""
-        try:
-            return self._batch(rows, distribution=distribution)
-        except torch.OutOfMemoryError as error:
-            if len(rows) == 1:
-                raise out_of_memory(f"with one row of {len(rows[0].ids)} tokens", "take a smaller --max-length") from error
-        torch.cuda.empty_cache()
-        half = len(rows) // 2
-        return [stats for part in (rows[:half], rows[half:]) for stats in self._halving(part, distribution=distribution)]
-
-    @torch.inference_mode()
-    def _batch(self, rows: Sequence[Encoded], *, distribution: bool) -> list[TokenStats]:
-        labelled = labelled_logits(self.model, collate(rows, self.pad_id).to(self.device))
-        found = peaks(labelled.logits_NV)
-        logits_N = labelled.logits_NV.gather(1, labelled.labels_N[:, None])[:, 0].float()
-        logp_N, hit_N = (logits_N - found.lse_N).cpu().numpy(), (found.best_N == labelled.labels_N).cpu().numpy()
-        spread = None
-        if distribution:
-            around = label_distribution(labelled.logits_NV, labelled.labels_N, found.lse_N)
-            spread = TokenDistribution(*(value.cpu().numpy() for value in around))
-        ends = np.cumsum([len(row.ids) - row.answer_start for row in rows])
-        places = [slice(end - (len(row.ids) - row.answer_start), end) for row, end in zip(rows, ends, strict=True)]
-        return [
-            TokenStats(logp_N[place], hit_N[place], row.has_end, spread.part(place) if spread is not None else None)
-            for row, place in zip(rows, places, strict=True)
-        ]
+    def _scored(self, questions: Sequence[Answers], *, distribution: bool = False) -> list[list[TokenStats]]:
+        return score_answers(
+            self.model,
+            questions,
+            self.pad_id,
+            max_tokens=self.max_tokens,
+            max_rows=self.max_rows,
+            distribution=distribution,
+        )
 
 
 def _bytes_per_token(model: "PreTrainedModel") -> int:

@@ -1,20 +1,32 @@
-"""Batched generation, greedy or sampled: the one place where evaluation lets a model write."""
+"""Batched generation, greedy or sampled: the one place where evaluation lets a model write.
+
+Two ways lead to the same texts. Most models are decoded here, token by token (`decode`). Transformers' own `generate` does it for
+models whose caches are their own, and where something hooks into the model: a guard answers inside `generate`. It gets a
+generation config of ours, and nothing of the model's: what a checkpoint's authors recommend (penalties, sampling, stop strings)
+would measure their recommendation.
+
+Greedy texts are those of plain greedy decoding, one row at a time. Batches and caches move logits by rounding (1e-6 in float32),
+so only where two tokens are as equal as that can the other one be written.
+"""
 
 import sys
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple, TypedDict, cast
+from typing import TypedDict, cast
 
 import torch
 from torch import nn
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from expunge.data.encode import Encoded, collate, length_batches
+from expunge.errors import ExpungeError
+from expunge.evaluation.decode import Begun, decode, logits_are_finite, tokens_of
 from expunge.evaluation.drawing import drawn
 from expunge.evaluation.nucleus import Ids, Nucleus
 from expunge.evaluation.processes import dealt
-from expunge.models.hooks import is_hooked
+from expunge.evaluation.shortcuts import Shortcuts, shortcuts_of
+from expunge.models.limits import check_embedded, padding
 from expunge.models.load import causal_model
 
 
@@ -28,6 +40,15 @@ class Writing(TypedDict):
     stopped: Callable[[Ids], bool] | None
 
 
+class Decoding(TypedDict):
+    """How one batch is written, by whichever way."""
+
+    pad_id: int
+    end_ids: Collection[int]
+    stopped: Callable[[Ids], bool] | None
+    nucleus: Nucleus | None
+
+
 def generate(
     model: nn.Module,
     prompts: Sequence[Ids],
@@ -39,17 +60,24 @@ def generate(
     max_rows: int = 64,
     max_tokens: int = 32_768,
     stopped: Callable[[Ids], bool] | None = None,
-) -> list[Ids]:
-    """The greedy continuation of each prompt, up to and without the first end token.
+    known: Mapping[Ids, Ids] | None = None,
+) -> list[Ids | None]:
+    """The greedy continuation of each prompt, up to and without the first end token; None where the logits are not numbers.
 
-    Equal prompts are continued once. Batches hold prompts of like length, padded on the left, and are about equally large; one
-    has at most `max_rows` prompts and, answers included, `max_tokens` tokens (the key-value cache). `max_length` is the longest
-    sequence that the model takes; answers stop there. `stopped` says of the tokens written so far that nothing after them
-    matters (a stop text is in them). Sampling and penalties that the model's own generation config asks for are off.
+    max_length             longest sequence that the model takes; answers end there
+    max_rows, max_tokens   bounds of a batch, in prompts and, answers included, tokens (the key-value cache)
+    stopped                says of the tokens written so far that nothing after them matters: a stop text is in them
+    known                  by prompt, tokens that the continuation is known to begin with (end token included), from a
+                           teacher-forced pass: they are read and not written
+
+    Equal prompts are continued once.
     """
-    write = partial(_batch, model, pad_id=pad_id, end_ids=end_ids, stopped=stopped, nucleus=None)
-    found = _continued(model, [(prompt, 0) for prompt in prompts], write, max_new_tokens, max_length, max_rows, max_tokens)
-    return [found[prompt, 0] for prompt in prompts]
+    rows = {prompt: _begin(prompt, 0, max_new_tokens, max_length) for prompt in prompts}
+    for prompt, tokens in (known or {}).items():
+        for token in tokens if prompt in rows else ():
+            rows[prompt].take(token, end_ids, stopped)
+    _write(model, list(rows.values()), pad_id, end_ids, stopped, None, max_rows, max_tokens)
+    return [tokens_of(rows[prompt]) for prompt in prompts]
 
 
 def sample(
@@ -65,106 +93,131 @@ def sample(
     max_rows: int = 64,
     max_tokens: int = 32_768,
     stopped: Callable[[Ids], bool] | None = None,
-) -> list[tuple[Ids, ...]]:
+) -> list[tuple[Ids | None, ...]]:
     """So many sampled continuations of each prompt, bounded and batched as in `generate`."""
-    write = partial(_batch, model, pad_id=pad_id, end_ids=end_ids, stopped=stopped, nucleus=nucleus)
-    wanted = [(prompt, draw) for prompt in prompts for draw in range(draws)]
-    found = _continued(model, wanted, write, max_new_tokens, max_length, max_rows, max_tokens)
-    return [tuple(found[prompt, draw] for draw in range(draws)) for prompt in prompts]
+    rows = {(prompt, i): _begin(prompt, i, max_new_tokens, max_length) for prompt in prompts for i in range(draws)}
+    _write(model, list(rows.values()), pad_id, end_ids, stopped, nucleus, max_rows, max_tokens)
+    return [tuple(tokens_of(rows[prompt, i]) for i in range(draws)) for prompt in prompts]
 
 
-Wanted = tuple[Ids, int]
-"""A prompt, and which draw of it."""
-ENOUGH = 16
-"""Rows that are worth a batch of their own."""
+def written(answers: Sequence[Ids | None]) -> list[Ids]:
+    """The answers, for callers who can do nothing without one of them.
+
+    Raises ExpungeError where the model's logits are not numbers.
+    """
+    found = [answer for answer in answers if answer is not None]
+    if len(found) < len(answers):
+        raise ExpungeError(
+            f"the model's logits are not numbers (NaN or infinity) for {len(answers) - len(found)} of {len(answers)} prompts; "
+            "its weights are broken, so give another model"
+        )
+    return found
 
 
-def _continued(
+def _begin(prompt: Ids, i: int, max_new_tokens: int, max_length: int | None) -> Begun:
+    room = min(max_new_tokens, max(0, (sys.maxsize if max_length is None else max_length) - len(prompt)))
+    return Begun(prompt, i, room=room, done=room == 0)
+
+
+def _write(
     model: nn.Module,
-    wanted: Sequence[Wanted],
-    write: Callable[..., list[Ids]],
-    max_new_tokens: int,
-    max_length: int | None,
+    rows: Sequence[Begun],
+    pad_id: int,
+    end_ids: Collection[int],
+    stopped: Callable[[Ids], bool] | None,
+    nucleus: Nucleus | None,
     max_rows: int,
     max_tokens: int,
-) -> dict[Wanted, Ids]:
-    begun = {row: _Begun(*row) for row in wanted}
-    stretches = _stretches(begun, max_new_tokens, max_length, whole=is_hooked(model))
+) -> None:
+    """Writes every row to its end, in place; on several processes each writes its batches and all get the answers."""
+    left = [row for row in rows if not row.done]
+    if not left:
+        return
+    check_embedded(model, (row.prompt for row in left))
+    can, pad_id = shortcuts_of(model), padding(model, pad_id)
+    how = Decoding(pad_id=pad_id, end_ids=frozenset(end_ids), stopped=stopped, nucleus=nucleus)
     training = model.training
     model.eval()
     try:
-        for limit in sorted({limit for limits in stretches.values() for limit in limits}, reverse=True):
-            rows = [row for row in begun if limit in stretches[row] and not begun[row].ended]
-            count = -(-len(rows) // -(-len(rows) // max_rows)) if rows else 1  # all batches about as large
-            places = length_batches([len(begun[row].ids) + limit for row in rows], max_tokens, count)
-            batches = [[rows[i] for i in batch] for batch in places]
-            go_on = partial(_go_on, write, begun, limit)
-            for batch, written in zip(batches, dealt(model, batches, go_on), strict=True):
-                begun |= zip(batch, written, strict=True)
+        batches = _batches(left, can, max_rows, max_tokens)
+        written = dealt(model, batches, partial(_batch, model, left, how, can))
     finally:
         model.train(training)
-    return {row: found.answer for row, found in begun.items()}
+    for batch, answers in zip(batches, written, strict=True):
+        for i, (answer, broken) in zip(batch, answers, strict=True):
+            left[i].answer, left[i].broken, left[i].done = answer, broken, True
 
 
-class _Begun(NamedTuple):
-    prompt: Ids
-    draw: int
-    answer: Ids = ()
-    ended: bool = False
-
-    @property
-    def ids(self) -> Ids:
-        return self.prompt + self.answer
+def _stepwise(row: Begun, can: Shortcuts) -> bool:
+    """Whether a row is decoded here; not where its growing length would change how its cached positions are scaled."""
+    return can.stepwise and not (can.longest is not None and len(row.prompt) + len(row.answer) + row.room > can.longest)
 
 
-def _stretches(wanted: Iterable[Wanted], max_new_tokens: int, max_length: int | None, *, whole: bool) -> dict[Wanted, list[int]]:
-    """The numbers of tokens in which each answer is written, one after the other.
+def _batches(rows: Sequence[Begun], can: Shortcuts, max_rows: int, max_tokens: int) -> list[list[int]]:
+    """Indices of rows that are written together: of like length, and about equally many in each batch.
 
-    All that is wanted at once, where enough prompts have room for it. Rooms of prompts near the model's limit differ, and a batch
-    has one limit; so theirs are taken in powers of two, which any of them can share, and none is cut short by a longer neighbor.
-    whole: each in one go, for what hooks into the model may decide by the prompt.
+    Rows that transformers writes have one limit of new tokens and, where padding changes a value, one length.
     """
-    most = sys.maxsize if max_length is None else max_length
-    rooms = {row: min(max_new_tokens, max(0, most - len(row[0]))) for row in wanted}
-    shared = {room for room, count in Counter(rooms.values()).items() if whole or count >= min(ENOUGH, len(rooms))}
-    return {
-        row: [room] if room in shared and room else [1 << bit for bit in range(room.bit_length()) if room >> bit & 1]
-        for row, room in rooms.items()
-    }
+    kinds: dict[tuple[int, ...], list[int]] = {}
+    for i, row in enumerate(rows):
+        begun = len(row.prompt) + len(row.answer)
+        lonely = can.longest is not None and begun + row.room > can.longest
+        kind = () if _stepwise(row, can) else (row.room, 0 if can.left_padding else begun, i if lonely else -1)
+        kinds.setdefault(kind, []).append(i)
+    batches = []
+    for mine in kinds.values():
+        most = max(rows[i].room for i in mine)
+        lengths = [len(rows[i].prompt) + len(rows[i].answer) + most for i in mine]
+        count = -(-len(mine) // -(-len(mine) // max_rows))
+        batches += [[mine[i] for i in batch] for batch in length_batches(lengths, max_tokens, count)]
+    return batches
 
 
-def _go_on(write: Callable[..., list[Ids]], begun: Mapping[Wanted, _Begun], limit: int, batch: Sequence[Wanted]) -> list[_Begun]:
-    rows = [begun[row] for row in batch]
-    written = write(rows, max_new_tokens=limit)
-    return [r._replace(answer=r.answer + new, ended=len(new) < limit) for r, new in zip(rows, written, strict=True)]
+def _batch(
+    model: nn.Module, rows: Sequence[Begun], how: Decoding, can: Shortcuts, batch: Sequence[int]
+) -> list[tuple[list[int], bool]]:
+    chosen = [rows[i] for i in batch]
+    if _stepwise(chosen[0], can):
+        decode(model, chosen, **how)
+    else:
+        _by_transformers(model, chosen, **how)
+    return [(row.answer, row.broken) for row in chosen]
 
 
 @torch.inference_mode()
-def _batch(
+def _by_transformers(
     model: nn.Module,
-    begun: Sequence[_Begun],
+    begun: Sequence[Begun],
+    *,
     pad_id: int,
     end_ids: Collection[int],
-    max_new_tokens: int,
     stopped: Callable[[Ids], bool] | None,
     nucleus: Nucleus | None,
-) -> list[Ids]:
+) -> None:
+    """The same by the model's own `generate`. Known tokens are written again: what hooks into the model sees a whole prompt."""
     inner = causal_model(model)
-    rows = [Encoded(row.ids, len(row.ids), False) for row in begun]
-    tokens = collate(rows, pad_id, side="left").to(inner.device)
+    limit = begun[0].room + len(begun[0].answer)
+    tokens = collate([Encoded(row.prompt, len(row.prompt), False) for row in begun], pad_id, side="left").to(inner.device)
     width = tokens.input_ids_BT.shape[1]
-    stops = _Stops(stopped, width, len(rows)) if stopped is not None else None
-    draws = [(row.prompt, row.draw, len(row.answer)) for row in begun]
-    choice = [drawn(nucleus, draws, max_new_tokens, width)] if nucleus is not None else []
-    written_BT: torch.Tensor = inner.generate(  # type: ignore[operator]
-        input_ids=tokens.input_ids_BT,
-        attention_mask=tokens.attention_mask_BT,
-        generation_config=_greedy(pad_id, end_ids, max_new_tokens),
-        stopping_criteria=StoppingCriteriaList([stops] if stops is not None else []),
-        logits_processor=LogitsProcessorList(choice),
-    )
-    answers = [_until_end(row, end_ids) for row in written_BT[:, width:].tolist()]
-    return answers if stops is None else [answer[:most] for answer, most in zip(answers, stops.lengths, strict=True)]
+    stops = _Stops(stopped, width, len(begun)) if stopped is not None else None
+    finite = _Finite(len(begun))
+    choice: list[LogitsProcessor] = [finite]
+    if nucleus is not None:
+        choice.append(drawn(nucleus, [(row.prompt, row.draw) for row in begun], limit, width))
+    with own_generation(model, pad_id, end_ids) as config:
+        written_BT: torch.Tensor = inner.generate(  # type: ignore[operator]
+            input_ids=tokens.input_ids_BT,
+            attention_mask=tokens.attention_mask_BT,
+            generation_config=config,
+            max_new_tokens=limit,
+            stopping_criteria=StoppingCriteriaList([stops] if stops is not None else []),
+            logits_processor=LogitsProcessorList(choice),
+        )
+    for b, (row, ids) in enumerate(zip(begun, written_BT[:, width:].tolist(), strict=True)):
+        row.answer = list(_until_end(ids, end_ids))
+        if stops is not None and stops.lengths[b] is not None:
+            row.answer = row.answer[: stops.lengths[b]]
+        row.broken = b in finite.broken and finite.broken[b] <= len(row.answer)
 
 
 class _Stops(StoppingCriteria):
@@ -183,22 +236,37 @@ class _Stops(StoppingCriteria):
         return cast(torch.BoolTensor, done)
 
 
-def _greedy(pad_id: int, end_ids: Collection[int], max_new_tokens: int) -> GenerationConfig:
-    # What is None here is filled from the model's own generation config, so everything that would change the answer is said.
-    return GenerationConfig(  # type: ignore[no-untyped-call]
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=1,
-        temperature=1.0,
-        top_p=1.0,
-        top_k=50,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        min_length=0,
-        eos_token_id=sorted(set(end_ids)),
-        pad_token_id=pad_id,
-        use_cache=True,
+class _Finite(LogitsProcessor):
+    """Notes the rows whose logits are not numbers, and at which token of their answer."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.step = rows, 0
+        self.broken: dict[int, int] = {}
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        if len(scores) == self.rows:  # a guard that has answered some rows lets the others go on alone
+            for row, finite in enumerate(logits_are_finite(scores).tolist()):
+                if not finite:
+                    self.broken.setdefault(row, self.step)
+        self.step += 1
+        return scores
+
+
+@contextmanager
+def own_generation(model: nn.Module, pad_id: int, end_ids: Collection[int]) -> Iterator[GenerationConfig]:
+    """While it lasts, the model's generation config is one that asks for plain greedy decoding, and it is what is yielded.
+
+    What is None in a config that `generate` is given is filled from the model's own; so that has to be ours as well.
+    """
+    inner = causal_model(model)
+    own = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False, num_beams=1, eos_token_id=sorted(end_ids), pad_token_id=pad_id, use_cache=True
     )
+    before, inner.generation_config = inner.generation_config, own
+    try:
+        yield own
+    finally:
+        inner.generation_config = before
 
 
 def _until_end(ids: Sequence[int], end_ids: Collection[int]) -> Ids:

@@ -21,6 +21,7 @@ from expunge.data.encode import Encoder, length_batches
 from expunge.data.format import Format
 from expunge.errors import ExpungeError, nearest
 from expunge.models.classifiers import load_classifier
+from expunge.models.limits import room
 from expunge.models.load import load_model, load_tokenizer, model_fingerprint
 
 if TYPE_CHECKING:
@@ -215,9 +216,7 @@ class ReferenceModel(Judge):
         from expunge.evaluation.engine import Engine
 
         model, tokenizer = language_model(self.model)
-        encoder = Encoder(
-            tokenizer, Format(template="{prompt}{response}"), model.config.get_text_config().max_position_embeddings
-        )
+        encoder = Encoder(tokenizer, Format(template="{prompt}{response}"), room(model))
         asked = [self.question.replace("{prompt}", a.prompt or "").replace("{answer}", a.text) for a in answers]
         pairs = [encoder.encode_answers([(text, self.yes), (text, self.no)]) for text in asked]
         bare = [[row._replace(ids=row.ids[:-1], has_end=False) if row.has_end else row for row in pair] for pair in pairs]

@@ -21,11 +21,10 @@ from expunge.errors import ExpungeError
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.multiple_choice import score_answers
 from expunge.evaluation.processes import dealt
+from expunge.models.limits import room
 from expunge.models.load import DType, causal_model
 from expunge.processes import is_main, join
 
-UNLIMITED = 2048
-"""Tokens that a model without a limit of positions takes, as in lm-eval."""
 QUESTIONS = 512
 """Questions that are encoded at a time: those of a large benchmark with its shots would fill the memory."""
 
@@ -164,16 +163,9 @@ class ExpungeLM(EngineLM):
             base=base,
             force=force,
         )
-        room = max_length or positions(model)
-        super().__init__(model, tokenizer, Engine(model, pad(tokenizer)), room=room, batch_size=batch_size)
+        longest = max_length or room(model)
+        super().__init__(model, tokenizer, Engine(model, pad(tokenizer)), room=longest, batch_size=batch_size)
         self.pretrained = artifact
-
-
-def positions(model: nn.Module) -> int:
-    """How many tokens the model takes."""
-    config = causal_model(model).config.get_text_config()
-    found = getattr(config, "max_position_embeddings", None)  # BLOOM has no limit
-    return int(found) if found else UNLIMITED
 
 
 def pad(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,15 +1,17 @@
 """Answers that share a beginning: the beginning goes through the model once, however many answers follow it.
 
-Four answers to one question are four sequences with the same prompt. Three cases, each as few tokens as can be:
+Four answers to one question are four sequences with the same prompt. Four cases, each as few tokens as can be:
 
-* one token each (letters): the model reads the same tokens for all of them, so one row gives every answer's logits;
+* one token each (letters), and a sequence by itself: the model reads the same tokens for all of them, so one row gives every
+  answer's logits;
 * longer: one row holds the common beginning and then the ends of all answers, where no end sees another. One pass, no keys and
   values to keep or copy: a tenth to a fifth less time than a second pass over the ends;
 * longer, for models that cannot be told who sees whom, and for very long prompts: the beginning once, and the ends in rows of
-  their own that go on from its keys and values, repeated.
+  their own that go on from its keys and values, repeated;
+* longer, for models where neither gives their own values (`shortcuts`), or where something hooks into the model (a guard, which
+  must see real rows): full passes.
 
-The log-probabilities are those of full passes, up to rounding (1e-5), whatever is batched with what. Where something hooks
-into the model (a guard), longer answers get full passes: such a thing sees rows and positions, and must see real ones.
+The log-probabilities are those of full passes, up to rounding (1e-5), whatever is batched with what.
 
 Shape suffixes: B groups of a batch, R ends of answers, P and T positions of beginnings and of what the model reads, S = P + T,
 N positions where logits are computed, M pairs of such a position and a label, V vocabulary.
@@ -17,23 +19,21 @@ N positions where logits are computed, M pairs of such a position and a label, V
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import accumulate, takewhile
+from itertools import accumulate, pairwise, takewhile
 from typing import NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
-from expunge.data.encode import Encoded, collate, length_batches
+from expunge.data.encode import Encoded, Tokens, collate, length_batches
+from expunge.devices import out_of_memory
 from expunge.evaluation.processes import dealt
-from expunge.evaluation.token_stats import TokenStats
-from expunge.models.architecture import ARCHITECTURES
-from expunge.models.hooks import is_hooked
+from expunge.evaluation.shortcuts import Shortcuts, sees, shortcuts_of
+from expunge.evaluation.token_stats import TokenDistribution, TokenStats
+from expunge.models.limits import check_embedded, padding
 from expunge.models.load import causal_model
 from expunge.models.logprobs import cached_logits, logits_at
-from expunge.models.vocabulary import peaks
+from expunge.models.vocabulary import label_distribution, peaks
 
 Ids = tuple[int, ...]
 Answers = Sequence[Encoded]
@@ -42,6 +42,10 @@ Answers = Sequence[Encoded]
 
 MASKED = 8192
 """Longest row of this kind: its mask of who sees whom grows with the square of its length."""
+
+
+WIDTH = 8
+"""Rows are padded to a multiple of it where padding changes no value."""
 
 
 class _Group(NamedTuple):
@@ -71,36 +75,49 @@ class _Group(NamedTuple):
         return sum(map(len, self.ends))
 
 
-Way = Callable[[nn.Module, Sequence[_Group], int], list[TokenStats]]
+Way = Callable[..., list[TokenStats]]
 """Model, groups and pad id -> statistics of every answer of every group, in order."""
 
 
 def score_answers(
-    model: nn.Module, questions: Sequence[Answers], pad_id: int, *, max_tokens: int, max_rows: int
+    model: nn.Module,
+    questions: Sequence[Answers],
+    pad_id: int,
+    *,
+    max_tokens: int,
+    max_rows: int,
+    distribution: bool = False,
 ) -> list[list[TokenStats]]:
     """Statistics of the labelled tokens of every answer to every question, in order; on several processes, each its batches.
 
-    max_tokens, max_rows: upper bounds of a batch, in tokens and questions. They change speed and memory, never a value.
+    max_tokens, max_rows   upper bounds of a batch, in tokens and questions. They change speed and memory, never a value
+    distribution           with `TokenStats.distribution`, which costs a few more passes over the logits
+
+    Raises ExpungeError where a token has no embedding, and where one row alone does not fit into memory.
     """
-    whole, told = is_hooked(model), _told(model)
+    check_embedded(model, (answer.ids for answers in questions for answer in answers))
+    pad_id, can = padding(model, pad_id), shortcuts_of(model)
     groups, places = [], []
     for q, answers in enumerate(questions):
-        for rows in _split(answers, whole=whole):
+        for rows in _split(answers, can):
             groups.append(_group([answers[a] for a in rows]))
             places.append([(q, a) for a in rows])
-    ways: dict[Way, list[int]] = {_letters: [], _tree: [], _repeated: []}
     costs = [len(group.shared) + group.more for group in groups]
+    if can.padding:
+        costs = [-(-cost // WIDTH) * WIDTH for cost in costs]
+    ways: dict[Way, list[int]] = {_letters: [], _tree: [], _repeated: []}
     for g, group in enumerate(groups):
-        ways[_letters if not group.more else _tree if told and costs[g] <= MASKED else _repeated].append(g)
+        tree = can.tree and (costs[g] <= MASKED or not can.cache)
+        ways[_letters if not group.more else _tree if tree else _repeated].append(g)
     batches = [
         (way, [mine[i] for i in batch])
         for way, mine in ways.items()
-        for batch in length_batches([costs[g] for g in mine], max_tokens, max_rows)
+        for batch in batches_of([costs[g] for g in mine], max_tokens, max_rows, can)
     ]
     training = model.training
     model.eval()
     try:
-        results = dealt(model, batches, partial(_batch, model, groups, pad_id))
+        results = dealt(model, batches, partial(_batch, model, groups, pad_id, distribution))
     finally:
         model.train(training)
     found: dict[tuple[int, int], TokenStats] = {}
@@ -109,20 +126,48 @@ def score_answers(
     return [[found[q, a] for a in range(len(answers))] for q, answers in enumerate(questions)]
 
 
-def _batch(model: nn.Module, groups: Sequence[_Group], pad_id: int, batch: tuple[Way, Sequence[int]]) -> list[TokenStats]:
+def batches_of(lengths: Sequence[int], max_tokens: int, max_rows: int, can: Shortcuts) -> list[list[int]]:
+    """Indices of rows in batches of like length (`length_batches`): of one length where padding changes a value, and a row alone
+    where it is so long that it would change its neighbours."""
+    kinds: dict[int, list[int]] = {}
+    for row, length in enumerate(lengths):
+        lonely = can.longest is not None and length > can.longest
+        kinds.setdefault(-row - 1 if lonely else 0 if can.padding else length, []).append(row)
+    return [
+        [rows[i] for i in batch]
+        for _, rows in sorted(kinds.items(), reverse=True)
+        for batch in length_batches([lengths[row] for row in rows], max_tokens, max_rows)
+    ]
+
+
+def _batch(
+    model: nn.Module, groups: Sequence[_Group], pad_id: int, distribution: bool, batch: tuple[Way, Sequence[int]]
+) -> list[TokenStats]:
+    """The batch, or its halves one after the other where it does not fit into memory."""
     way, chosen = batch
-    with torch.inference_mode():
-        return way(model, [groups[g] for g in chosen], pad_id)
+    try:
+        with torch.inference_mode():
+            return way(model, [groups[g] for g in chosen], pad_id, distribution)
+    except torch.OutOfMemoryError as error:
+        if len(chosen) == 1:
+            tokens = len(groups[chosen[0]].shared) + groups[chosen[0]].more
+            raise out_of_memory(f"with one row of {tokens} tokens", "take a smaller --max-length") from error
+    torch.cuda.empty_cache()
+    half = len(chosen) // 2
+    return [
+        stats for part in (chosen[:half], chosen[half:]) for stats in _batch(model, groups, pad_id, distribution, (way, part))
+    ]
 
 
-def _split(answers: Answers, *, whole: bool) -> list[list[int]]:
+def _split(answers: Answers, can: Shortcuts) -> list[list[int]]:
     """Indices of the answers that are computed together: those that read the same, and else those with a common beginning."""
     same: dict[Ids, list[int]] = {}
     for index, answer in enumerate(answers):
         same.setdefault(answer.ids[:-1], []).append(index)
     beginnings: dict[int, list[int]] = {}
     for ids, indices in same.items():
-        beginnings.setdefault(indices[0] if whole else ids[0], []).extend(indices)
+        whole = not (can.tree or can.cache) or (can.longest is not None and len(ids) > can.longest)
+        beginnings.setdefault(-indices[0] - 1 if whole else ids[0], []).extend(indices)
     return list(beginnings.values())
 
 
@@ -132,31 +177,39 @@ def _group(rows: Sequence[Encoded]) -> _Group:
     return _Group(tuple(rows), tuple(column[0] for column in shared))
 
 
-def _told(model: nn.Module) -> bool:
-    """Whether the model can be told which position sees which."""
-    config = causal_model(model).config
-    plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
-    known = ARCHITECTURES.get(config.model_type)
-    return plain and known is not None and known.takes_masks and config._attn_implementation in ("sdpa", "eager")
-
-
-def _letters(model: nn.Module, groups: Sequence[_Group], pad_id: int) -> list[TokenStats]:
+def _letters(model: nn.Module, groups: Sequence[_Group], pad_id: int, distribution: bool) -> list[TokenStats]:
     """Groups whose answers read the same tokens: one row each, labelled from the earliest answer on."""
     device = causal_model(model).device
-    tokens = collate([Encoded(group.shared, len(group.shared), False) for group in groups], pad_id).to(device)
+    rows = [group.shared for group in groups]
+    if shortcuts_of(model).padding:
+        tokens = _even(rows, pad_id).to(device)
+    else:
+        tokens = collate([Encoded(row, len(row), False) for row in rows], pad_id).to(device)
     wide = tokens.input_ids_BT.shape[1]
     index = [b * wide + p for b, group in enumerate(groups) for p in range(group.first, len(group.shared))]
     index_N = torch.tensor(index, dtype=torch.long, device=device)
     logits_NV = logits_at(model, tokens.input_ids_BT, tokens.attention_mask_BT, index_N)
     starts = _starts(group.begun for group in groups)
-    return _stats(logits_NV, _pairs(groups, starts, starts))
+    return _stats(logits_NV, _pairs(groups, starts, starts), distribution)
 
 
-def _tree(model: nn.Module, groups: Sequence[_Group], pad_id: int) -> list[TokenStats]:
+def _even(rows: Sequence[Ids], pad_id: int) -> Tokens:
+    """Rows in a width that is a multiple of `WIDTH`.
+
+    Sums over positions are then added in the same order in every batch, so that a row has the same value, to the last bit on most
+    processors, whatever it is batched with.
+    """
+    width = -(-max(map(len, rows)) // WIDTH) * WIDTH
+    filler = Encoded((pad_id,) * width, width, False)
+    tokens = collate([*(Encoded(row, len(row), False) for row in rows), filler], pad_id)
+    return Tokens(tokens.input_ids_BT[:-1], tokens.attention_mask_BT[:-1], tokens.labels_BT[:-1])
+
+
+def _tree(model: nn.Module, groups: Sequence[_Group], pad_id: int, distribution: bool) -> list[TokenStats]:
     """A row for each group: its beginning, then all ends, each of which sees the beginning and itself."""
-    device, config = causal_model(model).device, causal_model(model).config
+    device = causal_model(model).device
     rows = [(*group.shared, *(token for end in group.ends for token in end)) for group in groups]
-    tokens = collate([Encoded(row, len(row), False) for row in rows], pad_id)
+    tokens = _even(rows, pad_id)
     wide = tokens.input_ids_BT.shape[1]
     owner_BT, position_BT = (torch.zeros_like(tokens.input_ids_BT) for _ in range(2))
     for b, group in enumerate(groups):
@@ -165,20 +218,18 @@ def _tree(model: nn.Module, groups: Sequence[_Group], pad_id: int) -> list[Token
         depths = [*range(begun), *(begun + t for end in ends for t in range(len(end)))]
         # Padding counts as of the beginning: it sees that, so that it has a softmax, and nobody sees it.
         owner_BT[b, : len(owners)], position_BT[b, : len(depths)] = torch.tensor(owners), torch.tensor(depths)
-    owner_BT = owner_BT.to(device)
-    sees_BTT = ((owner_BT[:, :, None] == owner_BT[:, None, :]) | (owner_BT[:, None, :] == 0)).tril()
-    mask_BTT = sees_BTT
-    if config._attn_implementation == "eager":
-        dtype = causal_model(model).dtype
-        mask_BTT = torch.zeros(sees_BTT.shape, dtype=dtype, device=device).masked_fill_(~sees_BTT, torch.finfo(dtype).min)
-    index = [b * wide + p for b, (group, row) in enumerate(zip(groups, rows, strict=True)) for p in range(group.first, len(row))]
+    index = [b * wide + p for b, group in enumerate(groups) for p in range(group.first, len(rows[b]))]
     index_N = torch.tensor(index, dtype=torch.long, device=device)
-    logits_NV = logits_at(model, tokens.input_ids_BT.to(device), mask_BTT[:, None], index_N, position_BT.to(device))
+    logits_NV = logits_at(
+        model, tokens.input_ids_BT.to(device), sees(owner_BT.to(device), model), index_N, position_BT.to(device)
+    )
     starts = _starts(group.begun + group.more for group in groups)
-    return _stats(logits_NV, _pairs(groups, starts, [start + g.begun for start, g in zip(starts, groups, strict=True)]))
+    return _stats(
+        logits_NV, _pairs(groups, starts, [start + g.begun for start, g in zip(starts, groups, strict=True)]), distribution
+    )
 
 
-def _repeated(model: nn.Module, groups: Sequence[_Group], pad_id: int) -> list[TokenStats]:
+def _repeated(model: nn.Module, groups: Sequence[_Group], pad_id: int, distribution: bool) -> list[TokenStats]:
     """One pass over the beginnings, padded before; one over the ends, padded after, each with its group's keys and values."""
     device = causal_model(model).device
     beginnings = collate([Encoded(group.shared, len(group.shared), False) for group in groups], pad_id, side="left").to(device)
@@ -196,7 +247,7 @@ def _repeated(model: nn.Module, groups: Sequence[_Group], pad_id: int) -> list[T
     every_N = tails.attention_mask_BT.flatten().nonzero()[:, 0]
     rest = cached_logits(model, tails.input_ids_BT, mask_RS, every_N, first.cache)
     starts, follow = _starts(g.begun for g in groups), _starts((g.more for g in groups), first=len(index))
-    return _stats(torch.cat([first.logits_NV, rest.logits_NV]), _pairs(groups, starts, follow))
+    return _stats(torch.cat([first.logits_NV, rest.logits_NV]), _pairs(groups, starts, follow), distribution)
 
 
 def _pairs(groups: Sequence[_Group], starts: Sequence[int], ends: Sequence[int]) -> list[list[tuple[int, int]]]:
@@ -218,12 +269,17 @@ def _starts(lengths: Iterable[int], first: int = 0) -> list[int]:
     return list(accumulate(lengths, initial=first))[:-1]
 
 
-def _stats(logits_NV: Tensor, pairs: Sequence[Sequence[tuple[int, int]]]) -> list[TokenStats]:
+def _stats(logits_NV: Tensor, pairs: Sequence[Sequence[tuple[int, int]]], distribution: bool) -> list[TokenStats]:
     """One TokenStats for each list of (row of the logits, label)."""
     flat = torch.tensor([pair for row in pairs for pair in row], dtype=torch.long, device=logits_NV.device)
     where_M, labels_M = flat[:, 0], flat[:, 1]
     found = peaks(logits_NV)
     logp_M = (logits_NV[where_M, labels_M].float() - found.lse_N[where_M]).cpu().numpy()
     hit_M = (found.best_N[where_M] == labels_M).cpu().numpy()
-    stops = np.cumsum([len(row) for row in pairs])[:-1]
-    return [TokenStats(logp, hit, False) for logp, hit in zip(np.split(logp_M, stops), np.split(hit_M, stops), strict=True)]
+    spread = None
+    if distribution:
+        around = label_distribution(logits_NV[where_M], labels_M, found.lse_N[where_M])
+        spread = TokenDistribution(*(value.cpu().numpy() for value in around))
+    stops = [0, *accumulate(len(row) for row in pairs)]
+    parts = [slice(begin, stop) for begin, stop in pairwise(stops)]
+    return [TokenStats(logp_M[p], hit_M[p], False, None if spread is None else spread.part(p)) for p in parts]

@@ -1,8 +1,10 @@
 """A task becomes rows: everything that its metrics need to know about each example, each thing found out once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import takewhile
 
+import numpy as np
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -11,11 +13,12 @@ from expunge.data.example import Example
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.generate import Writing, generate, sample
 from expunge.evaluation.judges import Answer
-from expunge.evaluation.metrics.base import Need, Row
+from expunge.evaluation.metrics.base import BROKEN, Need, Row
 from expunge.evaluation.nucleus import Ids
 from expunge.evaluation.processes import from_main
 from expunge.evaluation.task import Task
 from expunge.evaluation.token_stats import NOTHING, TokenStats
+from expunge.models.limits import end_tokens
 
 Pair = tuple[str | None, str]
 """A prompt and something that might be answered to it."""
@@ -46,11 +49,8 @@ class Rows:
         """One row per example of the task. The first `shown` get a greedy answer even if no metric needs it."""
         needs = [task.needs_of(example) for example in task.examples]
         asked = list(zip(task.examples, needs, strict=True))
-        exact = [pair for example, need in asked if "distribution" in need for pair in _pairs(example, "answer")]
-        stats = self._score(exact, distribution=True)
-        stats |= self._score(
-            [pair for example, need in asked for kind in sorted(need - {"choices"}) for pair in _pairs(example, kind)]
-        )
+        pairs = [pair for example, need in asked for kind in sorted(need - {"choices"}) for pair in _pairs(example, kind)]
+        stats = self._score(pairs, distribution=any("distribution" in need for need in needs))
         choices = iter(self._choose([example for example, need in asked if "choices" in need]))
 
         def found(example: Example, kind: Need, need: frozenset[Need]) -> tuple[TokenStats, ...]:
@@ -71,10 +71,9 @@ class Rows:
             row._replace(gradient_norm=next(sizes)) if "gradient" in need else row for row, need in zip(rows, needs, strict=True)
         ]
         written = len(rows) if "generated" in task.needs else min(shown, len(rows))
-        texts = self._generate(rows[:written], task)
-        rows = [row._replace(generated=text) for row, text in zip(rows, texts, strict=False)] + rows[written:]
+        rows = self._generate(rows[:written], task) + rows[written:]
         if "sampled" in task.needs:
-            rows = [row._replace(sampled=drawn) for row, drawn in zip(rows, self._sample(rows, task), strict=True)]
+            rows = self._sample(rows, task)
         rows = [row._replace(cut=row.example.prompt in self._cut) for row in rows]
         if task.expected_tokens is not None:
             beginnings = self._beginnings([row.example.response for row in rows], task.expected_tokens)
@@ -119,31 +118,33 @@ class Rows:
         self._cut.add(prompt)
         return fitted(row, room)
 
-    def _generate(self, rows: Sequence[Row], task: Task) -> list[str | None]:
-        """The greedy answer of each row (None for raw text). What the teacher-forced pass foresees is not generated."""
-        most = self._most(task)
-        prompts = self._asked(rows, most)
-        unique = list(prompts)
-        answers: dict[str | None, Ids | None] = {None: None}
+    def _generate(self, rows: Sequence[Row], task: Task) -> list[Row]:
+        """The rows with their greedy answers (none for raw text). What the teacher-forced pass foresees is not decoded."""
+        prompts = self._asked(rows, self._most(task))
+        known: dict[Ids, Ids] = {}
         for row in rows:
             if row.example.prompt is not None:
-                foreseen = self._foreseen(row, prompts[row.example.prompt], most)
-                answers |= {row.example.prompt: foreseen} if foreseen is not None else {}
-        left = [prompt for prompt in unique if prompt not in answers]
-        written = generate(self.model, [prompts[prompt] for prompt in left], **self._writing(task))
-        answers |= zip(left, written, strict=True)
-        texts = {prompt: self._text(task, prompts[prompt], answers[prompt] or ()) for prompt in unique}
-        return [None if row.example.prompt is None else texts[row.example.prompt] for row in rows]
+                prompt = prompts[row.example.prompt]
+                known[prompt] = max(known.get(prompt, ()), self._foreseen(row, prompt), key=len)
+        written = generate(self.model, list(prompts.values()), **self._writing(task), known=known)
+        answers = dict(zip(prompts, written, strict=True))
+        return [self._answered(row, answers[row.example.prompt], prompts, task) if row.example.prompt else row for row in rows]
 
-    def _sample(self, rows: Sequence[Row], task: Task) -> list[tuple[str, ...]]:
-        """The draws of each row; none for raw text."""
+    def _answered(self, row: Row, ids: Ids | None, prompts: Mapping[str, Ids], task: Task) -> Row:
+        if ids is None or row.example.prompt is None:
+            return row._replace(broken=BROKEN)
+        return row._replace(generated=self._text(task, prompts[row.example.prompt], ids))
+
+    def _sample(self, rows: Sequence[Row], task: Task) -> list[Row]:
+        """The rows with their draws; none for raw text."""
         prompts = self._asked(rows, self._most(task))
         drawn = sample(self.model, list(prompts.values()), task.nucleus, task.draws, **self._writing(task))
-        texts: dict[str | None, tuple[str, ...]] = {
-            prompt: tuple(self._text(task, prompts[prompt], ids) for ids in several)
-            for prompt, several in zip(prompts, drawn, strict=True)
-        }
-        return [texts.get(row.example.prompt, ()) for row in rows]
+        texts: dict[str | None, tuple[str, ...] | None] = {}
+        for prompt, several in zip(prompts, drawn, strict=True):
+            whole = [self._text(task, prompts[prompt], ids) for ids in several if ids is not None]
+            texts[prompt] = tuple(whole) if len(whole) == len(several) else None
+        found = [(row, texts.get(row.example.prompt, ())) for row in rows]
+        return [row._replace(broken=BROKEN) if some is None else row._replace(sampled=some) for row, some in found]
 
     def _most(self, task: Task) -> int:
         """Longest answer in tokens: at most half of what a verbatim task has room for."""
@@ -157,7 +158,7 @@ class Rows:
     def _writing(self, task: Task) -> Writing:
         return Writing(
             pad_id=self.encoder.pad_id,
-            end_ids=(self.encoder.end_id, self.encoder.eos_id),
+            end_ids=end_tokens(self.model, (self.encoder.end_id, self.encoder.eos_id)),
             max_new_tokens=self._most(task),
             max_length=self.encoder.max_length if self.room is None else self.room,
             stopped=partial(self._stopped, task.stop) if task.stop else None,
@@ -178,18 +179,33 @@ class Rows:
         if not task.verbatim:
             text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
         else:
-            # Some tokenizers drop the blank before the first token of a text: with tokens before it, it stays.
-            before = str(self.tokenizer.decode(list(prompt[-4:]), skip_special_tokens=True))
-            text = str(self.tokenizer.decode(list(prompt[-4:] + ids), skip_special_tokens=True))[len(before) :]
+            text = self._continuation(prompt, ids)
         return text[: min((at for at in (text.find(stop) for stop in task.stop) if at >= 0), default=len(text))]
 
-    def _foreseen(self, row: Row, prompt: Ids, max_new_tokens: int) -> Ids | None:
-        """The response's tokens, if each of them and its end token is a greedy hit: then greedy decoding writes just these."""
-        if not (row.answer.has_end and row.answer.hit.all()):
-            return None
-        encoded = self._encoded[(row.example.prompt, row.example.response)]
-        text = encoded.ids[encoded.answer_start : -1]
-        return text if encoded.ids[: encoded.answer_start] == prompt and len(text) < max_new_tokens else None
+    def _continuation(self, prompt: Ids, ids: Ids) -> str:
+        """What the tokens add to the text of the prompt.
+
+        Some tokenizers drop the blank before the first token of a text, and a character may have several tokens (bytes): so it
+        is read after the end of the prompt, from where a whole character begins.
+        """
+        for kept in (*range(4, 13), len(prompt)):
+            tail = prompt[-kept:]
+            before = str(self.tokenizer.decode(list(tail), skip_special_tokens=True))
+            if before and not before.startswith("\ufffd"):
+                break
+        whole = str(self.tokenizer.decode(list(tail + ids), skip_special_tokens=True))
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False))
+        return whole[sum(1 for _ in same) :]
+
+    def _foreseen(self, row: Row, prompt: Ids) -> Ids:
+        """The tokens that greedy decoding is known to begin with: those of the response up to the first that is not the model's
+        most probable one, given the true tokens before it (its end token included)."""
+        encoded = self._encoded.get((row.example.prompt, row.example.response))
+        if encoded is None or encoded.ids[: encoded.answer_start] != prompt or not np.isfinite(row.answer.logp).all():
+            return ()
+        misses = np.flatnonzero(~row.answer.hit)
+        count = int(misses[0]) if len(misses) else len(row.answer.hit)
+        return encoded.ids[encoded.answer_start : encoded.answer_start + count]
 
 
 def _judged(rows: list[Row], task: Task) -> list[Row]:

@@ -16,7 +16,7 @@ from expunge.data.encode import Encoder
 from expunge.data.format import VERBATIM, Format, default_format
 from expunge.errors import ExpungeError
 from expunge.evaluation.engine import Engine
-from expunge.evaluation.metrics.base import Metric, Row, Unscored
+from expunge.evaluation.metrics.base import Metric, Row, Unscored, finite
 from expunge.evaluation.processes import from_main
 from expunge.evaluation.resume import Finished
 from expunge.evaluation.rows import Rows
@@ -25,6 +25,7 @@ from expunge.evaluation.suites import SuiteSpec, built, suite_class
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.folders import keep_command, locked
 from expunge.guarding.life import guard_counts
+from expunge.models.limits import positions, room
 from expunge.models.load import causal_model
 from expunge.processes import is_main, join
 from expunge.progress import Progress
@@ -39,9 +40,6 @@ from expunge.records import (
     write_json,
     write_samples,
 )
-
-UNLIMITED = 2048
-"""Tokens of a verbatim prompt where the model has no limit of positions, as in lm-eval."""
 
 
 def evaluate(
@@ -97,13 +95,12 @@ def evaluate(
     before = (guard.decided, guard.acted) if guard is not None else (0, 0)
     inner = causal_model(model)
     format = format or default_format(tokenizer)
-    positions = getattr(inner.config, "max_position_embeddings", None)  # BLOOM has no limit
-    encoder = Encoder(tokenizer, format, min(max_length, positions or max_length))
+    encoder = Encoder(tokenizer, format, min(max_length, positions(model) or max_length))
     engine = Engine(model, encoder.pad_id, max_tokens=max_tokens, max_rows=max_rows)
     rows = Rows(model, tokenizer, encoder, engine)
-    room = positions or UNLIMITED
-    verbatim = Rows(model, tokenizer, Encoder(tokenizer, VERBATIM, max_length=sys.maxsize), engine, room=room)
-    settings = [format.model_dump_json(), str(encoder.max_length), str(room), str(inner.dtype), str(show_forget_text)]
+    most = room(model)
+    verbatim = Rows(model, tokenizer, Encoder(tokenizer, VERBATIM, max_length=sys.maxsize), engine, room=most)
+    settings = [format.model_dump_json(), str(encoder.max_length), str(most), str(inner.dtype), str(show_forget_text)]
     settings += [str(judge.fingerprint) for judge in judges]
     finished = Finished(
         folder / f"{built.name}.partial" if folder else None, [fingerprint, *settings] if fingerprint is not None else None
@@ -132,7 +129,7 @@ def evaluate(
     scores += built.summarize(Results(samples))
     if built.outside is not None:
         rest, more = built.outside(
-            engine, tokenizer, room=room, limit=limit, finished=finished, show=show_forget_text, quiet=quiet
+            engine, tokenizer, room=most, limit=limit, finished=finished, show=show_forget_text, quiet=quiet
         )
         samples |= rest
         scores += more
@@ -204,7 +201,7 @@ def _scored(task: Task, rows: Sequence[Row], *, show: bool) -> list[Sample]:
     for row in rows:
         texts = _texts(row) if show else None
         for metric in task.metrics:
-            value = metric.score(row)
+            value = finite(metric.score(row))
             reason = value.reason if isinstance(value, Unscored) else None
             number = None if isinstance(value, Unscored) else value
             samples.append(

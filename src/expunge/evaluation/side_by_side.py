@@ -10,8 +10,9 @@ from expunge.data.encode import Encoder
 from expunge.data.example import Example
 from expunge.data.format import default_format
 from expunge.evaluation.engine import Engine
-from expunge.evaluation.generate import Writing, generate, sample
+from expunge.evaluation.generate import Writing, generate, sample, written
 from expunge.evaluation.nucleus import Ids, Nucleus
+from expunge.models.limits import end_tokens
 from expunge.models.load import DType, causal_model
 
 LONGEST = 1024
@@ -75,7 +76,7 @@ def said(
     asked = encoder.encode_prompts([example.prompt or "" for example in prompts])
     writing = Writing(
         pad_id=encoder.pad_id,
-        end_ids=(encoder.end_id, encoder.eos_id),
+        end_ids=end_tokens(model, (encoder.end_id, encoder.eos_id)),
         max_new_tokens=max_new_tokens,
         max_length=encoder.max_length,
         stopped=None,
@@ -83,8 +84,8 @@ def said(
 
     def write(some: Sequence[Ids]) -> list[Ids]:
         if draw is None:
-            return generate(model, some, **writing)
-        return [drawn[0] for drawn in sample(model, some, draw, 1, **writing)]
+            return written(generate(model, some, **writing))
+        return written([drawn[0] for drawn in sample(model, some, draw, 1, **writing)])
 
     guard = getattr(model, "expunge_guard", None)
     acted: list[bool | None] = [None] * len(prompts)

@@ -31,8 +31,6 @@ class Architecture:
 
     flattens: bool = False
     """Blocks join rows and positions inside, [B, T, D] -> [B T, D]."""
-    takes_masks: bool = True
-    """Attention goes by a given mask of who sees whom, [B, 1, T, T], and given positions: several answers can share a row."""
     softcap: str | None = None
     """Field of the configuration with the cap c of the logits: c tanh(logits / c)."""
     logit_divisor: str | None = None
@@ -57,15 +55,14 @@ _FALCON = Architecture(
     pre_activation="mlp.dense_h_to_4h",
     key="mlp.dense_4h_to_h",
     activation="mlp.act",
-    takes_masks=False,
 )
 ARCHITECTURES: dict[str, Architecture] = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "olmo", "olmo2", "olmo3", "smollm3"), _LLAMA),
     "granite": replace(_LLAMA, logit_divisor="logits_scaling"),
     "gemma": _LLAMA,
     **dict.fromkeys(("gemma2", "gemma3_text"), replace(_LLAMA, softcap="final_logit_softcapping")),
-    **dict.fromkeys(("mixtral", "qwen3_moe", "olmoe"), replace(_LLAMA, experts="mlp.experts", takes_masks=False)),
-    "qwen2_moe": replace(_LLAMA, experts="mlp.experts", shared_expert_out="mlp.shared_expert.down_proj", takes_masks=False),
+    **dict.fromkeys(("mixtral", "qwen3_moe", "olmoe"), replace(_LLAMA, experts="mlp.experts")),
+    "qwen2_moe": replace(_LLAMA, experts="mlp.experts", shared_expert_out="mlp.shared_expert.down_proj"),
     "gemma3": replace(
         _LLAMA,
         embeddings="model.language_model.embed_tokens",
@@ -100,7 +97,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         pre_activation="mlp.fc_in",
         key="mlp.fc_out",
         activation="mlp.act",
-        takes_masks=False,
     ),
     "gpt_neox": Architecture(
         embeddings="gpt_neox.embed_in",

@@ -4,6 +4,7 @@ A metric never runs the model. It says what it needs; the engine computes each n
 A new metric is one file here and one line in the closed list of `metrics/__init__.py`.
 """
 
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple
@@ -36,7 +37,9 @@ class Row(NamedTuple):
     perturbed: tuple[TokenStats, ...] = ()
     choices: tuple[TokenStats, ...] = ()
     generated: str | None = None
-    """None when the model was not asked; it may well answer with nothing."""
+    """None when the model was not asked, or is broken; it may well answer with nothing."""
+    broken: str | None = None
+    """Why the model, though asked, has written nothing that could be read."""
     gradient_norm: float | None = None
     """Mean over parameter tensors of the L2 norm of the gradient of the response's mean loss."""
     cut: bool = False
@@ -131,13 +134,32 @@ class Overall(NamedTuple):
     """None where both sides of a goal are bad."""
 
 
-NO_ANSWER = Unscored("the model was not asked: raw text has no prompt")
+NOT_ASKED = Unscored("the model was not asked: raw text has no prompt")
+BROKEN = "the model's logits are not numbers (NaN or infinity), so that it says nothing"
+
+
+def no_answer(row: Row) -> Unscored:
+    """Why there is no written answer."""
+    return NOT_ASKED if row.broken is None else Unscored(row.broken)
 
 
 def unscorable(*answers: TokenStats) -> Unscored | None:
-    """Why nothing can be said about these answers: one has no tokens, or the model is broken. None when all is well."""
+    """Why no number can be made of these answers; None when all is well.
+
+    One of them has no tokens, or a log-probability that is no finite number: NaN where the model is broken, minus infinity where
+    it gives a token of the answer no probability at all, of which there is no mean and no ratio.
+    """
     if not all(len(answer.logp) for answer in answers):
         return Unscored("the response has no tokens besides the end token")
     if any(np.isnan(answer.logp).any() for answer in answers):
         return Unscored("the model's log-probabilities are not numbers")
+    if not all(np.isfinite(answer.logp).all() for answer in answers):
+        return Unscored("the model gives a token of the response no probability at all (its log-probability is minus infinity)")
     return None
+
+
+def finite(value: float | Unscored) -> float | Unscored:
+    """The last check of every value, whatever metric made it: what is not a finite number is not a score."""
+    if isinstance(value, Unscored) or math.isfinite(value):
+        return value
+    return Unscored(f"the value is {value}, which is no finite number")

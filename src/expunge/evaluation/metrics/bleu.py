@@ -3,7 +3,7 @@
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from expunge.evaluation.metrics.base import NO_ANSWER, Good, Metric, Need, Row, Unscored
+from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, no_answer
 
 
 @cache
@@ -37,5 +37,5 @@ class Bleu(Metric):
 
     def score(self, row: Row) -> float | Unscored:
         if row.generated is None:
-            return NO_ANSWER
+            return no_answer(row)
         return sentence_bleu(row.generated, row.expected)

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from expunge.evaluation.metrics.base import NO_ANSWER, Good, Metric, Need, Row, Unscored
+from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, no_answer
 from expunge.evaluation.metrics.bleu import sentence_bleu
 from expunge.evaluation.metrics.truths import NO_WRONG, right_answers
 
@@ -24,7 +24,7 @@ class BleuDifference(Metric):
 
     def score(self, row: Row) -> float | Unscored:
         if row.generated is None:
-            return NO_ANSWER
+            return no_answer(row)
         if not row.example.perturbed:
             return NO_WRONG
         right, wrong = (

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from expunge.evaluation.metrics.base import NO_ANSWER, Good, Metric, Need, Row, Unscored
+from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, no_answer
 
 
 class Containment(Metric):
@@ -26,6 +26,6 @@ class Containment(Metric):
 
     def score(self, row: Row) -> float | Unscored:
         if row.generated is None:
-            return NO_ANSWER
+            return no_answer(row)
         answer = row.generated
         return float(any(right in answer for right in (row.example.response, *row.example.paraphrases)))

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from expunge.evaluation.metrics.base import NO_ANSWER, Good, Metric, Need, Row, Unscored
+from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, no_answer
 from expunge.evaluation.metrics.normalization import ARTICLES, words
 from expunge.evaluation.metrics.numbers import stated_number
 
@@ -38,7 +38,7 @@ class ExactMatch(Metric):
 
     def score(self, row: Row) -> float | Unscored:
         if row.generated is None:
-            return NO_ANSWER
+            return no_answer(row)
         if self.reading == "number":
             right = stated_number(row.example.response.rpartition("####")[2])
             return Unscored("the response states no number") if right is None else float(stated_number(row.generated) == right)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from expunge.evaluation.metrics.base import NO_ANSWER, Good, Metric, Need, Row, Unscored
+from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, no_answer
 from expunge.evaluation.metrics.normalization import ARTICLES, words
 
 
@@ -37,7 +37,7 @@ class F1(Metric):
 
     def score(self, row: Row) -> float | Unscored:
         if row.generated is None:
-            return NO_ANSWER
+            return no_answer(row)
         language = str(row.example.attributes.get("language", "en"))
         if language not in ARTICLES:
             return Unscored(f"there is no official normalization for the language {language}")

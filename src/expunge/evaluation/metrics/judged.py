@@ -3,7 +3,7 @@
 import math
 
 from expunge.evaluation.judges import Judge
-from expunge.evaluation.metrics.base import NO_ANSWER, Metric, Need, Row, Unscored
+from expunge.evaluation.metrics.base import Metric, Need, Row, Unscored, no_answer
 
 
 class JudgedMetric(Metric):
@@ -25,7 +25,7 @@ class JudgedMetric(Metric):
     def verdict(self, row: Row) -> float | Unscored:
         """The judge's number for the row's answer."""
         if "generated" in self.needs and row.generated is None:
-            return NO_ANSWER
+            return no_answer(row)
         verdict = row.judged[self.asked]
         if isinstance(verdict, str):
             return Unscored(verdict)
@@ -45,7 +45,7 @@ class DrawnMetric(JudgedMetric):
     def verdicts(self, row: Row) -> list[float] | Unscored:
         """The judge's numbers for the row's draws."""
         if not row.sampled:
-            return Unscored("the task draws no answers") if row.example.prompt is not None else NO_ANSWER
+            return Unscored("the task draws no answers") if row.example.prompt is not None else no_answer(row)
         verdicts = row.judged_samples[self.asked]
         reason = next((verdict for verdict in verdicts if isinstance(verdict, str)), None)
         if reason is not None:

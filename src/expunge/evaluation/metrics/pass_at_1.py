@@ -5,7 +5,7 @@ import re
 from typing import ClassVar, Literal
 
 from expunge.data.example import Example
-from expunge.evaluation.metrics.base import NO_ANSWER, Good, Metric, Need, Row, Unscored
+from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, no_answer
 from expunge.evaluation.sandbox import run_code
 
 _FENCE = re.compile(r"```(?:[\w+-]*\n)?(.*?)(?:```|\Z)", re.DOTALL)
@@ -62,7 +62,7 @@ class PassAt1(Metric):
         if not self.allow_code_execution:
             return Unscored("it runs code that the model wrote; allow that with --allow-code-execution")
         if row.generated is None:
-            return NO_ANSWER
+            return no_answer(row)
         if "tests" not in row.example.attributes:
             return Unscored("the example has no attribute `tests`")
         code = program(str(row.example.attributes.get("before", "")), row.generated)

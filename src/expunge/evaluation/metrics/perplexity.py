@@ -7,7 +7,7 @@ from pydantic import model_validator
 
 from expunge.evaluation.comparing import SecondModel
 from expunge.evaluation.judges import Judge
-from expunge.evaluation.metrics.base import NO_ANSWER, Floats, Good, Metric, Need, Row, Unscored, unscorable
+from expunge.evaluation.metrics.base import Floats, Good, Metric, Need, Row, Unscored, no_answer, unscorable
 from expunge.records import Role
 
 
@@ -61,7 +61,7 @@ class Perplexity(Metric):
                 return reason
             return _perplexity(-row.answer.mean_logp())
         if self.of == "generated" and row.generated is None:
-            return NO_ANSWER
+            return no_answer(row)
         verdict = row.judged[self.judges[0]]
         return Unscored(verdict) if isinstance(verdict, str) else _perplexity(-verdict)
 

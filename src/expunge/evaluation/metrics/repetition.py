@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from expunge.evaluation.metrics.base import NO_ANSWER, Good, Metric, Need, Row, Unscored
+from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, no_answer
 
 
 def repeated_share(words: list[str], n: int) -> float | None:
@@ -32,7 +32,7 @@ class Repetition(Metric):
 
     def score(self, row: Row) -> float | Unscored:
         if row.generated is None:
-            return NO_ANSWER
+            return no_answer(row)
         share = repeated_share(row.generated.split(), self.n)
         return Unscored(f"the answer has fewer than {self.n} words") if share is None else share
 

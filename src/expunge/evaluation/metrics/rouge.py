@@ -4,7 +4,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from expunge.evaluation.metrics.base import NO_ANSWER, Good, Metric, Need, Row, Unscored
+from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, no_answer
 
 if TYPE_CHECKING:
     from rouge_score.rouge_scorer import RougeScorer
@@ -49,7 +49,7 @@ class Rouge(Metric):
 
     def score(self, row: Row) -> float | Unscored:
         if row.generated is None:
-            return NO_ANSWER
+            return no_answer(row)
         if not re.search("[a-z0-9]", row.expected.lower()):
             return Unscored("the response has no word in a-z or 0-9, the only ones that rouge-score reads")
         found = rouge_scorer(self.kind, stemmer=self.stemmer).score(row.expected, row.generated)[self.kind]

@@ -3,7 +3,7 @@
 import re
 from typing import ClassVar, Literal
 
-from expunge.evaluation.metrics.base import NO_ANSWER, Good, Metric, Need, Row, Unscored
+from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, no_answer
 from expunge.evaluation.metrics.rouge import rouge_scorer
 
 
@@ -34,7 +34,7 @@ class RougeLRecall(Metric):
 
     def score(self, row: Row) -> float | Unscored:
         if row.generated is None:
-            return NO_ANSWER
+            return no_answer(row)
         if not re.search("[a-z0-9]", row.example.response.lower()):
             return Unscored("the response has no word in a-z or 0-9, the only ones that rouge-score reads")
         return rouge_l_recall(row.example.response, row.generated)

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from expunge.evaluation.metrics.base import NO_ANSWER, Good, Metric, Need, Row, Unscored
+from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, no_answer
 
 EMPTY = Unscored("the model answered nothing")
 
@@ -26,6 +26,6 @@ class UniqueTokenRatio(Metric):
 
     def score(self, row: Row) -> float | Unscored:
         if row.generated is None:
-            return NO_ANSWER
+            return no_answer(row)
         words = row.generated.split()
         return len(set(words)) / len(words) if words else EMPTY

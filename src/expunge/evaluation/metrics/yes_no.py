@@ -3,7 +3,7 @@
 import re
 from typing import ClassVar, Literal
 
-from expunge.evaluation.metrics.base import NO_ANSWER, Good, Metric, Need, Row, Unscored
+from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, no_answer
 
 
 class YesNo(Metric):
@@ -24,7 +24,7 @@ class YesNo(Metric):
 
     def score(self, row: Row) -> float | Unscored:
         if row.generated is None:
-            return NO_ANSWER
+            return no_answer(row)
         wanted = row.example.response.strip().lower()
         if wanted not in ("yes", "no"):
             return Unscored("the response is neither yes nor no")

@@ -1,0 +1,230 @@
+"""Which shortcuts give a model's own values: padded batches, prompts that answers share, decoding from a cache.
+
+A shortcut that holds for most architectures is wrong for some without a word: states of recurrent layers run through padding, a
+cache may hold more than keys and values, positions may be scaled by the longest row of a batch. So every shortcut is compared
+once per model with plain passes over single rows, a few tokens long, and is taken only where it gives the same logits.
+`docs/architectures.py` prints what comes out for the architectures of transformers.
+
+Shape suffixes: B rows, T positions, N positions where logits are computed, V vocabulary.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from expunge.data.encode import Encoded, collate
+from expunge.models.hooks import is_hooked
+from expunge.models.limits import embedded, text_config
+from expunge.models.load import causal_model
+from expunge.models.logprobs import cached_logits, logits_at
+
+Ids = tuple[int, ...]
+
+TOLERANCE = {torch.float32: 2e-3, torch.float64: 2e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
+"""Nats by which a log-probability may differ: rounding, and no more than a small part of what a wrong shortcut does."""
+
+
+BY_LENGTH = ("longrope", "su", "dynamic")
+"""Kinds of rotary positions that depend on the length of the longest row."""
+
+
+class Shortcuts(NamedTuple):
+    """What holds for one model."""
+
+    padding: bool
+    """Rows of different length stand in one batch, padded after their end."""
+    left_padding: bool
+    """The same, padded before their beginning, as generation needs it."""
+    tree: bool
+    """Ends of several answers stand in one row after their common beginning, and none sees another (a mask says so)."""
+    cache: bool
+    """The pass goes on from the keys and values of a beginning, repeated for several answers."""
+    stepwise: bool
+    """Token by token from a cache of keys and values that is allocated once."""
+    longest: int | None = None
+    """Rows beyond so many tokens are computed alone: their length changes how positions are scaled, for all of a batch."""
+
+
+_found: "WeakKeyDictionary[nn.Module, Shortcuts]" = WeakKeyDictionary()
+
+HOOKED = Shortcuts(padding=True, left_padding=True, tree=False, cache=False, stepwise=False)
+"""Where something hooks into the model, such as a guard: it sees rows and positions, and must see real ones."""
+
+
+def shortcuts_of(model: nn.Module) -> Shortcuts:
+    """Measured at the first call for a model, in a handful of passes over a few tokens, then remembered."""
+    inner = causal_model(model)
+    if is_hooked(model):
+        return HOOKED._replace(longest=scaled_from(model))
+    if inner not in _found:
+        training = model.training
+        model.eval()
+        try:
+            with torch.inference_mode():
+                _found[inner] = _measured(model)
+        finally:
+            model.train(training)
+    return _found[inner]
+
+
+def scaled_from(model: nn.Module) -> int | None:
+    """The length beyond which the model scales its positions by the longest row (LongRoPE, dynamic NTK), or None."""
+    config = text_config(model)
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, Mapping))]
+    dynamic = [kind for kind in kinds if kind.get("rope_type", kind.get("type")) in BY_LENGTH]
+    lengths = [
+        kind.get("original_max_position_embeddings")
+        or getattr(config, "original_max_position_embeddings", None)
+        or config.max_position_embeddings
+        for kind in dynamic
+    ]
+    return min(map(int, lengths)) if lengths else None
+
+
+def sees(owner_BT: Tensor, model: nn.Module) -> Tensor:
+    """[B, 1, T, T], who sees whom, as the model's attention takes it: each position what is before it and has its own owner, or
+    the owner 0, which is the common beginning."""
+    sees_BTT = ((owner_BT[:, :, None] == owner_BT[:, None, :]) | (owner_BT[:, None, :] == 0)).tril()
+    inner = causal_model(model)
+    if inner.config._attn_implementation == "eager":
+        low = torch.finfo(inner.dtype).min
+        mask_BTT = torch.zeros(sees_BTT.shape, dtype=inner.dtype, device=owner_BT.device).masked_fill_(~sees_BTT, low)
+        return mask_BTT[:, None]
+    return sees_BTT[:, None]
+
+
+class Slots(DynamicLayer):
+    """Keys and values of one layer, written into tensors that are allocated once, for at most `capacity` tokens a row."""
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.capacity, self.length = capacity, 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            shape = (*key_states.shape[:2], self.capacity)
+            self._keys = key_states.new_empty((*shape, key_states.shape[-1]))
+            self._values = value_states.new_empty((*shape, value_states.shape[-1]))
+        begin, self.length = self.length, self.length + key_states.shape[-2]
+        self._keys[:, :, begin : self.length] = key_states
+        self._values[:, :, begin : self.length] = value_states
+        self.keys, self.values = self._keys[:, :, : self.length], self._values[:, :, : self.length]
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keeps these rows."""
+        if self.is_initialized:
+            self._keys, self._values = self._keys[indices], self._values[indices]
+            self.keys, self.values = self._keys[:, :, : self.length], self._values[:, :, : self.length]
+
+
+def empty_slots(capacity: int) -> Cache:
+    """A cache for rows of at most `capacity` tokens, padding included."""
+    return Cache(layer_class_to_replicate=partial(Slots, capacity))  # type: ignore[arg-type]
+
+
+def _measured(model: nn.Module) -> Shortcuts:
+    words, device = embedded(model), causal_model(model).device
+    rows = [tuple(1 + (7 * i * i + 11 * i + 29 * r) % (words - 1) for i in range(n)) for r, n in enumerate((9, 6, 4))]
+    alone = [_alone(model, row, device) for row in rows]
+    allowed = TOLERANCE.get(causal_model(model).dtype, 2e-3)
+
+    def same(attempt: Callable[[], list[Tensor]], expected: Sequence[Tensor]) -> bool:
+        try:
+            found = attempt()
+        except Exception:  # an architecture may fail in any way where it was not made for this; then it is not done
+            return False
+        pairs = zip(found, expected, strict=True)
+        return all(bool(((a.float().log_softmax(-1) - b.float().log_softmax(-1)).abs() <= allowed).all()) for a, b in pairs)
+
+    shared = rows[0][:5]
+    ends = (rows[0][5:], rows[1][:3])
+    followed = [_alone(model, shared + end, device)[len(shared) :] for end in ends]
+    plain = _plain(model)
+    left = same(lambda: _padded(model, rows, "left"), alone)
+    return Shortcuts(
+        padding=same(lambda: _padded(model, rows, "right"), alone),
+        left_padding=left,
+        tree=_masked(model) and same(lambda: _in_one_row(model, shared, ends), followed),
+        cache=plain and left and same(lambda: _repeated(model, shared, ends), followed),
+        stepwise=plain and left and same(lambda: _stepwise(model, rows), alone),
+        longest=scaled_from(model),
+    )
+
+
+def _plain(model: nn.Module) -> bool:
+    """Whether all that a next pass needs are keys and values: no state of a recurrent layer, no attention in chunks."""
+    layers = DynamicCache(config=causal_model(model).config).layers
+    chunked = getattr(text_config(model), "attention_chunk_size", None)
+    return not chunked and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
+def _masked(model: nn.Module) -> bool:
+    """Whether the model takes a mask of who sees whom: of a layer with a sliding window, its own mask would be lost."""
+    config = causal_model(model).config
+    layers = DynamicCache(config=config).layers
+    return all(type(layer) is DynamicLayer for layer in layers) and config._attn_implementation in ("sdpa", "eager")
+
+
+def _alone(model: nn.Module, row: Ids, device: torch.device) -> Tensor:
+    """[T, V] logits of a plain pass over one row."""
+    ids_BT = torch.tensor([row], device=device)
+    return logits_at(model, ids_BT, torch.ones_like(ids_BT), torch.arange(len(row), device=device))
+
+
+def _padded(model: nn.Module, rows: Sequence[Ids], side: Any) -> list[Tensor]:
+    tokens = collate([Encoded(row, len(row), False) for row in rows], 0, side=side).to(causal_model(model).device)
+    index_N = tokens.attention_mask_BT.flatten().nonzero()[:, 0]
+    logits_NV = logits_at(model, tokens.input_ids_BT, tokens.attention_mask_BT, index_N)
+    return list(logits_NV.split([len(row) for row in rows]))
+
+
+def _in_one_row(model: nn.Module, shared: Ids, ends: Sequence[Ids]) -> list[Tensor]:
+    device = causal_model(model).device
+    ids = (*shared, *(token for end in ends for token in end))
+    owners = [*[0] * len(shared), *(a for a, end in enumerate(ends, start=1) for _ in end)]
+    depths = [*range(len(shared)), *(len(shared) + t for end in ends for t in range(len(end)))]
+    ids_BT, owner_BT, position_BT = (torch.tensor([values], device=device) for values in (ids, owners, depths))
+    index_N = torch.arange(len(shared), len(ids), device=device)
+    logits_NV = logits_at(model, ids_BT, sees(owner_BT, model), index_N, position_BT)
+    return list(logits_NV.split([len(end) for end in ends]))
+
+
+def _repeated(model: nn.Module, shared: Ids, ends: Sequence[Ids]) -> list[Tensor]:
+    device = causal_model(model).device
+    beginnings = collate([Encoded(shared[1:], 1, False), Encoded(shared, 1, False)], 0, side="left").to(device)
+    none_N = torch.tensor([0], device=device)
+    first = cached_logits(model, beginnings.input_ids_BT, beginnings.attention_mask_BT, none_N)
+    parents_R = torch.tensor([1] * len(ends), device=device)
+    tails = collate([Encoded(end, len(end), False) for end in ends], 0).to(device)
+    first.cache.reorder_cache(parents_R)  # type: ignore[arg-type]
+    mask_RS = torch.cat([beginnings.attention_mask_BT[parents_R], tails.attention_mask_BT], dim=1)
+    every_N = tails.attention_mask_BT.flatten().nonzero()[:, 0]
+    logits_NV = cached_logits(model, tails.input_ids_BT, mask_RS, every_N, first.cache).logits_NV
+    return list(logits_NV.split([len(end) for end in ends]))
+
+
+def _stepwise(model: nn.Module, rows: Sequence[Ids]) -> list[Tensor]:
+    """The last three tokens of each row one by one; what is before them in one pass, of which the logits stand for themselves."""
+    device, steps = causal_model(model).device, 3
+    beginnings = collate([Encoded(row[:-steps], 1, False) for row in rows], 0, side="left").to(device)
+    width = beginnings.input_ids_BT.shape[1]
+    mask_BS = torch.cat([beginnings.attention_mask_BT, torch.ones(len(rows), steps, dtype=torch.long, device=device)], dim=1)
+    index_N = beginnings.attention_mask_BT.flatten().nonzero()[:, 0]
+    cache = empty_slots(width + steps)
+    first = cached_logits(model, beginnings.input_ids_BT, beginnings.attention_mask_BT, index_N, cache)
+    begun = list(first.logits_NV.split([len(row) - steps for row in rows]))
+    every_N = torch.arange(len(rows), device=device)
+    for step in range(steps):
+        ids_B1 = torch.tensor([[row[len(row) - steps + step]] for row in rows], device=device)
+        logits_BV = cached_logits(model, ids_B1, mask_BS[:, : width + step + 1], every_N, first.cache).logits_NV
+        begun = [torch.cat([before, logits_BV[b : b + 1]]) for b, before in enumerate(begun)]
+    return begun
