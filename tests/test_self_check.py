@@ -12,8 +12,8 @@ from expunge.cli import main
 from expunge.data.encode import Encoder
 from expunge.data.example import Example, Request
 from expunge.data.format import Format
-from expunge.methods import SelectivePruning
-from expunge.self_check import measure, self_check
+from expunge.methods import NeuronAdjust, SelectivePruning
+from expunge.self_check import guard_check, measure, self_check
 
 NAMES = ("anna", "boris", "clara", "hugo")
 REQUEST = Request((Example("where", "oslo"),), (Example("who", "anna"),), (Example("what", "lima"),))
@@ -94,3 +94,24 @@ def test_a_measurement_is_that_of_the_probability_metric(pico_folder: Path) -> N
     alone = measure(model, encoder, Request(REQUEST.retain))
     assert alone["forget"] == pytest.approx(found["retain"], rel=1e-6)
     assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("forget", "retain", "said"),
+    [
+        ([True] * 8, [False] * 8, "acts on 8 of 8 forget prompts and on 0 of 8 to keep"),
+        ([True] * 2 + [False] * 6, [False] * 8, "lets most of what is to be forgotten pass"),
+        ([True] * 8, [True] * 4 + [False] * 4, "also acts on what is to be kept"),
+    ],
+)
+def test_a_guard_says_on_how_many_prompts_it_acts(forget: list[bool], retain: list[bool], said: str) -> None:
+    assert said in "\n".join(guard_check(forget, retain).said)
+    assert len(guard_check(forget, retain).said) == 1 + ("acts on 8 of 8 forget prompts and on 0" not in said)
+
+
+def test_a_guard_that_is_fitted_checks_itself(pico_folder: Path, tmp_path: Path) -> None:
+    files = {"forget": rows(tmp_path / "forget.jsonl", "oslo"), "retain": rows(tmp_path / "retain.jsonl", "lima")}
+    made = expunge.unlearn(NeuronAdjust(), model=pico_folder, out=tmp_path / "guard", quiet=True, **files)
+    assert made.self_check is not None
+    assert set(made.self_check.rows) == {"forget", "retain"}
+    assert "self-check: the guard acts on" in (made.artifact / "README.md").read_text()

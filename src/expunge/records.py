@@ -178,9 +178,9 @@ class SelfCheck(Record):
     rows: dict[str, int]
     """forget, retain, holdout -> rows that were looked at."""
     before: dict[str, float]
-    """Of the start model. forget, retain, holdout -> mean probability of an answer; retain_perplexity."""
+    """Of the start model. forget, retain, holdout -> mean probability of an answer; retain_perplexity. Of a guard: 0."""
     after: dict[str, float]
-    """Of what was made."""
+    """Of what was made. Of a guard: the share of prompts that it acts on."""
     said: tuple[str, ...]
     """The sentences that the command printed."""
 

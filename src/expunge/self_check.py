@@ -74,6 +74,22 @@ def self_check(before: dict[str, float], after: dict[str, float], request: Reque
     return SelfCheck(rows=rows, before=before, after=after, said=tuple(said))
 
 
+def guard_check(forget: Sequence[bool], retain: Sequence[bool]) -> SelfCheck:
+    """On how many of its canary prompts a guard acts: true where it changes what the model says next."""
+    said = [
+        f"self-check: the guard acts on {sum(forget)} of {len(forget)} forget prompts and on {sum(retain)} of {len(retain)} to keep"
+    ]
+    if 2 * sum(forget) <= len(forget):
+        said.append("it lets most of what is to be forgotten pass; widen its threshold, or give more forget rows")
+    if 5 * sum(retain) > len(retain):
+        said.append("it also acts on what is to be kept; narrow its threshold, or give more retain rows")
+    shares = {name: sum(acts) / len(acts) for name, acts in (("forget", forget), ("retain", retain)) if acts}
+    counts = {"forget": len(forget), "retain": len(retain)}
+    return SelfCheck(
+        rows={name: counts[name] for name in shares}, before=dict.fromkeys(shares, 0.0), after=shares, said=tuple(said)
+    )
+
+
 def _numbers(before: dict[str, float], after: dict[str, float], rows: dict[str, int]) -> str:
     parts = [f"{name} {before[name]:.4f} -> {after[name]:.4f} ({count} rows)" for name, count in rows.items()]
     if "retain_perplexity" in before:

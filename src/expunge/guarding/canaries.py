@@ -92,3 +92,10 @@ def _some(examples: Sequence[Example], encoder: Encoder, count: int) -> list[Enc
     return [
         row if e.prompt is None else Encoded(row.ids[: row.answer_start], 1, False) for e, row in zip(chosen, rows, strict=True)
     ]
+
+
+def effects(state: State) -> tuple[list[bool], list[bool]]:
+    """(forget, retain): whether the guard acts on each canary prompt of the set."""
+    acts = [float(effect) >= NOTICEABLE for effect in state["canary.effect"]]
+    forget = int(state["canary.forget"])
+    return acts[:forget], acts[forget:]

@@ -6,11 +6,12 @@ from tempfile import TemporaryDirectory
 
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
-from expunge.guarding import life
+from expunge.guarding import canaries, life
 from expunge.memory import Cost
 from expunge.methods.base import GuardingMethod, State
 from expunge.processes import count, place
 from expunge.runner import AnyRun, Context, Made, Runner
+from expunge.self_check import guard_check
 
 
 def check(run: AnyRun, request: Request) -> None:
@@ -37,7 +38,8 @@ def produce(context: Context) -> Made:
         notes += "\n\nguard.safetensors holds some forget and retain prompts, as tokens: by them its loader checks it."
     context.prepare()
     write = partial(_write, state, context.encoder, assets)
-    return Made("guard", notes, write, 0, None, count(), *spent[1:])
+    found = guard_check(*canaries.effects(state)) if "canary.ids" in state and context.measures else None
+    return Made("guard", notes, write, 0, None, count(), *spent[1:], self_check=found)
 
 
 def _write(state: State, encoder: Encoder, assets: "TemporaryDirectory[str]", folder: Path) -> None:
