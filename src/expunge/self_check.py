@@ -76,9 +76,8 @@ def self_check(before: dict[str, float], after: dict[str, float], request: Reque
 
 def guard_check(forget: Sequence[bool], retain: Sequence[bool]) -> SelfCheck:
     """On how many of its canary prompts a guard acts: true where it changes what the model says next."""
-    said = [
-        f"self-check: the guard acts on {sum(forget)} of {len(forget)} forget prompts and on {sum(retain)} of {len(retain)} to keep"
-    ]
+    kept = f"{sum(retain)} of {len(retain)} to keep"
+    said = [f"self-check: the guard acts on {sum(forget)} of {len(forget)} forget prompts and on {kept}"]
     if 2 * sum(forget) <= len(forget):
         said.append("it lets most of what is to be forgotten pass; widen its threshold, or give more forget rows")
     if 5 * sum(retain) > len(retain):
