@@ -17,9 +17,7 @@ def test_each_value_gets_its_examples_in_order():
 
 def test_missing_attributes_are_counted_and_the_first_row_named():
     bare = Example(None, "d")
-    message = (
-        r"2 of 4 examples have no attribute 'group', the first of them example 2; they have group.*--columns attributes\.group COLUMN"
-    )
+    message = r"2 of 4 examples have no attribute 'group', .* example 2; they have group.*--columns attributes\.group COLUMN"
     with pytest.raises(ExpungeError, match=message):
         by_attribute([A, bare, C, bare], "group")
 
