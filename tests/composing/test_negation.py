@@ -130,6 +130,6 @@ def test_bad_input_leaves_nothing_behind(pico_folder: Path, data: dict[str, Any]
     for words, said in (({"where": "severity > 9"}, "none of 12"), ({"where": "topic = a"}, "no attribute 'topic'")):
         with pytest.raises(ExpungeError, match=said):
             negated(tmp_path / "run", pico_folder, data, TaskVectorNegation(), QUICK, **words)
-    with pytest.raises(ExpungeError, match="selects no weight"):
+    with pytest.raises(ExpungeError, match="selects none of the 21 weights"):
         negated(tmp_path / "run", pico_folder, data, TaskVectorNegation(parameters="layers.9"), QUICK)
     assert not (tmp_path / "run").exists()
