@@ -105,9 +105,10 @@ class Verdict(NamedTuple):
         if not self.findings:
             return "not tested"
         directions = {finding.direction for finding in self.apart}
-        for direction, other in (("still known", "over-forgotten"), ("over-forgotten", "still known")):
-            if direction in directions and other not in directions:
-                return direction
+        if "still known" in directions and "over-forgotten" not in directions:
+            return "still known"
+        if "over-forgotten" in directions and "still known" not in directions:
+            return "over-forgotten"
         if directions:
             return "told apart from gold"
         return "too few samples" if self.undecided else "indistinguishable from gold"
