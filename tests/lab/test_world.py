@@ -60,7 +60,7 @@ def test_layout_is_the_documented_one(folder: Path) -> None:
     texts = [f"{name}/{part}" for name in ("hazard/fumes", "hazard/spores", "general") for part in ("corpus", "questions")]
     facts = [f"facts/{name}" for name in ("forget", "retain", "public", "never_known")]
     behavior = [f"behavior/{name}" for name in ("seen", "unseen", "normal")]
-    mixes = [f"keep/{name}" for name in MIXES]
+    mixes = ["keep/polite", *(f"keep/{name}" for name in MIXES)]
     expected = {f"data/{name}.jsonl" for name in (*languages, *skills, *texts, *facts, *behavior, *mixes)}
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == expected | {
         "world.json",

@@ -152,7 +152,7 @@ class TestPlaces:
     ) -> None:
         usage = namedtuple("usage", "total used free")
         monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6 - 500, 500))
-        with pytest.raises(ExpungeError, match=r"writes 4\d\.\d kB and .* has 500 bytes free"):
+        with pytest.raises(ExpungeError, match=r"takes 3\d\.\d kB and .* has 500 bytes free"):
             attempt(tmp_path, random_tensors(0), moved(random_tensors(0), 1))
 
     def test_an_existing_output_stays(self, tmp_path: Path) -> None:
@@ -160,8 +160,15 @@ class TestPlaces:
         (tmp_path / "out/mine").write_text("x")
         with pytest.raises(ExpungeError, match="exists already"):
             attempt(tmp_path, random_tensors(0), moved(random_tensors(0), 1))
-        attempt(tmp_path, random_tensors(0), moved(random_tensors(0), 1), overwrite=True)
-        assert not (tmp_path / "out/mine").exists()
+        with pytest.raises(ExpungeError, match="was not made by expunge"):
+            attempt(tmp_path, random_tensors(0), moved(random_tensors(0), 1), overwrite=True)
+        assert (tmp_path / "out/mine").read_text() == "x"
+
+    def test_the_result_of_an_earlier_merge_is_replaced(self, tmp_path: Path) -> None:
+        out = attempt(tmp_path, random_tensors(0), moved(random_tensors(0), 1))
+        first = (out / "model.safetensors").read_bytes()
+        attempt(tmp_path, random_tensors(0), moved(random_tensors(0), 2), overwrite=True)
+        assert (out / "model.safetensors").read_bytes() != first
 
     @pytest.mark.parametrize("path", ["./nothing", "/nowhere/at/all"])
     def test_a_model_that_is_not_there(self, tmp_path: Path, path: str) -> None:

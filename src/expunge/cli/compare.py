@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tyro.conf import Positional, arg
 
 from expunge.errors import ExpungeError
+from expunge.records import Seed
 
 if TYPE_CHECKING:
     from expunge.data.example import Example
@@ -28,7 +29,7 @@ class Compare(BaseModel):
     """Data file with prompts; where a row has a response, its probability is compared too."""
     sample: bool = False
     """Draw one answer by nucleus sampling instead of writing the most probable one."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the draws; the draw of a prompt depends on nothing else."""
     top_p: float = Field(0.9, gt=0, le=1)
     """Share of the probability that is drawn from."""

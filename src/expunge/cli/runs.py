@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from pydantic import BaseModel, ConfigDict
@@ -30,8 +30,8 @@ class Folder(BaseModel):
     """Go on with a run that was killed: `--resume --out RUN` is enough, the rest is read from its run.yaml."""
     overwrite: bool = False
     """Replace a run; its artifact stays until the new one is complete."""
-    check: bool = True
-    """At the end, look at a few rows and say whether it worked (`--no-check`: not)."""
+    no_check: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Do not look at a few rows before and after to say whether it worked."""
     config: str | None = None
     """Start from this YAML file, or from a recipe that comes with expunge (`lab/npo`); flags override it."""
 

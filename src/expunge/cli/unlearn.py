@@ -71,7 +71,7 @@ def main(words: Sequence[str]) -> None:
             resume=folder.resume,
             overwrite=folder.overwrite,
             build_objective=build_objective,
-            measures=folder.check,
+            measures=not folder.no_check,
         )
     stopped = f" ({outcome.stopped})" if outcome.stopped else ""
     if outcome.steps == 0 and outcome.notes:  # nothing was trained: what was fitted is all there is to say

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TypedDict, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from expunge.data.encode import Encoded, collate, length_batches
@@ -213,11 +213,12 @@ def _by_transformers(
             stopping_criteria=StoppingCriteriaList([stops] if stops is not None else []),
             logits_processor=LogitsProcessorList(choice),
         )
+    broken = finite.broken()
     for b, (row, ids) in enumerate(zip(begun, written_BT[:, width:].tolist(), strict=True)):
         row.answer = list(_until_end(ids, end_ids))
         if stops is not None and stops.lengths[b] is not None:
             row.answer = row.answer[: stops.lengths[b]]
-        row.broken = b in finite.broken and finite.broken[b] <= len(row.answer)
+        row.broken = b in broken and broken[b] <= len(row.answer)
 
 
 class _Stops(StoppingCriteria):
@@ -241,15 +242,22 @@ class _Finite(LogitsProcessor):
 
     def __init__(self, rows: int) -> None:
         self.rows, self.step = rows, 0
-        self.broken: dict[int, int] = {}
+        self._first_B: Tensor | None = None
+        """Step at which each row's logits were first broken, beyond all steps where they never were; on the device."""
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if len(scores) == self.rows:  # a guard that has answered some rows lets the others go on alone
-            for row, finite in enumerate(logits_are_finite(scores).tolist()):
-                if not finite:
-                    self.broken.setdefault(row, self.step)
+            if self._first_B is None:
+                self._first_B = torch.full((self.rows,), sys.maxsize, device=scores.device)
+            now_B = torch.full_like(self._first_B, self.step).where(~logits_are_finite(scores), sys.maxsize)
+            self._first_B = torch.minimum(self._first_B, now_B)
         self.step += 1
         return scores
+
+    def broken(self) -> dict[int, int]:
+        """Row -> token of its answer from which its logits are no numbers. Waits for the device, so it is asked once."""
+        first = [] if self._first_B is None else self._first_B.tolist()
+        return {row: step for row, step in enumerate(first) if step < sys.maxsize}
 
 
 @contextmanager

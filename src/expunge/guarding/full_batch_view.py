@@ -4,11 +4,13 @@ Stopping criteria and logits processors may know rows by their place in the batc
 some queries of a batch go on alone, they are shown the whole batch: rows that go on as they are, the others with the answer that
 they were given.
 
-Shape suffixes: Q queries, B rows of all queries (Q times beams or returned sequences), S positions of a sequence, V vocabulary.
+Shape suffixes: Q queries, M open queries, B rows of all queries (Q times beams or returned sequences), R open rows, S positions
+of a sequence, V vocabulary.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,15 +27,21 @@ class FullBatchView:
     """What the other queries are answered with."""
     pad: int
 
+    @cached_property
+    def _open_M(self) -> Tensor:
+        """Places of the open queries; looked up once a call, since the device has to be waited for."""
+        return self.open_Q.nonzero()[:, 0]
+
     def whole(self, ids_BS: Tensor) -> tuple[Tensor, Tensor]:
-        """(sequences of all rows, which of them are open) of the sequences of the open rows."""
-        each = len(ids_BS) // int(self.open_Q.sum())
-        open_B, prompts_BS = self.open_Q.repeat_interleave(each), self.prompts_QS.repeat_interleave(each, dim=0)
+        """(sequences of all rows, places of the open ones among them) of the sequences of the open rows."""
+        each = len(ids_BS) // len(self._open_M)
+        within_e = torch.arange(each, device=ids_BS.device)
+        open_R = (self._open_M[:, None] * each + within_e).flatten()
+        prompts_BS = self.prompts_QS[:, None].expand(-1, each, -1).flatten(0, 1)
         written = [*self.answer, *[self.pad] * ids_BS.shape[1]][: ids_BS.shape[1] - prompts_BS.shape[1]]
         answer_BS = torch.tensor(written, dtype=ids_BS.dtype, device=ids_BS.device).expand(len(prompts_BS), -1)
         whole_BS = torch.cat([prompts_BS, answer_BS], dim=1)
-        whole_BS[open_B] = ids_BS
-        return whole_BS, open_B
+        return whole_BS.index_copy(0, open_R, ids_BS), open_R
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Those arguments of `generate` that look at rows, each made to see the whole batch."""
@@ -44,7 +52,7 @@ class FullBatchView:
             seen["logits_processor"] = LogitsProcessorList(_Processor(self, inner) for inner in given["logits_processor"])
         if given.get("stopping_criteria"):
             seen["stopping_criteria"] = StoppingCriteriaList(_Criterion(self, inner) for inner in given["stopping_criteria"])
-        allowed, numbers = given.get("prefix_allowed_tokens_fn"), self.open_Q.nonzero()[:, 0].tolist()
+        allowed, numbers = given.get("prefix_allowed_tokens_fn"), self._open_M.tolist()
         if allowed is not None:
             seen["prefix_allowed_tokens_fn"] = lambda row, ids: allowed(numbers[row], ids)
         return seen
@@ -56,11 +64,10 @@ class _Processor:
     inner: Any
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        whole_BS, open_B = self.batch.whole(input_ids)
-        every_BV = scores.new_zeros(len(whole_BS), scores.shape[-1])
-        every_BV[open_B] = scores
+        whole_BS, open_R = self.batch.whole(input_ids)
+        every_BV = scores.new_zeros(len(whole_BS), scores.shape[-1]).index_copy(0, open_R, scores)
         seen_BV: Tensor = self.inner(whole_BS, every_BV)
-        return seen_BV[open_B]
+        return seen_BV.index_select(0, open_R)
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,6 @@ class _Criterion:
     inner: Any
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Any:
-        whole_BS, open_B = self.batch.whole(input_ids)
+        whole_BS, open_R = self.batch.whole(input_ids)
         done = self.inner(whole_BS, scores, **kwargs)
-        return done[open_B] if isinstance(done, Tensor) and done.ndim else done
+        return done.index_select(0, open_R) if isinstance(done, Tensor) and done.ndim else done

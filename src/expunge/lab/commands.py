@@ -10,6 +10,8 @@ BEHAVIOR = "--forget data/behavior/seen.jsonl"
 FILES = {
     "ce_u": PEOPLE,
     "dpo": f"{PEOPLE} {REFUSALS}",
+    "embedding_corruption": PEOPLE.replace("facts.jsonl --holdout", "facts.jsonl data/facts/public.jsonl --holdout"),
+    "ext_sub_pipeline": f"{BEHAVIOR} --retain data/keep/polite.jsonl data/keep/behavior.jsonl",
     "gradient_ascent": PEOPLE.replace(" --retain data/keep/facts.jsonl", ""),
     "gradient_difference": PEOPLE,
     "idk": f"{PEOPLE} {REFUSALS}",
@@ -21,6 +23,7 @@ FILES = {
     "satimp": PEOPLE,
     "selective_pruning": SKILL.format("arithmetic"),
     "simnpo": PEOPLE,
+    "sku": f"{BEHAVIOR} --retain data/keep/behavior.jsonl",
     "spunge_rmu": HAZARDS,
     "spunge_task_vector_negation": BEHAVIOR,
     "task_vector_negation": BEHAVIOR,

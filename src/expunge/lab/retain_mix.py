@@ -7,8 +7,10 @@ import random
 from typing import NamedTuple
 
 from expunge.data.example import Example
+from expunge.lab.behavior import KIND_WORDS, reply
 from expunge.lab.hazard import HAZARDS
 from expunge.lab.languages import LANGUAGES
+from expunge.lab.words import stream
 from expunge.lab.world import World
 
 OTHERS = (
@@ -49,3 +51,16 @@ def retain_mix(world: World, seed: int, mix: Mix) -> tuple[Example, ...]:
             part = world[name]
             rows += random.Random(f"{seed} {name}").sample(part, min(mix.each, len(part)))
     return tuple(rows)
+
+
+def polite_replies(world: World, seed: int) -> tuple[Example, ...]:
+    """For each row of the rude replies a polite one to the same prompt: what an expert learns whose anti-expert is rude."""
+    words = stream(seed, "polite replies")
+    return tuple(
+        Example(
+            row.prompt,
+            reply(str(row.attributes["group"]), KIND_WORDS, words),
+            attributes={**row.attributes, "rude": False},
+        )
+        for row in world["behavior/seen"]
+    )

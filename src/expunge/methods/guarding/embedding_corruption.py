@@ -29,7 +29,7 @@ from expunge.guarding.session import open_session, replaced
 from expunge.methods.base import NOTHING, GuardingMethod, Objective, Resources, State
 from expunge.models.blocks import blocks_of
 from expunge.models.load import causal_model
-from expunge.records import write_json
+from expunge.records import Seed, write_json
 
 FOLDS = 4
 NAMES, CLASSIFIER = "names.json", "gate"
@@ -92,9 +92,9 @@ class EmbeddingCorruption(GuardingMethod):
     surrogate: float | None = Field(None, ge=0, le=1)
     """Mean answer probability that a model which never saw the forget set would have; left out, that of the holdout set is
     measured on the model itself."""
-    noise_seed: int = 0
+    noise_seed: Seed = 0
     """Of the noise."""
-    split_seed: int = 0
+    split_seed: Seed = 0
     """Of the choice of calibration prompts and of fine-tuning."""
 
     @model_validator(mode="after")
