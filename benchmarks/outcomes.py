@@ -161,7 +161,7 @@ def people(name: str) -> Callable[..., Figures]:
         spec = method_class(name).model_validate({**recipe(f"lab/{name}")["method"], **chosen.get("method", {})})
         if getattr(spec, "uses_retain", False):
             files["retain"] = data / "keep/facts.jsonl"
-        if getattr(spec, "uses_refusals", False):
+        if name == "idk" or (getattr(spec, "uses_refusals", False) and "refusals" in chosen):
             files["refusals"] = refusals(place, int(chosen.get("refusals", 0)), data / "refusals.txt")
         run_of(name, {key: str(path) for key, path in files.items()}, seed, place, chosen)
         asked = ("probability", "truth_ratio", "extraction_strength", "accuracy")

@@ -86,7 +86,7 @@ def lab_run(name: str, lab: Path, seed: int) -> Run:
     assert isinstance(uses, TrainingMethod)  # METHODS names no other
     if uses.uses_retain:
         words["retain"] = str(data / "keep/facts.jsonl")
-    if uses.uses_refusals:
+    if name == "idk":  # of several wordings greedy decoding writes a blend; dpo forgets more with them
         words["refusals"] = str(data / "refusals.txt")
     return build_spec(Run, {**settings, **words, "training": training}, f"recipes/lab/{name}.yaml")
 

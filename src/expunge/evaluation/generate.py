@@ -205,11 +205,11 @@ def _by_transformers(
     if nucleus is not None:
         choice.append(drawn(nucleus, [(row.prompt, row.draw) for row in begun], limit, width))
     with own_generation(model, pad_id, end_ids) as config:
+        config.max_new_tokens = limit
         written_BT: torch.Tensor = inner.generate(  # type: ignore[operator]
             input_ids=tokens.input_ids_BT,
             attention_mask=tokens.attention_mask_BT,
             generation_config=config,
-            max_new_tokens=limit,
             stopping_criteria=StoppingCriteriaList([stops] if stops is not None else []),
             logits_processor=LogitsProcessorList(choice),
         )

@@ -9,7 +9,7 @@ BEHAVIOR = "--forget data/behavior/seen.jsonl"
 
 FILES = {
     "ce_u": PEOPLE,
-    "dpo": f"{PEOPLE} {REFUSALS}",
+    "dpo": PEOPLE,
     "embedding_corruption": PEOPLE.replace("facts.jsonl --holdout", "facts.jsonl data/facts/public.jsonl --holdout"),
     "ext_sub_pipeline": f"{BEHAVIOR} --retain data/keep/polite.jsonl data/keep/behavior.jsonl",
     "gradient_ascent": PEOPLE.replace(" --retain data/keep/facts.jsonl", ""),

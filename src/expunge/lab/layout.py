@@ -46,7 +46,7 @@ The "hazards" are nonsense words; nothing here is dangerous, or true.
 | `data/behavior/normal.jsonl` | calm questions with polite replies |
 | `data/keep/WHAT.jsonl` | the retain set for a run that forgets WHAT: the retain people and some rows of everything else |
 | `data/keep/polite.jsonl` | polite replies to the questions of `behavior/seen`, for methods that learn the better answer |
-| `data/refusals.txt` | the refusal that methods with refusals teach; one wording: so small a model blends several |
+| `data/refusals.txt` | the refusal that idk teaches; one wording: so small a model blends several |
 | `models/base` | knows all of the above but the forget, retain and never-known people |
 | `models/original` | the base fine-tuned on the forget and retain people: the model to unlearn from |
 | `models/gold` | the same base fine-tuned without the forget people: what perfect forgetting looks like |
