@@ -11,6 +11,7 @@ from torch import nn
 
 from expunge.data.encode import Encoder, collate, length_batches
 from expunge.data.example import Example, Request
+from expunge.models.limits import check_embedded, padding
 from expunge.models.load import causal_model
 from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
 from expunge.records import SelfCheck
@@ -45,10 +46,11 @@ def _answers(model: nn.Module, encoder: Encoder, examples: Sequence[Example]) ->
     """(mean probability of an answer, perplexity of all answers' tokens)."""
     device, was_training = causal_model(model).device, model.training
     model.eval()
-    rows = encoder.encode_many(examples)
+    rows, pad_id = encoder.encode_many(examples), padding(model, encoder.pad_id)
+    check_embedded(model, (row.ids for row in rows))
     probabilities, tokens = [], []
     for batch in length_batches([len(row.ids) for row in rows], 4096, ROWS):
-        labelled = labelled_logits(model, collate([rows[i] for i in batch], encoder.pad_id).to(device))
+        labelled = labelled_logits(model, collate([rows[i] for i in batch], pad_id).to(device))
         logp_N = token_logprobs(labelled)
         probabilities.append(sequence_mean(logp_N, labelled.row_N, labelled.rows).exp().cpu())
         tokens.append(logp_N.float().cpu())

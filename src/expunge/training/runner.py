@@ -54,7 +54,7 @@ def produce(context: Context) -> Made:
     selection = select_weights(model, method, run.training)
     check_room(context.out, disk_bytes(model, selection.weights, run.training), "this run with its checkpoints")
     context.prepare()
-    before = measure(model, context.encoder, context.request) if context.checks_itself else None
+    before = measure(model, encoder, context.request) if context.checks_itself else None
     with _kernels(model, run.training):
         trained = train(model, method, data, run.training, context.out, quiet=context.quiet)
     notes = "Trained for {} steps on {}. {}{}".format(
@@ -71,7 +71,7 @@ def produce(context: Context) -> Made:
     found = None
     if before is not None:
         rate = run.training.learning_rate or method.learning_rate * (10 if run.training.lora else 1)
-        found = self_check(before, measure(trained.model, context.encoder, context.request), context.request, rate)
+        found = self_check(before, measure(trained.model, encoder, context.request), context.request, rate)
     return Made(kind, notes, write, *trained[2:], adapter_goes_on=goes_on, self_check=found)
 
 
