@@ -91,6 +91,8 @@ def made(lab: Path, out: Path, name: str, fields: Mapping[str, Any]) -> Path:
         method = {**said["method"], **fields}
         if name.endswith("_mismatch"):  # climb on the rude replies, keep the whole behavior on calm ones
             method, said = {"name": "gradient_difference"}, recipe("lab/gradient_difference")
+        if name.startswith("gradient"):  # their recipes stop where facts are unknown, which replies never are
+            said["training"] |= {"stop_when_unknown": False, "steps": 20, "batch_size": 16}
         run = build(Run, {**said, "method": method, "model": model, "forget": seen, "retain": keep}, name)  # type: ignore[assignment]
     execute(run, out, quiet=True)
     return out

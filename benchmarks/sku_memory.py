@@ -6,7 +6,8 @@
 `expunge` is `expunge unlearn sku --lora --micro-batch-size 1`, from the start model to the artifact. `naive` is what the paper's
 text says, word for word: a frozen second model for the divergence, the graphs of all three terms until one backward pass, full
 weights with AdamW, then the start weights, the harmful ones, their difference, its negation and the result side by side. Each
-runs in a process of its own; memory is the largest resident set less that of the same process after its imports.
+runs in a process of its own; memory is the largest anonymous one (RssAnon; a resident set would count mapped weight files) less
+that of the same process after its imports.
 """
 
 import argparse
@@ -23,6 +24,20 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 STEPS, BATCH, ANSWERS, VOCABULARY = 2, 2, 5, 16000
 
+WATCH = """
+import threading, time
+peak = [0.0]
+def anonymous():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssAnon")) / 1e3
+def watch():
+    while True:
+        peak[0] = max(peak[0], anonymous())
+        time.sleep(0.01)
+def begin():
+    threading.Thread(target=watch, daemon=True).start()
+    return anonymous()
+"""
 OURS = """
 import json, resource, sys, warnings
 warnings.filterwarnings("ignore")
@@ -30,13 +45,12 @@ import expunge, torch, peft, transformers
 from expunge import Training
 from expunge.methods import SKU
 import expunge.training.loop
-rss = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 model, forget, retain, out, steps, batch, answers = sys.argv[1:]
-before = rss()
+before = begin()
 training = Training(steps=int(steps), batch_size=int(batch), micro_batch_size=1, lora=True, learning_rate=1e-3)
 expunge.unlearn(SKU(answers=int(answers)), model=model, forget=forget, retain=retain, out=out, training=training, quiet=True)
 usage = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps([rss() - before, usage.ru_utime + usage.ru_stime]))
+print(json.dumps([peak[0] - before, usage.ru_utime + usage.ru_stime]))
 """
 NAIVE = """
 import copy, json, random, resource, sys, warnings
@@ -45,9 +59,8 @@ import torch, transformers, expunge, peft
 import expunge.training.loop
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
-rss = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 path, forget, retain, out, steps, batch, answers = sys.argv[1:]
-before = rss()
+before = begin()
 model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).train()
 start = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 tokenizer = AutoTokenizer.from_pretrained(path)
@@ -79,7 +92,7 @@ result = {n: t + negated[n] for n, t in start.state_dict().items()}
 start.load_state_dict(result)
 start.save_pretrained(out)
 usage = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps([rss() - before, usage.ru_utime + usage.ru_stime]))
+print(json.dumps([peak[0] - before, usage.ru_utime + usage.ru_stime]))
 """
 
 
@@ -119,7 +132,7 @@ def main() -> None:
         print(f"one model is {size:.0f} MB\n| | peak MB | models | processor s |\n| --- | --- | --- | --- |")
         peaks = []
         for label, code in (("expunge", OURS), ("naive", NAIVE)):
-            words = [sys.executable, "-c", code, *inputs, str(folder / label), str(STEPS), str(BATCH), str(ANSWERS)]
+            words = [sys.executable, "-c", WATCH + code, *inputs, str(folder / label), str(STEPS), str(BATCH), str(ANSWERS)]
             done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
             memory, seconds = json.loads(done.stdout.strip().splitlines()[-1])
             peaks.append(memory)
