@@ -3,7 +3,7 @@
 A shortcut that holds for most architectures is wrong for some without a word: states of recurrent layers run through padding, a
 cache may hold more than keys and values, positions may be scaled by the longest row of a batch. So every shortcut is compared
 once per model with plain passes over single rows, a few tokens long, and is taken only where it gives the same logits.
-`docs/architectures.py` prints what comes out for the architectures of transformers.
+`tests/evaluation/test_shortcuts.py` holds scores and texts on the architectures that were tried.
 
 Shape suffixes: B rows, T positions, N positions where logits are computed, V vocabulary.
 """
