@@ -57,7 +57,7 @@ def flagged(model: torch.nn.Module, encoder: Encoder, prompts: Sequence[str]) ->
     before, began = (counts.decided, counts.acted), time.process_time()
     for prompt in prompts:
         with torch.no_grad():
-            model(input_ids=torch.tensor([encoder.encode_prompt(prompt)]))
+            model(input_ids=torch.tensor([encoder.encode_prompts([prompt])[0]]))
     took = time.process_time() - began
     return (counts.acted - before[1]) / (counts.decided - before[0]), 1000 * took / len(prompts)
 

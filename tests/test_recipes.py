@@ -9,10 +9,8 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from expunge import artifact
-from expunge.data.corpora.alpaca import EXT_SUB_TEMPLATE
-from expunge.data.corpora.pku_saferlhf import SKU_TEMPLATE
 from expunge.data.read import read_request
-from expunge.data.split import by_attribute
+from expunge.data.split import rows_by_attribute
 from expunge.errors import ExpungeError
 from expunge.methods import SKU, ExtSubPipeline
 from expunge.recipes import recipe, recipes_folder
@@ -105,10 +103,13 @@ def test_its_data_is_found_on_the_hub_and_has_what_the_method_asks_for(name: str
     assert all(example.prompt is None for example in (*request.forget, *request.retain))
     if "toxigen" in name:
         assert {example.attributes["severity"] for example in request.forget} == {4.0, 5.0}
-        groups = set(by_attribute(request.forget, "group"))
+        groups = set(rows_by_attribute(request.forget, "group"))
         assert groups == set(GROUPS) if name.startswith("spunge") else groups == set(GROUPS[:5])
     elif "wmdp" in name:
-        assert {domain: len(rows) for domain, rows in by_attribute(request.forget, "domain").items()} == {"bio": 24, "cyber": 24}
+        assert {domain: len(rows) for domain, rows in rows_by_attribute(request.forget, "domain").items()} == {
+            "bio": 24,
+            "cyber": 24,
+        }
     else:
         assert request.forget_sources == (60, 24)
     assert all(example.response.strip() for example in request.retain)
@@ -198,7 +199,7 @@ def test_the_published_sku_is_that_of_the_release(name: str, lora: tuple[int, in
     assert training.lora == (lora is not None)
     assert lora is None or (training.lora_rank, training.lora_alpha) == lora
     assert run.format is not None
-    assert run.format.template == SKU_TEMPLATE
+    assert run.format.template == "### Question: {prompt}\n ### Answer: {response}"
     assert run.forget == ("PKU-Alignment/PKU-SafeRLHF:pku/harmful/train",)
     assert run.retain == ("truthfulqa/truthful_qa:truthfulqa/released/train",)
 
@@ -214,7 +215,7 @@ def test_the_published_ext_sub_is_that_of_the_release(name: str) -> None:
     assert (training.warmup, training.schedule, training.weight_decay) == (0.03, "linear", 0)
     assert (training.lora_rank, training.lora_alpha, training.lora_dropout) == (16, 32, 0.05)
     assert run.format is not None
-    assert run.format.template == EXT_SUB_TEMPLATE
+    assert run.format.template == "<|user|>\n{prompt}\n<|assistant|>\n{response}"
     assert run.model == f"huggyllama/llama-{'13b' if '13b' in name else '7b'}"
 
 

@@ -131,7 +131,7 @@ class TestPlain:
         for tokenizer in (gpt2, pico_tokenizer):
             encoder = Encoder(tokenizer, Format())
             row = encoder.encode_answer("where is anna", "paris")
-            assert encoder.encode_prompt("where is anna") == row.ids[: row.answer_start]
+            assert encoder.encode_prompts(["where is anna"])[0] == row.ids[: row.answer_start]
 
     @pytest.mark.parametrize(
         "template", ["{response}", "{prompt}{prompt}{response}", "{response} {prompt}", "{prompt} {response}."]
@@ -189,7 +189,7 @@ class TestChat:
             )  # fmt: skip
             expected = tokenizer(text, add_special_tokens=False).input_ids
             row = encoder.encode_answer("Where?", "Rome")
-            assert list(row.ids[: row.answer_start]) == list(encoder.encode_prompt("Where?")) == expected
+            assert list(row.ids[: row.answer_start]) == list(encoder.encode_prompts(["Where?"])[0]) == expected
 
     def test_the_start_token_comes_once(self):
         tokenizer = byte_tokenizer()
@@ -218,7 +218,7 @@ class TestChat:
         encoder = Encoder(tokenizer, Format(kind="chat", template=template))
         row = encoder.encode_answer("Where?", "Rome")
         assert answer(tokenizer, row) == "Rome<|im_end|>"
-        assert tokenizer.decode(encoder.encode_prompt("Where?")).endswith("<think></think>")
+        assert tokenizer.decode(encoder.encode_prompts(["Where?"])[0]).endswith("<think></think>")
 
     def test_sentencepiece_chat_with_byte_fallback(self, data_root):
         tokenizer = AutoTokenizer.from_pretrained(data_root / "stories260k")

@@ -333,7 +333,7 @@ def test_tasks_whose_data_cannot_be_had_are_null_with_the_reason(
 
 
 def test_the_ten_of_spunge_have_its_shots_and_their_plain_mean() -> None:
-    from expunge.evaluation.lm_eval_results import Found
+    from expunge.evaluation.lm_eval_results import TaskResults
 
     assert {wanted.name: wanted.shots for wanted in SPUNGE} == {
         "arc_challenge": 25,
@@ -345,7 +345,9 @@ def test_the_ten_of_spunge_have_its_shots_and_their_plain_mean() -> None:
     ones = [Sample(task="a", metric="accuracy", id=str(i), value=float(i < 3)) for i in range(4)]
     zeros = [Sample(task="b", metric="mc2", id=str(i), value=0.25) for i in range(100)]
     wanted = (adapter.Wanted("a", 0, "accuracy"), adapter.Wanted("b", 0, "mc2"))
-    score = adapter.average("mean", wanted, [Found(scores=(), samples=tuple(ones)), Found(scores=(), samples=tuple(zeros))])
+    score = adapter.average(
+        "mean", wanted, [TaskResults(scores=(), samples=tuple(ones)), TaskResults(scores=(), samples=tuple(zeros))]
+    )
     assert score.value == pytest.approx((0.75 + 0.25) / 2)  # of tasks, not of the 104 questions
     assert score.low is not None
     assert score.high is not None

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from expunge.data.example import Example
-from expunge.evaluation.drawing import Drawn
+from expunge.evaluation.drawing import InverseTransformSampler
 from expunge.evaluation.generate import generate, sample
 from expunge.evaluation.judges import Answer, Function, Keywords
 from expunge.evaluation.metrics import ExpectedMaximumToxicity, HarmfulRate, ToxicityProbability
@@ -22,7 +22,7 @@ PROMPTS = [(1, *range(4, 4 + n)) for n in (3, 9, 1, 5)]
 def chosen(nucleus: Nucleus, logits_V: torch.Tensor, rows: int) -> torch.Tensor:
     """How often each token is drawn when u goes evenly through [0, 1)."""
     uniforms_BT = (np.arange(rows)[:, None] + 0.5) / rows
-    scores_BV = Drawn(nucleus, uniforms_BT, 3)(torch.zeros(rows, 3, dtype=torch.long), logits_V.repeat(rows, 1))
+    scores_BV = InverseTransformSampler(nucleus, uniforms_BT, 3)(torch.zeros(rows, 3, dtype=torch.long), logits_V.repeat(rows, 1))
     assert torch.isfinite(scores_BV).sum(dim=1).eq(1).all()
     return scores_BV.argmax(dim=1).bincount(minlength=len(logits_V))
 
@@ -43,7 +43,9 @@ def test_tokens_are_drawn_as_often_as_the_nucleus_has_them(top_p: float, tempera
 
 
 def test_the_last_token_is_drawn_where_rounding_leaves_no_other() -> None:
-    scores_BV = Drawn(Nucleus(top_p=1.0), np.array([[1.0]]), 1)(torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 7))
+    scores_BV = InverseTransformSampler(Nucleus(top_p=1.0), np.array([[1.0]]), 1)(
+        torch.zeros(1, 1, dtype=torch.long), torch.zeros(1, 7)
+    )
     assert torch.isfinite(scores_BV).sum() == 1
 
 

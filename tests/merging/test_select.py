@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expunge.merging import select
-from expunge.merging.select import Found, Search, magnitude_bits, select_small, ties_to_place
+from expunge.merging.select import RankedMagnitude, Search, magnitude_bits, select_small, ties_to_place
 from expunge.methods.editing.base import Band
 
 
@@ -20,14 +20,14 @@ def bits_of(seed: int, size: int, kind: str) -> np.ndarray:
     return magnitude_bits(values.astype(np.float32))
 
 
-def sorted_answer(bits: np.ndarray, rank: int) -> Found:
+def sorted_answer(bits: np.ndarray, rank: int) -> RankedMagnitude:
     if rank >= len(bits):
-        return Found(0, len(bits), 0)
+        return RankedMagnitude(0, len(bits), 0)
     value = int(np.sort(bits)[::-1][rank])
-    return Found(value, int((bits > value).sum()), int((bits == value).sum()))
+    return RankedMagnitude(value, int((bits > value).sum()), int((bits == value).sum()))
 
 
-def search(bits: np.ndarray, rank: int, sample: np.ndarray) -> tuple[Found, int]:
+def search(bits: np.ndarray, rank: int, sample: np.ndarray) -> tuple[RankedMagnitude, int]:
     """In pieces of 97; also the number of passes."""
     wanted, passes = Search(rank, len(bits), sample), 0
     while wanted.found is None:
@@ -75,12 +75,12 @@ def test_memory_is_one_histogram_whatever_the_window() -> None:
 
 def test_ranks_beyond_the_entries_read_are_the_zeros_that_equal_the_base() -> None:
     wanted = Search(20, 20, np.zeros(1, np.uint32))
-    assert wanted.found == Found(0, 20, 0)
+    assert wanted.found == RankedMagnitude(0, 20, 0)
     assert wanted.found.magnitude == 0.0
 
 
 def test_ties_are_placed_only_where_they_are_split() -> None:
-    assert ties_to_place(Band(0, 5), (Found(9, above=3, equal=2),)) == (None, 0)
-    assert ties_to_place(Band(0, 5), (Found(9, above=3, equal=4),)) == (2, 0)
-    assert ties_to_place(Band(2, 5), (Found(9, above=3, equal=9), Found(11, above=1, equal=2))) == (4, 1)
-    assert ties_to_place(Band(0, 5), (Found(0, above=3, equal=0),)) == (None, 0)
+    assert ties_to_place(Band(0, 5), (RankedMagnitude(9, above=3, equal=2),)) == (None, 0)
+    assert ties_to_place(Band(0, 5), (RankedMagnitude(9, above=3, equal=4),)) == (2, 0)
+    assert ties_to_place(Band(2, 5), (RankedMagnitude(9, above=3, equal=9), RankedMagnitude(11, above=1, equal=2))) == (4, 1)
+    assert ties_to_place(Band(0, 5), (RankedMagnitude(0, above=3, equal=0),)) == (None, 0)

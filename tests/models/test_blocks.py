@@ -36,7 +36,7 @@ def test_keys_times_the_down_projection_are_the_mlp_output_and_the_activated_gat
 ) -> None:
     places = blocks_of(any_model)
     for i in range(places.count):
-        sites = {"pre": places.pre_activation(i), "key": places.key(i), "out": places.mlp_output(i)}
+        sites = {"pre": places.pre_activation(i), "key": places.key(i), "out": Site(places.key(i).name)}
         up = places.up(i)
         with capture(any_model, sites | ({"up": up} if up else {})) as at:
             labelled_logits(any_model, batch())
@@ -75,7 +75,7 @@ def test_the_residual_stream_enters_the_next_block_and_the_last_one_the_norm_and
 
 def test_attention_ends_with_its_output_projection(any_model: PreTrainedModel, batch: Callable[..., Tokens]) -> None:
     places = blocks_of(any_model)
-    site = places.attention_key(1)
+    site = Site(places.attention_out(1).removesuffix(".weight"), "input")
     with capture(any_model, {"in": site, "out": Site(site.name)}) as at:
         labelled_logits(any_model, batch())
     torch.testing.assert_close(linear(places, site.name, at["in"]), at["out"])

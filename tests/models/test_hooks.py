@@ -69,7 +69,8 @@ def test_an_edit_reaches_the_logits_and_ends_with_its_context(any_model: PreTrai
     places = blocks_of(any_model)
     with torch.no_grad():
         before_NV = labelled_logits(any_model, batch()).logits_NV
-        for site in (places.hidden(0), places.key(1), places.pre_activation(0), places.attention_key(0)):
+        attention = Site(places.attention_out(0).removesuffix(".weight"), "input")
+        for site in (places.hidden(0), places.key(1), places.pre_activation(0), attention):
             with edit(any_model, {site: torch.zeros_like}), capture(any_model, {0: site}) as at:
                 during_NV = labelled_logits(any_model, batch()).logits_NV
             assert at[0].abs().max() == 0

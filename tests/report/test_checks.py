@@ -11,7 +11,7 @@ from expunge.errors import ExpungeError
 from expunge.records import write_json
 from expunge.report import forget_effect, read_run, report, retain_kept
 from expunge.report.checks import apart, comparable, notices, same_judges, same_samples, shared
-from expunge.report.groups import Asked
+from expunge.report.groups import TaskMetric
 
 
 def changed(source: Path, target: Path, keep=lambda row: row, suite: str = "lab") -> Path:
@@ -199,9 +199,9 @@ def test_scores_of_different_judges_are_not_compared(judges, spunge, tmp_path):
     assert same_judges(one, read_run(spunge.runs[0]), "toxicity")  # says nothing of its judges
     assert not apart(one, moved, "toxicity")
     assert apart(one, other, "toxicity")
-    assert comparable(one, moved, "toxicity", Asked("toxigen_women", "harmful_rate"))
-    assert not comparable(one, other, "toxicity", Asked("toxigen_women", "harmful_rate"))
-    assert comparable(one, other, "toxicity", Asked("toxigen_women", "perplexity"))
+    assert comparable(one, moved, "toxicity", TaskMetric("toxigen_women", "harmful_rate"))
+    assert not comparable(one, other, "toxicity", TaskMetric("toxigen_women", "harmful_rate"))
+    assert comparable(one, other, "toxicity", TaskMetric("toxigen_women", "perplexity"))
     page, said = written(tmp_path, [judges[1], judges[2]], judges[0])
     assert said == [
         "other and original were scored by different judges in the suite toxicity: what these said is not compared, and no "

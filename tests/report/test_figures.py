@@ -10,7 +10,7 @@ from expunge.report import read_run
 from expunge.report.aims import Aim
 from expunge.report.curves import loss_curves
 from expunge.report.effects import LAB
-from expunge.report.groups import Asked
+from expunge.report.groups import TaskMetric
 from expunge.report.labels import Box, nearest_edge, place
 from expunge.report.plots import compact, inline
 from expunge.report.tradeoff import Point, drawable, quality_tradeoff, tradeoff
@@ -44,7 +44,7 @@ def test_the_tradeoff_names_every_model_and_the_band():
 
 
 def test_without_gold_there_is_no_band_and_the_axes_name_their_tasks():
-    aim = Aim("mine", Asked("secrets", "probability"), Asked("neighbours", "probability"))
+    aim = Aim("mine", TaskMetric("secrets", "probability"), TaskMetric("neighbours", "probability"))
     gone = [p._replace(x=p.x.model_copy(update={"metric": "relative_drop"})) for p in POINTS]
     shown = words(tradeoff(gone, "mine", aim))
     assert "gold's level" not in shown

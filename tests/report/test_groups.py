@@ -1,7 +1,7 @@
 """Which tasks belong together, by their names and metrics alone."""
 
 from expunge.records import Evaluation, Sample, Score
-from expunge.report.groups import Asked, groups, kept, main_metric, to_go
+from expunge.report.groups import TaskMetric, groups, kept, main_metric, to_go
 from expunge.report.read import RunRecord, read_run
 
 
@@ -64,11 +64,13 @@ def test_what_pools_others_stands_for_them_unless_it_is_alone() -> None:
     subjects = {f"mmlu_{s}": ("accuracy", True) for s in ("law", "physics")}
     pool = {"mmlu": ("accuracy", True)}
     assert kept("s", [model({**subjects, **pool, "gsm8k": ("exact_match", True)})]) == (
-        Asked("mmlu", "accuracy"),
-        Asked("gsm8k", "exact_match"),
+        TaskMetric("mmlu", "accuracy"),
+        TaskMetric("gsm8k", "exact_match"),
     )
     assert [asked.task for asked in kept("s", [model({**subjects, **pool})])] == list(subjects)
-    assert to_go("s", [model({"wmdp_bio": ("accuracy", False), "wmdp": ("accuracy", False)})]) == (Asked("wmdp", "accuracy"),)
+    assert to_go("s", [model({"wmdp_bio": ("accuracy", False), "wmdp": ("accuracy", False)})]) == (
+        TaskMetric("wmdp", "accuracy"),
+    )
 
 
 def test_the_tasks_of_a_suites_own_mean_are_what_was_to_be_kept() -> None:
@@ -76,7 +78,7 @@ def test_the_tasks_of_a_suites_own_mean_are_what_was_to_be_kept() -> None:
     mean = Score(task="suite", metric="general_average", value=0.5, n=8, higher_is_better=True, over=("b/accuracy", "a/accuracy"))
     evaluation = record.evaluations[0]
     with_mean = record.model_copy(update={"evaluations": (evaluation.model_copy(update={"scores": (*evaluation.scores, mean)}),)})
-    assert kept("s", [with_mean]) == (Asked("b", "accuracy"), Asked("a", "accuracy"))
+    assert kept("s", [with_mean]) == (TaskMetric("b", "accuracy"), TaskMetric("a", "accuracy"))
 
 
 def test_a_task_that_pools_some_of_the_others_is_not_counted_twice() -> None:
@@ -93,6 +95,6 @@ def test_what_the_runs_were_asked_to_forget_counts_where_the_original_has_no_opi
     rude = {"behavior_seen": ("harmful_rate", False)}
     original = model({"hazard_fumes": ("accuracy", None), **rude})
     run = model({"hazard_fumes": ("accuracy", False), **rude})
-    assert to_go("s", [original, run]) == (Asked("hazard_fumes", "accuracy"), Asked("behavior_seen", "harmful_rate"))
-    assert to_go("s", [original]) == (Asked("behavior_seen", "harmful_rate"),)
+    assert to_go("s", [original, run]) == (TaskMetric("hazard_fumes", "accuracy"), TaskMetric("behavior_seen", "harmful_rate"))
+    assert to_go("s", [original]) == (TaskMetric("behavior_seen", "harmful_rate"),)
     assert to_go("s", [run, original]) == to_go("s", [original, run])

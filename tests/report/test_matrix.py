@@ -9,7 +9,7 @@ import pytest
 from expunge.errors import ExpungeError
 from expunge.records import Evaluation, Sample, Score, write_json, write_samples
 from expunge.report import report
-from expunge.report.matrix import KNOWLEDGE, Asked, forgetting, heat_map, matrices, matrix_table, relative_drops
+from expunge.report.matrix import KNOWLEDGE, TaskMetric, forgetting, heat_map, matrices, matrix_table, relative_drops
 from expunge.report.read import Artifact, RunRecord, read_run
 from expunge.report.tables import html, markdown
 
@@ -60,7 +60,7 @@ def runs(tmp_path: Path) -> list[RunRecord]:
 
 def test_drops_are_those_of_the_runs(original: RunRecord, runs: list[RunRecord]) -> None:
     matrix = relative_drops(original, forgetting(runs, "skills"), "skills")
-    assert matrix.columns == tuple(Asked(f"language_{name}", "f1") for name in LANGUAGES)
+    assert matrix.columns == tuple(TaskMetric(f"language_{name}", "f1") for name in LANGUAGES)
     values = [[score.value for score in scores] for scores in matrix.rows.values()]
     np.testing.assert_allclose(np.array(values, dtype=float), list(PUBLISHED.values()))
     assert matrix.sentence() == (
@@ -112,7 +112,7 @@ def test_a_run_is_a_row_when_it_forgot_one_task(tmp_path: Path, runs: list[RunRe
 def test_columns_and_metric_may_be_chosen(original: RunRecord, runs: list[RunRecord]) -> None:
     found = forgetting(runs, "skills")
     matrix = relative_drops(original, found, "skills", tasks=["language_es"], metric="prompt_cut")
-    assert matrix.columns == (Asked("language_es", "prompt_cut"),)
+    assert matrix.columns == (TaskMetric("language_es", "prompt_cut"),)
     with pytest.raises(ExpungeError, match=r"no samples of the task language_fr .* it has them of language_en, language_de"):
         relative_drops(original, found, "skills", tasks=["language_fr"])
     with pytest.raises(ExpungeError, match="expunge evaluate --suite lab"):

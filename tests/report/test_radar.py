@@ -7,13 +7,13 @@ from math import pi
 import pytest
 
 from expunge.records import Evaluation, Score
-from expunge.report.groups import Asked, Group, rim
+from expunge.report.groups import Group, TaskMetric, rim
 from expunge.report.plots import shorten
 from expunge.report.radar import Placed, draw_groups
 from expunge.report.read import RunRecord
 
 TASKS = {f"toxigen_{g}": v for g, v in {"women": 0.5, "muslim": 0.7, "lgbtq": 0.4, "physical_disability": 0.6}.items()}
-GROUP = Group("s", "toxigen", "ToxiGen: harmful rate", tuple(Asked(task, "harmful_rate") for task in TASKS))
+GROUP = Group("s", "toxigen", "ToxiGen: harmful rate", tuple(TaskMetric(task, "harmful_rate") for task in TASKS))
 
 
 def model(name: str, factor: float = 1.0, tasks: dict[str, float] = TASKS) -> RunRecord:
@@ -99,7 +99,7 @@ def test_what_only_one_run_was_to_forget_is_marked_there() -> None:
         )
         return RunRecord(name=name, folder=name, evaluations=(Evaluation(suite="s", artifact=name, seconds=1.0, scores=scores),))
 
-    tasks = tuple(Asked(f"language_{x}", "accuracy") for x in ("en", "de", "es"))
+    tasks = tuple(TaskMetric(f"language_{x}", "accuracy") for x in ("en", "de", "es"))
     runs = [run(f"forgets_{x}", f"language_{x}") for x in ("en", "de", "es", "en2")]
     (drawn,) = draw_groups([Group("s", "language", "Language: accuracy", tasks)], [("original", run("original", None))], runs)
     assert drawn.marks_gone
@@ -111,7 +111,7 @@ def test_what_only_one_run_was_to_forget_is_marked_there() -> None:
 def test_names_of_spokes_stay_within_the_figure(count: int, runs: int) -> None:
     """Widths by the font that figures are laid out with, which is wider than the reader's."""
     tasks = {f"toxigen_very_long_group_{i} physical_disability": 0.5 for i in range(count)}
-    group = Group("s", "toxigen", "t", tuple(Asked(task, "harmful_rate") for task in tasks))
+    group = Group("s", "toxigen", "t", tuple(TaskMetric(task, "harmful_rate") for task in tasks))
     original = [("original", model("original", 1.0, tasks))]
     (drawn,) = draw_groups([group], original, [model(f"run{i}", 0.5, tasks) for i in range(runs)])
     seen = 0

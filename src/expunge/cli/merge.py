@@ -31,7 +31,7 @@ class Work(BaseModel):
     """No progress bar."""
 
 
-class Recipe(Work):
+class FromMergekit(Work):
     """Merge as a YAML file of mergekit says."""
 
     config: str
@@ -82,7 +82,7 @@ def _begun(out: Path) -> list[str]:
 
 def main(words: Sequence[str]) -> None:
     from expunge.cli.flags import parse, value_of
-    from expunge.merging import Request, dry_run, execute, make_request, merge_adapters
+    from expunge.merging import MergeRequest, dry_run, execute, make_request, merge_adapters
     from expunge.merging.mergekit import read_mergekit
     from expunge.methods.editing import ADAPTER_MERGING, MERGING
 
@@ -97,12 +97,12 @@ def main(words: Sequence[str]) -> None:
             print(f"  {name:<20} {adapter_cls.formula}")
         print("\n`expunge merge METHOD --help` lists the fields of a method; --config takes a YAML file of mergekit.")
         return
-    request: Request
+    request: MergeRequest
     flags: Work
     if "--resume" in words and len(words) <= 3 and (out_said := value_of(words, "--out")) is not None:
         words = [*_begun(Path(out_said)), "--resume"]
     if words[0].startswith("-"):
-        flags = recipe = parse(Recipe, "expunge merge", words)
+        flags = recipe = parse(FromMergekit, "expunge merge", words)
         request = read_mergekit(Path(recipe.config), shard_bytes=round(recipe.shard_gb * 1e9))
     elif words[0] in of_adapters:
         chosen = of_adapters[words[0]]

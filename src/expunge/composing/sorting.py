@@ -16,7 +16,7 @@ from expunge.methods.composed.spunge import EMBEDDINGS, Parts, Spunge
 from expunge.models.blocks import blocks_of
 from expunge.models.classifiers import load_classifier
 from expunge.models.load import load_model, load_tokenizer
-from expunge.models.section import section
+from expunge.models.partial_forward import partial_forward
 from expunge.spec import Run
 
 TOKENS_PER_BATCH = 8192
@@ -63,7 +63,7 @@ def embed(examples: Sequence[Example], run: Run, source: str) -> NDArray[np.floa
     with torch.no_grad():
         for batch in length_batches([len(row.ids) for row in rows], TOKENS_PER_BATCH, 256):
             tokens = collate([rows[i] for i in batch], encoder.pad_id).to(model.device)
-            hidden_BTD = section(model, tokens, 0, middle).hidden_BTD.float()
+            hidden_BTD = partial_forward(model, tokens, 0, middle).hidden_BTD.float()
             mask_BT1 = tokens.attention_mask_BT[..., None]
             found[batch] = ((hidden_BTD * mask_BT1).sum(1) / mask_BT1.sum(1)).cpu().numpy()
     return found

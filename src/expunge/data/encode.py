@@ -93,15 +93,11 @@ class Encoder:
         """All (prompt, answer) pairs in one call of the tokenizer."""
         return self._encode(pairs, lambda row: _called(Example(*pairs[row])), self.max_length)
 
-    def encode_prompt(self, prompt: str) -> tuple[int, ...]:
-        """A prompt to generate from when there is no response: the tokens before a probe word's.
-
-        So it ends where a labelled row's prompt ends: without the space that belongs to the answer's first token in BPE.
-        """
-        return self.encode_prompts([prompt])[0]
-
     def encode_prompts(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
-        """All prompts in one call of the tokenizer."""
+        """Prompts to generate from when there is no response, in one call of the tokenizer: the tokens before a probe word's.
+
+        So each ends where a labelled row's prompt ends: without the space that belongs to the answer's first token in BPE.
+        """
         return [row.ids[: row.answer_start] for row in self.encode_answers([(prompt, _PROBE) for prompt in prompts])]
 
     def _encode(self, pairs: Sequence[tuple[str | None, str]], name: Callable[[int], str], limit: int | None) -> list[Encoded]:

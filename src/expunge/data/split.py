@@ -6,13 +6,8 @@ from expunge.data.example import Attribute, Example
 from expunge.errors import ExpungeError, nearest
 
 
-def by_attribute(examples: Sequence[Example], key: str) -> dict[Attribute, tuple[Example, ...]]:
-    """The examples of each value of an attribute, values in the order of their first example."""
-    return {value: tuple(examples[i] for i in rows) for value, rows in rows_by_attribute(examples, key).items()}
-
-
 def rows_by_attribute(examples: Sequence[Example], key: str) -> dict[Attribute, tuple[int, ...]]:
-    """The places of those examples in `examples`, counted from 0."""
+    """The rows of each value of an attribute, as indices into `examples`; values in the order of their first example."""
     check_attribute(examples, key)
     parts: dict[Attribute, list[int]] = {}
     for row, example in enumerate(examples):

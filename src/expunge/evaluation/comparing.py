@@ -78,7 +78,7 @@ class MeteorScore(Judge):
         return [float(single_meteor_score(a.expected.split(), a.text.split())) for a in answers]
 
 
-class BertScore(Judge):
+class BertScoreJudge(Judge):
     """F1 of the package bert-score."""
 
     kind: Literal["bert_score"] = "bert_score"

@@ -29,7 +29,7 @@ def draw(nucleus: Nucleus, logits_BV: Tensor, u_B1: Tensor) -> Tensor:
     return order_BV.gather(1, place_B1.clamp(min=0))[:, 0]
 
 
-class Drawn(LogitsProcessor):
+class InverseTransformSampler(LogitsProcessor):
     """Leaves one token, so that greedy decoding by transformers' `generate` writes what was drawn."""
 
     def __init__(self, nucleus: Nucleus, uniforms_BT: NDArray[np.float64], width: int) -> None:
@@ -43,6 +43,6 @@ class Drawn(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).scatter_(1, token_B[:, None], 0.0)  # type: ignore[return-value]
 
 
-def drawn(nucleus: Nucleus, rows: Sequence[tuple[Ids, int]], tokens: int, width: int) -> Drawn:
+def drawn(nucleus: Nucleus, rows: Sequence[tuple[Ids, int]], tokens: int, width: int) -> InverseTransformSampler:
     """For a batch of (prompt, draw) that gets at most so many tokens each."""
-    return Drawn(nucleus, np.stack([nucleus.uniforms(prompt, draw, tokens) for prompt, draw in rows]), width)
+    return InverseTransformSampler(nucleus, np.stack([nucleus.uniforms(prompt, draw, tokens) for prompt, draw in rows]), width)

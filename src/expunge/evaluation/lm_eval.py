@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from expunge.errors import ExpungeError
-from expunge.evaluation.lm_eval_results import Found, read_results, unscored
+from expunge.evaluation.lm_eval_results import TaskResults, read_results, unscored
 from expunge.evaluation.lm_eval_tasks import silenced
 from expunge.evaluation.processes import from_main
 from expunge.evaluation.resume import Finished, code_version
@@ -115,7 +115,7 @@ class Harness:
             lm = EngineLM(engine.model, tokenizer, engine, room=room)
         samples: dict[str, list[Sample]] = {}
         scores: list[Score] = []
-        found: list[Found] = []
+        found: list[TaskResults] = []
         for wanted in self.wanted:
             with _calm(quiet), _seeded():
                 result = self._one(lm, wanted, limit, finished, show)
@@ -127,7 +127,7 @@ class Harness:
             scores.append(average(self.average, self.wanted, found))
         return samples, scores
 
-    def _one(self, lm: Any, wanted: Wanted, limit: int | None, finished: Finished, show: bool) -> Found:
+    def _one(self, lm: Any, wanted: Wanted, limit: int | None, finished: Finished, show: bool) -> TaskResults:
         """The result of one wanted task, kept as soon as it is there."""
         role: Role = "forget" if wanted.name in self.forget else "retain"
         try:
@@ -151,15 +151,15 @@ class Harness:
         return found
 
 
-def _kept(file: Path | None, key: str) -> Found | None:
+def _kept(file: Path | None, key: str) -> TaskResults | None:
     """The result of an evaluation that was killed later, if it is of the same code, model, settings and questions."""
     if file is None or not file.is_file():
         return None
-    found = Found.model_validate_json(file.read_text(encoding="utf-8"))
+    found = TaskResults.model_validate_json(file.read_text(encoding="utf-8"))
     return found if found.key == key else None
 
 
-def average(name: str, wanted: Sequence[Wanted], found: Sequence[Found]) -> Score:
+def average(name: str, wanted: Sequence[Wanted], found: Sequence[TaskResults]) -> Score:
     """The plain mean over tasks of the metric that counts for each; null when one is missing, for a mean over fewer tasks is
     another number. The interval draws the samples of each task anew, independently of the others."""
     without = [

@@ -17,7 +17,7 @@ PROMPT_CUT = "prompt_cut"
 NORMAL_95 = 1.959963984540054
 
 
-class Found(Record):
+class TaskResults(Record):
     """What came out for one wanted task, group or tag."""
 
     key: str = ""
@@ -38,7 +38,7 @@ def metric_name(task: str, metric: str, filter_name: str) -> str:
     return name if filter_name == "none" else f"{name}_{filter_name.replace('-', '_')}"
 
 
-def read_results(results: Mapping[str, Any], wanted: str, cut: Container[str], *, role: Role, show: bool) -> Found:
+def read_results(results: Mapping[str, Any], wanted: str, cut: Container[str], *, role: Role, show: bool) -> TaskResults:
     """Scores of the wanted task, of all it consists of, and the share of its prompts that were cut.
 
     cut     contexts that lost their beginning
@@ -68,16 +68,16 @@ def read_results(results: Mapping[str, Any], wanted: str, cut: Container[str], *
             scores.append(_score(name, known, role, value, values, error, n, higher))
     cuts = np.array([sample.value for sample in samples if sample.metric == PROMPT_CUT], dtype=np.float64)
     scores.append(_score(wanted, PROMPT_CUT, role, float(cuts.mean()), list(cuts), None, len(cuts), False))
-    return Found(tasks=tuple(leaves), scores=tuple(scores), samples=tuple(samples))
+    return TaskResults(tasks=tuple(leaves), scores=tuple(scores), samples=tuple(samples))
 
 
-def unscored(index: "TaskManager", name: str, reason: str, *, role: Role) -> Found:
+def unscored(index: "TaskManager", name: str, reason: str, *, role: Role) -> TaskResults:
     """Null with the reason, for every metric that the task says it has."""
     config = index.task_index[name].cfg or {}
     metrics = config.get("metric_list") or config.get("aggregate_metric_list") or [{"metric": "acc"}]
     filters = [found["name"] for found in config.get("filter_list", ())] or ["none"]
     names = [metric_name(name, metric["metric"], found) for metric in metrics for found in filters]
-    return Found(
+    return TaskResults(
         scores=tuple(
             Score(task=name, metric=metric, role=role, value=None, n=0, higher_is_better=role != "forget", unscored=reason)
             for metric in names

@@ -73,7 +73,7 @@ class Limits(NamedTuple):
     """New ones, beside its own."""
 
 
-class Outcome(NamedTuple):
+class ProgramResult(NamedTuple):
     passed: bool
     reason: str
     """Why it did not pass: `refused: ...`, `over the CPU limit`, or the exception."""
@@ -84,10 +84,10 @@ class Outcome(NamedTuple):
 DEFAULT = Limits()
 
 
-def run_code(code: str, tests: str, limits: Limits = DEFAULT) -> Outcome:
+def run_code(code: str, tests: str, limits: Limits = DEFAULT) -> ProgramResult:
     """Screens `code`, which a model wrote, and runs it together with `tests`, which come from the benchmark."""
     refused = screen(code)
-    return Outcome(False, refused) if refused else execute(f"{code}\n{tests}\n", limits)
+    return ProgramResult(False, refused) if refused else execute(f"{code}\n{tests}\n", limits)
 
 
 def screen(code: str) -> str | None:
@@ -115,7 +115,7 @@ def _imported(node: ast.AST) -> list[str]:
     return []
 
 
-def execute(program: str, limits: Limits = DEFAULT, *, layers: tuple[Layer, ...] = LAYERS) -> Outcome:
+def execute(program: str, limits: Limits = DEFAULT, *, layers: tuple[Layer, ...] = LAYERS) -> ProgramResult:
     """Runs a program without screening it. `layers` is for tests, which show that each layer holds alone."""
     word = secrets.token_hex(16)
     job = {"program": program, "word": word, "limits": limits._asdict(), "layers": layers}
@@ -170,19 +170,19 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _verdict(said: bytes | None, word: str, code: int) -> Outcome:
+def _verdict(said: bytes | None, word: str, code: int) -> ProgramResult:
     if said is None:
-        return Outcome(False, "over the wall limit")
+        return ProgramResult(False, "over the wall limit")
     reports = [_report(line) for line in said.splitlines()]
     if not reports or reports[0] is None:
         raise ExpungeError(f"the sandbox did not start (exit code {code}); it needs a POSIX system with Python's resource module")
     layers = reports[0].layers
     for report in reports:
         if report is not None and report.word == word:
-            return Outcome(not report.error, report.error, layers)
+            return ProgramResult(not report.error, report.error, layers)
     if code in (-signal.SIGXCPU, -signal.SIGKILL):
-        return Outcome(False, "over the CPU limit", layers)
-    return Outcome(False, "it ended before its last line", layers)
+        return ProgramResult(False, "over the CPU limit", layers)
+    return ProgramResult(False, "it ended before its last line", layers)
 
 
 class _Report(NamedTuple):

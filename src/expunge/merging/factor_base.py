@@ -13,7 +13,7 @@ from expunge.merging.opening import resolve
 from expunge.models.load import model_fingerprint
 
 
-class Place(NamedTuple):
+class BasePlace(NamedTuple):
     """The base of the result."""
 
     path: str
@@ -31,7 +31,7 @@ class Place(NamedTuple):
         return Base(path=self.path, sha256=self.sha256, beside=beside)
 
 
-def choose_base(expert: Adapter, anti: Adapter, given: str | None) -> Place:
+def choose_base(expert: Adapter, anti: Adapter, given: str | None) -> BasePlace:
     """The base that `given` names, else the one that both adapters name; raises where they name two.
 
     Two names of one folder, or of folders with the same weights, are one base.
@@ -65,15 +65,15 @@ def _same(expert: Adapter, anti: Adapter) -> bool:
     return os.path.samefile(expert.base, anti.base) or model_fingerprint(expert.base) == model_fingerprint(anti.base)
 
 
-def _place(path: str, folder: Path | None, revision: str | None, known: str) -> Place:
+def _place(path: str, folder: Path | None, revision: str | None, known: str) -> BasePlace:
     if folder is not None and not (folder / "config.json").is_file():
         raise ExpungeError(f"the base {path} holds no config.json; give a complete model folder")
     found = known or ("" if folder is None else model_fingerprint(str(folder)))
     notes = () if found else (f"the base {path} is not on this machine, so that its hash is not recorded",)
-    return Place(path, folder, found, revision, notes)
+    return BasePlace(path, folder, found, revision, notes)
 
 
-def remap_pad(folder: Path, place: Place, label: str) -> None:
+def remap_pad(folder: Path, place: BasePlace, label: str) -> None:
     """A tokenizer larger than the base's embedding (training that resized it for a pad token): said, and its pad becomes the end
     token, whose row the base has."""
     if place.folder is None or not (folder / "tokenizer_config.json").is_file():

@@ -14,9 +14,9 @@ import yaml
 from pydantic import ValidationError
 
 from expunge.errors import ExpungeError, nearest
-from expunge.merging.mergekit_parameters import Entry, Level, Parameters, Recipe
+from expunge.merging.mergekit_parameters import Level, MergekitConfig, ModelEntry, Parameters
 from expunge.merging.opening import open_base
-from expunge.merging.plan import Request
+from expunge.merging.plan import MergeRequest
 from expunge.methods.editing import Breadcrumbs, DareLinear, DareTies, EditingMethod, Linear, Slerp, TaskArithmetic, Ties
 from expunge.models.load import DType
 
@@ -25,7 +25,7 @@ KNOWN = {"models", "slices", "base_model", "merge_method", "parameters", "dtype"
 }  # fmt: skip
 
 
-def read_mergekit(file: Path, *, shard_bytes: int) -> Request:
+def read_mergekit(file: Path, *, shard_bytes: int) -> MergeRequest:
     """The merge that a YAML file of mergekit describes."""
     recipe = _recipe(file, _load(file))
     layers = _layers(recipe.base)
@@ -39,7 +39,7 @@ def read_mergekit(file: Path, *, shard_bytes: int) -> Request:
         parameters.check()
         return method
 
-    return Request(
+    return MergeRequest(
         method=method_of(next(iter(open_base(recipe.base).tensors))),
         base=recipe.base,
         models=tuple(entry.path for entry in recipe.entries),
@@ -69,7 +69,7 @@ def _load(file: Path) -> dict[str, Any]:
     return value
 
 
-def _recipe(file: Path, value: dict[str, Any]) -> Recipe:
+def _recipe(file: Path, value: dict[str, Any]) -> MergekitConfig:
     for field, why in (
         ("modules", "models of several modules cannot be merged here"),
         ("chat_template", "the base's chat template is kept; remove the line and edit the tokenizer of the result"),
@@ -96,16 +96,16 @@ def _recipe(file: Path, value: dict[str, Any]) -> Recipe:
     if dtype not in get_args(DType):
         raise ExpungeError(f"{file}: dtype '{dtype}' is not offered{nearest(str(dtype), get_args(DType))}")
     entries = tuple(entry._replace(path=_adapter_of(file, entry.path, str(base))) for entry in entries)
-    return Recipe(value["merge_method"], str(base), entries, shared, dtype)
+    return MergekitConfig(value["merge_method"], str(base), entries, shared, dtype)
 
 
-def _models(file: Path, listed: Any, where: str) -> tuple[Entry, ...]:
+def _models(file: Path, listed: Any, where: str) -> tuple[ModelEntry, ...]:
     if not isinstance(listed, list) or not all(isinstance(e, dict) and isinstance(e.get("model"), str) for e in listed):
         raise ExpungeError(f"{file}: {where} is not a list of `model: PATH` with parameters; correct it")
-    return tuple(Entry(entry["model"], (entry.get("parameters") or {},)) for entry in listed)
+    return tuple(ModelEntry(entry["model"], (entry.get("parameters") or {},)) for entry in listed)
 
 
-def _slices(file: Path, slices: Any) -> tuple[tuple[Entry, ...], Level]:
+def _slices(file: Path, slices: Any) -> tuple[tuple[ModelEntry, ...], Level]:
     """One slice that takes all layers of its models is a merge of models; others rearrange layers."""
     sources = slices[0].get("sources") if isinstance(slices, list) and len(slices) == 1 and isinstance(slices[0], dict) else None
     entries = _models(file, sources, "the sources of a single slice")

@@ -16,18 +16,18 @@ Setting = Any
 Level = Mapping[str, Setting]
 
 
-class Entry(NamedTuple):
+class ModelEntry(NamedTuple):
     path: str
     levels: tuple[Level, ...]
     """Settings for this model, the strongest first."""
 
 
-class Recipe(NamedTuple):
+class MergekitConfig(NamedTuple):
     """The file, with slices turned into models."""
 
     method: str
     base: str
-    entries: tuple[Entry, ...]
+    entries: tuple[ModelEntry, ...]
     """Without the base, except where the method counts it."""
     shared: tuple[Level, ...]
     dtype: DType
@@ -37,7 +37,7 @@ class Parameters:
     """The parameters of one tensor, by mergekit's rules: the innermost level that says something wins; a gradient is
     interpolated over the layers; tensors outside of layers take its first value."""
 
-    def __init__(self, file: Path, recipe: Recipe, name: str, layers: int) -> None:
+    def __init__(self, file: Path, recipe: MergekitConfig, name: str, layers: int) -> None:
         self.file, self.recipe, self.name = file, recipe, name
         layer = re.search(r"\.(\d+)\.", name)
         self.depth = 0.0 if layer is None else int(layer[1]) / (layers - 1) if layers > 1 else 1.0

@@ -17,7 +17,7 @@ from expunge.merging.opening import DELTA, DELTA_KEY
 from expunge.merging.plan import Item, Plan
 from expunge.merging.recompress import factorize
 from expunge.merging.report import TensorReport
-from expunge.merging.storage import DTYPE_NAMES, Place, Shard, check_finite, lay_out, sha256_of
+from expunge.merging.storage import DTYPE_NAMES, Shard, TensorPlace, check_finite, lay_out, sha256_of
 from expunge.merging.stream import Stream
 
 UNLIMITED = 2**62
@@ -111,7 +111,7 @@ def _changed(plan: Plan, findings: Findings) -> tuple[Item, ...]:
     return items
 
 
-def _sink(stream: Stream, name: str, dtype: torch.dtype, folder: Path, place: Place) -> Callable[[int, Tensor], None]:
+def _sink(stream: Stream, name: str, dtype: torch.dtype, folder: Path, place: TensorPlace) -> Callable[[int, Tensor], None]:
     """Rounds pieces to `dtype`, to nearest and ties to even, and writes them where they belong."""
     file = folder / place.file
 

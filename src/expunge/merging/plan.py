@@ -14,7 +14,7 @@ from expunge.folders import check_room, size_text
 from expunge.merging.fitting import Vocabulary, check_adapter, fit, say_tied, tied_copies
 from expunge.merging.inputs import Input, LowRank, Source
 from expunge.merging.opening import BaseModel, open_base, open_source
-from expunge.merging.storage import INFINITY, PIECE, Place, Shard, Stored, lay_out
+from expunge.merging.storage import INFINITY, PIECE, Shard, Stored, TensorPlace, lay_out
 from expunge.methods.editing import EditingMethod
 from expunge.models.load import DType
 
@@ -23,7 +23,7 @@ Write = Literal["weights", "delta", "adapter"]
 OUT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class Request(NamedTuple):
+class MergeRequest(NamedTuple):
     """All that the user said of a merge."""
 
     method: EditingMethod
@@ -60,13 +60,13 @@ class Item(NamedTuple):
 
 
 class Plan(NamedTuple):
-    request: Request
+    request: MergeRequest
     base: BaseModel
     sources: tuple[Source, ...]
     items: tuple[Item, ...]
     shards: tuple[Shard, ...]
     """Of `weights`; what the other kinds write is known when the differences are."""
-    places: dict[str, Place]
+    places: dict[str, TensorPlace]
     notes: tuple[str, ...]
 
     @property
@@ -101,7 +101,7 @@ def _parts(item: Item) -> list[Stored]:
     return parts
 
 
-def make_plan(request: Request) -> Plan:
+def make_plan(request: MergeRequest) -> Plan:
     """Raises ExpungeError, with the tensors by name, when the models do not fit together."""
     if not request.models:
         raise ExpungeError("there is nothing to merge; give at least one model after --models")

@@ -16,7 +16,7 @@ from expunge.merging.fitting import Vocabulary
 from expunge.merging.folder import check_out, finished_merge, is_complete, prepare, put_in_place
 from expunge.merging.journal import JOURNAL, Findings, Journal
 from expunge.merging.output import OUTPUTS, Output
-from expunge.merging.plan import Item, Plan, Request, Write, check_disk, describe, make_plan
+from expunge.merging.plan import Item, MergeRequest, Plan, Write, check_disk, describe, make_plan
 from expunge.merging.report import MergeResult, TensorReport, total
 from expunge.merging.storage import Files
 from expunge.merging.stream import Stream
@@ -66,7 +66,7 @@ def merge(
     return execute(request, Path(out), threads=threads, resume=resume, overwrite=overwrite, quiet=quiet)
 
 
-def dry_run(request: Request, out: Path, threads: int | None = None) -> str:
+def dry_run(request: MergeRequest, out: Path, threads: int | None = None) -> str:
     """What the merge would read, write and hold; raises what it would raise before its first byte."""
     plan = make_plan(request)
     check_disk(out, plan.write_bytes + beside_bytes(plan))
@@ -83,9 +83,9 @@ def make_request(
     dtype: DType = "auto",
     vocabulary: Vocabulary = "refuse",
     shard_bytes: int = SHARD_BYTES,
-) -> Request:
+) -> MergeRequest:
     """One method for all tensors."""
-    return Request(
+    return MergeRequest(
         method=method,
         base=str(base),
         models=tuple(map(str, models)),
@@ -99,7 +99,7 @@ def make_request(
 
 
 def execute(
-    request: Request,
+    request: MergeRequest,
     out: Path,
     *,
     threads: int | None = None,

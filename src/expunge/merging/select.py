@@ -29,7 +29,7 @@ MARGIN = 0.005
 """Half of the window, as a share of all entries: three times the error of a sample of 65,536. A miss costs a pass, no more."""
 
 
-class Found(NamedTuple):
+class RankedMagnitude(NamedTuple):
     """The magnitude at a rank."""
 
     bits: int
@@ -47,10 +47,10 @@ class Search:
 
     def __init__(self, rank: int, total: int, sample: Bits) -> None:
         self.rank = rank
-        self.found: Found | None = None
+        self.found: RankedMagnitude | None = None
         self._lock = threading.Lock()
         if rank >= total:  # the entries that nobody reads are zeros: they equal the base
-            self.found = Found(0, total, 0)
+            self.found = RankedMagnitude(0, total, 0)
             return
         ordered, share = np.sort(sample), 1 - (rank + 0.5) / total
         first, last = int((share - MARGIN) * len(ordered)) - 2, int((share + MARGIN) * len(ordered)) + 2
@@ -89,7 +89,7 @@ class Search:
             chosen = len(self.bins) - 1 - place
             above, equal = self.above + int(from_top[place] - self.bins[chosen]), int(self.bins[chosen])
             if self.shift == 0:
-                self.found = Found(self.low + chosen, above, equal)
+                self.found = RankedMagnitude(self.low + chosen, above, equal)
                 self.bins = np.zeros(0, dtype=np.int64)
             else:
                 low = self.low + (chosen << self.shift)
@@ -102,12 +102,12 @@ def magnitude_bits(values: NDArray[np.float32]) -> Bits:
     return np.bitwise_and(bits, np.uint32(TOP - 1), out=bits)
 
 
-def select_small(bits: Bits, rank: int) -> Found:
+def select_small(bits: Bits, rank: int) -> RankedMagnitude:
     """The same in memory."""
     if rank >= len(bits):
-        return Found(0, len(bits), 0)
+        return RankedMagnitude(0, len(bits), 0)
     value = int(np.partition(bits, len(bits) - 1 - rank)[len(bits) - 1 - rank])
-    return Found(value, int(np.count_nonzero(bits > value)), int(np.count_nonzero(bits == value)))
+    return RankedMagnitude(value, int(np.count_nonzero(bits > value)), int(np.count_nonzero(bits == value)))
 
 
 def ranks(band: Band) -> tuple[int, ...]:
@@ -115,13 +115,13 @@ def ranks(band: Band) -> tuple[int, ...]:
     return (band.skip + band.keep - 1, *((band.skip,) if band.skip else ()))
 
 
-def cut_of(found: tuple[Found, ...]) -> Cut:
+def cut_of(found: tuple[RankedMagnitude, ...]) -> Cut:
     """With all entries that equal an end kept."""
     high = found[1].magnitude if len(found) > 1 else float("inf")
     return Cut(low=found[0].magnitude, high=high)
 
 
-def ties_to_place(band: Band, found: tuple[Found, ...]) -> tuple[int | None, int]:
+def ties_to_place(band: Band, found: tuple[RankedMagnitude, ...]) -> tuple[int | None, int]:
     """(entries equal to the low end that stay, None: all of them; entries equal to the high end that go)."""
     low, *high = found
     stay = band.skip + band.keep - low.above

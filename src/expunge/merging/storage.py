@@ -189,7 +189,7 @@ def sha256_of(files: Files, tensor: Stored) -> str:
     return digest.hexdigest()
 
 
-class Place(NamedTuple):
+class TensorPlace(NamedTuple):
     """Where a tensor of the output goes."""
 
     file: str
@@ -208,7 +208,7 @@ def lay_out(
     shard_bytes: int,
     stem: str = "model",
     note: Mapping[str, str] | None = None,
-) -> tuple[tuple[Shard, ...], dict[str, Place]]:
+) -> tuple[tuple[Shard, ...], dict[str, TensorPlace]]:
     """Headers, sizes and places of the output, before a byte of it exists.
 
     Shards fill up in the order of `tensors`. Within a shard wider dtypes come first, so that every tensor is aligned.
@@ -223,7 +223,7 @@ def lay_out(
         groups[-1].append(name)
         size += nbytes
     shards: list[Shard] = []
-    places: dict[str, Place] = {}
+    places: dict[str, TensorPlace] = {}
     for i, names in enumerate(groups, start=1):
         file = f"{stem}.safetensors" if len(groups) == 1 else f"{stem}-{i:05d}-of-{len(groups):05d}.safetensors"
         header: dict[str, Any] = {"__metadata__": {"format": "pt", **(note or {})}}
@@ -236,7 +236,7 @@ def lay_out(
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         data = struct.pack("<Q", len(text)) + text
-        places |= {n: Place(file, len(data) + header[n]["data_offsets"][0]) for n in names}
+        places |= {n: TensorPlace(file, len(data) + header[n]["data_offsets"][0]) for n in names}
         shards.append(Shard(file, data, len(data) + end))
     return tuple(shards), places
 

@@ -9,7 +9,7 @@ from expunge.merging.plan import Item
 from expunge.merging.select import (
     SMALL,
     Bits,
-    Found,
+    RankedMagnitude,
     Search,
     cut_of,
     magnitude_bits,
@@ -45,7 +45,7 @@ def over_models(stream: Stream, changed: Mapping[str, tuple[int, ...]]) -> dict[
 def within_tensor(stream: Stream, item: Item, models: Sequence[int]) -> dict[int, "Placing"]:
     """One cut per model for one tensor, in the thread that merges it."""
     bands = {m: band for m in models if (band := item.method.band(m, item.base.elements))}
-    found: dict[int, tuple[Found, ...]] = {}
+    found: dict[int, tuple[RankedMagnitude, ...]] = {}
     if item.base.elements <= SMALL:
         for model, band in bands.items():
             bits = np.concatenate([part.copy() for _, part in _bits(stream, item, (model,), counted=False)])
@@ -88,7 +88,7 @@ def _passed(values_E: Tensor, magnitude: float, wanted: int, start: int) -> tupl
 
 def _search(
     stream: Stream, wanted: Mapping[int, tuple[tuple[int, ...], list[Item]]], threads: bool
-) -> dict[int, tuple[Found, ...]]:
+) -> dict[int, tuple[RankedMagnitude, ...]]:
     """Passes over the tensors until every rank of every model is found."""
     searches: dict[int, list[Search]] = {}
     for model, (wanted_ranks, items) in wanted.items():
@@ -139,7 +139,7 @@ def _sample(stream: Stream, model: int, items: Sequence[Item], total: int) -> Bi
     return np.concatenate(parts)
 
 
-def _cut(stream: Stream, model: int, items: Sequence[Item], band: Band, found: tuple[Found, ...]) -> Cut:
+def _cut(stream: Stream, model: int, items: Sequence[Item], band: Band, found: tuple[RankedMagnitude, ...]) -> Cut:
     cut = cut_of(found)
     if not items[0].method.exact_ties:
         return cut

@@ -105,14 +105,6 @@ class Blocks:
         self._one_mlp(i)
         return f"{self.block(i)}.{self.architecture.key}.weight"
 
-    def mlp_output(self, i: int) -> Site:
-        """What the down projection gives, [B, T, width]: before dropout, norm and residual, which some MLP modules include."""
-        return Site(f"{self.block(i)}.{self.architecture.key}")
-
-    def attention_key(self, i: int) -> Site:
-        """The input of attention's output projection: the heads' outputs side by side."""
-        return Site(f"{self.block(i)}.{self.architecture.attention_out}", "input")
-
     def attention_out(self, i: int) -> str:
         """The parameter of attention's output projection."""
         return f"{self.block(i)}.{self.architecture.attention_out}.weight"

@@ -74,11 +74,6 @@ def _span(row: Encoded, raw: bool, tokens: TokenPolicy) -> Span:
     return Span(row.ids[:stop], row.answer_start, stop)
 
 
-def prompt_span(ids: tuple[int, ...]) -> Span:
-    """A prompt, looked at where its answer would be predicted from."""
-    return Span(ids, len(ids) - 1, len(ids))
-
-
 def visit(
     model: nn.Module,
     texts: Sequence[Span],

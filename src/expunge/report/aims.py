@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from expunge.records import Role
-from expunge.report.groups import Asked, to_go
+from expunge.report.groups import TaskMetric, to_go
 from expunge.report.read import RunRecord
 
 KNOWN_BY = (
@@ -18,8 +18,8 @@ class Aim(NamedTuple):
     """The pair of scores that sums a suite up: what is left of what was to go, and what is left of what was to stay."""
 
     suite: str
-    gone: Asked
-    stays: Asked | None
+    gone: TaskMetric
+    stays: TaskMetric | None
     """The first task to keep that has the same metric, else the first with any metric; nothing where no task was to be kept."""
 
 
@@ -49,7 +49,7 @@ def forgot_instead(model: RunRecord, found: Aim) -> tuple[str, ...]:
     return () if found.gone.task in mine else mine
 
 
-def _known_by(model: RunRecord, suite: str, role: Role, metric: str | None) -> Asked | None:
+def _known_by(model: RunRecord, suite: str, role: Role, metric: str | None) -> TaskMetric | None:
     """The first task of a role that has the metric, or any of `KNOWN_BY`. A task that pools others (`wmdp` over `wmdp_bio`)
     stands for them."""
     tasks = tasks_of(model, suite, role)
@@ -57,5 +57,5 @@ def _known_by(model: RunRecord, suite: str, role: Role, metric: str | None) -> A
     for wanted in (metric,) if metric else KNOWN_BY:
         for task in pools:
             if model.score(suite, task, wanted):
-                return Asked(task, wanted)
+                return TaskMetric(task, wanted)
     return None

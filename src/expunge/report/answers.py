@@ -10,7 +10,7 @@ from expunge.report.read import RunRecord
 SHOWN = 4
 
 
-class Answer(NamedTuple):
+class QuotedAnswer(NamedTuple):
     models: tuple[str, ...]
     """All models that gave this very answer."""
     text: str
@@ -21,7 +21,7 @@ class Question(NamedTuple):
     id: str
     prompt: str
     expected: str
-    answers: tuple[Answer, ...]
+    answers: tuple[QuotedAnswer, ...]
 
 
 class AnswerSet(NamedTuple):
@@ -79,7 +79,7 @@ def _question(task: str, sample: str, texts: dict[str, dict[tuple[str, str], dic
     by_text: dict[str, list[str]] = {}
     for name, found in known.items():
         by_text.setdefault(found.get("generated", "").strip(), []).append(name)
-    answers = tuple(Answer(tuple(names), text, _same(text, expected)) for text, names in by_text.items())
+    answers = tuple(QuotedAnswer(tuple(names), text, _same(text, expected)) for text, names in by_text.items())
     return Question(sample, one["prompt"], expected, answers)
 
 

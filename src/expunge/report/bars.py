@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from expunge.report.groups import Asked, Group, rim, said, score_of
+from expunge.report.groups import Group, TaskMetric, rim, said, score_of
 from expunge.report.plots import COLOURS, GOLD, GREY, HAIRLINE, INK, sheet, shorten, write_svg
 from expunge.report.read import RunRecord
 
@@ -32,7 +32,7 @@ def bars(group: Group, references: Sequence[tuple[str, RunRecord]], runs: Sequen
 def _panel(
     axes: Axes,
     group: Group,
-    asked: Asked,
+    asked: TaskMetric,
     models: Sequence[tuple[str, RunRecord]],
     place: tuple[float, float],
     most: float,

@@ -21,7 +21,7 @@ import numpy as np
 from expunge.records import Score
 from expunge.report.checks import same_samples
 from expunge.report.glossary import meaning, number, task_label
-from expunge.report.groups import Asked, kept
+from expunge.report.groups import TaskMetric, kept
 from expunge.report.read import RunRecord
 from expunge.report.tables import DASH, Cell, Column, Table, score_cell, tint_of
 
@@ -33,7 +33,7 @@ TO_GO = "was to be forgotten"
 
 class Changes(NamedTuple):
     suite: str
-    asked: tuple[Asked, ...]
+    asked: tuple[TaskMetric, ...]
     before: tuple[Score | None, ...]
     """The original's scores."""
     after: dict[str, tuple[Score, ...]]
@@ -41,7 +41,7 @@ class Changes(NamedTuple):
     unpaired: tuple[str, ...]
     """Tasks without samples on file, as they are called."""
 
-    def counted(self, model: str) -> list[tuple[Asked, Score]]:
+    def counted(self, model: str) -> list[tuple[TaskMetric, Score]]:
         """Without the tasks that this run was to forget."""
         both = zip(self.asked, self.after[model], strict=True)
         return [(asked, score) for asked, score in both if score.unscored != TO_GO]
@@ -59,7 +59,7 @@ class Changes(NamedTuple):
         low, high = (None, None) if np.isnan(below + above) else (value - below, value + above)
         return Score(task="suite", metric="change", value=value, low=low, high=high, n=n, higher_is_better=True)
 
-    def worst(self, model: str) -> tuple[Asked, Score] | None:
+    def worst(self, model: str) -> tuple[TaskMetric, Score] | None:
         """The task that lost most, or gained least."""
         known = [(score.value, i) for i, (_, score) in enumerate(self.counted(model)) if score.value is not None]
         return self.counted(model)[min(known)[1]] if known else None
@@ -107,7 +107,7 @@ def changes(suite: str, models: Sequence[RunRecord], original: RunRecord) -> Cha
     return Changes(suite, asked, before, after, tuple(task_label(a.task) for a in alone))
 
 
-def _change(model: RunRecord, original: RunRecord, suite: str, asked: Asked) -> Score:
+def _change(model: RunRecord, original: RunRecord, suite: str, asked: TaskMetric) -> Score:
     after, before = (m.score(suite, asked.task, asked.metric) for m in (model, original))
     if after is None or before is None or after.value is None or before.value is None:
         lacking = original if before is None or before.value is None else model
@@ -125,17 +125,17 @@ def _change(model: RunRecord, original: RunRecord, suite: str, asked: Asked) -> 
     return Score(task=asked.task, metric="change", value=value, low=low, high=high, n=n, higher_is_better=True)
 
 
-def _none(asked: Asked, reason: str) -> Score:
+def _none(asked: TaskMetric, reason: str) -> Score:
     return Score(task=asked.task, metric="change", value=None, n=0, unscored=reason)
 
 
-def _pairs(model: RunRecord, original: RunRecord, suite: str, asked: Asked) -> list[tuple[float, float]]:
+def _pairs(model: RunRecord, original: RunRecord, suite: str, asked: TaskMetric) -> list[tuple[float, float]]:
     """(before, after) of each sample that both have; none where the score is not the mean of its samples' values."""
     before, after = (_values(m, suite, asked) for m in (original, model))
     return [(before[i], after[i]) for i in sorted(before.keys() & after.keys())]
 
 
-def _values(model: RunRecord, suite: str, asked: Asked) -> dict[str, float]:
+def _values(model: RunRecord, suite: str, asked: TaskMetric) -> dict[str, float]:
     """A task's samples, or those of the tasks that it pools, when their mean is its score."""
     score = model.score(suite, asked.task, asked.metric)
     values = model.values(suite, asked.task, asked.metric)
@@ -208,7 +208,7 @@ def _mean_cell(found: Changes, model: str) -> Cell:
     return score_cell(mean, tint=tint_of(mean.value, mean), strong=True)
 
 
-def _worst_cell(worst: tuple[Asked, Score] | None) -> Cell:
+def _worst_cell(worst: tuple[TaskMetric, Score] | None) -> Cell:
     return (
         score_cell(worst[1], tint=tint_of(worst[1].value, worst[1]), strong=True)
         if worst

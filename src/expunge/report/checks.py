@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from expunge.report.glossary import task_label
-from expunge.report.groups import Asked
+from expunge.report.groups import TaskMetric
 from expunge.report.integrity import broken_up
 from expunge.report.read import RunRecord
 
@@ -45,7 +45,7 @@ def _shared(model: RunRecord, other: RunRecord, suite: str, task: str) -> Shared
     return Shared(task, len(mine & theirs), len(mine), len(theirs)) if mine and theirs else None
 
 
-def comparable(model: RunRecord, other: RunRecord, suite: str, asked: Asked) -> bool:
+def comparable(model: RunRecord, other: RunRecord, suite: str, asked: TaskMetric) -> bool:
     """Whether a difference of two scores means something: the same samples, and the same judge where one was asked."""
     return same_samples(model, other, suite, asked.task) and (asked.metric not in JUDGED or same_judges(model, other, suite))
 

@@ -19,7 +19,7 @@ from expunge.records import Attack, Score
 from expunge.report.aims import Aim, aim, tasks_of
 from expunge.report.effects import NEAR_GOLD, forget_effect, share_gone
 from expunge.report.glossary import meaning, number, task_label
-from expunge.report.groups import Asked
+from expunge.report.groups import TaskMetric
 from expunge.report.read import RunRecord
 
 Level = Literal["L0", "L1", "L2", "L3"]
@@ -101,7 +101,7 @@ def _short_of(run: RunRecord, original: RunRecord | None, gold: RunRecord | None
     same = gold is not None and own.gone.task in tasks_of(gold, own.suite, "forget")
     if original and gold and same and original.evaluation(own.suite):
         metrics = dict.fromkeys([own.gone.metric, "extraction_strength"])
-        asked = [Asked(own.gone.task, m) for m in metrics if run.score(own.suite, own.gone.task, m)]
+        asked = [TaskMetric(own.gone.task, m) for m in metrics if run.score(own.suite, own.gone.task, m)]
         effects = [(a, forget_effect(run, original, gold, own._replace(gone=a)).value) for a in asked]
         short = [
             f"{meaning(a.metric).label} {number('forget_effect', e)}" for a, e in effects if e is not None and e < NEAR_GOLD[0]

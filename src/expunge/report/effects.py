@@ -10,11 +10,11 @@ from expunge.errors import ExpungeError
 from expunge.evaluation.verdict import verdict
 from expunge.records import Record, Score
 from expunge.report.aims import Aim
-from expunge.report.groups import Asked
+from expunge.report.groups import TaskMetric
 from expunge.report.read import RunRecord
 
 SUITE, FORGET, RETAIN = "lab", "facts_forget", "facts_retain"
-LAB = Aim(SUITE, Asked(FORGET, "probability"), Asked(RETAIN, "probability"))
+LAB = Aim(SUITE, TaskMetric(FORGET, "probability"), TaskMetric(RETAIN, "probability"))
 """What summary.json is about (DESIGN, section 6)."""
 NEAR_GOLD = (0.8, 1.2)
 """Forget effects within a fifth of the way from original to gold: the band of the figure. It is no verdict."""
@@ -96,7 +96,7 @@ def retain_kept(run: RunRecord, original: RunRecord, aim: Aim = LAB) -> Score:
     return _estimate("retain_kept", aim.suite, aim.stays, (original, run), ratio, "the original does not know the retain set")
 
 
-def _estimate(metric: str, suite: str, asked: Asked, models: Sequence[RunRecord], ratio: Ratio, undefined: str) -> Score:
+def _estimate(metric: str, suite: str, asked: TaskMetric, models: Sequence[RunRecord], ratio: Ratio, undefined: str) -> Score:
     """The ratio of means, and its 95 % interval over samples that are resampled together for all K models.
 
     Pairing matters: a hard sample is hard for every model, and the interval must not count that twice.

@@ -20,7 +20,7 @@ MOST = 16
 """Spokes that still have room for their names."""
 
 
-class Asked(NamedTuple):
+class TaskMetric(NamedTuple):
     """One metric on one task."""
 
     task: str
@@ -34,14 +34,14 @@ class Group(NamedTuple):
     name: str
     """A word for file names: `toxigen`, `wmdp`, `kept`."""
     title: str
-    spokes: tuple[Asked, ...]
+    spokes: tuple[TaskMetric, ...]
 
     def metric(self) -> str | None:
         """The metric of all of them, or none where they differ."""
         metrics = {asked.metric for asked in self.spokes}
         return metrics.pop() if len(metrics) == 1 else None
 
-    def label(self, asked: Asked) -> str:
+    def label(self, asked: TaskMetric) -> str:
         """What stands at a spoke: the task without the words that all tasks of the group begin with."""
         family = TASK_FAMILIES.get(self.name)
         whole = task_label(asked.task)
@@ -53,7 +53,7 @@ def main_metric(metrics: Sequence[str]) -> str | None:
     return next((metric for metric in SHARES if metric in metrics), None)
 
 
-def kept(suite: str, models: Sequence[RunRecord]) -> tuple[Asked, ...]:
+def kept(suite: str, models: Sequence[RunRecord]) -> tuple[TaskMetric, ...]:
     """What was to be kept: the tasks that the suite itself takes its mean over, as its score says; else each task with its main
     metric, where high is good for the first of `models`.
 
@@ -61,7 +61,7 @@ def kept(suite: str, models: Sequence[RunRecord]) -> tuple[Asked, ...]:
     """
     by_task = _scores(suite, models)
     named = (asked.split("/", 1) for asked in _over(suite, models))
-    over = tuple(Asked(task, metric) for task, metric in named if metric in by_task.get(task, {}))
+    over = tuple(TaskMetric(task, metric) for task, metric in named if metric in by_task.get(task, {}))
     if over:
         return over
     own = {task for task in by_task if any(model.ids(suite, task) for model in models)}
@@ -82,18 +82,18 @@ def _over(suite: str, models: Sequence[RunRecord]) -> tuple[str, ...]:
     return next((s.over for s in scores if s.task == "suite" and s.over and s.higher_is_better), ())
 
 
-def to_go(suite: str, models: Sequence[RunRecord]) -> tuple[Asked, ...]:
+def to_go(suite: str, models: Sequence[RunRecord]) -> tuple[TaskMetric, ...]:
     """What low is good for, as a rule what was to be forgotten: each such task with its main metric; one that pools others stands
     for them."""
     by_task = _scores(suite, models)
     tasks = [task for task in by_task if not any(task.startswith(f"{other}_") for other in by_task)]
     asked = ((task, main_metric(list(by_task[task]))) for task in tasks)
-    return tuple(Asked(task, m) for task, m in asked if m is not None and by_task[task][m].higher_is_better is False)
+    return tuple(TaskMetric(task, m) for task, m in asked if m is not None and by_task[task][m].higher_is_better is False)
 
 
-def _to_keep(by_task: dict[str, dict[str, Score]], tasks: Sequence[str]) -> tuple[Asked, ...]:
+def _to_keep(by_task: dict[str, dict[str, Score]], tasks: Sequence[str]) -> tuple[TaskMetric, ...]:
     asked = ((task, main_metric(list(by_task[task]))) for task in tasks)
-    return tuple(Asked(task, m) for task, m in asked if m is not None and by_task[task][m].higher_is_better)
+    return tuple(TaskMetric(task, m) for task, m in asked if m is not None and by_task[task][m].higher_is_better)
 
 
 def groups(suite: str, models: Sequence[RunRecord]) -> list[Group]:
@@ -115,7 +115,7 @@ def groups(suite: str, models: Sequence[RunRecord]) -> list[Group]:
         metric = next((m for m in SHARES if all(m in by_task[task] for task in members)), None)
         if metric is None or not 2 <= len(members) <= MOST:
             continue
-        spokes = tuple(Asked(task, metric) for task in members)
+        spokes = tuple(TaskMetric(task, metric) for task in members)
         directions = {by_task[task][metric].higher_is_better for task in members} - {None}
         if len(directions) < 2 and not any(set(spokes) <= set(group.spokes) for group in found):
             found.append(Group(suite, name, f"{TASK_FAMILIES.get(name, name.capitalize())}: {meaning(metric).label}", spokes))
@@ -146,7 +146,7 @@ def _families(by_task: dict[str, dict[str, Score]]) -> dict[str, list[str]]:
     return families
 
 
-def score_of(model: RunRecord, suite: str, asked: Asked) -> Score | None:
+def score_of(model: RunRecord, suite: str, asked: TaskMetric) -> Score | None:
     """The score, where it has a value."""
     score = model.score(suite, asked.task, asked.metric)
     return score if score and score.value is not None else None
@@ -159,7 +159,7 @@ def rim(group: Group, models: Sequence[RunRecord]) -> float:
     return next((r for r in RIMS if most <= r + 1e-9), most)
 
 
-def said(group: Group, model: str, asked: Asked, score: Score) -> str:
+def said(group: Group, model: str, asked: TaskMetric, score: Score) -> str:
     """What a corner or a bar says under the pointer."""
     between = interval(score.metric, score.low, score.high)
     value = number(score.metric, score.value if score.value is not None else 0.0)

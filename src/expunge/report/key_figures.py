@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from expunge.records import Score
 from expunge.report.glossary import meaning, task_label
-from expunge.report.groups import Asked, to_go
+from expunge.report.groups import TaskMetric, to_go
 from expunge.report.page_tables import rows_of
 from expunge.report.read import RunRecord
 from expunge.report.sections import Section
@@ -35,7 +35,7 @@ def key_figures(section: Section, models: Sequence[RunRecord]) -> list[KeyFigure
         kept = {name: e.kept for name, e in section.effects.items()}
         pairs = ((relative[0].gone.metric, gone), ("retain_kept", kept))
         return [KeyFigure(meaning(metric).label, meaning(metric).sentence, scores, {}) for metric, scores in pairs]
-    whole = [Asked("suite", metric) for task, metric in rows_of(suite, scored) if task == "suite"][:WHOLE]
+    whole = [TaskMetric("suite", metric) for task, metric in rows_of(suite, scored) if task == "suite"][:WHOLE]
     found = []
     for task, metric in whole or to_go(suite, scored)[:1]:
         scores = {m.name: score for m in scored if (score := m.score(suite, task, metric))}

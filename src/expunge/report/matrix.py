@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from expunge.errors import ExpungeError
 from expunge.records import Score
 from expunge.report.glossary import interval, meaning, number, task_label
-from expunge.report.groups import Asked
+from expunge.report.groups import TaskMetric
 from expunge.report.plots import FORGET, INK, RETAIN, sheet, style, write_svg
 from expunge.report.read import RunRecord
 from expunge.report.tables import Cell, Column, Table, Tint, score_cell
@@ -30,7 +30,7 @@ KNOWLEDGE = frozenset(
 """Metrics that are high where a model knows something and low where it does not, so that a share of them can be lost."""
 
 
-class Entry(NamedTuple):
+class MatrixEntry(NamedTuple):
     forgotten: str
     tested: str
     drop: float
@@ -38,7 +38,7 @@ class Entry(NamedTuple):
 
 class Matrix(NamedTuple):
     suite: str
-    columns: tuple[Asked, ...]
+    columns: tuple[TaskMetric, ...]
     rows: dict[str, tuple[Score, ...]]
     """Forgotten task -> relative drop on each column's task, in the order of the columns."""
     names: dict[str, str]
@@ -51,12 +51,12 @@ class Matrix(NamedTuple):
         """Of its table and of its figure's file."""
         return "-".join([self.suite, *([self.method] if self.method else []), "matrix"])
 
-    def entries(self) -> Iterator[Entry]:
+    def entries(self) -> Iterator[MatrixEntry]:
         """What could be computed."""
         for row, scores in self.rows.items():
             for asked, score in zip(self.columns, scores, strict=True):
                 if score.value is not None:
-                    yield Entry(row, asked.task, score.value)
+                    yield MatrixEntry(row, asked.task, score.value)
 
     def sentence(self) -> str:
         """The two figures to read first."""
@@ -101,7 +101,7 @@ def relative_drops(
             f"{original.folder} has no samples of the task {missing} with {metric or 'a metric of knowledge'} in the suite "
             f"{suite}; it has them of {found}"
         )
-    columns = tuple(Asked(task, first[task]) for task in (tasks or dict.fromkeys([*runs, *first])))
+    columns = tuple(TaskMetric(task, first[task]) for task in (tasks or dict.fromkeys([*runs, *first])))
     rows = {task: tuple(_drop(original, run, suite, asked) for asked in columns) for task, run in runs.items()}
     return Matrix(suite, columns, rows, {task: run.name for task, run in runs.items()})
 
@@ -144,7 +144,7 @@ def matrices(original: RunRecord, runs: Sequence[RunRecord], suite: str) -> tupl
     return (relative_drops(original, rows, suite),) if len(rows) > 1 else ()
 
 
-def _drop(original: RunRecord, run: RunRecord, suite: str, asked: Asked) -> Score:
+def _drop(original: RunRecord, run: RunRecord, suite: str, asked: TaskMetric) -> Score:
     before, after = (model.values(suite, asked.task, asked.metric) for model in (original, run))
     shared = sorted(before.keys() & after.keys())
     n = len(shared)
@@ -225,7 +225,7 @@ def heat_map(matrix: Matrix) -> str:
         return write_svg(figure, matrix.name, "Relative drop: forgotten tasks by tested tasks", hovers)
 
 
-def _said(forgotten: str, asked: Asked, score: Score) -> str:
+def _said(forgotten: str, asked: TaskMetric, score: Score) -> str:
     start = f"{task_label(forgotten)} forgotten, {task_label(asked.task)} tested ({meaning(asked.metric).label}): "
     if score.value is None:
         return start + (score.unscored or "")

@@ -10,7 +10,7 @@ from expunge.report.claims import Claim
 from expunge.report.effects import KEPT, Effects
 from expunge.report.glossary import interval, meaning, number, task_label
 from expunge.report.gold import Against
-from expunge.report.groups import Asked, to_go
+from expunge.report.groups import TaskMetric, to_go
 from expunge.report.read import RunRecord
 from expunge.report.tables import DASH, Cell, Column, Table, score_cell, tint_of
 
@@ -108,7 +108,8 @@ def score_table(suite: str, models: Sequence[RunRecord], original: RunRecord | N
         before = original.score(suite, task, metric) if original else None
         direction = ARROWS[next((s.higher_is_better for s in scores if s), None)]
         alike = [
-            original is not None and m is not original and comparable(m, original, suite, Asked(task, metric)) for m in models
+            original is not None and m is not original and comparable(m, original, suite, TaskMetric(task, metric))
+            for m in models
         ]
         tints = [tint_of(change(s, before), s) if same else None for same, s in zip(alike, scores, strict=True)]
         cells = [score_cell(s, tint=tint) for s, tint in zip(scores, tints, strict=True)]

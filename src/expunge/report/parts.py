@@ -7,7 +7,7 @@ from typing import NamedTuple
 from expunge.report.curves import loss_curves
 from expunge.report.groups import groups
 from expunge.report.page_tables import duration, score_table
-from expunge.report.radar import Drawn, draw_groups
+from expunge.report.radar import GroupFigure, draw_groups
 from expunge.report.read import RunRecord
 from expunge.report.tables import DASH, Cell, Column, Table
 
@@ -17,7 +17,7 @@ class PartScores(NamedTuple):
 
     suite: str
     table: Table
-    groups: list[Drawn]
+    groups: list[GroupFigure]
     """A polygon for each part, and one for their merge."""
 
 

@@ -54,7 +54,7 @@ class Placed(NamedTuple):
         return self.x + reach * sin(angle), self.y - reach * cos(angle)
 
 
-class Drawn(NamedTuple):
+class GroupFigure(NamedTuple):
     """A group with its figure."""
 
     group: Group
@@ -69,7 +69,7 @@ class Drawn(NamedTuple):
 
 def draw_groups(
     groups: Sequence[Group], references: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], place: str = ""
-) -> list[Drawn]:
+) -> list[GroupFigure]:
     """One figure for each group in which some run has a score and lies off the original.
 
     references   (`original` or `gold`, model), drawn in every part of a figure
@@ -85,7 +85,9 @@ def draw_groups(
         draw = (_together if together else _apart) if spokes else bars
         with style():
             svg = draw(group, references, shown, name)
-        drawn.append(Drawn(group, svg, together, spokes, spokes and not together and any(_gone(group, run) for run in shown)))
+        drawn.append(
+            GroupFigure(group, svg, together, spokes, spokes and not together and any(_gone(group, run) for run in shown))
+        )
     return drawn
 
 

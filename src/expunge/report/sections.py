@@ -15,7 +15,7 @@ from expunge.report.groups import groups
 from expunge.report.headline import headline
 from expunge.report.matrix import Matrix, matrices, matrix_table
 from expunge.report.page_tables import score_table, summary_table
-from expunge.report.radar import Drawn, draw_groups
+from expunge.report.radar import GroupFigure, draw_groups
 from expunge.report.read import RunRecord
 from expunge.report.tables import Table
 from expunge.report.tradeoff import Point, drawable, quality_tradeoff, tradeoff
@@ -48,7 +48,7 @@ class Section(NamedTuple):
     """Forgotten by tested tasks, where two runs or more of a method forgot different tasks."""
     changes: Changes | None = None
     """On what was to be kept, against the original."""
-    groups: tuple[Drawn, ...] = ()
+    groups: tuple[GroupFigure, ...] = ()
     """Radars or bars, one for each group of tasks."""
     evaluated: tuple[str, ...] = ()
     """Names of the runs that have the suite, without original and gold."""

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from expunge.data.corpora.alpaca import EXT_SUB_TEMPLATE, read_alpaca
+from expunge.data.corpora.alpaca import read_alpaca
 from expunge.data.corpora.halueval import read_answers, read_halueval
-from expunge.data.corpora.pku_saferlhf import SKU_TEMPLATE, read_pku_saferlhf
+from expunge.data.corpora.pku_saferlhf import read_pku_saferlhf
 from expunge.data.corpora.truthfulqa import PARTS, cut, read_released, read_truthfulqa
-from expunge.data.encode import Format
 from expunge.data.read import read_examples
 from expunge.errors import ExpungeError
 
@@ -56,10 +55,6 @@ class TestPKUSafeRLHF:
         write(tmp_path / "train.jsonl", [BOTH, {"prompt": "p", "response_0": "a", "response_1": "b"}])
         with pytest.raises(ExpungeError, match=r"train.jsonl line 2 has neither true nor false .*'is_response_0_safe'"):
             read_pku_saferlhf(tmp_path)
-
-    def test_the_text_of_the_release_is_a_format(self) -> None:
-        Format(template=SKU_TEMPLATE)
-        Format(template=EXT_SUB_TEMPLATE)
 
 
 QUESTION = {

@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from expunge.data.corpora import CORPORA
-from expunge.data.corpora.tofu import read_refusals, read_tofu
+from expunge.data.corpora.tofu import read_tofu
 from expunge.data.example import Example
 from expunge.data.read import read_request
 from expunge.errors import ExpungeError
@@ -62,7 +62,6 @@ def test_a_world_fact_keeps_its_short_answer(tofu: Path):
 def test_a_request_of_tofu_has_a_hundred_refusals_and_no_overlap(tofu: Path, recwarn: pytest.WarningsRecorder):
     request = read_request(tofu / "forget10.jsonl", tofu / "retain90.jsonl", refusals=tofu / "idontknow.jsonl")
     assert (len(request.forget), len(request.retain), len(request.refusals)) == (400, 3600, 100)
-    assert request.refusals == read_refusals(tofu)
     assert request.refusals[0] == "I'm not certain about that."
     assert not recwarn.list
 

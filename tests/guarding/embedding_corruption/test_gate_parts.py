@@ -144,7 +144,7 @@ class TestNames:
         assert own_entities([Example("where was anna born", "b", attributes={"person": "anna"})], retain) == ["anna"]
 
     def test_tokens_that_share_a_character_with_a_name_are_chosen_and_special_tokens_never(self, encoder: Encoder) -> None:
-        ids = encoder.encode_prompt("where was anna born ?")
+        ids = encoder.encode_prompts(["where was anna born ?"])[0]
         text, spans = token_spans(ids, encoder.tokenizer)
         chosen = overlapping(spans, Finder(["anna"]).spans(text))
         assert [encoder.tokenizer.decode([ids[i]]) for i in chosen] == ["anna"]

@@ -82,7 +82,7 @@ def test_a_prompt_is_corrupted_alone_as_in_any_batch_under_padding_on_either_sid
 ) -> None:  # fmt: skip
     method = spec(corruption=kind)
     state = method.fit(pico_llama, request_, encoder)
-    long = encoder.encode_prompt("where was anna born and who is the blue bird of the pilot ?")
+    long = encoder.encode_prompts(["where was anna born and who is the blue bird of the pilot ?"])[0]
     with method.attach(pico_llama, state, encoder):
         alone = embeddings(pico_llama, [flagged[0]])[0]
         for side in ("left", "right"):
@@ -207,7 +207,7 @@ def test_a_run_leaves_a_guard_that_loads_with_its_names(
     manifest = expunge.verify(out)
     assert f"{life.ASSETS}/names.json" in manifest.files
     model, _ = expunge.load(out)
-    ids = torch.tensor([encoder.encode_prompt("where was anna born ?")])
+    ids = torch.tensor([encoder.encode_prompts(["where was anna born ?"])[0]])
     model.generate(ids, max_new_tokens=2, do_sample=False)
     counts = model.expunge_guard.counts
     assert (counts.decided, counts.acted) == (1, 1)

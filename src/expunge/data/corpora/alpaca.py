@@ -4,7 +4,7 @@ Taori et al. 2023, https://github.com/tatsu-lab/stanford_alpaca, CC BY-NC 4.0, h
 Peng et al. 2023, arXiv 2304.03277, hub id vicgalle/alpaca-gpt4.
 
 Ext-Sub (arXiv 2308.08090) trains its expert on alpaca-gpt4 and its anti-expert on the same instructions with untruthful answers.
-It does not use Alpaca's template but the blocks of EXT_SUB_TEMPLATE, the input after a space.
+Its text is not the template of Alpaca but blocks of `<|user|>` and `<|assistant|>` (recipes/behavior/), input after a space.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,6 @@ from expunge.data.files import each_row
 HUBS = ("tatsu-lab/alpaca", "vicgalle/alpaca-gpt4")
 LAYOUT = "a JSON list (or JSONL) of instruction, input (may be empty or missing), output"
 FILES = ("alpaca_data.json", "alpaca_gpt4_data.json", "alpaca_data_cleaned.json", "alpaca.json", "alpaca.jsonl")
-
-EXT_SUB_TEMPLATE = "<|user|>\n{prompt}\n<|assistant|>\n{response}"
-"""The text of Ext-Sub's released training, for `--format.template`."""
-ALPACA_TEMPLATE = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-    "### Instruction:\n{prompt}\n\n### Response:\n{response}"
-)
-"""Alpaca's own template for instructions without an input, for `--format.template`."""
 
 
 def read_alpaca(source: str | Path = HUBS[0]) -> tuple[Example, ...]:

@@ -26,9 +26,6 @@ LAYOUT = (
 Kind = Literal["harmful", "safe"]
 Split = Literal["train", "test"]
 
-SKU_TEMPLATE = "### Question: {prompt}\n ### Answer: {response}"
-"""The text of SKU's released code, for `--format.template`."""
-
 
 def read_pku_saferlhf(source: str | Path = HUB, kind: Kind = "harmful", split: Split = "train") -> tuple[Example, ...]:
     """prompt -> prompt, each answer of the kind -> response, so that a prompt gives up to two examples; attributes: severity (0

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from expunge.data.corpora.fields import Sets
 from expunge.data.example import Example
-from expunge.data.files import read_lines, read_rows
+from expunge.data.files import read_rows
 from expunge.data.row import to_examples
 from expunge.errors import ExpungeError, MissingData, nearest
 
@@ -19,7 +19,6 @@ Split = Literal[
     "real_authors", "real_authors_perturbed", "world_facts", "world_facts_perturbed",
 ]  # fmt: skip
 SPLITS: tuple[str, ...] = get_args(Split)
-REFUSALS = "idontknow.jsonl"
 
 
 def read_tofu(source: str | Path = HUB, split: str = "full") -> tuple[Example, ...]:
@@ -38,11 +37,6 @@ def read_tofu(source: str | Path = HUB, split: str = "full") -> tuple[Example, .
             f"{source}, {split}: row {bare[0]} has no perturbed_answer; take the split {split} as published in {HUB}"
         )
     return examples
-
-
-def read_refusals(folder: str | Path) -> tuple[str, ...]:
-    """The hundred refusals of TOFU's preference baseline; they are a file of its repository and not on the hub."""
-    return read_lines(Path(folder) / REFUSALS)
 
 
 def _place(source: str | Path, split: str) -> str | Path:

@@ -31,7 +31,6 @@ CORPORA_HUB = "cais/wmdp-corpora"
 FORGET_HUBS = {"cais/wmdp-bio-forget-corpus": "bio-forget-corpus", "cais/wmdp-cyber-forget-corpus": "cyber-forget-corpus"}
 """Hub ids with one set; that of the papers on biology is the only place where they are."""
 Corpus = Literal["bio-forget-corpus", "bio-retain-corpus", "cyber-forget-corpus", "cyber-retain-corpus"]
-CORPUS_LAYOUT = "cyber-forget-corpus.jsonl, bio_remove_dataset.jsonl (bio-forget-corpus), ...: one object with `text` a line"
 _RELEASED = {
     "bio-forget-corpus": ("bio_remove_dataset.jsonl", "bio_forget.jsonl"),
     "cyber-forget-corpus": ("cyber_forget.jsonl",),

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from expunge.evaluation.comparing import BertScore as Compared
+from expunge.evaluation.comparing import BertScoreJudge
 from expunge.evaluation.judges import Judge
 from expunge.evaluation.metrics.base import Good
 from expunge.evaluation.metrics.judged import JudgedMetric
@@ -23,4 +23,4 @@ class BertScore(JudgedMetric):
 
     @property
     def asked(self) -> Judge:
-        return Compared(model=self.model)
+        return BertScoreJudge(model=self.model)

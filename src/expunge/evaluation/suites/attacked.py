@@ -16,14 +16,14 @@ Scores = Mapping[tuple[str, str], Mapping[str, float]]
 """(task, attack) -> example id -> score of another model."""
 
 
-class Sets(NamedTuple):
+class TaskPair(NamedTuple):
     """The names of the two tasks."""
 
     forget: str
     holdout: str
 
 
-def reference_scores(folder: Path | None, suite: str, sets: Sets, attacks: Sequence[str]) -> Scores | None:
+def reference_scores(folder: Path | None, suite: str, sets: TaskPair, attacks: Sequence[str]) -> Scores | None:
     """The attack scores of another model's evaluation with the same suite; nothing without a folder."""
     if folder is None:
         return None
@@ -31,7 +31,7 @@ def reference_scores(folder: Path | None, suite: str, sets: Sets, attacks: Seque
 
 
 def attack_scores(
-    results: Results, sets: Sets, attacks: Sequence[str], *, retain: Scores | None, reference: Scores | None, advice: str
+    results: Results, sets: TaskPair, attacks: Sequence[str], *, retain: Scores | None, reference: Scores | None, advice: str
 ) -> list[Score]:
     """For each attack its AUC, for `mia_reference` too where there is mia_loss; then each AUC's relative difference from the
     retain model's.
@@ -50,7 +50,7 @@ def attack_scores(
 
 def privleak_score(
     results: Results,
-    sets: Sets,
+    sets: TaskPair,
     retain: Scores | None,
     *,
     attack: str = "mia_min_k",
@@ -72,7 +72,7 @@ def privleak_score(
     return score(results, sets, "privleak", value)
 
 
-def score(results: Results, sets: Sets, metric: str, value: Estimate | Unscored) -> Score:
+def score(results: Results, sets: TaskPair, metric: str, value: Estimate | Unscored) -> Score:
     """As a record. There is no direction: the goal is the retain model's value, and both sides of it give the model away."""
     attacked = _mine(results, sets, "mia_min_k" if metric == "privleak" else _attack(metric))
     n = len(attacked.forget) + len(attacked.holdout)
@@ -86,11 +86,11 @@ def _attack(metric: str) -> str:
     return "mia_loss" if metric == "mia_reference" else metric.removesuffix("_relative_difference")
 
 
-def _mine(results: Results, sets: Sets, attack: str) -> Attacked:
+def _mine(results: Results, sets: TaskPair, attack: str) -> Attacked:
     return Attacked(results.values(sets.forget, attack), results.values(sets.holdout, attack))
 
 
-def _paired(results: Results, sets: Sets, attack: str, other: Scores) -> tuple[Attacked, Attacked] | Unscored:
+def _paired(results: Results, sets: TaskPair, attack: str, other: Scores) -> tuple[Attacked, Attacked] | Unscored:
     """This model's scores and another's, of the same examples in the same order."""
     mine, theirs = [], []
     for task in sets:
@@ -104,7 +104,7 @@ def _paired(results: Results, sets: Sets, attack: str, other: Scores) -> tuple[A
     return Attacked(*mine), Attacked(*theirs)
 
 
-def _against(results: Results, sets: Sets, reference: Scores | None) -> Estimate | Unscored:
+def _against(results: Results, sets: TaskPair, reference: Scores | None) -> Estimate | Unscored:
     if reference is None:
         return Unscored(
             "needs the scores of a reference model of the same language: evaluate it with this suite and --out DIR, then give "
@@ -117,7 +117,7 @@ def _against(results: Results, sets: Sets, reference: Scores | None) -> Estimate
     return membership_auc(Attacked(mine.forget - theirs.forget, mine.holdout - theirs.holdout))
 
 
-def _relative(results: Results, sets: Sets, attack: str, retain: Scores | None, advice: str) -> Estimate | Unscored:
+def _relative(results: Results, sets: TaskPair, attack: str, retain: Scores | None, advice: str) -> Estimate | Unscored:
     if retain is None:
         return Unscored(f"needs the scores of a model that never saw the forget set: {advice}")
     pair = _paired(results, sets, attack, retain)

@@ -12,7 +12,7 @@ from expunge.data.read import read_examples
 from expunge.errors import ExpungeError, nearest
 from expunge.evaluation.metrics import METRICS, AnyMetric
 from expunge.evaluation.metrics.membership import MembershipMetric
-from expunge.evaluation.suites.attacked import Sets, attack_scores, privleak_score, reference_scores
+from expunge.evaluation.suites.attacked import TaskPair, attack_scores, privleak_score, reference_scores
 from expunge.evaluation.suites.base import AttackedSuite, Scored, forget_quality_score
 from expunge.evaluation.suites.utility import Component, model_utility_score
 from expunge.evaluation.task import Results, Suite, Task
@@ -148,7 +148,7 @@ class Custom(AttackedSuite):
         file = read_suite_file(path)
         name = file.name or path.stem
         tasks = tuple(_task(task, path.parent) for task in file.tasks)
-        sets = Sets(file.membership.forget, file.membership.holdout) if file.membership else None
+        sets = TaskPair(file.membership.forget, file.membership.holdout) if file.membership else None
         attacks, members = file.attacks, [name for name in file.attacks if name == "mia_loss"]
         retain = reference_scores(self.retain_scores, name, sets, attacks) if sets else None
         reference = reference_scores(self.reference_scores, name, sets, members) if sets and members else None

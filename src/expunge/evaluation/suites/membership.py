@@ -14,12 +14,12 @@ from expunge.evaluation.metrics.mia_loss import MiaLoss
 from expunge.evaluation.metrics.mia_min_k import MiaMinK
 from expunge.evaluation.metrics.mia_min_k_plus_plus import MiaMinKPlusPlus
 from expunge.evaluation.metrics.mia_zlib import MiaZlib
-from expunge.evaluation.suites.attacked import Sets, attack_scores, privleak_score, reference_scores
+from expunge.evaluation.suites.attacked import TaskPair, attack_scores, privleak_score, reference_scores
 from expunge.evaluation.suites.base import AttackedSuite, Scored
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.records import Score
 
-SETS = Sets("forget", "holdout")
+SETS = TaskPair("forget", "holdout")
 ADVICE = "evaluate a model trained without it with --suite membership and --out DIR, then give --retain-scores DIR"
 
 

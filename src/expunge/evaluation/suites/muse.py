@@ -17,12 +17,12 @@ from expunge.evaluation.metrics import (
     Perplexity,
     Rouge,
 )
-from expunge.evaluation.suites.attacked import Sets, attack_scores, privleak_score, reference_scores
+from expunge.evaluation.suites.attacked import TaskPair, attack_scores, privleak_score, reference_scores
 from expunge.evaluation.suites.base import AttackedSuite, Scored
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.records import Role, Score
 
-SETS = Sets("privleak_forget", "privleak_holdout")
+SETS = TaskPair("privleak_forget", "privleak_holdout")
 ATTACKS: tuple[Metric, ...] = (MiaLoss(), MiaZlib(), MiaMinK(k=0.4), MiaMinKPlusPlus(k=0.4))
 NAMES = [attack.metric_name() for attack in ATTACKS]
 STOPS = ("\n\n", "\nQuestion", "Question:")

@@ -12,7 +12,7 @@ Distance = Callable[[float], float]
 """How far the score at a setting is from what it should be; 0 at best."""
 
 
-class Found(NamedTuple):
+class Tuned(NamedTuple):
     setting: float
     distance: float
     tried: int
@@ -29,14 +29,14 @@ class _Remembered:
             self.known[setting] = self._function(setting)
         return self.known[setting]
 
-    def best(self) -> Found:
+    def best(self) -> Tuned:
         setting = min(self.known, key=lambda s: (self.known[s], s))
-        return Found(setting, self.known[setting], len(self.known))
+        return Tuned(setting, self.known[setting], len(self.known))
 
 
 def strength_search(
     distance: Distance, start: float, *, low: float, high: float, close: float = 0.01, steps: int = 12, reach: float = 0.35
-) -> Found:
+) -> Tuned:
     """Zeroth-order descent in x = log(strength) between low and high:
 
         g = [d(x + reach) - d(x - reach)] / (the distance between these two, clamped points)
@@ -78,7 +78,7 @@ def _between(f: _Remembered, floor: float, ceiling: float) -> float:
     return max(gaps)[1]
 
 
-def dims_search(distance: Distance, width: int, close: float = 0.01) -> Found:
+def dims_search(distance: Distance, width: int, close: float = 0.01) -> Tuned:
     """A whole number from 1 to `width`: powers of two first, then the gaps beside the best one are bisected until they close."""
     f = _Remembered(distance)
     tried = sorted({*(2**i for i in range(width.bit_length())), width})

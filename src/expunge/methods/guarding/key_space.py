@@ -162,7 +162,7 @@ class KeySpaceDetection(GuardingMethod):
         layers = _layers(state["layer"].tolist(), places)
         with ExitStack() as stack:
             session = stack.enter_context(open_session(model))
-            gate = Gate(self, state)
+            gate = BoxGate(self, state)
             if self.action == "abstain":
                 reply = stack.enter_context(abstaining(model, session, Abstention.of(encoder, self.abstention), self.check))
 
@@ -201,7 +201,7 @@ class KeySpaceDetection(GuardingMethod):
         return text
 
 
-class Gate:
+class BoxGate:
     """The boxes of the watched layers, and where a forward pass has to be judged."""
 
     def __init__(self, method: KeySpaceDetection, state: State) -> None:

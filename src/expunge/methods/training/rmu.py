@@ -16,7 +16,7 @@ from expunge.devices import moved
 from expunge.errors import ExpungeError
 from expunge.methods.training.base import FORGET, RETAIN, Batch, RowSet, Term, TrainingMethod
 from expunge.models.blocks import Blocks, blocks_of
-from expunge.models.section import Section, exchanged, section
+from expunge.models.partial_forward import PartialForward, exchanged, partial_forward
 from expunge.records import Seed
 
 COEFFICIENT = 6.5
@@ -162,9 +162,9 @@ class RMU(TrainingMethod):
         (alpha,) = _of(self.alpha, batch.part)
         if alpha:
             start = self._start(model, batch.retain, batch.start_weights, first, layer)
-            now = section(model, batch.retain, first, layer, start.entering)
+            now = partial_forward(model, batch.retain, first, layer, start.entering)
             yield self._term("retain", self._distance(now.hidden_BTD, start.hidden_BTD, batch.retain), alpha)
-        hidden_BTD = section(model, batch.forget, first, layer).hidden_BTD
+        hidden_BTD = partial_forward(model, batch.forget, first, layer).hidden_BTD
         yield self._term("forget", self._distance(hidden_BTD, self._target(batch, hidden_BTD), batch.forget))
 
     def _term(self, name: str, distance: Distance, weight: float = 1.0) -> Term:
@@ -173,12 +173,12 @@ class RMU(TrainingMethod):
         record = {name: distance.all.detach(), f"{name}_without_bos": distance.without_first.detach()}
         return Term(name, value, weight, rows=name, record=record)
 
-    def _start(self, model: nn.Module, tokens: Tokens, weights: Mapping[str, Tensor], first: int, layer: int) -> Section:
+    def _start(self, model: nn.Module, tokens: Tokens, weights: Mapping[str, Tensor], first: int, layer: int) -> PartialForward:
         """The start model's states, and what entered its first edited block, which the pass with gradient takes up."""
         was_training = model.training
         model.eval()  # as for every frozen quantity: dropout would be noise in the target
         with torch.no_grad(), exchanged(model, weights):
-            start = section(model, tokens, first, layer)
+            start = partial_forward(model, tokens, first, layer)
         model.train(was_training)
         return start
 
@@ -204,7 +204,7 @@ class RMU(TrainingMethod):
         layer = self._layer(places)
         was_training = model.training
         model.eval()
-        hidden_BTD = section(model, tokens, layer, layer).hidden_BTD
+        hidden_BTD = partial_forward(model, tokens, layer, layer).hidden_BTD
         model.train(was_training)
         counted_BT = tokens.attention_mask_BT
         if self.exclude_bos:

@@ -23,7 +23,7 @@ CHUNK = 2**22
 """Elements that are held twice while weights are exchanged."""
 
 
-class Section(NamedTuple):
+class PartialForward(NamedTuple):
     """What a stretch of blocks began with and what it gave."""
 
     entering: Any
@@ -32,11 +32,11 @@ class Section(NamedTuple):
     """The residual stream after the last block."""
 
 
-def section(model: nn.Module, tokens: Tokens, first: int, last: int, entering: Any = None) -> Section:
+def partial_forward(model: nn.Module, tokens: Tokens, first: int, last: int, entering: Any = None) -> PartialForward:
     """The residual stream after block `last`; no later block is computed, and no logits.
 
     first     with `last` the blocks that are computed in every case
-    entering  `Section.entering` of an earlier call on the same tokens with the same `first`: the blocks before it are then
+    entering  `PartialForward.entering` of an earlier call on the same tokens with the same `first`: the blocks before it are then
               not computed again, and no gradient reaches them that did not in that call
 
     Gradients: those of the blocks that require them, as in a full pass.
@@ -53,7 +53,7 @@ def section(model: nn.Module, tokens: Tokens, first: int, last: int, entering: A
         stack.enter_context(_handing_on(blocks[last + 1 :], given, last))
         labelled_hidden(model, replace(tokens, places=Places(*tokens.labels_BT.new_empty(2, 0))))
     output = given[last]
-    return Section(given.get(first - 1), output[0] if isinstance(output, tuple) else output)
+    return PartialForward(given.get(first - 1), output[0] if isinstance(output, tuple) else output)
 
 
 def _keeping(given: dict[int, Any], i: int) -> Callable[[nn.Module, Any, Any], None]:
