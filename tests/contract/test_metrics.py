@@ -19,6 +19,8 @@ from expunge.evaluation.metrics import (
     OVERALL,
     AnyMetric,
     Metric,
+    MiaGradnorm,
+    MiaMinK,
     PassAt1,
     Probability,
     PromptCut,
@@ -38,7 +40,13 @@ NEEDED: dict[str, dict[str, object]] = {
     **{name: {"judge": JUDGE} for name in JUDGED},
 }
 EVERY = {name: cls.model_validate({"name": name, **NEEDED.get(name, {})}) for name, cls in METRICS.items()}
-SETTINGS = [*EVERY.values(), Probability(among_perturbed=True), TruthRatio(compat=True)]
+SETTINGS = [
+    *EVERY.values(),
+    Probability(among_perturbed=True),
+    TruthRatio(compat=True),
+    MiaMinK(compat=True),
+    MiaGradnorm(compat=True),
+]
 
 BARE = Example("which number ?", "x = 5 .", attributes={"tests": "assert x == 5"})
 WORDED = Example("which number ?", "x = 5 .", paraphrases=("x is 5 .",), perturbed=("x = 6 .", "x = 7 ."))
@@ -62,6 +70,7 @@ def whole(metric: Metric, example: Example) -> Row:
         choices=tuple(stats(30 + i) for i in range(len(example.choices))),
         generated="yes" if example is YES else "x = 5\n# x = 5 x = 5 x = 5",
         gradient_norm=0.5,
+        gradient_norm_without_last=0.5,
         judged=MappingProxyType(dict.fromkeys(metric.judges, 0.25)),
         sampled=("x", "y"),
         judged_samples=MappingProxyType(dict.fromkeys(metric.judges, (0.25, 0.75))),
@@ -78,6 +87,8 @@ def without(row: Row, need: Need) -> Row:
             return row._replace(generated=None)
         case "gradient":
             return row._replace(gradient_norm=None)
+        case "gradient_without_last":
+            return row._replace(gradient_norm_without_last=None)
         case _:
             return row._replace(**{need: ()})
 

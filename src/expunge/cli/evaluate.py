@@ -36,7 +36,7 @@ class Evaluate(BaseModel):
     retain_scores: str | None = None
     """Evaluation of a model that never saw the forget set (for the lab: gold), for forget_quality."""
     compat: bool = False
-    """tofu: metrics as in the released code of open-unlearning, into tofu_compat.json."""
+    """tofu, membership: metrics as in the released code of open-unlearning, into SUITE_compat.json."""
     allow_code_execution: bool = False
     """skills: run the programs that the model writes, in a process without rights. Off unless asked for."""
     options: tuple[str, ...] = ()

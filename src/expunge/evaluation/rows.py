@@ -66,9 +66,11 @@ class Rows:
             )
             for example, need in asked
         ]
-        sizes = iter(self._gradient_norms([example for example, need in asked if "gradient" in need]))
+        norms = self._gradient_norms([example for example, need in asked if "gradient" in need])
+        short = self._gradient_norms([e for e, need in asked if "gradient_without_last" in need], without_last=True)
         rows = [
-            row._replace(gradient_norm=next(sizes)) if "gradient" in need else row for row, need in zip(rows, needs, strict=True)
+            row._replace(gradient_norm=norms.get(pair), gradient_norm_without_last=short.get(pair))
+            for row, pair in zip(rows, [(row.example.prompt, row.example.response) for row in rows], strict=True)
         ]
         written = len(rows) if "generated" in task.needs else min(shown, len(rows))
         rows = self._generate(rows[:written], task) + rows[written:]
@@ -90,8 +92,13 @@ class Rows:
         rows = self._encode(unique)
         return dict(zip(unique, self.engine.score(rows, distribution=distribution), strict=True))
 
-    def _gradient_norms(self, examples: Sequence[Example]) -> list[float]:
-        return self.engine.gradient_norms(self._encode([pair for e in examples for pair in _pairs(e, "answer")]))
+    def _gradient_norms(self, examples: Sequence[Example], *, without_last: bool = False) -> dict[Pair, float]:
+        pairs = list(dict.fromkeys(pair for e in examples for pair in _pairs(e, "answer")))
+        rows = dict(zip(pairs, self._encode(pairs), strict=True))
+        if without_last:
+            cut = {pair: row._replace(ids=row.ids[:-1], has_end=False) for pair, row in rows.items()}
+            rows = {pair: row for pair, row in cut.items() if len(row.ids) > row.answer_start}
+        return dict(zip(rows, self.engine.gradient_norms(list(rows.values())), strict=True))
 
     def _encode(self, pairs: Sequence[Pair]) -> list[Encoded]:
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._encoded]
@@ -236,5 +243,6 @@ def _pairs(example: Example, need: Need) -> list[Pair]:
         "sampled": (),
         "distribution": (example.response,),
         "gradient": (example.response,),
+        "gradient_without_last": (example.response,),
     }
     return [(example.prompt, text) for text in texts[need]]

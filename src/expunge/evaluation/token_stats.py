@@ -36,6 +36,10 @@ class TokenStats(NamedTuple):
         """The tokens of the text alone."""
         return self._part(slice(None, -1), has_end=False) if self.has_end else self
 
+    def without_last(self) -> "TokenStats":
+        """Without the last token, whether it is the end token or one of the text."""
+        return self._part(slice(None, -1), has_end=False)
+
     def after(self, skip: int) -> "TokenStats":
         """Without the first `skip` tokens."""
         return self._part(slice(skip, None), has_end=self.has_end)

@@ -59,6 +59,20 @@ class TestFiveTokens:
         row = Row(Example(None, "a"), TokenStats(np.zeros(1, np.float32), np.ones(1, np.bool_), False, sure))
         assert MiaMinKPlusPlus().score(row) == 0.0
 
+    def test_the_peers_reading_leaves_out_the_last_token(self) -> None:
+        # Of -1, -4, -0.5, -2 the lowest floor(0.4 * 4) = 1; of all five the lowest two, -4 and -3.
+        assert MiaMinK(compat=True).score(five(has_end=True)) == pytest.approx(-4.0)
+        assert MiaMinK(k=0.5, compat=True).score(five()) == pytest.approx(-3.0)
+        # Standardized without the last: 1, -1, 1, 0.
+        assert MiaMinKPlusPlus(k=0.5, compat=True).score(five(has_end=True)) == pytest.approx(-0.5)
+        sizes = five()._replace(gradient_norm=0.25, gradient_norm_without_last=0.5)
+        assert MiaGradnorm(compat=True).score(sizes) == -0.5
+
+    @pytest.mark.parametrize("metric", [MiaMinK(compat=True), MiaMinKPlusPlus(compat=True), MiaGradnorm(compat=True)])
+    def test_of_one_token_the_peers_reading_leaves_nothing(self, metric: MiaMinK) -> None:
+        one = five()._replace(answer=five().answer.after(4))
+        assert isinstance(metric.score(one), Unscored)
+
     def test_gradnorm_is_minus_the_size(self) -> None:
         assert MiaGradnorm().score(five()._replace(gradient_norm=0.25)) == -0.25
         assert isinstance(MiaGradnorm().score(five()._replace(gradient_norm=math.nan)), Unscored)

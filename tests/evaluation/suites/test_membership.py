@@ -8,6 +8,9 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from expunge.data.encode import Encoder
+from expunge.data.format import default_format
+from expunge.data.read import read_examples
 from expunge.errors import ExpungeError
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites import Membership
@@ -67,6 +70,32 @@ def test_a_model_trained_on_the_forget_set_is_caught_by_every_attack_and_an_untr
     assert value(after, "mia_loss_relative_difference") == pytest.approx(
         100 * (value(after, "mia_loss") / value(before, "mia_loss") - 1)
     )
+
+
+def test_the_peers_reading_scores_each_text_without_its_end_token_under_a_name_of_its_own(
+    tmp_path: Path, pico_llama: LlamaForCausalLM, pico_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Against a plain pass over each text: the labels are the answer's words, without the end token behind them."""
+    for name, shift in (("forget", 0), ("holdout", 3)):
+        lines = [json.dumps({"prompt": "who was born ?", "response": text}) + "\n" for text in texts(shift)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    suite = Membership(gradnorm=True, compat=True)
+    evaluate(pico_llama, pico_tokenizer, suite=suite, data=tmp_path, out=tmp_path / "out", quiet=True)
+    samples = read_samples(tmp_path / "out" / "membership_compat.samples.jsonl")
+    found = {(sample.id, sample.metric): sample.value for sample in samples if sample.task == "forget"}
+    encoder = Encoder(pico_tokenizer, default_format(pico_tokenizer))
+    for example in read_examples(tmp_path / "forget.jsonl"):
+        row = encoder.encode(example)
+        assert row.has_end
+        labels = torch.tensor(row.ids[row.answer_start : -1])
+        pico_llama.zero_grad()
+        logp_TV = pico_llama(torch.tensor([row.ids])).logits[0, row.answer_start - 1 : -2].log_softmax(-1)
+        logp_T = logp_TV[range(len(labels)), labels]
+        (-logp_T.mean()).backward()
+        lowest = logp_T.sort().values[: max(1, int(0.4 * len(labels)))]
+        norms = [weight.grad.norm().item() for weight in pico_llama.parameters() if weight.grad is not None]
+        assert found[example.id, "mia_min_k"] == pytest.approx(lowest.mean().item(), rel=1e-5)
+        assert found[example.id, "mia_gradnorm"] == pytest.approx(-np.mean(norms), rel=1e-4)
 
 
 def test_attacks_add_no_forward(folder: Path, pico_llama: LlamaForCausalLM, pico_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -22,10 +22,13 @@ Floats = NDArray[np.float64]
 
 Good = Literal["knowledge", "always", "never"]
 
-Need = Literal["answer", "paraphrases", "perturbed", "choices", "generated", "sampled", "distribution", "gradient"]
+Need = Literal[
+    "answer", "paraphrases", "perturbed", "choices", "generated", "sampled", "distribution", "gradient", "gradient_without_last"
+]
 """Teacher-forced statistics of the response, of its other wordings, of the wrong responses and of the choices; the text that
 the model writes when asked the prompt, and the task's draws of it by sampling; `distribution`: those of the response with
-`TokenStats.distribution`; `gradient`: the size of the loss gradient of the response (a backward pass each)."""
+`TokenStats.distribution`; `gradient`: the size of the loss gradient of the response (a backward pass
+each); `gradient_without_last`: the same without the response's last token."""
 
 
 class Row(NamedTuple):
@@ -42,6 +45,8 @@ class Row(NamedTuple):
     """Why the model, though asked, has written nothing that could be read."""
     gradient_norm: float | None = None
     """Mean over parameter tensors of the L2 norm of the gradient of the response's mean loss."""
+    gradient_norm_without_last: float | None = None
+    """The same of the response without its last token; None where that leaves nothing."""
     cut: bool = False
     """The beginning of the prompt was left out, because the model takes no more tokens (verbatim tasks only)."""
     judged: Mapping[Judge, Verdict] = MappingProxyType({})

@@ -14,28 +14,37 @@ SMALLEST_VARIANCE = 1e-6
 
 
 class MiaMinKPlusPlus(MembershipMetric):
-    """Min-K% of standardized log-probabilities: training text is a local maximum of the model's likelihood."""
+    """Min-K% of standardized log-probabilities: training text is a local maximum of the model's likelihood.
+
+    The end token counts where the response has one; open-unlearning leaves out the last token of every response: `compat`.
+    """
 
     formula: ClassVar[str] = (
         "AUC over forget and holdout of the mean of the lowest max(1, floor(k n)) of (log p(x_t | x<t) - m_t) / s_t, with "
         "m_t = E_p[log p] and s_t^2 = max(Var_p[log p], 1e-6) over the vocabulary"
     )
-    source: ClassVar[str] = "Zhang et al. 2025 (arXiv 2404.02936); k = 40 % as in open-unlearning"
+    source: ClassVar[str] = (
+        "Zhang et al. 2025 (arXiv 2404.02936); k = 40 % as in open-unlearning. The end token counts; open-unlearning leaves out "
+        "the last token: `compat`."
+    )
     not_this: ClassVar[str] = AUC_NOT + "Sharpening or flattening the distribution (temperature, label smoothing) moves it."
 
     name: Literal["mia_min_k_plus_plus"] = "mia_min_k_plus_plus"
     k: float = Field(0.4, gt=0, le=1)
     """Share of tokens."""
+    compat: bool = False
+    """Without the last token, as in the released code of open-unlearning."""
 
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset({"answer", "distribution"})
 
     def score(self, row: Row) -> float | Unscored:
-        if reason := unscorable(row.answer):
+        answer = row.answer.without_last() if self.compat else row.answer
+        if reason := unscorable(answer):
             return reason
-        spread = row.answer.distribution
+        spread = answer.distribution
         if spread is None:
             raise ValueError("mia_min_k_plus_plus needs the distribution of each token")
         deviation = np.sqrt(np.maximum(spread.variance.astype(np.float64), SMALLEST_VARIANCE))
-        return mean_of_lowest((row.answer.logp - spread.mean) / deviation, self.k)
+        return mean_of_lowest((answer.logp - spread.mean) / deviation, self.k)

@@ -56,28 +56,33 @@ class Membership(AttackedSuite):
     """Share of tokens of mia_min_k and mia_min_k_plus_plus."""
     gradnorm: bool = False
     """Also mia_gradnorm: a backward pass for each text, which costs more than all others together."""
+    compat: bool = False
+    """mia_min_k, mia_min_k_plus_plus and mia_gradnorm without the last token of each text, as in the released code of
+    open-unlearning; the scores go to membership_compat.json."""
 
     def build(self, data: str | Path) -> Suite:
+        name = "membership_compat" if self.compat else "membership"
         tasks = (
             Task("forget", _read(data, self.forget), self.attacks, "forget"),
             Task("holdout", _read(data, self.holdout), self.attacks, "control"),
         )
         check_apart(*(task.examples for task in tasks))
         names = [attack.metric_name() for attack in self.attacks]
-        retain = reference_scores(self.retain_scores, self.name, SETS, names)
-        reference = reference_scores(self.reference_scores, self.name, SETS, ["mia_loss"])
+        retain = reference_scores(self.retain_scores, name, SETS, names)
+        reference = reference_scores(self.reference_scores, name, SETS, ["mia_loss"])
 
         def summarize(results: Results) -> list[Score]:
             scores = attack_scores(results, SETS, names, retain=retain, reference=reference, advice=ADVICE)
             return [*scores, privleak_score(results, SETS, retain, advice=ADVICE)]
 
-        return Suite(self.name, tasks, summarize)
+        return Suite(name, tasks, summarize)
 
     @property
     def attacks(self) -> tuple[Metric, ...]:
         """The attacks that give one number per text."""
-        gradient = (MiaGradnorm(),) if self.gradnorm else ()
-        return (MiaLoss(), MiaZlib(), MiaMinK(k=self.k), MiaMinKPlusPlus(k=self.k), *gradient)
+        compat = self.compat
+        gradient = (MiaGradnorm(compat=compat),) if self.gradnorm else ()
+        return (MiaLoss(), MiaZlib(), MiaMinK(k=self.k, compat=compat), MiaMinKPlusPlus(k=self.k, compat=compat), *gradient)
 
 
 def check_apart(forget: tuple[Example, ...], holdout: tuple[Example, ...]) -> None:
