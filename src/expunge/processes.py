@@ -30,6 +30,7 @@ def join() -> None:
         from accelerate import PartialState
 
         PartialState(cpu=not torch.cuda.is_available())
+        torch.distributed.barrier()  # nobody goes on, and perhaps leaves, while another is still connecting
         atexit.register(_leave)
 
 
