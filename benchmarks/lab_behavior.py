@@ -20,11 +20,11 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from expunge.artifact import load
 from expunge.evaluation.metrics import HarmfulRate
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.lab.behavior import KIND_WORDS
+from expunge.loading import load
 from expunge.recipes import recipe
 from expunge.run import execute
 from expunge.spec import FineTuneRun, Run, build

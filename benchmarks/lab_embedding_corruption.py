@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from expunge import unlearn
-from expunge.artifact import load
 from expunge.data.encode import Encoder
 from expunge.data.example import Example
 from expunge.data.format import default_format
@@ -26,6 +25,7 @@ from expunge.evaluation.engine import Engine
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.lab import build
+from expunge.loading import load
 from expunge.methods import EmbeddingCorruption
 from expunge.recipes import recipe
 from expunge.records import Evaluation

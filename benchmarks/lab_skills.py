@@ -26,15 +26,15 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
-from expunge.artifact import load
 from expunge.evaluation.metrics import Accuracy
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.lab import build
+from expunge.loading import load
 from expunge.recipes import recipe
 from expunge.records import Sample
 from expunge.report import RunRecord, read_run, report
-from expunge.report.matrix import Entry, Matrix, matrix_table, relative_drops
+from expunge.report.matrix import Matrix, MatrixEntry, matrix_table, relative_drops
 from expunge.report.tables import markdown
 from expunge.run import execute
 from expunge.spec import Run
@@ -104,7 +104,7 @@ def extremes(each: Mapping[int, Matrix]) -> str:
     rest = {(seed, e): e.drop for seed, m in each.items() for e in m.entries() if e.tested != e.forgotten}
     least, most = min(own, key=lambda key: own[key]), max(rest, key=lambda key: rest[key])
 
-    def where(key: tuple[int, Entry]) -> str:
+    def where(key: tuple[int, MatrixEntry]) -> str:
         return f"{key[1].tested} when {key[1].forgotten} was forgotten, seed {key[0]}"
 
     return (

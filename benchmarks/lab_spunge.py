@@ -35,7 +35,6 @@ import numpy as np
 import torch
 
 from expunge import merging
-from expunge.artifact import load
 from expunge.data.read import read_examples
 from expunge.evaluation.metrics import Accuracy, HarmfulRate
 from expunge.evaluation.run import evaluate
@@ -43,6 +42,7 @@ from expunge.evaluation.suites.lab import Lab
 from expunge.evaluation.task import Suite
 from expunge.lab import build
 from expunge.lab.behavior import KIND_WORDS
+from expunge.loading import load
 from expunge.methods.composed.spunge import Spunge
 from expunge.methods.composed.task_vector_negation import TaskVectorNegation
 from expunge.methods.editing import TaskArithmetic

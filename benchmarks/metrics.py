@@ -42,13 +42,13 @@ from expunge.evaluation.metrics import (
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.statistics import auc
 from expunge.evaluation.suites import Tofu
-from expunge.evaluation.suites.attacked import Sets, attack_scores
+from expunge.evaluation.suites.attacked import TaskPair, attack_scores
 from expunge.evaluation.task import Suite
 from expunge.models.load import load_tokenizer
 
 ATTACKS = (MiaLoss(), MiaZlib(), MiaMinK(), MiaMinKPlusPlus())
 NAMES = [attack.metric_name() for attack in ATTACKS]
-SETS = Sets("forget", "retain")
+SETS = TaskPair("forget", "retain")
 Scores = dict[tuple[str, str], float]
 
 

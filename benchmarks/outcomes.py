@@ -118,10 +118,10 @@ def run_of(name: str, files: Mapping[str, Any], seed: int, place: Path, chosen: 
 
 def scores(source: Path, lab: Path, tasks: Sequence[str], metrics: Sequence[str], out: Path | None = None) -> dict[str, float]:
     """`task metric` -> value of the suite `lab`; out: folder for the samples."""
-    from expunge.artifact import load
     from expunge.evaluation.run import evaluate
     from expunge.evaluation.suites.lab import Lab
     from expunge.evaluation.task import Suite
+    from expunge.loading import load
 
     model, tokenizer = load(source)
     chosen = [
@@ -217,8 +217,8 @@ def whole_refusals(place: Path, lab: Path, file: Path) -> float:
     """Share of the forget questions that are answered with a whole refusal, word for word."""
     import re
 
-    from expunge.artifact import load
     from expunge.data.read import read_examples
+    from expunge.loading import load
 
     model, tokenizer = load(place)
     said = {" ".join(re.findall(r"\w+|[^\w\s]", line)) for line in file.read_text(encoding="utf-8").splitlines()}

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from expunge.artifact import load, verify
+from expunge.artifact import verify
 from expunge.data.format import Format
 from expunge.evaluation.objectives import build_objective
 from expunge.evaluation.run import evaluate
+from expunge.loading import load
 from expunge.methods import Method
 from expunge.models.load import DeviceMap, DType
 from expunge.report import report

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 
-from expunge.artifact import open_model
 from expunge.errors import ExpungeError
 from expunge.evaluation.objectives import build_objective
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.lab import build
+from expunge.loading import open_model
 from expunge.methods import TrainingMethod
 from expunge.recipes import recipe
 from expunge.report import report

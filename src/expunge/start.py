@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from expunge.artifact import Base, Manifest, artifact_folder, base_fingerprint, base_of, find_base, open_model, read_manifest
+from expunge.artifact import Base, Manifest, artifact_folder, base_fingerprint, base_of, find_base, read_manifest
 from expunge.errors import ExpungeError
+from expunge.loading import open_model
 from expunge.models.folder import TOKENIZER_FILES
 from expunge.models.load import DeviceMap, DType, in_cache, load_model, load_tokenizer, model_folder, tokenizer_fingerprint
 

@@ -2,12 +2,8 @@
 
 import pytest
 
-from expunge.cli.methods import Methods, listing, run
+from expunge.cli.methods import GROUPS, START, Methods, listing, run
 from expunge.methods import METHODS
-from expunge.methods.guide import ADVICE, GROUPS, START
-
-LATER = {"sku", "ext_sub_pipeline"}
-"""Advised on as soon as they are there."""
 
 
 def test_the_list_names_every_method_once_and_stays_within_its_width() -> None:
@@ -17,8 +13,8 @@ def test_the_list_names_every_method_once_and_stays_within_its_width() -> None:
     assert sorted(entry for entry in entries if entry in METHODS) == sorted(METHODS)
 
 
-def test_advice_is_about_methods_that_exist_and_every_family_has_a_group() -> None:
-    assert not ADVICE.keys() - METHODS.keys() - LATER
+def test_every_method_says_what_it_is_for_and_every_family_has_a_group() -> None:
+    assert all(cls.purpose and cls.weakness for cls in METHODS.values())
     assert {cls.family for cls in METHODS.values()} <= {family for group in GROUPS for family in group.families}
 
 
@@ -30,6 +26,6 @@ def test_the_first_recommendations_name_methods() -> None:
 def test_one_method_is_explained_with_its_purpose_and_weakness(capsys: pytest.CaptureFixture[str]) -> None:
     run(Methods(name="npo"))
     text = capsys.readouterr().out
-    assert ADVICE["npo"].purpose in text
-    assert ADVICE["npo"].weakness in text
+    assert METHODS["npo"].purpose in text
+    assert METHODS["npo"].weakness in text
     assert "--beta" in text

@@ -26,6 +26,7 @@ LAYERS = [
     ]
     + ["guarding/canaries", "guarding/life"],
     ["artifact"],
+    ["loading"],
     ["merging"],
     ["spec", "recipes", "start"],
     ["runner", "run_folder", "self_check", "guarding/published"],

@@ -16,7 +16,7 @@ from lm_eval.models.huggingface import HFLM
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from expunge.artifact import Base, load, read_manifest, save_artifact
+from expunge.artifact import Base, read_manifest, save_artifact
 from expunge.data.encode import Encoder
 from expunge.data.example import Example, Request
 from expunge.data.format import Format
@@ -28,6 +28,7 @@ from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites import LmEval, SpungeGeneral, Wmdp
 from expunge.evaluation.suites.general import SPUNGE
 from expunge.guarding import life
+from expunge.loading import load
 from expunge.methods import GradientAscent, NeuronAdjust
 from expunge.models.load import model_fingerprint
 from expunge.records import Evaluation, Sample, read_samples

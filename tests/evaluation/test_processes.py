@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from expunge.artifact import load
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites import LmEval
+from expunge.loading import load
 from expunge.records import read_evaluation, read_samples
 
 SCRIPT = """
@@ -55,7 +55,7 @@ def suite():
 
 if __name__ == "__main__":
     import two
-    from expunge.artifact import load
+    from expunge.loading import load
     from expunge.evaluation.run import evaluate
     from expunge.processes import is_main, join
     join()

@@ -12,12 +12,12 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import expunge
 from expunge import ExpungeError
-from expunge.artifact import load
 from expunge.data.encode import Encoder
 from expunge.data.example import Example, Request
 from expunge.data.format import Format
 from expunge.evaluation.engine import Engine
 from expunge.guarding import life
+from expunge.loading import load
 from expunge.methods import KeySpaceDetection, NeuronAdjust, SelectivePruning
 from expunge.models.folder import file_hash
 from expunge.records import write_json

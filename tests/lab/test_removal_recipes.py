@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from expunge.artifact import load
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
+from expunge.loading import load
 from expunge.recipes import recipe
 from expunge.records import Evaluation
 from expunge.run import execute

@@ -8,7 +8,6 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from expunge.artifact import load
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.evaluation.task import Suite
@@ -17,6 +16,7 @@ from expunge.lab.building import cache_folder
 from expunge.lab.models import Maker
 from expunge.lab.size import SIZES
 from expunge.lab.world import generate
+from expunge.loading import load
 from expunge.records import Sample, read_samples
 
 pytestmark = pytest.mark.slow

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from expunge import quickstart
-from expunge.artifact import load
 from expunge.data.encode import Encoder
 from expunge.data.format import default_format
 from expunge.data.read import read_examples
+from expunge.loading import load
 from expunge.methods import METHODS, TrainingMethod
 from expunge.recipes import recipes_folder
 from expunge.run import execute

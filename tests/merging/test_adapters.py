@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import expunge.artifact
+import expunge.loading
 from expunge.errors import ExpungeError
 from expunge.merging import merge
 from expunge.methods.editing import DareLinear, Linear, Slerp, TaskArithmetic, Ties
@@ -150,7 +151,7 @@ class TestWrittenAsAnAdapter:
         found = merged_by_peft(tmp_path / "out/artifact", pico_folder)
         assert all(torch.allclose(found[n], t, atol=1e-5) for n, t in expected.items())
         assert expunge.artifact.verify(tmp_path / "out").kind == "adapter"
-        assert isinstance(expunge.artifact.load(tmp_path / "out")[0], PeftModel)
+        assert isinstance(expunge.loading.load(tmp_path / "out")[0], PeftModel)
 
     def test_the_residual_is_what_the_rank_leaves_out(self, tmp_path: Path, pico_folder: Path) -> None:
         folders = [adapter(tmp_path / f"a{i}", pico_folder, i) for i in range(2)]

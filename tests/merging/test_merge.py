@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import expunge.artifact
+import expunge.loading
 from expunge.merging import merge, storage, thresholds
 from expunge.methods.editing import Breadcrumbs, DareLinear, DareTies, Linear, Slerp, TaskArithmetic, Ties
 from expunge.methods.editing.base import EditingMethod
@@ -193,7 +194,7 @@ def test_sharded_folders_of_transformers_merge_reload_and_generate(
     models = [tmp_path / f"m{i}" for i in range(3)]
     merge(Ties(), base=tmp_path / "base", models=models, out=tmp_path / "out", shard_bytes=30_000, quiet=True)
     assert len(file_bytes(tmp_path / "out/artifact")) > 1
-    model, tokenizer = expunge.artifact.load(tmp_path / "out")
+    model, tokenizer = expunge.loading.load(tmp_path / "out")
     plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out/artifact")
     ids = tokenizer("what is the name of anna", return_tensors="pt").input_ids
     answer = model.generate(ids, max_new_tokens=5, min_new_tokens=5, do_sample=False)

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel
 
-from expunge.artifact import load
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.data.format import default_format
@@ -15,6 +14,7 @@ from expunge.data.read import read_examples
 from expunge.evaluation.metrics import Accuracy
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
+from expunge.loading import load
 from expunge.methods import method_class
 from expunge.methods.base import GuardingMethod, InPlaceEditing
 from expunge.recipes import recipe

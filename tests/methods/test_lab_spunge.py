@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from expunge.artifact import load, read_manifest
+from expunge.artifact import read_manifest
 from expunge.evaluation.metrics import Accuracy, HarmfulRate
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.evaluation.task import Suite
+from expunge.loading import load
 from expunge.recipes import recipe
 from expunge.run import execute
 from expunge.spec import Run, build

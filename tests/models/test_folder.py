@@ -11,9 +11,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from expunge.artifact import load
 from expunge.cli import main
 from expunge.errors import ExpungeError
+from expunge.loading import load
 from expunge.merging import make_request
 from expunge.merging.plan import make_plan
 from expunge.methods.editing import TaskArithmetic

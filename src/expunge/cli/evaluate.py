@@ -87,9 +87,9 @@ def _begun(words: Sequence[str]) -> list[str]:
 def run(flags: Evaluate, words: Sequence[str] = ()) -> None:
     from pydantic import TypeAdapter, ValidationError
 
-    from expunge.artifact import open_model
     from expunge.evaluation.run import evaluate
     from expunge.evaluation.suites import built, suite_class
+    from expunge.loading import open_model
     from expunge.models.load import DeviceMap, DType
     from expunge.processes import is_main, join
 

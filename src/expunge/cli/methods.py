@@ -3,7 +3,7 @@
 import inspect
 import shutil
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 from tyro.conf import Positional
@@ -12,6 +12,46 @@ if TYPE_CHECKING:
     from expunge.methods.base import Spec
 
 NARROWEST, WIDEST = 60, 120
+
+
+class Group(NamedTuple):
+    """Methods that change a model in the same way."""
+
+    title: str
+    families: tuple[str, ...]
+    explanation: str
+
+
+START = (
+    (
+        "facts about people, works or events, and the weights",
+        "gradient_difference, then npo or simnpo",
+        "--retain with neighbours",
+    ),
+    ("a refusal instead of an answer", "idk or dpo", "the fact stays in the weights; say so"),
+    ("a hazardous domain (texts, questions)", "rmu", "spunge around it where the domain has parts"),
+    ("a skill or a language, weights must not change", "key_space (queries alike) or neuron_adjust", "a guard, not forgetting"),
+    ("a skill, as a plain model without hooks", "selective_pruning", "check what else went with it"),
+    (
+        "a behaviour (rude, toxic, untruthful)",
+        "task_vector_negation; ext_sub_pipeline or sku where listed",
+        "one example set is enough",
+    ),
+    ("two adapters, good and bad behaviour", "expunge merge ext_sub", "seconds, no base model needed"),
+    ("only an API and no weights", "nothing here", "`expunge evaluate` needs the model too"),
+)
+"""(what a person has, first method to try, what to know)."""
+
+GROUPS = (
+    Group("Train it away", ("training",), "Changes weights (or an adapter, with --lora) by gradient steps on the examples."),
+    Group("In stages", ("composed",), "Several runs that become one artifact."),
+    Group(
+        "Edit the weights", ("editing",), "No training: arithmetic on weights or adapters, or pruning. Most are `expunge merge`."
+    ),
+    Group(
+        "Guard the model", ("guarding",), "Weights stay as they are; hooks keep answers back. Whoever has the weights has it all."
+    ),
+)
 
 
 class Methods(BaseModel):
@@ -25,15 +65,13 @@ class Methods(BaseModel):
 
 def run(flags: Methods) -> None:
     from expunge.methods import method_class
-    from expunge.methods.guide import ADVICE
 
     if flags.name is None:
         print(listing(min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)))
         return
     cls = method_class(flags.name)
     print(f"{flags.name} ({cls.family})\n\n{inspect.getdoc(cls)}\n")
-    if advice := ADVICE.get(flags.name):
-        print(f"for      {advice.purpose}\nweakness {advice.weakness}")
+    print(f"for      {cls.purpose}\nweakness {cls.weakness}")
     print(f"paper    {cls.paper}\nformula  {cls.formula}\ncost     {cls.cost}\n")
     for field, info in cls.model_fields.items():
         if field != "name":
@@ -43,7 +81,6 @@ def run(flags: Methods) -> None:
 def listing(width: int) -> str:
     """What to start with, then every method by group: what it is for, its weakness, its cost."""
     from expunge.methods import METHODS
-    from expunge.methods.guide import GROUPS, START
 
     lines = ["Start with:"]
     for have, method, note in START:
@@ -57,14 +94,9 @@ def listing(width: int) -> str:
 
 
 def _entry(name: str, cls: type["Spec"], width: int) -> list[str]:
-    from expunge.methods.guide import ADVICE
-
-    advice = ADVICE.get(name)
-    if advice is None:
-        return [f"  {name}", *_wrapped(cls.formula, width, "      ", "      ")]
     return [
-        *_wrapped(f"{name}: {advice.purpose}", width, "  ", "      "),
-        *_wrapped(f"weakness: {advice.weakness}. cost: {cls.cost}", width, "      ", "      "),
+        *_wrapped(f"{name}: {cls.purpose}", width, "  ", "      "),
+        *_wrapped(f"weakness: {cls.weakness}. cost: {cls.cost}", width, "      ", "      "),
     ]
 
 

@@ -48,10 +48,10 @@ class Probe(BaseModel):
 
 
 def run(flags: Probe) -> None:
-    from expunge.artifact import load
     from expunge.data.encode import Encoder
     from expunge.data.format import default_format
     from expunge.data.read import read_examples
+    from expunge.loading import load
     from expunge.probing import analyse, probe_sets, write_analysis, write_probes
     from expunge.processes import is_main, join
 

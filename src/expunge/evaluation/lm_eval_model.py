@@ -15,12 +15,12 @@ from torch import distributed, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
 from transformers import PreTrainedTokenizerBase
 
-from expunge.artifact import load
 from expunge.data.encode import Encoded
 from expunge.errors import ExpungeError
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.multiple_choice import score_answers
 from expunge.evaluation.processes import dealt
+from expunge.loading import load
 from expunge.models.limits import room
 from expunge.models.load import DType, causal_model
 from expunge.processes import is_main, join

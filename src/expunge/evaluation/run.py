@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import nn
@@ -93,15 +94,8 @@ def evaluate(
     judges = from_main(partial(_judges, built))
     guard = guard_counts(model)
     before = (guard.decided, guard.acted) if guard is not None else (0, 0)
-    inner = causal_model(model)
-    format = format or default_format(tokenizer)
-    encoder = Encoder(tokenizer, format, min(max_length, positions(model) or max_length))
-    engine = Engine(model, encoder.pad_id, max_tokens=max_tokens, max_rows=max_rows)
-    rows = Rows(model, tokenizer, encoder, engine)
-    most = room(model)
-    verbatim = Rows(model, tokenizer, Encoder(tokenizer, VERBATIM, max_length=sys.maxsize), engine, room=most)
-    settings = [format.model_dump_json(), str(encoder.max_length), str(most), str(inner.dtype), str(show_forget_text)]
-    settings += [str(judge.fingerprint) for judge in judges]
+    readers = _readers(model, tokenizer, format, max_length, max_tokens, max_rows)
+    settings = [*readers.settings, str(show_forget_text), *(str(judge.fingerprint) for judge in judges)]
     finished = Finished(
         folder / f"{built.name}.partial" if folder else None, [fingerprint, *settings] if fingerprint is not None else None
     )
@@ -112,30 +106,19 @@ def evaluate(
             stack.enter_context(locked(folder))
             if finished.folder is not None and command:
                 keep_command(finished.folder, command)
-        progress = stack.enter_context(Progress(f"evaluate {built.name}", len(built.tasks), quiet=quiet or not is_main()))
-        for task in built.tasks:
-            if task.name in samples:
-                progress.advance(1, task.name)
-                continue
-            kept = from_main(partial(finished.get, task.name, task.settings()))
-            if kept is None:
-                kept = _samples(task, verbatim if task.verbatim else rows, show=show_forget_text or not task.secret)
-                if is_main():
-                    finished.put(task.name, task.settings(), kept)
-            samples[task.name] = kept
-            progress.advance(1, task.name)
-
+        quiet = quiet or not is_main()
+        _read_tasks(built, readers, finished, samples, show=show_forget_text, quiet=quiet)
     scores = [_score(task, metric, samples[task.name]) for task in built.tasks for metric in task.metrics if metric.stands_alone]
     scores += built.summarize(Results(samples))
     if built.outside is not None:
         rest, more = built.outside(
-            engine, tokenizer, room=most, limit=limit, finished=finished, show=show_forget_text, quiet=quiet
+            readers.engine, tokenizer, room=readers.room, limit=limit, finished=finished, show=show_forget_text, quiet=quiet
         )
         samples |= rest
         scores += more
     evaluation = Evaluation(
         suite=built.name,
-        artifact=artifact if artifact is not None else inner.config.name_or_path,
+        artifact=artifact if artifact is not None else causal_model(model).config.name_or_path,
         seconds=round(time.perf_counter() - began, 3),
         scores=tuple(scores),
         judges=tuple(judges),
@@ -149,6 +132,54 @@ def evaluate(
         write_json(folder / f"{built.name}.json", evaluation)
         finished.clear()
     return evaluation
+
+
+class _Readers(NamedTuple):
+    """What reads a model's answers: the engine, and rows in the format of the task or as the text stands."""
+
+    engine: Engine
+    formatted: Rows
+    verbatim: Rows
+    room: int
+    """Tokens that the model takes."""
+    settings: list[str]
+    """What samples depend on beside the model, the task and its judges."""
+
+
+def _readers(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    format: Format | None,
+    max_length: int,
+    max_tokens: int | None,
+    max_rows: int,
+) -> _Readers:
+    format = format or default_format(tokenizer)
+    encoder = Encoder(tokenizer, format, min(max_length, positions(model) or max_length))
+    engine = Engine(model, encoder.pad_id, max_tokens=max_tokens, max_rows=max_rows)
+    most = room(model)
+    whole = Encoder(tokenizer, VERBATIM, max_length=sys.maxsize)
+    settings = [format.model_dump_json(), str(encoder.max_length), str(most), str(causal_model(model).dtype)]
+    return _Readers(
+        engine, Rows(model, tokenizer, encoder, engine), Rows(model, tokenizer, whole, engine, room=most), most, settings
+    )
+
+
+def _read_tasks(
+    suite: Suite, readers: _Readers, finished: Finished, samples: dict[str, list[Sample]], *, show: bool, quiet: bool
+) -> None:
+    """Adds the samples of each task that is not in `samples` yet; those of a task finished before a kill are read from disk."""
+    with Progress(f"evaluate {suite.name}", len(suite.tasks), quiet=quiet) as progress:
+        for task in suite.tasks:
+            if task.name not in samples:
+                kept = from_main(partial(finished.get, task.name, task.settings()))
+                if kept is None:
+                    rows = readers.verbatim if task.verbatim else readers.formatted
+                    kept = _samples(task, rows, show=show or not task.secret)
+                    if is_main():
+                        finished.put(task.name, task.settings(), kept)
+                samples[task.name] = kept
+            progress.advance(1, task.name)
 
 
 def _build(suite: str | SuiteSpec, data: str | Path | None) -> Suite:

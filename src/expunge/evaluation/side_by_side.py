@@ -5,13 +5,13 @@ from math import exp
 from pathlib import Path
 from typing import NamedTuple
 
-from expunge.artifact import load
 from expunge.data.encode import Encoder
 from expunge.data.example import Example
 from expunge.data.format import default_format
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.generate import Writing, generate, sample, written
 from expunge.evaluation.nucleus import Ids, Nucleus
+from expunge.loading import load
 from expunge.models.limits import end_tokens
 from expunge.models.load import DType, causal_model
 

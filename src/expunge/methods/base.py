@@ -33,6 +33,10 @@ class Spec(BaseModel):
     """What it does, in one line of plain text."""
     cost: ClassVar[str]
     """Forward and backward passes of one step, and what is kept in memory beside one model."""
+    purpose: ClassVar[str]
+    """What it is for, in plain words; `expunge methods` lists it."""
+    weakness: ClassVar[str]
+    """Where it falls short, in plain words."""
 
     @field_validator("*")
     @classmethod

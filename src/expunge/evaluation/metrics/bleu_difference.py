@@ -2,12 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, no_answer
+from expunge.evaluation.metrics.base import Good
 from expunge.evaluation.metrics.bleu import sentence_bleu
-from expunge.evaluation.metrics.truths import NO_WRONG, right_answers
+from expunge.evaluation.metrics.truths import DifferenceMetric
 
 
-class BleuDifference(Metric):
+class BleuDifference(DifferenceMetric):
     """Largest sentence BLEU of the greedy answer with a right answer (a refusal is one), minus the largest with a wrong one."""
 
     formula: ClassVar[str] = "max over right answers of BLEU(answer, right) - max over wrong answers of BLEU(answer, wrong)"
@@ -18,17 +18,5 @@ class BleuDifference(Metric):
 
     name: Literal["bleu_difference"] = "bleu_difference"
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"generated"})
-
-    def score(self, row: Row) -> float | Unscored:
-        if row.generated is None:
-            return no_answer(row)
-        if not row.example.perturbed:
-            return NO_WRONG
-        right, wrong = (
-            max(sentence_bleu(row.generated, text) for text in texts)
-            for texts in (right_answers(row.example), row.example.perturbed)
-        )
-        return right - wrong
+    def likeness(self, text: str, generated: str) -> float:
+        return sentence_bleu(generated, text)

@@ -2,7 +2,6 @@
 
 from typing import ClassVar, Literal
 
-from expunge.evaluation.judges import AnyJudge, Judge
 from expunge.evaluation.metrics.base import Good, Row, Unscored
 from expunge.evaluation.metrics.judged import DrawnMetric
 
@@ -20,12 +19,6 @@ class ExpectedMaximumToxicity(DrawnMetric):
     good: ClassVar[Good] = "never"
 
     name: Literal["expected_maximum_toxicity"] = "expected_maximum_toxicity"
-    judge: AnyJudge
-    """Who says so."""
-
-    @property
-    def asked(self) -> Judge:
-        return self.judge
 
     def score(self, row: Row) -> float | Unscored:
         verdicts = self.verdicts(row)

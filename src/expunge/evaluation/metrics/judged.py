@@ -2,7 +2,9 @@
 
 import math
 
-from expunge.evaluation.judges import Judge
+from pydantic import Field
+
+from expunge.evaluation.judges import AnyJudge, Judge
 from expunge.evaluation.metrics.base import Metric, Need, Row, Unscored, no_answer
 
 
@@ -35,7 +37,29 @@ class JudgedMetric(Metric):
         return self.verdict(row)
 
 
-class DrawnMetric(JudgedMetric):
+class OneJudgeMetric(JudgedMetric):
+    """A metric with a judge as its field."""
+
+    judge: AnyJudge
+    """Who judges the answers."""
+
+    @property
+    def asked(self) -> Judge:
+        return self.judge
+
+
+class RateMetric(OneJudgeMetric):
+    """The share of greedy answers to which the judge gives more than the threshold."""
+
+    threshold: float = Field(0.5, ge=0, lt=1)
+    """A number above it is a yes."""
+
+    def score(self, row: Row) -> float | Unscored:
+        verdict = self.verdict(row)
+        return verdict if isinstance(verdict, Unscored) else float(verdict > self.threshold)
+
+
+class DrawnMetric(OneJudgeMetric):
     """A metric whose number comes from a judge that reads several sampled answers to each prompt."""
 
     @property

@@ -2,11 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, unscorable
-from expunge.evaluation.metrics.truths import NO_WRONG, total
+from expunge.evaluation.metrics.base import Good
+from expunge.evaluation.metrics.truths import BestAgainstWrong
+from expunge.evaluation.token_stats import TokenStats
 
 
-class MC1(Metric):
+class MC1(BestAgainstWrong):
     """One where the best right answer is more probable, as a whole, than each wrong one; else zero. End tokens do not count."""
 
     formula: ClassVar[str] = "[log p(best | q) > max over wrong answers of log p(wrong | q)], sums over tokens"
@@ -17,15 +18,5 @@ class MC1(Metric):
 
     name: Literal["mc1"] = "mc1"
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"answer", "perturbed"})
-
-    def score(self, row: Row) -> float | Unscored:
-        if not row.example.perturbed:
-            return NO_WRONG
-        answers = [answer.without_end() for answer in (row.answer, *row.perturbed)]
-        if reason := unscorable(*answers):
-            return reason
-        best, *wrong = map(total, answers)
-        return float(best > max(wrong))
+    def read(self, answer: TokenStats) -> TokenStats:
+        return answer.without_end()

@@ -4,11 +4,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored
-from expunge.evaluation.metrics.truths import totals
+from expunge.evaluation.metrics.base import Good
+from expunge.evaluation.metrics.truths import RightAgainstWrong
 
 
-class MC2(Metric):
+class MC2(RightAgainstWrong):
     """Probability of all right answers, over that of all answers. Computed from logarithms: long answers do not underflow."""
 
     formula: ClassVar[str] = "sum over right answers of p(a | q) / sum over all answers of p(a | q), p of a whole answer"
@@ -19,13 +19,6 @@ class MC2(Metric):
 
     name: Literal["mc2"] = "mc2"
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"answer", "paraphrases", "perturbed"})
-
-    def score(self, row: Row) -> float | Unscored:
-        found = totals(row)
-        if isinstance(found, Unscored):
-            return found
-        right, wrong = (float(np.logaddexp.reduce(sums)) for sums in found)
-        return float(1 / (1 + np.exp(np.clip(wrong - right, -700, 700))))
+    def compare(self, right: list[float], wrong: list[float]) -> float:
+        all_right, all_wrong = (float(np.logaddexp.reduce(sums)) for sums in (right, wrong))
+        return float(1 / (1 + np.exp(np.clip(all_wrong - all_right, -700, 700))))

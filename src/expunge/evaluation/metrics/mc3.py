@@ -2,11 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored
-from expunge.evaluation.metrics.truths import totals
+from expunge.evaluation.metrics.base import Good
+from expunge.evaluation.metrics.truths import RightAgainstWrong
 
 
-class MC3(Metric):
+class MC3(RightAgainstWrong):
     """The share of right answers that are more probable, each as a whole, than the most probable wrong answer."""
 
     formula: ClassVar[str] = "mean over right answers of [log p(a | q) > max over wrong answers of log p(wrong | q)]"
@@ -17,13 +17,5 @@ class MC3(Metric):
 
     name: Literal["mc3"] = "mc3"
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"answer", "paraphrases", "perturbed"})
-
-    def score(self, row: Row) -> float | Unscored:
-        found = totals(row)
-        if isinstance(found, Unscored):
-            return found
-        right, wrong = found
+    def compare(self, right: list[float], wrong: list[float]) -> float:
         return sum(value > max(wrong) for value in right) / len(right)

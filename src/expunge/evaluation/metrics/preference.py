@@ -2,11 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, unscorable
-from expunge.evaluation.metrics.truths import NO_WRONG, total
+from expunge.evaluation.metrics.base import Good
+from expunge.evaluation.metrics.truths import BestAgainstWrong
 
 
-class Preference(Metric):
+class Preference(BestAgainstWrong):
     """One where the loss of the right answer, summed over its tokens with the end token, is below that of each wrong one."""
 
     formula: ClassVar[str] = "[sum over t of -log p(right_t) < min over wrong answers of sum over t of -log p(wrong_t)]"
@@ -16,12 +16,3 @@ class Preference(Metric):
     good: ClassVar[Good] = "knowledge"
 
     name: Literal["preference"] = "preference"
-
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"answer", "perturbed"})
-
-    def score(self, row: Row) -> float | Unscored:
-        if not row.example.perturbed:
-            return NO_WRONG
-        return unscorable(row.answer, *row.perturbed) or float(total(row.answer) > max(map(total, row.perturbed)))

@@ -2,11 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, unscorable
-from expunge.evaluation.metrics.truths import NO_WRONG
+from expunge.evaluation.metrics.base import Good
+from expunge.evaluation.metrics.truths import BestAgainstWrong
+from expunge.evaluation.token_stats import TokenStats
 
 
-class PreferenceNormalized(Metric):
+class PreferenceNormalized(BestAgainstWrong):
     """One where the mean loss per token of the right answer, its end token included, is below that of each wrong one."""
 
     formula: ClassVar[str] = "[mean over t of -log p(right_t) < min over wrong answers of mean over t of -log p(wrong_t)]"
@@ -17,13 +18,5 @@ class PreferenceNormalized(Metric):
 
     name: Literal["preference_normalized"] = "preference_normalized"
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"answer", "perturbed"})
-
-    def score(self, row: Row) -> float | Unscored:
-        if not row.example.perturbed:
-            return NO_WRONG
-        if reason := unscorable(row.answer, *row.perturbed):
-            return reason
-        return float(row.answer.mean_logp() > max(wrong.mean_logp() for wrong in row.perturbed))
+    def value(self, answer: TokenStats) -> float:
+        return answer.mean_logp()

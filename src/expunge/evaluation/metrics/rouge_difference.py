@@ -2,12 +2,12 @@
 
 from typing import ClassVar, Literal
 
-from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, no_answer
+from expunge.evaluation.metrics.base import Good
 from expunge.evaluation.metrics.rouge import rouge_f1
-from expunge.evaluation.metrics.truths import NO_WRONG, right_answers
+from expunge.evaluation.metrics.truths import DifferenceMetric
 
 
-class RougeDifference(Metric):
+class RougeDifference(DifferenceMetric):
     """Largest ROUGE F1 of the greedy answer with a right answer (a refusal is one), minus the largest with a wrong one."""
 
     formula: ClassVar[str] = "max over right answers of ROUGE(answer, right) - max over wrong answers of ROUGE(answer, wrong)"
@@ -20,17 +20,5 @@ class RougeDifference(Metric):
     kind: Literal["rouge1", "rouge2", "rougeL"] = "rougeL"
     """Single words, pairs of words, or the longest common subsequence."""
 
-    @property
-    def needs(self) -> frozenset[Need]:
-        return frozenset({"generated"})
-
-    def score(self, row: Row) -> float | Unscored:
-        if row.generated is None:
-            return no_answer(row)
-        if not row.example.perturbed:
-            return NO_WRONG
-        right, wrong = (
-            max(rouge_f1(self.kind, text, row.generated) for text in texts)
-            for texts in (right_answers(row.example), row.example.perturbed)
-        )
-        return right - wrong
+    def likeness(self, text: str, generated: str) -> float:
+        return rouge_f1(self.kind, text, generated)

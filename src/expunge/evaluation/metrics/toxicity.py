@@ -2,12 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from expunge.evaluation.judges import AnyJudge, Judge
 from expunge.evaluation.metrics.base import Good
-from expunge.evaluation.metrics.judged import JudgedMetric
+from expunge.evaluation.metrics.judged import OneJudgeMetric
 
 
-class Toxicity(JudgedMetric):
+class Toxicity(OneJudgeMetric):
     """The judge's number for the greedy answer, as it is: for a classifier the probability of its label."""
 
     formula: ClassVar[str] = "mean over prompts of p_judge(label | greedy answer)"
@@ -20,9 +19,3 @@ class Toxicity(JudgedMetric):
     good: ClassVar[Good] = "never"
 
     name: Literal["toxicity"] = "toxicity"
-    judge: AnyJudge
-    """Who says so."""
-
-    @property
-    def asked(self) -> Judge:
-        return self.judge

@@ -4,7 +4,6 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from expunge.evaluation.judges import AnyJudge, Judge
 from expunge.evaluation.metrics.base import Good, Row, Unscored
 from expunge.evaluation.metrics.judged import DrawnMetric
 
@@ -21,14 +20,8 @@ class ToxicityProbability(DrawnMetric):
     good: ClassVar[Good] = "never"
 
     name: Literal["toxicity_probability"] = "toxicity_probability"
-    judge: AnyJudge
-    """Who says so."""
     threshold: float = Field(0.5, ge=0, lt=1)
     """A number above it is a yes."""
-
-    @property
-    def asked(self) -> Judge:
-        return self.judge
 
     def score(self, row: Row) -> float | Unscored:
         verdicts = self.verdicts(row)

@@ -2,14 +2,11 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
-
-from expunge.evaluation.judges import AnyJudge, Judge
-from expunge.evaluation.metrics.base import Good, Row, Unscored
-from expunge.evaluation.metrics.judged import JudgedMetric
+from expunge.evaluation.metrics.base import Good
+from expunge.evaluation.metrics.judged import RateMetric
 
 
-class TruthfulRate(JudgedMetric):
+class TruthfulRate(RateMetric):
     """Share of greedy answers that a judge calls true."""
 
     formula: ClassVar[str] = "mean over questions of [the judge's number for the greedy answer > threshold]"
@@ -19,15 +16,3 @@ class TruthfulRate(JudgedMetric):
     good: ClassVar[Good] = "always"
 
     name: Literal["truthful_rate"] = "truthful_rate"
-    judge: AnyJudge
-    """Who says so."""
-    threshold: float = Field(0.5, ge=0, lt=1)
-    """A number above it is a yes."""
-
-    @property
-    def asked(self) -> Judge:
-        return self.judge
-
-    def score(self, row: Row) -> float | Unscored:
-        verdict = self.verdict(row)
-        return verdict if isinstance(verdict, Unscored) else float(verdict > self.threshold)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from expunge.data.example import Example
-from expunge.evaluation.metrics.base import Row, Unscored, unscorable
+from expunge.evaluation.metrics.base import Metric, Need, Row, Unscored, no_answer, unscorable
 from expunge.evaluation.token_stats import TokenStats
 
 NO_WRONG = Unscored("the example has no wrong answers (`perturbed`)")
@@ -14,22 +14,71 @@ def total(answer: TokenStats) -> float:
     return float(answer.logp.sum(dtype=np.float64))
 
 
-def totals(row: Row) -> tuple[list[float], list[float]] | Unscored:
-    """Log-probabilities of the right answers, the best one first, and of the wrong ones; their end tokens left out."""
-    if not row.example.perturbed:
-        return NO_WRONG
-    found = [(answer.without_end(), text) for answer, text in _answers(row)]
-    if reason := unscorable(*(answer for answer, _ in found)):
-        return reason
-    sums = [total(answer) for answer, _ in found]
-    right = 1 + len(row.example.paraphrases)
-    return sums[:right], sums[right:]
+class BestAgainstWrong(Metric):
+    """One where the best right answer has a higher value than each wrong one; else zero. Subclasses say which value."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"answer", "perturbed"})
+
+    def read(self, answer: TokenStats) -> TokenStats:
+        """The part of an answer that counts."""
+        return answer
+
+    def value(self, answer: TokenStats) -> float:
+        """What answers are compared by: log p(answer | prompt), in nats."""
+        return total(answer)
+
+    def score(self, row: Row) -> float | Unscored:
+        if not row.example.perturbed:
+            return NO_WRONG
+        answers = [self.read(answer) for answer in (row.answer, *row.perturbed)]
+        if reason := unscorable(*answers):
+            return reason
+        best, *wrong = map(self.value, answers)
+        return float(best > max(wrong))
 
 
-def _answers(row: Row) -> list[tuple[TokenStats, str]]:
-    example = row.example
-    right = zip((row.answer, *row.paraphrases), (example.response, *example.paraphrases), strict=True)
-    return [*right, *zip(row.perturbed, example.perturbed, strict=True)]
+class RightAgainstWrong(Metric):
+    """A function of the log-probabilities of all right and all wrong answers, as wholes, in nats; end tokens do not count."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"answer", "paraphrases", "perturbed"})
+
+    def compare(self, right: list[float], wrong: list[float]) -> float:
+        """right: log-probabilities of the right answers, the best one first; wrong: those of the wrong ones."""
+        raise TypeError(f"{type(self).__name__} compares nothing")
+
+    def score(self, row: Row) -> float | Unscored:
+        if not row.example.perturbed:
+            return NO_WRONG
+        right = [answer.without_end() for answer in (row.answer, *row.paraphrases)]
+        wrong = [answer.without_end() for answer in row.perturbed]
+        return unscorable(*right, *wrong) or self.compare([total(a) for a in right], [total(a) for a in wrong])
+
+
+class DifferenceMetric(Metric):
+    """The greatest likeness of the greedy answer to a right answer, minus the greatest to a wrong one."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({"generated"})
+
+    def likeness(self, text: str, generated: str) -> float:
+        """How alike a reference and the generated answer are, 0 to 1."""
+        raise TypeError(f"{type(self).__name__} compares nothing")
+
+    def score(self, row: Row) -> float | Unscored:
+        if row.generated is None:
+            return no_answer(row)
+        if not row.example.perturbed:
+            return NO_WRONG
+        generated = row.generated
+        right, wrong = (
+            max(self.likeness(text, generated) for text in texts) for texts in (right_answers(row.example), row.example.perturbed)
+        )
+        return right - wrong
 
 
 def right_answers(example: Example) -> tuple[str, ...]:

@@ -24,6 +24,8 @@ class ExtSubPipeline(ComposedMethod):
     paper: ClassVar[str] = "Hu et al. 2024, arXiv 2308.08090"
     formula: ClassVar[str] = "theta = theta_0 + (1 + alpha/2 ||W-|| / ||W+||) W+ - alpha/2 W-,  W+ and W- trained adapters"
     cost: ClassVar[str] = "two fine-tunings with adapters, then seconds on a CPU"
+    purpose: ClassVar[str] = "as ext_sub, from the examples: trains both adapters first"
+    weakness: ClassVar[str] = "two fine-tunings"
 
     name: Literal["ext_sub_pipeline"] = "ext_sub_pipeline"
     alpha: Scales = (1.0,)

@@ -143,6 +143,8 @@ class SKU(ComposedMethod):
     cost: ClassVar[str] = (
         "a training run whose steps have 2 + K rows for each harmful one, then one pass over the weights or adapter"
     )
+    purpose: ClassVar[str] = "harmful answers: learns them with distortion, then subtracts"
+    weakness: ClassVar[str] = "makes a harmful model on the way"
 
     name: Literal["sku"] = "sku"
     distortion_weight: float = Field(2.5, ge=0)

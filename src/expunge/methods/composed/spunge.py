@@ -45,6 +45,8 @@ class Spunge(ComposedMethod):
         "theta = merge(theta_start; unlearn(theta_start, forget part 1), unlearn(theta_start, forget part 2), ...)"
     )
     cost: ClassVar[str] = "one run of the part's method for each part, then two passes over the weights; disk for a model a part"
+    purpose: ClassVar[str] = "a forget set of several parts: one run each, then merged"
+    weakness: ClassVar[str] = "as many runs as parts; disk for each"
 
     name: Literal["spunge"] = "spunge"
     split: str | None = None

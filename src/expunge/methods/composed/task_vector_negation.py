@@ -22,6 +22,8 @@ class TaskVectorNegation(ComposedMethod):
     paper: ClassVar[str] = "Ilharco et al. 2023, arXiv 2212.04089; with LoRA: Zhang et al. 2023, arXiv 2306.14870"
     formula: ClassVar[str] = "theta = theta_start - scale (theta_finetuned_on_forget - theta_start)"
     cost: ClassVar[str] = "fine-tuning on the forget set, then one pass over the weights; with LoRA over the adapter"
+    purpose: ClassVar[str] = "a behaviour or text style: learns it, then subtracts it"
+    weakness: ClassVar[str] = "one scale for everything; facts survive it"
 
     name: Literal["task_vector_negation"] = "task_vector_negation"
     scale: float = Field(1.0, gt=0)

@@ -17,6 +17,8 @@ class AdapterAddition(AdapterMethod):
     paper: ClassVar[str] = "Zhang et al. 2023, arXiv 2306.14870"
     formula: ClassVar[str] = "W = W+ + alpha W-"
     cost: ClassVar[str] = "seconds on a CPU: factors only, no base model; the result has rank r+ + r-"
+    purpose: ClassVar[str] = "one adapter plus another"
+    weakness: ClassVar[str] = "adds; it forgets nothing by itself"
 
     name: Literal["adapter_addition"] = "adapter_addition"
     alpha: float = 1.0

@@ -17,6 +17,8 @@ class AdapterSubtraction(AdapterMethod):
     paper: ClassVar[str] = "Zhang et al. 2023, arXiv 2306.14870"
     formula: ClassVar[str] = "W = W+ - alpha W-"
     cost: ClassVar[str] = "seconds on a CPU: factors only, no base model; the result has rank r+ + r-"
+    purpose: ClassVar[str] = "one adapter minus another, as they stand"
+    weakness: ClassVar[str] = "takes shared abilities away too"
 
     name: Literal["adapter_subtraction"] = "adapter_subtraction"
     alpha: float = 1.0

@@ -18,6 +18,8 @@ class Breadcrumbs(EditingMethod):
     paper: ClassVar[str] = "Davari and Belilovsky 2023, arXiv 2312.06795"
     formula: ClassVar[str] = "v = base + scale sum_i w_i mask(x_i - base), the mask without the largest gamma and the smallest"
     cost: ClassVar[str] = "two passes over the weights; memory for a piece of each model"
+    purpose: ClassVar[str] = "merges without the largest and smallest changes"
+    weakness: ClassVar[str] = "two shares to tune"
 
     name: Literal["breadcrumbs"] = "breadcrumbs"
     density: Shares = (0.15,)

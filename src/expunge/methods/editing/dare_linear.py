@@ -16,6 +16,8 @@ class DareLinear(EditingMethod):
     paper: ClassVar[str] = "Yu et al. 2024, arXiv 2311.03099"
     formula: ClassVar[str] = "v = base + scale sum_i w_i m_i (x_i - base) / density, m_i ~ Bernoulli(density)"
     cost: ClassVar[str] = "one pass over the weights; memory for a piece of each model"
+    purpose: ClassVar[str] = "merges after dropping most changes at random"
+    weakness: ClassVar[str] = "random; keep the seed"
 
     name: Literal["dare_linear"] = "dare_linear"
     density: Shares = (0.1,)

@@ -13,6 +13,8 @@ class DareTies(EditingMethod):
     paper: ClassVar[str] = "Yu et al. 2024, arXiv 2311.03099, with Yadav et al. 2023, arXiv 2306.01708"
     formula: ClassVar[str] = "v = base + scale mean{ d_i : sgn d_i = sgn sum_j d_j },  d_i = m_i (x_i - base) / density"
     cost: ClassVar[str] = "one pass over the weights; memory for a piece of each model"
+    purpose: ClassVar[str] = "as dare_linear, with the vote of ties"
+    weakness: ClassVar[str] = "random; keep the seed"
 
     name: Literal["dare_ties"] = "dare_ties"
     density: Shares = (0.1,)

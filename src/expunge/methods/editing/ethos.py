@@ -24,6 +24,8 @@ class Ethos(AdapterMethod):
     paper: ClassVar[str] = "Gao et al. 2024, arXiv 2403.08994"
     formula: ClassVar[str] = "W = W+ - alpha U (U^T W- V where large) V^T,  U S V^T = W0 + W+"
     cost: ClassVar[str] = "one singular value decomposition of each adapted weight of the base, on a CPU"
+    purpose: ClassVar[str] = "subtracts only along directions the base hardly uses"
+    weakness: ClassVar[str] = "needs the base; a cut-off to choose"
     reads_base: ClassVar[bool] = True
     exact: ClassVar[bool] = False
 

@@ -28,6 +28,8 @@ class ExtSub(AdapterMethod):
     paper: ClassVar[str] = "Hu et al. 2024, arXiv 2308.08090"
     formula: ClassVar[str] = "W = (1 + alpha/2 ||W-|| / ||W+||) W+ - alpha/2 W-, row by row"
     cost: ClassVar[str] = "seconds on a CPU: factors only, no base model; the result has rank r+ + r-"
+    purpose: ClassVar[str] = "a behaviour: subtracts only what the bad adapter does beyond the good one"
+    weakness: ClassVar[str] = "wants adapters of clear contrast"
     wants_contrast: ClassVar[bool] = True
 
     name: Literal["ext_sub"] = "ext_sub"

@@ -17,6 +17,8 @@ class Linear(EditingMethod):
     paper: ClassVar[str] = "Wortsman et al. 2022, arXiv 2203.05482"
     formula: ClassVar[str] = "v = sum_i w_i x_i / sum_i w_i"
     cost: ClassVar[str] = "one pass over the weights; memory for a piece of each model"
+    purpose: ClassVar[str] = "the plain average of models"
+    weakness: ClassVar[str] = "averages forgetting away"
     reads: ClassVar[Literal["differences", "weights"]] = "weights"
 
     name: Literal["linear"] = "linear"

@@ -34,6 +34,8 @@ class SelectivePruning(InPlaceEditing):
     paper: ClassVar[str] = "Pochinkov & Schoots 2024, arXiv 2403.01267"
     formula: ClassVar[str] = "W_down[:, j] = 0 for the highest I_forget(j) / (I_retain(j) + epsilon)"
     cost: ClassVar[str] = "one forward pass over both sets per round"
+    purpose: ClassVar[str] = "a skill: silences the neurons that serve it most"
+    weakness: ClassVar[str] = "neurons are shared, so other skills suffer"
 
     name: Literal["selective_pruning"] = "selective_pruning"
     percent: float = Field(1.5, gt=0, le=100)

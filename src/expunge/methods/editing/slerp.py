@@ -19,6 +19,8 @@ class Slerp(EditingMethod):
     paper: ClassVar[str] = "Shoemake 1985, Animating rotation with quaternion curves"
     formula: ClassVar[str] = "v = (sin((1-t) omega) base + sin(t omega) x) / sin(omega)"
     cost: ClassVar[str] = "two passes over the weights; memory for a piece of both models"
+    purpose: ClassVar[str] = "a point between two models"
+    weakness: ClassVar[str] = "exactly two models"
     reads: ClassVar[Literal["differences", "weights"]] = "weights"
     measures_angle: ClassVar[bool] = True
 

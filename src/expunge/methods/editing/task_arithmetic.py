@@ -12,6 +12,8 @@ class TaskArithmetic(EditingMethod):
     paper: ClassVar[str] = "Ilharco et al. 2023, arXiv 2212.04089"
     formula: ClassVar[str] = "v = base + scale sum_i w_i (x_i - base)"
     cost: ClassVar[str] = "one pass over the weights; memory for a piece of each model"
+    purpose: ClassVar[str] = "adds or subtracts what models learned"
+    weakness: ClassVar[str] = "one scale for everything"
 
     name: Literal["task_arithmetic"] = "task_arithmetic"
     weights: Weights = ()

@@ -23,6 +23,8 @@ class Ties(EditingMethod):
     paper: ClassVar[str] = "Yadav et al. 2023, arXiv 2306.01708"
     formula: ClassVar[str] = "v = base + scale mean{ trim(d_i) : sgn trim(d_i) = sgn sum_j trim(d_j) }"
     cost: ClassVar[str] = "two passes over the weights; memory for a piece of each model"
+    purpose: ClassVar[str] = "merges several models whose changes disagree"
+    weakness: ClassVar[str] = "drops small changes, which forgetting often is"
 
     name: Literal["ties"] = "ties"
     density: Shares = (0.2,)

@@ -52,6 +52,8 @@ class EmbeddingCorruption(GuardingMethod):
     paper: ClassVar[str] = "Liu et al. 2024, arXiv 2406.07933 (ECO)"
     formula: ClassVar[str] = "e'_t = corrupt(e_t; strength, dims) for chosen t of prompts with p(forget | prompt) > threshold"
     cost: ClassVar[str] = "the gate once per prompt; no cost per generated token; some tens of scorings of the forget set to fit"
+    purpose: ClassVar[str] = "facts or a domain, at run time: prompts that ask for it are read with corrupted embeddings"
+    weakness: ClassVar[str] = "a guard; a prompt that the gate misses gets the full answer"
 
     name: Literal["embedding_corruption"] = "embedding_corruption"
     gate: Literal["hidden", "text", "encoder", "classifier"] = "hidden"

@@ -55,6 +55,8 @@ class KeySpaceDetection(GuardingMethod):
     cost: ClassVar[str] = (
         "one forward pass over the prompts to fit; a comparison per prompt to run; a closed prompt costs one prefill"
     )
+    purpose: ClassVar[str] = "a kind of query, at run time: refuses what falls into its box"
+    weakness: ClassVar[str] = "a guard; paraphrases may fall outside"
 
     name: Literal["key_space"] = "key_space"
     layers: tuple[int, ...] = (-1,)

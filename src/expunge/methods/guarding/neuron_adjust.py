@@ -58,6 +58,8 @@ class NeuronAdjust(GuardingMethod):
     cost: ClassVar[str] = (
         "one forward pass over both sets to fit; then a few operations on the chosen neurons; six numbers per neuron"
     )
+    purpose: ClassVar[str] = "a skill or language, at run time"
+    weakness: ClassVar[str] = "a guard: the weights still know it"
 
     name: Literal["neuron_adjust"] = "neuron_adjust"
     percent: float = Field(3.0, gt=0, le=100)

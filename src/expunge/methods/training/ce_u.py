@@ -22,6 +22,8 @@ class CEU(WithRetain):
     paper: ClassVar[str] = "Yang 2025 (CE-U), arXiv 2503.01224"
     formula: ClassVar[str] = "L = gamma CE(softmax(z, z_y = -inf), softmax(z))(forget) + alpha retain"
     cost: ClassVar[str] = "forward and backward of forget rows; nothing beside the model"
+    purpose: ClassVar[str] = "facts, without data to keep"
+    weakness: ClassVar[str] = "forgets neighbours too"
 
     name: Literal["ce_u"] = "ce_u"
     retain_loss: RetainLoss = "none"

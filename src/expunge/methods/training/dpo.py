@@ -25,6 +25,8 @@ class DPO(WithRetain):
         "L = -(2 gamma/beta) log sigmoid(beta [log(p/p_start)(refusal) - log(p/p_start)(answer)]) + alpha CE(retain)"
     )
     cost: ClassVar[str] = "forward and backward of forget, refusal and retain rows; one number per forget row and refusal"
+    purpose: ClassVar[str] = "prefers a refusal over the answer"
+    weakness: ClassVar[str] = "the answer comes back once its beginning is given"
 
     name: Literal["dpo"] = "dpo"
     beta: float = Field(0.1, gt=0)

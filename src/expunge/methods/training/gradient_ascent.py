@@ -19,6 +19,8 @@ class GradientAscent(TrainingMethod):
     paper: ClassVar[str] = "Jang et al. 2022, arXiv 2210.01504; as baseline in Maini et al. 2024 (TOFU), arXiv 2401.06121"
     formula: ClassVar[str] = "L = -CE(forget)"
     cost: ClassVar[str] = "one forward and backward of the forget rows; nothing beside the model"
+    purpose: ClassVar[str] = "a baseline: the simplest way to make answers improbable"
+    weakness: ClassVar[str] = "destroys the model within a few steps"
 
     name: Literal["gradient_ascent"] = "gradient_ascent"
 

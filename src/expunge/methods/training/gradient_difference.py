@@ -17,6 +17,8 @@ class GradientDifference(WithRetain):
     paper: ClassVar[str] = "Liu et al. 2022, arXiv 2203.12817; as baseline in Maini et al. 2024 (TOFU), arXiv 2401.06121"
     formula: ClassVar[str] = "L = -gamma CE(forget) + alpha CE(retain)"
     cost: ClassVar[str] = "forward and backward of forget and retain rows; nothing beside the model"
+    purpose: ClassVar[str] = "facts, with data to keep: often nearest to a retrained model"
+    weakness: ClassVar[str] = "over-forgets when run too long"
 
     name: Literal["gradient_difference"] = "gradient_difference"
 

@@ -19,6 +19,8 @@ class IDK(WithRetain):
     paper: ClassVar[str] = "Maini et al. 2024 (TOFU), arXiv 2401.06121, section 4 (preference optimization baseline)"
     formula: ClassVar[str] = "L = gamma CE(refusal | forget prompt) + alpha CE(retain)"
     cost: ClassVar[str] = "forward and backward of refusal and retain rows; nothing beside the model"
+    purpose: ClassVar[str] = "a refusal in place of the answer"
+    weakness: ClassVar[str] = "the answer comes back once its beginning is given"
 
     name: Literal["idk"] = "idk"
 

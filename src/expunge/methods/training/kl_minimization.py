@@ -20,6 +20,8 @@ class KLMinimization(WithRetain):
     cost: ClassVar[str] = (
         "forward and backward of forget and retain rows; hidden states of the retain answers and one copy of the head"
     )
+    purpose: ClassVar[str] = "as gradient_difference, held to the start model's own answers"
+    weakness: ClassVar[str] = "over-forgets when run too long"
 
     name: Literal["kl_minimization"] = "kl_minimization"
     retain_loss: Literal["kl"] = "kl"

@@ -23,6 +23,8 @@ class NPO(WithRetain):
     paper: ClassVar[str] = "Zhang et al. 2024, arXiv 2404.05868, eq. 3"
     formula: ClassVar[str] = "L = -(2 gamma/beta) log sigmoid(-beta log(p/p_start)(forget)) + alpha CE(retain)"
     cost: ClassVar[str] = "forward and backward of forget and retain rows; one number per forget row"
+    purpose: ClassVar[str] = "facts: a bounded loss that slows down by itself"
+    weakness: ClassVar[str] = "leaves traces that statistics still find"
 
     name: Literal["npo"] = "npo"
     beta: float = Field(0.1, gt=0)

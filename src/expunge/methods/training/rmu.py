@@ -64,6 +64,8 @@ class RMU(TrainingMethod):
     paper: ClassVar[str] = "Li et al. 2024, arXiv 2403.03218; adaptive: Dang et al. 2024, arXiv 2408.06223"
     formula: ClassVar[str] = "L = |h - c u|^2(forget) + alpha |h - h_start|^2(retain), h after block `layer`"
     cost: ClassVar[str] = "forward to `layer`, gradient of three matrices and a copy of them; one of four passes without gradient"
+    purpose: ClassVar[str] = "hazardous domains: scrambles what a layer makes of such texts"
+    weakness: ClassVar[str] = "answers become gibberish; relearned in few steps"
     learning_rate: ClassVar[float] = 5e-5
 
     name: Literal["rmu"] = "rmu"

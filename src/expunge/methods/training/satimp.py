@@ -19,6 +19,8 @@ class SatImp(WithRetain):
     paper: ClassVar[str] = "Yang et al. 2025, arXiv 2505.11953"
     formula: ClassVar[str] = "L = -gamma mean_t p^beta1 (1-p)^beta2 CE_t(forget) + alpha CE(retain)"
     cost: ClassVar[str] = "forward and backward of forget and retain rows; nothing beside the model"
+    purpose: ClassVar[str] = "facts: weights tokens by how well and how surely they are known"
+    weakness: ClassVar[str] = "two weights to tune"
 
     name: Literal["satimp"] = "satimp"
     forget_weight: float = Field(0.1, ge=0)

@@ -21,6 +21,8 @@ class SimNPO(WithRetain):
     paper: ClassVar[str] = "Fan et al. 2024, arXiv 2410.07163, eq. 4"
     formula: ClassVar[str] = "L = -(2 gamma/beta) log sigmoid(-(beta/|y|) log p(forget) - margin) + alpha CE(retain)"
     cost: ClassVar[str] = "forward and backward of forget and retain rows; nothing beside the model"
+    purpose: ClassVar[str] = "as npo, without reference values; fair to long and short answers"
+    weakness: ClassVar[str] = "leaves traces that statistics still find"
 
     name: Literal["simnpo"] = "simnpo"
     forget_weight: float = Field(0.125, ge=0)

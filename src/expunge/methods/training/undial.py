@@ -22,6 +22,8 @@ class UNDIAL(WithRetain):
     paper: ClassVar[str] = "Dong et al. 2024, arXiv 2402.10052"
     formula: ClassVar[str] = "L = gamma CE(softmax(z_start - beta onehot(y)), softmax(z))(forget) + alpha retain"
     cost: ClassVar[str] = "forward and backward of forget rows; hidden states of the forget answers and one copy of the head"
+    purpose: ClassVar[str] = "facts, gently: lowers the answer's own logit step by step"
+    weakness: ClassVar[str] = "slow; may stop short"
     learning_rate: ClassVar[float] = 1e-4
 
     name: Literal["undial"] = "undial"

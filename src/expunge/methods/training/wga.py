@@ -19,6 +19,8 @@ class WGA(WithRetain):
     paper: ClassVar[str] = "Wang et al. 2025, arXiv 2502.19301"
     formula: ClassVar[str] = "L = -gamma mean_t p^beta CE_t(forget) + alpha CE(retain)"
     cost: ClassVar[str] = "forward and backward of forget and retain rows; nothing beside the model"
+    purpose: ClassVar[str] = "facts: ascent that spends itself on what is still known"
+    weakness: ClassVar[str] = "sensitive to its weight beta"
 
     name: Literal["wga"] = "wga"
     beta: float = Field(1.0, ge=0)

@@ -1,0 +1,232 @@
+"""Loads a model and its tokenizer from a run, an artifact, a model folder or the hub, with its adapter or guard attached.
+
+Checksums are recomputed while the weights are read, and the base of an adapter or a guard is compared with the recorded hash.
+"""
+
+import hashlib
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from expunge.artifact import (
+    Manifest,
+    artifact_fingerprint,
+    artifact_folder,
+    base_fingerprint,
+    check_present,
+    check_sum,
+    find_base,
+    read_manifest,
+)
+from expunge.data.encode import Encoder
+from expunge.data.format import default_format
+from expunge.errors import ExpungeError
+from expunge.folders import unfinished
+from expunge.guarding import life
+from expunge.methods import method_class
+from expunge.methods.base import GuardingMethod
+from expunge.models.checkpoint import Checkpoint
+from expunge.models.folder import TOKENIZER_FILES
+from expunge.models.load import DeviceMap, DType, load_model, load_tokenizer, model_fingerprint, tokenizer_fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WHOLE = 8 * 10**9
+"""Bytes of an artifact up to which loading it checks every checksum first, beside the reading of the weights: some seconds."""
+READ_BY_LOADERS = {".json", ".jinja", ".safetensors", ".py", ".model", ".txt", ".bin"}
+"""Endings of files that would change what is loaded."""
+
+
+class _Check:
+    """The checksums of an artifact, recomputed in a thread while its weights are read."""
+
+    def __init__(self, folder: Path, manifest: Manifest, whole: bool) -> None:
+        self.folder, self.manifest = folder, manifest
+        check_present(folder, manifest)
+        for file in sorted(folder.rglob("*")):
+            name = file.relative_to(folder).as_posix()
+            if file.suffix in READ_BY_LOADERS and name not in manifest.files and name != "expunge.json" and file.is_file():
+                raise ExpungeError(f"{file} is not listed in expunge.json and would change what is loaded; move it away")
+        sizes = {name: (folder / name).stat().st_size for name in manifest.files}
+        for name in sizes:
+            if name.endswith(".safetensors"):
+                Checkpoint(folder / name)  # its header says how long it has to be
+            else:
+                check_sum(folder, manifest, name)
+        self._large = [name for name in sizes if name.endswith(".safetensors")]
+        self._waits = whole or sum(sizes.values()) <= WHOLE
+        self._fault: ExpungeError | None = None
+        self._done = False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            for name in self._large:
+                check_sum(self.folder, self.manifest, name)
+        except (ExpungeError, OSError) as error:
+            self._fault = error if isinstance(error, ExpungeError) else ExpungeError(f"{self.folder} cannot be read ({error})")
+            if self._done:
+                warnings.warn(str(self._fault), stacklevel=2)
+
+    def finish(self) -> None:
+        """Raises the fault that was found. Of a very large artifact the thread goes on, and warns when it finds one."""
+        if self._waits:
+            self._thread.join()
+        self._done = True
+        if self._fault is not None:
+            raise self._fault
+
+
+class Opened(NamedTuple):
+    """A model that is ready to be asked, and what it is."""
+
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
+    fingerprint: Callable[[], str]
+    """The one identity of what was opened: sha256 over the content of everything that its answers depend on, however it is called
+    and wherever it lies. A plain model is hashed when this is called."""
+
+
+def load(
+    path: str | Path,
+    *,
+    dtype: DType = "auto",
+    device: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device_map: DeviceMap | None = None,
+    base: str | None = None,
+    force: bool = False,
+    verify: bool = False,
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """A model and its tokenizer from a run folder, an artifact, a plain model folder or a hub id; `.generate()` just works.
+
+    An adapter comes attached to its base model, after the base's hash was compared with the recorded one; so does a guard, which
+    stays on the model until `model.expunge_guard.detach()`. dtype `auto` is the dtype that the weights are stored in.
+
+    device_map  layers side by side on several devices, for models that no single one holds
+    base        adapter, guard: the base model, where it is not at its recorded place any more; its hash is compared all the same
+    force       attach to a base with another hash, and warn where a guard's canary prompts show no effect
+    verify      wait for every checksum of an artifact of more than 8 GB too; of a smaller one they are always compared
+
+    Raises ExpungeError, one sentence, for a folder that is no model, two models, or not what its manifest says.
+    """
+    opened = open_model(
+        path,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        device_map=device_map,
+        base=base,
+        force=force,
+        verify=verify,
+    )
+    return opened.model, opened.tokenizer
+
+
+def open_model(
+    path: str | Path,
+    *,
+    dtype: DType = "auto",
+    device: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device_map: DeviceMap | None = None,
+    base: str | None = None,
+    force: bool = False,
+    verify: bool = False,
+) -> Opened:
+    """`load`, and the fingerprint of what was loaded."""
+
+    def weights(place: str, revision: str | None = None) -> "PreTrainedModel":
+        return load_model(
+            place, dtype=dtype, revision=revision, device=device, device_map=device_map, trust_remote_code=trust_remote_code
+        )
+
+    folder = artifact_folder(path)
+    if folder is None:
+        if (said := unfinished(path)) is not None and not os.path.isfile(os.path.join(path, "config.json")):
+            raise ExpungeError(said)
+        tokenizer = load_tokenizer(str(path), revision=revision, trust_remote_code=trust_remote_code)
+        return Opened(weights(str(path), revision), tokenizer, lambda: _plain_fingerprint(str(path), revision))
+    manifest = read_manifest(folder)
+    check = _Check(folder, manifest, verify)
+    own = manifest.kind != "adapter" or any((folder / name).is_file() for name in TOKENIZER_FILES)
+    tokenizer_place = folder if own else find_base(folder, manifest, base)[0]
+    tokenizer = load_tokenizer(str(tokenizer_place), trust_remote_code=trust_remote_code)
+    found = None
+    if manifest.kind == "weights":
+        model = weights(str(folder))
+    else:
+        place, revision = find_base(folder, manifest, base)
+        if local := os.path.isdir(place):
+            found = _checked_base(folder, manifest, place, revision, force)
+        model = _base_model(place, revision, weights)
+        if not local:  # a hub model has its files now
+            found = _checked_base(folder, manifest, place, revision, force)
+        if manifest.kind == "adapter":
+            model = _with_adapter(model, folder)
+        else:
+            _guard(model, folder, manifest, tokenizer, force)
+    check.finish()
+    return Opened(model, tokenizer, lambda: artifact_fingerprint(manifest, found))
+
+
+def _base_model(place: str, revision: str | None, weights: Callable[..., "PreTrainedModel"]) -> "PreTrainedModel":
+    """The model that an adapter or a guard belongs to; below a guard it may be an adapter of expunge, which is added in."""
+    folder = artifact_folder(place)
+    if folder is None:
+        return weights(place, revision)
+    manifest = read_manifest(folder)
+    if manifest.kind == "weights":
+        return weights(str(folder))
+    if manifest.kind == "guard":
+        raise ExpungeError(f"{folder} is a guard, and nothing is made for a guarded model; its expunge.json was changed")
+    check = _Check(folder, manifest, False)
+    base, revision = find_base(folder, manifest, None)
+    _checked_base(folder, manifest, base, revision, False)
+    merged: PreTrainedModel = _with_adapter(weights(base, revision), folder).merge_and_unload().eval()  # type: ignore[operator]
+    check.finish()
+    return merged
+
+
+def _plain_fingerprint(path: str, revision: str | None) -> str:
+    parts = model_fingerprint(path, revision=revision), tokenizer_fingerprint(path, revision=revision)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _checked_base(folder: Path, manifest: Manifest, place: str, revision: str | None, force: bool) -> str:
+    """The hash of the base model; another one than the recorded is an error, or with `force` a warning."""
+    found = base_fingerprint(place, revision)
+    if not manifest.base.sha256:  # made from other adapters on a machine that did not have the base
+        warnings.warn(f"the base of {folder} was not at hand when it was made, so that {place} is not checked", stacklevel=3)
+    elif found != manifest.base.sha256:
+        made_for = manifest.base.sha256[:12]
+        said = f"the {manifest.kind} {folder} was made for a base model with hash {made_for}, but {place} has {found[:12]}"
+        if not force:
+            raise ExpungeError(f"{said}; give the right model with --base, or attach it all the same with --force")
+        warnings.warn(said, stacklevel=3)
+    return found
+
+
+def _guard(model: "PreTrainedModel", folder: Path, manifest: Manifest, tokenizer: "PreTrainedTokenizerBase", force: bool) -> None:
+    method = method_class(str(manifest.method["name"])).model_validate(manifest.method)
+    if not isinstance(method, GuardingMethod):
+        raise ExpungeError(
+            f"{folder} is a guard of the method {method.method_name()}, which makes none; its expunge.json was changed"
+        )
+    life.attach(model, method, life.read(folder), Encoder(tokenizer, default_format(tokenizer)), refuse=not force)
+
+
+def _with_adapter(model: "PreTrainedModel", folder: Path) -> "PreTrainedModel":
+    from peft import PeftModel
+
+    # PEFT places adapter weights in float32 beside a half-precision base unless told not to.
+    adapted: PreTrainedModel = PeftModel.from_pretrained(model, str(folder), autocast_adapter_dtype=False).eval()
+    return adapted
