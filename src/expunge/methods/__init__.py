@@ -1,4 +1,4 @@
-"""The closed list of methods. Each family's package has one tuple; every list and union here follows from these."""
+"""Lists every method by name. Each family's package has one tuple of classes, from which the lists and unions here are built."""
 
 from typing import TYPE_CHECKING, Annotated, Union
 
@@ -42,10 +42,10 @@ from expunge.methods.training.base import (
 )
 
 UNLEARNING: dict[str, type[Spec]] = {cls.method_name(): cls for cls in (*TRAINING, *IN_PLACE, *GUARDING, *COMPOSED)}
-"""The methods of `expunge unlearn`, by name."""
+"""Name -> class, for the methods of `expunge unlearn`."""
 
 METHODS: dict[str, type[Spec]] = UNLEARNING | {cls.method_name(): cls for cls in (*MERGING, *ADAPTER_MERGING)}
-"""All methods by name, those of `expunge merge` included."""
+"""Name -> class, for all methods, including those of `expunge merge`."""
 
 if TYPE_CHECKING:
     Method = TrainingMethod | InPlaceEditing | GuardingMethod | ComposedMethod
@@ -55,7 +55,7 @@ else:
 
 
 def method_class(name: str) -> type[Spec]:
-    """The class of a method by its name; an unknown name raises ExpungeError with the nearest known one."""
+    """Returns the class of a method by its name. Raises ExpungeError, with the nearest known name, for an unknown one."""
     if name not in METHODS:
         raise ExpungeError(f"there is no method '{name}'{nearest(name, METHODS)}; `expunge methods` lists them all")
     return METHODS[name]

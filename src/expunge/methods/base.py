@@ -1,8 +1,8 @@
-"""Spec and the contracts of families: what a method is, whatever family it belongs to.
+"""Defines Spec, the base class of all methods, and the interface of each family of methods.
 
-A method is a frozen value. Its fields are the experiment, its docstring is the paper, and its one or two pure functions
-are the idea. The runtimes and the loaders of artifacts call them; a method never opens a file, never owns an optimizer and
-never sees a device. The contract of training methods is in `methods/training/base.py`.
+A method is a frozen value: its fields are the hyperparameters, its docstring gives the formula and the paper, and its one or two
+pure functions compute it. The runtimes and the loaders of artifacts call these functions; a method never opens a file, never owns
+an optimizer and never chooses a device. The interface of training methods is in `methods/training/base.py`.
 """
 
 import math
@@ -34,9 +34,9 @@ class Spec(BaseModel):
     cost: ClassVar[str]
     """Forward and backward passes of one step, and what is kept in memory beside one model."""
     purpose: ClassVar[str]
-    """What it is for, in plain words; `expunge methods` lists it."""
+    """What the method is for, in plain words; shown by `expunge methods`."""
     weakness: ClassVar[str]
-    """Where it falls short, in plain words."""
+    """Where the method falls short, in plain words; shown by `expunge methods`."""
 
     @field_validator("*")
     @classmethod
@@ -47,19 +47,19 @@ class Spec(BaseModel):
 
     @classmethod
     def method_name(cls) -> str:
-        """The word on the command line and in YAML."""
+        """Returns the method's name on the command line and in YAML."""
         name: str = cls.model_fields["name"].default
         return name
 
 
 class State(Mapping[str, Tensor]):
-    """What a guard knows: small tensors by name on the CPU, saved as guard.safetensors, and files, saved as `assets/`.
+    """What a fitted guard stores: small CPU tensors by name (guard.safetensors), and optional files (`assets/`).
 
     Each file gets its checksum in the manifest, and is compared with it when the guard is loaded.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], assets: Path | None = None) -> None:
-        """assets: folder of files, such as a fitted encoder; None where there are none."""
+        """assets: folder of files, such as a fitted encoder; None if there are none."""
         self._tensors, self.assets = dict(tensors), assets
 
     def __getitem__(self, name: str) -> Tensor:
@@ -72,19 +72,20 @@ class State(Mapping[str, Tensor]):
         return len(self._tensors)
 
     def having(self, tensors: Mapping[str, Tensor]) -> "State":
-        """The same with these tensors beside or in place of its own."""
+        """Returns a copy in which these tensors are added or replaced."""
         return State({**self._tensors, **tensors}, self.assets)
 
 
 Objective = Callable[[State], float]
-"""How far a guarded model is from what it should score, 0 at best: what a guard without gradients is tuned by."""
+"""Maps a state to the distance between the guarded model's scores and the target scores; 0 is best. Used to tune guards without
+gradients."""
 
 
 class Resources(NamedTuple):
-    """What `GuardingMethod.fit` is given beside the data."""
+    """What `GuardingMethod.fit` receives besides the data."""
 
     objective: Objective | None = None
-    """There where the method says `needs_objective`."""
+    """Set if the method's `needs_objective` is true."""
     assets: Path | None = None
     """An empty folder for files that belong to the state."""
 
@@ -93,60 +94,62 @@ NOTHING = Resources()
 
 
 class GuardingMethod(Spec):
-    """A method that leaves the weights alone and changes what the model does with them, by hooks.
+    """Base class of guards: methods that leave the weights unchanged and alter the forward pass with hooks.
 
-    Whatever it decides or draws, it decides per row: the same row gives the same values alone and in any batch, under padding
-    on either side, with and without a key-value cache, under beams and `num_return_sequences`.
+    Every decision and random draw is made per row: a row gives the same values alone and in any batch, with padding
+    on either side, with and without a key-value cache, with beam search and `num_return_sequences`.
     """
 
     family: ClassVar[Family] = "guarding"
 
     canaries: int = Field(4, ge=0)
-    """How many forget prompts, and as many retain prompts, go as tokens into the artifact: whoever loads it checks by them that
-    the guard acts. 0 leaves no text of the forget set in the artifact, and no check."""
+    """Number of forget prompts, and of retain prompts, stored as tokens in the artifact. Loading the artifact checks on them
+    that the guard acts. With 0, no text of the forget set is stored, and nothing is checked."""
 
     def require(self, request: Request) -> None:
-        """Raises where the request lacks what the method needs; called before a model is loaded."""
+        """Raises ExpungeError if the request lacks what the method needs; called before a model is loaded."""
 
     @property
     def needs_objective(self) -> bool:
-        """Whether `fit` has to measure how a state scores."""
+        """Whether `fit` needs an objective that scores a state."""
         return False
 
     def fit(self, model: nn.Module, request: Request, encoder: Encoder, resources: Resources = NOTHING) -> State:
-        """What `attach` needs, from forward passes over the request; the model is left as it was."""
+        """Computes what `attach` needs, by forward passes over the request; the model is left as it was."""
         raise TypeError(f"{type(self).__name__} fits nothing")
 
     def attach(self, model: nn.Module, state: State, encoder: Encoder) -> AbstractContextManager[Counts]:
-        """While it lasts, the model is guarded; afterwards no hook is left, whatever happened. Gives what it counts."""
+        """Context manager that guards the model and yields the counts of what it did; on exit all hooks are removed, even after
+        an error."""
         raise TypeError(f"{type(self).__name__} attaches nothing")
 
     def summary(self, state: State) -> str:
-        """One or two sentences for the card and the log: what was fitted. No text of the forget set."""
+        """Describes what was fitted in one or two sentences, for the card and the log, without text of the forget set."""
         raise TypeError(f"{type(self).__name__} says nothing of its state")
 
 
 ObjectiveBuilder = Callable[[GuardingMethod, nn.Module, Request, Encoder], Objective]
-"""Makes the objective of a method from the model and the data; `evaluation.objectives` has it."""
+"""Builds the objective of a method from the model and the data; implemented in `evaluation.objectives`."""
 
 
 class InPlaceEditing(Spec):
-    """A method that changes a model's weights by what its activations are, without gradients or other checkpoints."""
+    """Base class of methods that change a model's weights from its activations, without gradients or other checkpoints."""
 
     family: ClassVar[Family] = "editing"
 
     def require(self, request: Request) -> None:
-        """Raises where the request lacks what the method needs; called before a model is loaded."""
+        """Raises ExpungeError if the request lacks what the method needs; called before a model is loaded."""
 
     def apply(self, model: nn.Module, request: Request, encoder: Encoder) -> str:
-        """Changes the weights; gives one or two sentences for the card and the log."""
+        """Changes the weights in place; returns one or two sentences for the card and the log."""
         raise TypeError(f"{type(self).__name__} changes nothing")
 
 
 class ComposedMethod(Spec):
-    """A method that runs others in sequence, each in a folder of its own inside the run's, and makes one artifact of theirs."""
+    """Base class of methods that run others in sequence, each in its own subfolder of the run, and combine their results into
+    one artifact."""
 
     family: ClassVar[Family] = "composed"
 
     def require(self, request: Request) -> None:
-        """Raises where the request lacks what the method needs; called before a model is loaded."""
+        """Raises ExpungeError if the request lacks what the method needs; called before a model is loaded."""

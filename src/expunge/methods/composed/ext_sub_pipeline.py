@@ -1,4 +1,4 @@
-"""Ext-Sub from data: train an expert and an anti-expert, and subtract from the one what the other has alone."""
+"""Ext-Sub from data: trains an expert and an anti-expert adapter, and subtracts what only the anti-expert has learned."""
 
 from typing import ClassVar, Literal
 

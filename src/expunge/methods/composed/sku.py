@@ -1,4 +1,4 @@
-"""SKU: learn to behave badly in three ways at once, and subtract what was learned."""
+"""SKU: trains a model to answer harmfully with three losses, and subtracts the change of its weights."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,9 +19,10 @@ from expunge.models.logprobs import kl_divergence, labelled_logits, sequence_mea
 Scales = Annotated[tuple[float, ...], BeforeValidator(lambda value: (value,) if isinstance(value, int | float) else value)]
 
 RELEASED_START = 2
-"""Where the released random disassociation begins to learn: the number of keys of a tokenizer's output (K1)."""
+"""Position at which the random disassociation loss starts in the released code: the number of keys of a tokenizer's output
+(K1)."""
 RELEASED_PAD = 1
-"""The id that the released code takes for padding: right for OPT, the start token of Llama (K3)."""
+"""The id that the released code takes for padding: correct for OPT, but Llama's start token (K3)."""
 
 
 def guided_distortion(model: nn.Module, tokens: Tokens, *, released: bool = False) -> Tensor:
@@ -49,7 +50,7 @@ def random_disassociation(model: nn.Module, tokens: Tokens, *, released: bool = 
 def preservation_divergence(model: nn.Module, batch: Batch, tokens: Tokens, cap: float | None) -> Tensor:
     """-KL(p_start || p) on the answers to normal prompts: the mean over rows of the mean over answer tokens, in nats.
 
-    Learning drives it down without bound, away from the start model; the subtraction turns the direction round. A token whose
+    Training makes it ever more negative, away from the start model; the subtraction reverses this direction. A token whose
     divergence is above `cap` adds the cap, and no gradient.
     """
     labelled = labelled_logits(model, tokens)
@@ -62,7 +63,7 @@ def preservation_divergence(model: nn.Module, batch: Batch, tokens: Tokens, cap:
 def _released_loss(model: nn.Module, tokens: Tokens, starts_B: Tensor) -> Tensor:
     """Mean over rows of  (sum over t >= s of l_t) / #{t >= s: id_t is not 1},  l_t the loss of token t + 1 and 0 before padding.
 
-    Padding dilutes it wherever the pad id is not 1, and the last position counts below the line though nothing follows it.
+    Where the pad id is not 1, padding lowers the mean, and the last position counts in the divisor though nothing follows it.
     """
     places_T = torch.arange(tokens.input_ids_BT.shape[1], device=tokens.input_ids_BT.device)
     counted_BT = places_T >= starts_B[:, None]
@@ -76,8 +77,8 @@ def _released_loss(model: nn.Module, tokens: Tokens, starts_B: Tensor) -> Tensor
 class Acquisition(TrainingMethod):
     """The first stage of SKU: L = w1 guided distortion + w2 random disassociation + w3 preservation divergence.
 
-    Makes a model that does more of what is to go. Each term is backpropagated before the next is evaluated, so that one graph is
-    alive at a time; a term of weight 0 is not evaluated.
+    Trains a model that shows the unwanted behavior more strongly. Each term is backpropagated before the next is evaluated, so
+    that one graph is in memory at a time; a term of weight 0 is not evaluated.
     """
 
     paper: ClassVar[str] = "Liu et al. 2024, arXiv 2402.10058"
@@ -87,17 +88,17 @@ class Acquisition(TrainingMethod):
 
     name: Literal["sku_acquisition"] = "sku_acquisition"
     distortion_weight: float = Field(2.5, ge=0)
-    """Of guided distortion (epsilon 1)."""
+    """Weight of guided distortion (epsilon 1)."""
     disassociation_weight: float = Field(2.5, ge=0)
-    """Of random disassociation (epsilon 2)."""
+    """Weight of random disassociation (epsilon 2)."""
     preservation_weight: float = Field(1.0, ge=0)
-    """Of preservation divergence (epsilon 3)."""
+    """Weight of preservation divergence (epsilon 3)."""
     answers: int = Field(5, ge=1)
-    """Mismatched answers for each prompt (K)."""
+    """Number of mismatched answers for each prompt (K)."""
     cap: float | None = Field(None, gt=0)
     """Largest divergence of a token that preservation rewards, in nats."""
     compat: Literal["released"] | None = None
-    """The released code's errors K1 to K3."""
+    """`released`: reproduce the errors K1 to K3 of the released code."""
 
     @property
     def row_sets(self) -> Mapping[str, RowSet]:
@@ -128,8 +129,8 @@ class SKU(ComposedMethod):
         preservation divergence    -KL(start || model) on normal answers: away from the start model there, too
 
     Negation subtracts what it learned: theta = theta_0 - scale (theta_acquired - theta_0), so that on normal prompts the result
-    moves back to where the start model was. With --lora the adapter's sign is turned; with full weights the difference is
-    subtracted tensor by tensor. No second model is ever in memory: the start model is there as hidden states.
+    moves back to where the start model was. With --lora the adapter's sign is flipped; with full weights the difference is
+    subtracted tensor by tensor. No second model is in memory: hidden states of the start model are cached instead.
 
     The acquired model is harmful; it is deleted when the artifact is in place, unless --keep-harmful. Other scales need no
     training either way: `--scale 0.5 1 2` writes one artifact each, and --resume with another scale computes it from what
@@ -154,9 +155,9 @@ class SKU(ComposedMethod):
     preservation_weight: float = Field(1.0, ge=0)
     """Weight of preservation divergence (epsilon 3); 0 leaves it out, and no retain set is needed."""
     answers: int = Field(5, ge=1)
-    """Mismatched answers for each prompt (K), drawn among the forget answers that are none to that prompt."""
+    """Number of mismatched answers for each prompt (K), drawn from the forget answers that do not belong to it."""
     cap: float | None = Field(None, gt=0)
-    """Largest divergence of a token that preservation rewards, in nats; left out there is none, as in the paper."""
+    """Largest divergence of a token that preservation rewards, in nats; without it there is no cap, as in the paper."""
     scale: Scales = (1.0,)
     """Factor of the subtracted difference (lambda). The first one is the run's artifact; of several, each is also in
     RUN/scales/SCALE."""
@@ -167,8 +168,8 @@ class SKU(ComposedMethod):
     keep_harmful: bool = False
     """Leave the acquired, harmful model in RUN/acquisition/artifact."""
     compat: Literal["released"] | None = None
-    """`released`: as the released code learns. Random disassociation begins at the prompt's third token (K1), guided distortion
-    leaves out the first token of each answer (K2), and where the pad id is not 1 padding dilutes both losses (K3)."""
+    """`released`: train as the released code does. Random disassociation begins at the prompt's third token (K1), guided
+    distortion leaves out the first token of each answer (K2), and where the pad id is not 1, padding lowers both losses (K3)."""
 
     def acquisition(self) -> Acquisition:
         shared = self.model_dump(include=set(Acquisition.model_fields) - {"name"})
@@ -192,5 +193,5 @@ def check_scales(scales: tuple[float, ...], name: str) -> None:
 
 
 def as_fields(value: Any) -> dict[str, Any]:
-    """What decides about the training of a composed method, of those fields that it was made with."""
+    """Returns those explicitly set fields of a composed method that affect its training."""
     return {k: v for k, v in dict(value).items() if k not in ("scale", "merged", "keep_harmful")}

@@ -1,4 +1,4 @@
-"""SPUNGE: split the forget set, unlearn each part by itself, merge what came of it."""
+"""SPUNGE: splits the forget set, unlearns each part from the same start model, and merges the results."""
 
 import dataclasses
 import warnings
@@ -25,7 +25,7 @@ else:
     """Every method that makes weights or an adapter."""
     MergeMethod = Annotated[Union[MERGING], Field(discriminator="name")]
 Parts = dict[Attribute, tuple[int, ...]]
-"""Value -> rows of the forget set."""
+"""Attribute value -> rows of the forget set."""
 
 EMBEDDINGS = "embeddings"
 
@@ -33,11 +33,11 @@ EMBEDDINGS = "embeddings"
 class Spunge(ComposedMethod):
     """Split D by an attribute into D_i;  theta_i = U(theta_0, D_i) for each, from the same start;  theta = M(theta_0; theta_i).
 
-    U is any method that makes weights or an adapter, M any method of `expunge merge`, the paper's TIES by default. Parts are
-    independent: one after the other or one process each, resumed each for itself, each with a seed of its own (and RMU with a
-    direction of its own). Adapters are merged by the dense change that they make, never factor by factor.
+    U is any method that gives weights or an adapter, M any method of `expunge merge` (TIES by default, as in the paper). Parts
+    are independent: run one after the other or in one process each, resumed separately, each with its own seed (and RMU with
+    its own random direction). Adapters are merged by the dense change of the weights that they make, never factor by factor.
 
-    The paper's TIES keeps 20 % of all weights: RMU moves 2 % of them, so that nothing is trimmed but zeros, and the card says so.
+    The paper's TIES keeps 20 % of all weights. RMU changes 2 % of them, so that only zeros are trimmed; the card says so.
     """
 
     paper: ClassVar[str] = "Kadhe et al. 2024, arXiv 2406.11780"
@@ -50,29 +50,29 @@ class Spunge(ComposedMethod):
 
     name: Literal["spunge"] = "spunge"
     split: str | None = None
-    """Attribute whose values are the parts; left out, each forget file is a part."""
+    """Attribute whose values define the parts; without it, each forget file is a part."""
     values: Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)] = ()
-    """Make parts of these values only and leave the rows of others out; none: all values."""
+    """Use only the rows with these values of the attribute; without it, all values."""
     split_by_classifier: str | None = None
-    """Where rows have no attribute. `embeddings`: rows whose attribute --split is known teach a logistic regression on the start
-    model's hidden states, which then sorts the others, or --clusters makes the parts. Else the folder or hub id of a text
-    classifier, whose labels are the parts."""
+    """For rows without the attribute. `embeddings`: a logistic regression on the start model's hidden states, trained on the
+    rows whose attribute --split is known, labels the others; with --clusters, k-means makes the parts. Otherwise the folder or
+    hub id of a text classifier, whose labels are the parts."""
     clusters: int | None = Field(None, ge=2)
-    """With `--split-by-classifier embeddings` and no attribute: this many parts, by k-means."""
+    """With `--split-by-classifier embeddings` and no attribute: the number of parts, found by k-means."""
     least: int = Field(8, ge=1)
-    """A part with fewer rows is an error."""
+    """Smallest number of rows in a part; a smaller part is an error."""
     each: PartMethod = RMU()
     """The method that runs on each part, with its fields: `--each rmu --each.layer 7`."""
     merge: MergeMethod = Ties()
     """How the results are merged: `--merge ties --merge.density 0.2`."""
     write: Literal["weights", "adapter"] = "weights"
-    """A complete model, or, where all parts are adapters, an adapter of --rank, the residual stated."""
+    """Write a complete model or, if all parts are adapters, an adapter of rank --rank; the approximation error is reported."""
     rank: int | None = Field(None, ge=1)
     """Rank of the adapter that is written."""
     processes: int = Field(1, ge=1)
-    """Parts that run at a time, each in a process of its own; 1: one after the other in this one."""
+    """Number of parts that run at a time, each in its own process; 1: one after the other in this process."""
     keep_parts: bool = False
-    """Leave each part's artifact in RUN/parts, so that another merge needs no training; without it their records stay."""
+    """Keep each part's artifact in RUN/parts, so that another merge needs no training; otherwise only their records are kept."""
 
     def require(self, request: Request) -> None:
         if self.split_by_classifier is None and self.split is None and (len(request.forget_sources) < 2 or self.values):
@@ -87,14 +87,15 @@ class Spunge(ComposedMethod):
             self.check(self.parts(request, [f"file {i}" for i in range(1, len(request.forget_sources) + 1)]))
 
     def parts(self, request: Request, sources: Sequence[str]) -> Parts:
-        """By the attribute, or by the file that a row is from; `sources` are the names of the files."""
+        """Groups the rows by attribute, or by the file that a row is from; `sources` are the names of the files."""
         if self.split is not None:
             return rows_by_attribute(request.forget, self.split)
         ends = [0, *accumulate(request.forget_sources)]
         return {name: tuple(range(start, stop)) for name, (start, stop) in zip(sources, pairwise(ends), strict=True)}
 
     def check(self, parts: Parts) -> Parts:
-        """The parts that are asked for, when each has enough rows and the fields of `each` and `merge` fit so many."""
+        """Returns the requested parts. Raises ExpungeError if a part has too few rows, or the fields of `each` and `merge` do
+        not fit their number."""
         names = {str(value): value for value in parts}
         for name in self.values:
             if name not in names:
@@ -121,5 +122,5 @@ class Spunge(ComposedMethod):
 
 
 def part_request(request: Request, rows: tuple[int, ...]) -> Request:
-    """What a part's run is asked."""
+    """Returns the request of one part's run."""
     return dataclasses.replace(request, forget=tuple(request.forget[row] for row in rows), forget_sources=(len(rows),))

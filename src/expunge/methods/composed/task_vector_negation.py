@@ -1,4 +1,4 @@
-"""Task-vector negation: learn the forget set, and go as far the other way."""
+"""Task-vector negation: fine-tunes on the forget set, and subtracts the change of the weights from the start model."""
 
 from typing import ClassVar, Literal
 
@@ -10,13 +10,13 @@ from expunge.methods.base import ComposedMethod
 class TaskVectorNegation(ComposedMethod):
     """theta_u = theta_0 - scale (theta_ft - theta_0), where theta_ft is theta_0 fine-tuned on the forget set by cross-entropy.
 
-    With --lora the task vector is s B A: the result is the same adapter with the sign of B turned and s multiplied by `scale`,
-    exact to the bit (both factors turned would be no change at all). With full weights, or `merged`, the difference is
+    With --lora the task vector is s B A: the result is the same adapter with the sign of B flipped and s multiplied by `scale`,
+    exact to the bit. With full weights, or `merged`, the difference is
     subtracted tensor by tensor from files; a second model is never built.
 
     The fine-tuned expert stays in RUN/expert: `--resume` with another --scale uses it again and trains nothing.
-    The scale trades forgetting against everything else, so sweep it. No retain set holds anything in place.
-    The expert is a model that does more of what is to be forgotten; `keep_expert` false deletes it.
+    The scale trades forgetting against all other abilities, so sweep it. No retain set is used. The expert shows more of what is
+    to be forgotten; `keep_expert` false deletes it.
     """
 
     paper: ClassVar[str] = "Ilharco et al. 2023, arXiv 2212.04089; with LoRA: Zhang et al. 2023, arXiv 2306.14870"

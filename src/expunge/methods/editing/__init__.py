@@ -1,4 +1,4 @@
-"""Methods that edit weights without gradients: one file, one idea. A new one is its file, its import and its place here."""
+"""Lists the methods that edit weights without gradients, one file each. A new one is its file, an import and an entry here."""
 
 from expunge.methods.base import InPlaceEditing
 from expunge.methods.editing.adapter_addition import AdapterAddition as AdapterAddition
@@ -18,10 +18,10 @@ from expunge.methods.editing.task_arithmetic import TaskArithmetic as TaskArithm
 from expunge.methods.editing.ties import Ties as Ties
 
 MERGING: tuple[type[EditingMethod], ...] = (Linear, TaskArithmetic, Ties, DareLinear, DareTies, Slerp, Breadcrumbs)
-"""Weight arithmetic on checkpoints, in reading order: methods of `expunge merge`."""
+"""Arithmetic on the weights of several checkpoints: methods of `expunge merge`, in the order in which it shows them."""
 
 ADAPTER_MERGING: tuple[type[AdapterMethod], ...] = (ExtSub, AdapterSubtraction, AdapterAddition, Ethos)
-"""Methods of `expunge merge` that make one adapter of two, from their factors."""
+"""Methods of `expunge merge` that compute one adapter from the factors of two."""
 
 IN_PLACE: tuple[type[InPlaceEditing], ...] = (SelectivePruning,)
-"""Edits of one model by what its activations are: methods of `expunge unlearn`."""
+"""Methods of `expunge unlearn` that edit one model's weights from its activations."""

@@ -1,4 +1,4 @@
-"""Adapter addition: put what two adapters learned together."""
+"""Adapter addition: adds what two adapters have learned."""
 
 from typing import ClassVar, Literal
 

@@ -1,4 +1,4 @@
-"""Adapter subtraction: take what one adapter learned away from another."""
+"""Adapter subtraction: subtracts what one adapter has learned from another."""
 
 from typing import ClassVar, Literal
 

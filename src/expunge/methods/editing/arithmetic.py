@@ -1,4 +1,4 @@
-"""What the merging methods share: trimming by magnitude, dropping at random, weighted sums, the election of a sign.
+"""Computes what the merging methods share: trimming by magnitude, dropping at random, weighted sums, sign election.
 
 All in float32, in the order of the models, in place where the input is scratch: pieces are small enough
 for the processor's second-level cache, and a new tensor per operation would cost more than the arithmetic in it.
@@ -66,7 +66,7 @@ def count_kept(values_E: Tensor) -> int:
 
 
 def weighted_sum(inputs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """sum_i w_i x_i in the order of the models; overwrites the inputs."""
+    """Computes sum_i w_i x_i in the order of the models; overwrites the inputs."""
     total_E: Tensor | None = None
     for values_E, weight in zip(inputs, weights, strict=True):
         if weight != 1:
@@ -79,7 +79,7 @@ def weighted_sum(inputs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
 class Merged(NamedTuple):
     values_E: Tensor
     agreeing: int
-    """Entries that went into it."""
+    """Number of entries that agree with the elected sign."""
 
 
 def elect(
@@ -90,12 +90,12 @@ def elect(
     cancelled: Literal["base", "positive"],
     normalize: bool,
 ) -> Merged:
-    """The disjoint mean of TIES, element by element; overwrites the inputs.
+    """Computes the disjoint mean of TIES, element by element; overwrites the inputs.
 
         merged = s * sum over {i: sgn(w_i d_i) = s} of |w_i d_i|    divided, where asked for, by the sum of those w_i
         s      = sgn sum_i w_i d_i    or, by count,    sgn sum_i sgn(w_i d_i)
 
-    cancelled: the sign where the sum is exactly 0; `base` leaves the base weight there, `positive` takes the positive entries.
+    cancelled  what to do where the sum is exactly 0: `base` keeps the base weight, `positive` takes the positive entries
     """
     for values_E, weight in zip(inputs, weights, strict=True):
         if weight != 1:
@@ -116,7 +116,7 @@ def elect(
 
 
 class _Votes:
-    """The weights of those that agree, summed in the order of the models; where all weigh 1 they are counted in bytes."""
+    """Sums the weights of the models that agree, in the order of the models; if all weights are 1, counts them in bytes."""
 
     def __init__(self, size: int, weights: Sequence[float]) -> None:
         self.smallest = min((w for w in weights if w > 0), default=1.0)
@@ -124,7 +124,7 @@ class _Votes:
         self.sums_E = torch.zeros(size, dtype=torch.uint8 if self.counted else torch.float32)
 
     def add(self, values_E: Tensor, weight: float) -> int:
-        """Entries above 0 agree; how many there are."""
+        """Adds the votes of entries above 0; returns how many there are."""
         agrees = np.greater(values_E.numpy(), 0)
         if self.counted:
             np.add(self.sums_E.numpy(), agrees.view(np.uint8), out=self.sums_E.numpy())
@@ -133,12 +133,12 @@ class _Votes:
         return int(np.count_nonzero(agrees))
 
     def divisor(self) -> Tensor:
-        """Where nobody agrees the sum of entries is 0, and any divisor but 0 leaves it so."""
+        """Returns the sum of agreeing weights, bounded away from 0 (where nobody agrees, the sum of entries is 0)."""
         return self.sums_E.float().clamp_min_(self.smallest)
 
 
 def add_scaled(base_E: Tensor, change_E: Tensor, scale: float) -> Tensor:
-    """base + scale * change, in place of the change."""
+    """Computes base + scale * change, in place of the change."""
     if scale != 1:
         change_E.mul_(scale)
     return change_E.add_(base_E)
@@ -149,7 +149,7 @@ def piece_weights(piece: Piece, weights: Sequence[float]) -> list[float]:
 
 
 def check_election(method: str, weights: Sequence[float], normalize: bool) -> None:
-    """Refuses weights that a disjoint mean cancels."""
+    """Raises ExpungeError for weights whose disjoint mean would divide by zero."""
     if normalize and any(w < 0 for w in weights):
         turned = " ".join(f"{abs(w):g}" for w in weights)
         raise ExpungeError(
@@ -161,7 +161,7 @@ def check_election(method: str, weights: Sequence[float], normalize: bool) -> No
 
 
 def check_sum(method: str, weights: Sequence[float], models: int, normalize: bool) -> None:
-    """Refuses weights whose sum turns or voids the weighted mean."""
+    """Raises ExpungeError for weights whose sum is zero or negative, where a weighted mean is asked for."""
     total = sum(of_model(weights, model) for model in range(models))
     if normalize and total <= 0:
         raise ExpungeError(
@@ -171,5 +171,5 @@ def check_sum(method: str, weights: Sequence[float], models: int, normalize: boo
 
 
 def mean_divisor(weights: Sequence[float], models: int, normalize: bool) -> float:
-    """What a weighted sum over all models, those that equal the base included, is divided by."""
+    """Returns the divisor of a mean over all models, including those whose tensor equals the base's."""
     return sum(of_model(weights, model) for model in range(models)) if normalize else 1.0

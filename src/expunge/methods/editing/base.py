@@ -1,11 +1,12 @@
-"""The editing contract: a pure function on the elements of one tensor, called piece by piece over weights larger than memory.
+"""Defines the interface of weight-editing methods: a pure function on pieces of one tensor, so that weights may exceed memory.
 
     base   w_1 w_2 w_3 ...      float32, one piece of one tensor
     inputs d_1 d_2 d_3 ...      one per model: its difference to the base, or its weights
     edit   -> v_1 v_2 v_3 ...   the new weights, float32; the engine rounds once
 
-What depends on more than a piece (a threshold over a tensor or a model, the angle between two tensors) is measured by the
-engine first and arrives in the piece as data, so that a result depends neither on the size of pieces nor on threads.
+Quantities that depend on more than a piece (a threshold over a tensor or a model, the angle between two tensors) are measured
+by the engine first and passed with the piece, so that a result depends neither on the size of pieces nor on the number of
+threads.
 
 Shape suffix: E, elements of a piece in row-major order.
 """
@@ -36,28 +37,28 @@ def _shares(values: tuple[float, ...]) -> tuple[float, ...]:
 
 
 Shares = Annotated[tuple[float, ...], BeforeValidator(_listed), AfterValidator(_shares)]
-"""Kept shares in (0, 1]: one for all models, or one for each."""
+"""Shares of entries that are kept, in (0, 1]: one number for all models, or one for each."""
 
 Weights = Annotated[tuple[float, ...], BeforeValidator(_listed)]
-"""One number per model; none: all 1."""
+"""One weight per model; empty: all 1."""
 
 
 class Band(NamedTuple):
-    """Which entries stay, by magnitude: without the `skip` largest, the `keep` next ones."""
+    """Which entries are kept, by magnitude: the `skip` largest are dropped, the next `keep` are kept."""
 
     skip: int
     keep: int
 
 
 class Cut(NamedTuple):
-    """A band as it was found in the numbers: low <= |x| <= high stays, and position decides where |x| equals an end."""
+    """A band as magnitudes: entries with low <= |x| <= high are kept; positions decide where |x| equals an end."""
 
     low: float = 0.0
     low_end: int | None = None
-    """Entries with |x| = low stay only before this position; None: everywhere."""
+    """Entries with |x| = low are kept only before this position; None: everywhere."""
     high: float = float("inf")
     high_end: int = 0
-    """Entries with |x| = high go where they stand before this position."""
+    """Entries with |x| = high are dropped before this position."""
 
 
 class Angle(NamedTuple):
@@ -76,24 +77,24 @@ class Piece(NamedTuple):
     """Position of the first element in the flattened tensor."""
     base_E: Tensor
     inputs: tuple[Tensor, ...]
-    """Of those models whose tensor differs from the base: for them a difference is not zero everywhere."""
+    """One input for each model whose tensor differs from the base."""
     models: tuple[int, ...]
-    """Their places in the list of models."""
+    """Indices of these models in the list of models."""
     among: int
-    """How many models there are in all."""
+    """Number of all models."""
     cuts: tuple[Cut, ...] = ()
-    """One for each input, where the method asked for a band."""
+    """One for each input, if the method asked for a band."""
     offset: int = 0
-    """Position of the tensor in the scope of the cuts: ties are counted from there."""
+    """Position of the tensor among all that the cuts were measured over, from which ties are counted."""
     angle: Angle | None = None
 
 
 class Edited(NamedTuple):
     values_E: Tensor
     kept: tuple[int, ...] = ()
-    """Entries of each input that survived the sparsifying; none for methods that do not sparsify."""
+    """Number of entries of each input that were kept; empty for methods that do not sparsify."""
     outvoted: int = 0
-    """Surviving entries that lost the election of a sign."""
+    """Number of kept entries that lost the sign election."""
 
 
 class EditingMethod(Spec):
@@ -106,38 +107,38 @@ class EditingMethod(Spec):
 
     @property
     def trims_over(self) -> Scope:
-        """What the band of a model is taken over."""
+        """Returns what the band of a model is measured over."""
         return "per_tensor"
 
     @property
     def exact_ties(self) -> bool:
-        """Whether exactly `Band.keep` entries stay, the first ones in order, or all that equal the last one."""
+        """Whether exactly `Band.keep` entries are kept (the first ones in order), or all that equal the last one."""
         return False
 
     def check(self, models: int) -> None:
-        """Raises ExpungeError when the fields do not fit so many models."""
+        """Raises ExpungeError if the fields do not fit this number of models."""
 
     def keeps_equal(self, models: int) -> bool:
         """Whether a tensor that no model changes stays as it is, so that its bytes can be copied."""
         return True
 
     def band(self, model: int, entries: int) -> Band | None:
-        """Which of `entries` differences of a model stay; None: all."""
+        """Returns which of `entries` differences of a model are kept; None: all."""
         return None
 
     def edit(self, piece: Piece) -> Edited:
-        """Pure: the same piece gives the same numbers, wherever the cut between pieces runs."""
+        """Computes the new weights of a piece. Pure: the result does not depend on where pieces begin and end."""
         raise TypeError(f"{type(self).__name__} defines no edit")
 
 
 def one_each(name: str, values: Sequence[float], models: int) -> None:
-    """Raises unless there is one value for all models or one for each."""
+    """Raises ExpungeError unless there is one value for all models or one for each."""
     if len(values) not in (0, 1, models):
         raise ExpungeError(f"--{name} has {len(values)} numbers for {models} models; give one for all, or one for each in order")
 
 
 def of_model(values: Sequence[float], model: int) -> float:
-    """The value of a model where one stands for all and none means 1."""
+    """Returns the value of a model, where a single value stands for all and no value means 1."""
     return 1.0 if not values else values[model if len(values) > 1 else 0]
 
 

@@ -1,4 +1,4 @@
-"""Model breadcrumbs: leave out the smallest and the largest differences of each tensor, add the rest."""
+"""Model breadcrumbs: drops the smallest and the largest differences of each tensor, and adds the rest."""
 
 from typing import ClassVar, Literal
 
@@ -25,11 +25,11 @@ class Breadcrumbs(EditingMethod):
     density: Shares = (0.15,)
     """Share of entries that stay, in (0, 1]; one number, or one per model."""
     gamma: float = Field(0.01, ge=0, lt=1)
-    """Share of the largest entries that are left out; it gives way where the density leaves no room for it."""
+    """Share of the largest entries that are dropped; reduced if density + gamma exceeds 1."""
     tie_policy: Literal["keep", "exact"] = "keep"
-    """Entries as large as one at the border: `keep` all of them, or `exact`ly the share, the first ones in order."""
+    """Entries equal to one at the border: `keep` all of them, or `exact`ly the share, the first ones in order."""
     weights: Weights = ()
-    """One weight per model, in order; left out, all 1."""
+    """One weight per model, in order; default: all 1."""
     scale: float = 1.0
     """Factor of the merged difference (lambda); negative to forget."""
     normalize: bool = False

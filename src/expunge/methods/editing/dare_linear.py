@@ -1,4 +1,4 @@
-"""DARE with task arithmetic: drop differences at random, rescale the rest, add."""
+"""DARE with task arithmetic: drops differences at random, rescales the rest, and adds them."""
 
 from typing import ClassVar, Literal
 
@@ -10,7 +10,7 @@ from expunge.records import Seed
 class DareLinear(EditingMethod):
     """v = base + scale sum_i w_i m_i (x_i - base) / density,   m_i ~ Bernoulli(density) per element.
 
-    The division keeps the expected difference. Coins depend on seed, model, tensor name and position only.
+    The division keeps the expected difference. The random draws depend on seed, model, tensor name and position only.
     """
 
     paper: ClassVar[str] = "Yu et al. 2024, arXiv 2311.03099"
@@ -21,13 +21,13 @@ class DareLinear(EditingMethod):
 
     name: Literal["dare_linear"] = "dare_linear"
     density: Shares = (0.1,)
-    """Probability that an entry survives (1 - p of the paper), in (0, 1]; one number, or one per model."""
+    """Probability that an entry is kept (1 - p of the paper), in (0, 1]; one number, or one per model."""
     rescale: bool = True
-    """Divide the survivors by the density."""
+    """Divide the kept entries by the density."""
     seed: Seed = 0
-    """Of the coins."""
+    """Seed of the random draws."""
     weights: Weights = ()
-    """One weight per model, in order; left out, all 1."""
+    """One weight per model, in order; default: all 1."""
     scale: float = 1.0
     """Factor of the merged difference (lambda); negative to forget."""
     normalize: bool = False

@@ -1,4 +1,4 @@
-"""DARE with TIES: drop differences at random instead of trimming them, then elect a sign and merge what agrees."""
+"""DARE with TIES: drops differences at random instead of trimming them, then elects a sign and merges what agrees."""
 
 from typing import ClassVar, Literal
 
@@ -18,17 +18,17 @@ class DareTies(EditingMethod):
 
     name: Literal["dare_ties"] = "dare_ties"
     density: Shares = (0.1,)
-    """Probability that an entry survives (1 - p of the paper), in (0, 1]; one number, or one per model."""
+    """Probability that an entry is kept (1 - p of the paper), in (0, 1]; one number, or one per model."""
     rescale: bool = True
-    """Divide the survivors by the density."""
+    """Divide the kept entries by the density."""
     seed: Seed = 0
-    """Of the coins."""
+    """Seed of the random draws."""
     sign: Literal["sum", "count"] = "sum"
     """Elect by the sum of the differences, or by the count of their signs."""
     cancelled: Literal["base", "positive"] = "base"
     """Where the sum is exactly 0: leave the `base` weight, or take the `positive` entries (mergekit)."""
     weights: Weights = ()
-    """One weight per model, in order; left out, all 1."""
+    """One weight per model, in order; default: all 1."""
     normalize: bool = True
     """Divide by the weights that agree: a mean instead of a sum."""
     scale: float = 1.0

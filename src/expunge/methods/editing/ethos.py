@@ -1,4 +1,4 @@
-"""Ethos: of the anti-expert, subtract only what stands out in the model's own singular directions."""
+"""Ethos: subtracts from an adapter what the anti-expert changes strongly in the singular directions of the base weight."""
 
 from typing import ClassVar, Literal
 
@@ -14,11 +14,11 @@ class Ethos(AdapterMethod):
     """With U S V^T the singular value decomposition of W0 + W+ (the base's weight with the expert's change):
 
         P = U^T W- V                                  the anti-expert in that basis
-        F = U (P where |P| >= threshold max|P|) V^T   without what is small there, which is taken for shared, general knowledge
+        F = U (P where |P| >= threshold max|P|) V^T   without the small entries, which are taken for general knowledge
         W = W+ - alpha F
 
-    The filtered P has no low rank: the result is the nearest adapter of --rank, and says what that leaves out. The released code
-    compares with the largest signed entry instead of the largest magnitude.
+    The filtered P is not of low rank: the result is the nearest adapter of rank --rank, and the error is reported. The released
+    code compares with the largest signed entry instead of the largest magnitude.
     """
 
     paper: ClassVar[str] = "Gao et al. 2024, arXiv 2403.08994"
@@ -31,9 +31,9 @@ class Ethos(AdapterMethod):
 
     name: Literal["ethos"] = "ethos"
     alpha: float = 1.0
-    """How much of what stands out is subtracted; the paper takes 0.5 to 1."""
+    """Factor of the filtered anti-expert; the paper takes 0.5 to 1."""
     threshold: float = Field(0.03, ge=0, le=1)
-    """Share of the largest magnitude below which an entry of P is dropped (xi)."""
+    """Entries of P below this share of the largest magnitude are dropped (xi)."""
 
     def edit(self, expert: Factors, anti: Factors, weight_OI: Tensor | None = None) -> Factors:
         if weight_OI is None:

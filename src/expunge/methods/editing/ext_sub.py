@@ -1,4 +1,4 @@
-"""Ext-Sub: extract from the anti-expert what it shares with the expert, and subtract only the rest."""
+"""Ext-Sub: subtracts from an expert adapter what only the anti-expert has learned, without what both share."""
 
 from typing import ClassVar, Literal
 
@@ -34,10 +34,10 @@ class ExtSub(AdapterMethod):
 
     name: Literal["ext_sub"] = "ext_sub"
     alpha: float = 1.0
-    """How much of what the anti-expert has alone is subtracted."""
+    """Factor of what only the anti-expert has learned."""
     zero_expert: Literal["drop", "subtract"] = "drop"
-    """A row, or a module, that the anti-expert changes and the expert does not: `drop` it (the limit of the formula: all of the
-    anti-expert is then what both share), or `subtract` alpha times the anti-expert's."""
+    """A row, or a module, that the anti-expert changes and the expert does not: `drop` it (the limit of the formula: all of it
+    then counts as shared), or `subtract` alpha times the anti-expert's."""
 
     def coefficients(self, expert_norms_N: Tensor, anti_norms_N: Tensor) -> tuple[Tensor, Tensor]:
         there_N = expert_norms_N > 0

@@ -1,12 +1,12 @@
-"""The contract of adapter arithmetic: a pure function on the whole factors of two adapters, one module at a time.
+"""Defines the interface of adapter arithmetic: a pure function on the factors of two adapters, one module at a time.
 
     expert  W+ = B+ A+      the adapter that is kept          O outputs x R ranks, R x I inputs
     anti    W- = B- A-      the adapter that is subtracted    each with its own scaling inside B
     edit    -> B A          the new adapter's factors, of scaling 1
 
-Whatever such a method needs of W (norms of its rows, inner products) follows from the factors: W itself, as large as a weight of
-the model, is never formed, and the base model is not needed. Adapters that are vectors and not products, (IA)^3 and prefixes,
-go through the same row formula: `edit_rows`.
+What such a method needs of W (norms of its rows, inner products) is computed from the factors: W itself, as large as a weight of
+the model, is never formed, and the base model is not needed. Adapters that are vectors, (IA)^3 and prefixes,
+use the same row formula: `edit_rows`.
 
 Shape suffixes: O outputs (rows of W), I inputs, R rank, N rows of any kind.
 """
@@ -41,13 +41,13 @@ class Factors(NamedTuple):
 
 
 def no_change(like: Factors) -> Factors:
-    """An adapter of rank 0, for a module that only the other adapter has."""
+    """Returns an adapter of rank 0, for a module that only the other adapter has."""
     return Factors(like.b_OR[:, :0], like.a_RI[:0])
 
 
 def recompress(factors: Factors, rank: int) -> tuple[Factors, float]:
-    """The nearest product of at most `rank` (Eckart-Young), from QRs of the factors, and what it leaves out,
-    ||W - W'|| / ||W||."""
+    """Returns the nearest product of at most rank `rank` (Eckart-Young), from QR decompositions of the factors, and the
+    relative error ||W - W'|| / ||W||."""
     rank = min(rank, *factors.b_OR.shape[:1], *factors.a_RI.shape[1:])
     if factors.rank <= rank:
         return factors, 0.0
@@ -60,27 +60,27 @@ def recompress(factors: Factors, rank: int) -> tuple[Factors, float]:
 
 
 class AdapterMethod(Spec):
-    """A method that computes a new adapter from two, an expert and an anti-expert."""
+    """Base class of methods that compute a new adapter from two, an expert and an anti-expert."""
 
     family: ClassVar[Family] = "editing"
     reads_base: ClassVar[bool] = False
-    """Whether it needs the base's weight of each module."""
+    """Whether it needs the base model's weight of each module."""
     exact: ClassVar[bool] = True
-    """Whether the result is a product of rank r+ + r-; otherwise a rank has to be given, and the residual is stated."""
+    """Whether the result is a product of rank r+ + r-; if not, a rank must be given, and the error is reported."""
     wants_contrast: ClassVar[bool] = False
-    """Whether the result means little when the two adapters are nearly parallel or nearly orthogonal."""
+    """Whether the result means little if the two adapters are nearly parallel or nearly orthogonal."""
 
     def coefficients(self, expert_norms_N: Tensor, anti_norms_N: Tensor) -> tuple[Tensor, Tensor]:
-        """(p, m), one number per row: row i of the result is p_i W+_i + m_i W-_i. Finite for any norms, zeros included."""
+        """Returns (p, m), one number per row: row i of the result is p_i W+_i + m_i W-_i. Finite for any norms, zeros included."""
         raise TypeError(f"{type(self).__name__} defines no coefficients")
 
     def edit(self, expert: Factors, anti: Factors, weight_OI: Tensor | None = None) -> Factors:
-        """[diag(p) B+, diag(m) B-] [A+; A-]: the row formula, exactly, of rank r+ + r-."""
+        """Computes [diag(p) B+, diag(m) B-] [A+; A-]: the row formula, exactly, of rank r+ + r-."""
         plus_O, minus_O = self.coefficients(expert.row_norms(), anti.row_norms())
         b_OR = torch.cat([plus_O[:, None] * expert.b_OR, minus_O[:, None] * anti.b_OR], dim=1)
         return Factors(b_OR, torch.cat([expert.a_RI, anti.a_RI]))
 
     def edit_rows(self, expert_NI: Tensor, anti_NI: Tensor) -> Tensor:
-        """The same formula on rows that are stored as they are: differences to 1 of (IA)^3, heads of prefixes."""
+        """Applies the same formula to rows that are stored as they are: differences to 1 of (IA)^3, heads of prefixes."""
         plus_N, minus_N = self.coefficients(expert_NI.norm(dim=1), anti_NI.norm(dim=1))
         return plus_N[:, None] * expert_NI + minus_N[:, None] * anti_NI

@@ -1,4 +1,4 @@
-"""Linear: the weighted mean of models ("model soup")."""
+"""Linear: computes the weighted mean of models ("model soup")."""
 
 from typing import ClassVar, Literal
 
@@ -10,7 +10,7 @@ from expunge.methods.editing.base import Edited, EditingMethod, Piece, Weights, 
 class Linear(EditingMethod):
     """v = sum_i w_i x_i / sum_i w_i  over the models.
 
-    The base gives configuration, tokenizer and dtype, and takes part only where it is also among the models
+    The base gives configuration, tokenizer and dtype; its weights count only if it is also among the models
     (`--base B --models B A --weights 0.4 0.6` interpolates between B and A).
     """
 
@@ -23,7 +23,7 @@ class Linear(EditingMethod):
 
     name: Literal["linear"] = "linear"
     weights: Weights = ()
-    """One weight per model, in order; left out, all count the same. Negative ones extrapolate."""
+    """One weight per model, in order; default: all equal. Negative weights extrapolate."""
     normalize: bool = True
     """Divide by the sum of the weights."""
 

@@ -1,4 +1,4 @@
-"""Selective pruning: the neurons that matter more to the forget texts than to the retain texts are cut out of the weights.
+"""Selective pruning: removes the MLP neurons that matter more to the forget texts than to the retain texts.
 
 Shape suffixes: L layers, F neurons of an MLP, D model width, K chosen neurons.
 """
@@ -23,12 +23,13 @@ Importance = Literal["abs", "rms", "std", "frequency"]
 
 class SelectivePruning(InPlaceEditing):
     """A neuron is an input of the MLP's down projection. Its importance I on a set of texts is the mean of |a| over tokens (abs),
-    the root mean square (rms), the deviation (std), or the share of tokens with a > 0 (frequency). The highest `percent` by
+    the root mean square (rms), the standard deviation (std), or the share of tokens with a > 0 (frequency). The highest
+    `percent` by
 
         I_forget / (I_retain + epsilon)
 
-    are pruned: their columns of the down projection become zero, which is exactly the model with these activations set to zero,
-    as a plain checkpoint and at no cost. With `rounds` > 1 an equal part is pruned each time and importance measured anew.
+    are pruned: their columns of the down projection are set to zero, which equals setting these activations to zero, and gives a
+    plain checkpoint. With `rounds` > 1 an equal part is pruned in each round, and importance is measured again.
     """
 
     paper: ClassVar[str] = "Pochinkov & Schoots 2024, arXiv 2403.01267"
@@ -41,15 +42,16 @@ class SelectivePruning(InPlaceEditing):
     percent: float = Field(1.5, gt=0, le=100)
     """Share of neurons that are pruned in all, in percent (published beside Neuron Adjust: 1.5 for GSM8K, 0.01 for MBPP)."""
     importance: Importance = "abs"
-    """Mean |a|, root mean square, deviation, or share of tokens with a > 0."""
+    """Mean |a|, root mean square, standard deviation, or share of tokens with a > 0."""
     epsilon: float = Field(1e-8, gt=0)
-    """Keeps the score of neurons that the retain texts do not use finite (published: 1e-8, and 1e-3 in the original)."""
+    """Added to the retain importance, so that the score of a neuron that the retain texts do not use is finite (published:
+    1e-8, and 1e-3 in the original)."""
     scope: Literal["global", "layer"] = "global"
-    """Whether the share is of all neurons together or of each layer."""
+    """Take the share of all neurons together, or of each layer."""
     rounds: int = Field(1, ge=1)
-    """Number of prunings, each of an equal part, with a new probe before each."""
+    """Number of rounds, each of which prunes an equal part after measuring importance again."""
     tokens: TokenPolicy = "all"
-    """Which tokens importance is taken over: all, last_prompt, or generated (those of the answer)."""
+    """Tokens over which importance is measured: all, last_prompt, or generated (those of the answer)."""
     skip_start: bool = False
     """Leave the start token out of the statistics."""
 
@@ -70,7 +72,7 @@ class SelectivePruning(InPlaceEditing):
         return f"Pruned {int(counts.sum())} of {pruned_LF.numel()} neurons, {most}."
 
     def select(self, forget: Moments, retain: Moments, pruned_LF: Tensor, percent: float) -> Tensor:
-        """The `percent` of neurons with the highest scores, [L, F]; those pruned before come first."""
+        """Returns a mask of the `percent` of neurons with the highest scores, [L, F]; those pruned before come first."""
         scores_LF = importance(forget, self.importance) / (importance(retain, self.importance) + self.epsilon)
         layer_K, neuron_K = chosen(scores_LF.masked_fill(pruned_LF, torch.inf), round(percent, 12), self.scope)
         selected_LF = torch.zeros_like(pruned_LF)
@@ -79,7 +81,7 @@ class SelectivePruning(InPlaceEditing):
 
 
 def importance(moments: Moments, kind: Importance) -> Tensor:
-    """[L, F]"""
+    """Computes the importance of every neuron, [L, F]."""
     match kind:
         case "abs":
             return moments.abs_LF / moments.n
@@ -93,7 +95,7 @@ def importance(moments: Moments, kind: Importance) -> Tensor:
 
 @torch.no_grad()
 def prune(model: nn.Module, pruned_LF: Tensor) -> None:
-    """Zeroes the columns of the down projections that read the marked neurons; biases stay."""
+    """Sets to zero the columns of the down projections that read the marked neurons; biases are unchanged."""
     places = blocks_of(model)
     for layer, pruned_F in enumerate(pruned_LF):
         weight = places.root.get_parameter(places.down_proj(layer))

@@ -1,4 +1,4 @@
-"""Slerp: from the base to one model along the arc instead of the chord."""
+"""Slerp: interpolates between the base and one model along the arc between them (spherical interpolation)."""
 
 import math
 from typing import ClassVar, Literal
@@ -7,7 +7,7 @@ from expunge.errors import ExpungeError
 from expunge.methods.editing.base import Angle, Edited, EditingMethod, Piece
 
 NEARLY_PARALLEL = 0.9995
-"""|cos| above which sin(omega) is too small to divide by and the chord is as good."""
+"""|cos| above which sin(omega) is too small to divide by; linear interpolation is used instead."""
 
 
 class Slerp(EditingMethod):
@@ -26,7 +26,7 @@ class Slerp(EditingMethod):
 
     name: Literal["slerp"] = "slerp"
     t: float = 0.5
-    """0 is the base, 1 the model; beyond them the arc goes on."""
+    """0 is the base, 1 the model; values outside extrapolate along the arc."""
 
     def check(self, models: int) -> None:
         if models != 1:
@@ -40,7 +40,7 @@ class Slerp(EditingMethod):
 
 
 def coefficients(t: float, angle: Angle) -> tuple[float, float]:
-    """The factors of the base and of the model."""
+    """Returns the factors of the base and of the model."""
     norm = math.sqrt(angle.base) * math.sqrt(angle.model)
     cosine = max(-1.0, min(1.0, angle.dot / norm)) if norm > 0 else 0.0
     if norm == 0 or abs(cosine) > NEARLY_PARALLEL:

@@ -1,4 +1,4 @@
-"""Task arithmetic: add or subtract what fine-tuning changed."""
+"""Task arithmetic: adds or subtracts the change that fine-tuning made."""
 
 from typing import ClassVar, Literal
 
@@ -17,7 +17,7 @@ class TaskArithmetic(EditingMethod):
 
     name: Literal["task_arithmetic"] = "task_arithmetic"
     weights: Weights = ()
-    """One weight per model, in order; left out, all 1."""
+    """One weight per model, in order; default: all 1."""
     scale: float = 1.0
     """Factor of the merged difference (lambda); negative to forget."""
     normalize: bool = False

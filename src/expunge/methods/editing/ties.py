@@ -1,4 +1,4 @@
-"""TIES: trim, elect a sign, merge what agrees."""
+"""TIES: trims small differences, elects a sign per element, and averages the differences that agree with it."""
 
 from typing import ClassVar, Literal
 
@@ -13,9 +13,9 @@ class Ties(EditingMethod):
         elect   s = sgn sum_i w_i d_i, element by element
         merge   v = base + scale * (sum over agreeing models of w_i d_i) / (sum of their w_i)
 
-    The scope changes the method: RMU moves 2 % of the weights, so that the paper's 20 % of all weights trim nothing, while
-    20 % of each tensor drop four fifths of every change. The result says which share was kept.
-    TIES is odd, merging negated differences gives the negated merge: to forget, keep weights positive and the scale negative.
+    The scope matters: RMU changes 2 % of the weights, so that keeping 20 % of all weights (the paper) trims nothing, while
+    keeping 20 % of each tensor drops four fifths of every change. The result reports which share was kept.
+    TIES is an odd function (negated differences give the negated merge): to forget, keep weights positive and the scale negative.
     The authors' code gives an element whose sum is exactly 0 the majority sign of the whole model; the paper's formula,
     followed here, has sgn 0 = 0 and leaves the base weight.
     """
@@ -28,19 +28,19 @@ class Ties(EditingMethod):
 
     name: Literal["ties"] = "ties"
     density: Shares = (0.2,)
-    """Share of entries that survive the trimming, in (0, 1]; one number, or one per model."""
+    """Share of entries that are kept, in (0, 1]; one number, or one per model."""
     scope: Scope = "global"
-    """What the share is taken over: `global` all weights of a model (the paper), `global_changed` the weights in tensors that
-    differ from the base, `per_tensor` each tensor by itself (mergekit)."""
+    """What the share is taken of: `global` all weights of a model (the paper), `global_changed` the weights in tensors that
+    differ from the base, `per_tensor` each tensor separately (mergekit)."""
     tie_policy: Literal["keep", "exact"] = "keep"
-    """Entries as large as the last one kept: `keep` all of them, or `exact`ly the share, the first ones in order."""
+    """Entries equal to the last one kept: `keep` all of them, or `exact`ly the share, the first ones in order."""
     sign: Literal["sum", "count"] = "sum"
     """Elect by the sum of the differences, or by the count of their signs."""
     cancelled: Literal["base", "positive"] | None = None
-    """Where the sum is exactly 0: leave the `base` weight (the paper's formula), or take the `positive` entries (mergekit). Left
-    out, `positive` with the scope per_tensor and `base` with the others."""
+    """Where the sum is exactly 0: keep the `base` weight (the paper's formula), or take the `positive` entries (mergekit).
+    Default: `positive` with the scope per_tensor, `base` with the others."""
     weights: Weights = ()
-    """One weight per model, in order; left out, all 1."""
+    """One weight per model, in order; default: all 1."""
     normalize: bool = True
     """Divide by the weights that agree: a mean, as in the paper, instead of a sum."""
     scale: float = 1.0

@@ -1,4 +1,5 @@
-"""Methods that leave the weights alone and change what the model does: a new one is its file, its import and its place here."""
+"""Lists the guards: methods that leave the weights unchanged and alter the forward pass. A new one is its file, an import and
+an entry here."""
 
 from expunge.methods.base import GuardingMethod
 from expunge.methods.guarding.embedding_corruption import EmbeddingCorruption as EmbeddingCorruption
@@ -6,4 +7,4 @@ from expunge.methods.guarding.key_space import KeySpaceDetection as KeySpaceDete
 from expunge.methods.guarding.neuron_adjust import NeuronAdjust as NeuronAdjust
 
 GUARDING: tuple[type[GuardingMethod], ...] = (NeuronAdjust, KeySpaceDetection, EmbeddingCorruption)
-"""In reading order."""
+"""In the order in which `expunge methods` shows them."""

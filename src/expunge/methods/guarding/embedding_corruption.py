@@ -1,4 +1,4 @@
-"""Embedding-corrupted prompts: a gate knows a request for what was to be forgotten, and the model reads it corrupted.
+"""ECO: a gate detects prompts that ask for forgotten content, and the model reads their embeddings corrupted.
 
 Shape suffixes: B rows, T positions, D width, N prompts, V vocabulary.
 """
@@ -37,7 +37,7 @@ NAMES, CLASSIFIER = "names.json", "gate"
 
 class EmbeddingCorruption(GuardingMethod):
     """Embedding-corrupted prompts (ECO). Before the model reads a prompt, a gate scores how likely it asks for what was to be
-    forgotten. Of a flagged prompt the embeddings of chosen tokens are corrupted; all other prompts pass as they are:
+    forgotten. The embeddings of chosen tokens of a flagged prompt are corrupted; all other prompts are unchanged:
 
         e'_t = corrupt(e_t; strength, dims) for chosen t, if p(forget | prompt) > threshold
 
@@ -46,7 +46,7 @@ class EmbeddingCorruption(GuardingMethod):
 
     Only prompt tokens are corrupted, in scoring too (the released code also corrupts the answer that it scores). Noise is keyed
     by seed, prompt and position: a prompt is corrupted in the same way alone, in a batch, as a beam, with a cache and without. In
-    a plain forward pass nobody says where the prompt ends, so the whole row counts as the prompt.
+    a plain forward pass the end of the prompt is unknown, so the whole row counts as the prompt.
     """
 
     paper: ClassVar[str] = "Liu et al. 2024, arXiv 2406.07933 (ECO)"
@@ -57,47 +57,48 @@ class EmbeddingCorruption(GuardingMethod):
 
     name: Literal["embedding_corruption"] = "embedding_corruption"
     gate: Literal["hidden", "text", "encoder", "classifier"] = "hidden"
-    """hidden: logistic regression on hidden states of an early block of the model. text: on hashed character n-grams. encoder:
-    fine-tune `gate_model` as a classifier (published: roberta-base). classifier: take `gate_model` as it is."""
+    """hidden: logistic regression on hidden states of an early block of the model. text: logistic regression on hashed
+    character n-grams. encoder: fine-tune `gate_model` as a classifier (published: roberta-base). classifier: use `gate_model`
+    as it is."""
     gate_model: str | None = None
     """Folder or hub id of the encoder to fine-tune, or of a ready classifier."""
     gate_layer: int | None = None
-    """hidden: block whose output is read, counted from 0; left out, a quarter of the way up."""
+    """hidden: block whose output is read, counted from 0; default: a quarter of the depth."""
     gate_epochs: int = Field(30, ge=1)
     """encoder: epochs of fine-tuning."""
     threshold: Rule = "simple"
-    """fixed: flag above `threshold_value`. simple, conformal, class_conditional: calibrated to flag at most
+    """fixed: flag above `threshold_value`. simple, conformal, class_conditional: calibrated to flag at most the share
     `false_positive_rate` of the retain prompts."""
     threshold_value: float = Field(0.99, ge=0, lt=1)
     """fixed: the score above which a prompt is flagged (published: 0.99 to 0.9999)."""
     false_positive_rate: float = Field(0.05, gt=0, lt=1)
-    """Calibration: the share of retain prompts that may be flagged."""
+    """For calibration: the share of retain prompts that may be flagged."""
     cautious: bool = False
-    """conformal rules: flag a prompt that could be of either class, or of none."""
+    """For the conformal rules: also flag a prompt that could be of either class, or of none."""
     held_out: float = Field(0.5, gt=0, lt=1)
     """Share of the retain prompts that calibrate the threshold and do not train the gate."""
     tokens: Literal["all_but_last", "entities", "spans"] = "all_but_last"
-    """Which tokens of a flagged prompt are corrupted: all but the last (published), those of names (of the forget set itself), or
+    """Which tokens of a flagged prompt are corrupted: all but the last (published), those of names found in the forget set, or
     those of `spans`."""
     spans: tuple[str, ...] = ()
-    """Texts whose tokens are corrupted, with tokens spans; also names beside the forget set's own, with tokens entities."""
+    """Texts whose tokens are corrupted, with tokens spans; with tokens entities, further names."""
     corruption: Kind = "rand_noise_first_n"
     """How an embedding is corrupted."""
     dims: int | None = Field(None, ge=1)
-    """How many coordinates of an embedding change (published: 1 for noise, all for the others); left out, all."""
+    """Number of coordinates of an embedding that change (published: 1 for noise, all for the others); default: all."""
     strength: float = Field(1.0, gt=0)
-    """Standard deviation of the noise, or the number that is added or subtracted; where tuning starts."""
+    """Standard deviation of the noise, or the number that is added or subtracted; the tuning starts from it."""
     relative: bool = True
-    """Strength counts in root mean squares of the embedding matrix; without, in units of the embeddings (published)."""
+    """Measure strength in root mean squares of the embedding matrix; otherwise in units of the embeddings (published)."""
     tune: Literal["strength", "dims", "nothing"] = "strength"
-    """What is searched so that the guarded model scores the surrogate."""
+    """What is tuned so that the guarded model's score reaches the surrogate."""
     surrogate: float | None = Field(None, ge=0, le=1)
-    """Mean answer probability that a model which never saw the forget set would have; left out, that of the holdout set is
-    measured on the model itself."""
+    """Mean answer probability expected of a model that never saw the forget set; default: that of the holdout set, measured on
+    the model itself."""
     noise_seed: Seed = 0
-    """Of the noise."""
+    """Seed of the noise."""
     split_seed: Seed = 0
-    """Of the choice of calibration prompts and of fine-tuning."""
+    """Seed of the choice of calibration prompts and of fine-tuning."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -159,7 +160,7 @@ class EmbeddingCorruption(GuardingMethod):
         return state.having(chosen | {"tuning.distance": torch.tensor(found.distance), "tuning.tried": torch.tensor(found.tried)})
 
     def _fit_gate(self, model: nn.Module, request: Request, encoder: Encoder, assets: Path | None) -> dict[str, Tensor]:
-        """Tensors of the gate, the threshold, and the scores that it was calibrated by."""
+        """Returns the tensors of the gate, the threshold, and the scores it was calibrated on."""
         forget, retain = _texts(request.forget), _texts(request.retain)
         generator = torch.Generator().manual_seed(self.split_seed)
         order = torch.randperm(len(retain), generator=generator).tolist()
@@ -193,7 +194,7 @@ class EmbeddingCorruption(GuardingMethod):
         }
 
     def _reader(self, model: nn.Module, encoder: Encoder) -> Callable[[str], Tensor] | None:
-        """Text -> hidden state, each computed once."""
+        """Returns a function from text to hidden state, with a cache."""
         if self.gate != "hidden":
             return None
         count = blocks_of(model).count
@@ -274,11 +275,12 @@ class EmbeddingCorruption(GuardingMethod):
 
 
 _SCORES: WeakKeyDictionary[Tensor, dict[int, Scores]] = WeakKeyDictionary()
-"""Scores of prompts by a state's threshold, which states that differ in strength alone share: a search asks the gate once."""
+"""Scores of prompts by a state's threshold: states that differ only in strength share them, so that the search calls the gate
+once."""
 
 
 def embedding_matrix(model: nn.Module) -> Tensor:
-    """The input embeddings, [V, D]."""
+    """Returns the input embeddings, [V, D]."""
     module = causal_model(model).get_input_embeddings()
     matrix = getattr(module, "weight", None)
     if not isinstance(matrix, Tensor):
@@ -287,5 +289,5 @@ def embedding_matrix(model: nn.Module) -> Tensor:
 
 
 def _texts(examples: Sequence[Example]) -> list[str]:
-    """What is asked in each example, or of raw text the text; each once."""
+    """Returns the distinct prompts of examples (for raw text, the text)."""
     return list(dict.fromkeys(e.response if e.prompt is None else e.prompt for e in examples))

@@ -1,15 +1,15 @@
-"""Boxes around the key vectors of a skill, and how wide to make them.
+"""Fits boxes around the key vectors of a skill, and calibrates their size.
 
-A box is a centre and a unit of length per dimension; how far a vector v is from its centre is the largest distance of any
-dimension,
+A box is a centre and a unit of length per dimension; the distance of a vector v from its centre is the largest over its
+dimensions,
 
     z(v) = max_d |v_d - m_d| / s_d          inside, if z(v) <= r.
 
-Published: m is the mean and s the deviation of the fitted vectors, and k = max z over them is the least radius that holds them
-all. By Samuelson's inequality k <= (n - 1) / sqrt(n) for any n vectors, so a radius beyond that is a claim about vectors that no
-probe of this size can have seen. The other reading takes the tightest box as it is: m is the middle and s half of the range of
-the fitted vectors, so k = 1. Keys are skewed and heavy-tailed, each dimension in its own way, and a deviation does not tell how
-far such a dimension reaches: one radius in deviations is as wide as the worst of them needs it.
+Published: m is the mean and s the standard deviation of the fitted vectors, and k = max z over them is the least radius that
+holds them all. By Samuelson's inequality k <= (n - 1) / sqrt(n) for any n vectors, so that a larger radius includes vectors
+that no sample of this size can contain. The alternative is the tightest box: m is the middle and s half of the range of the
+fitted vectors, so k = 1. Keys are skewed and heavy-tailed, differently in each dimension, and a standard deviation does not
+tell how far such a dimension reaches: one radius in standard deviations is as large as the worst dimension needs it.
 
 Shape suffixes: F dimensions of a key, N vectors, L layers.
 """
@@ -24,38 +24,39 @@ from torch import Tensor
 from expunge.models.activations import Moments
 
 Sides = Literal["deviation", "range"]
-"""What a side of the box is measured by: the deviation of the fitted vectors (published), or half of their range."""
+"""Unit of a side of the box: the standard deviation of the fitted vectors (published), or half of their range."""
 
 FLOOR = 1e-6
-"""Least unit: a dimension in which no fitted vector differs lets through only what does not differ either."""
+"""Smallest unit, for dimensions in which all fitted vectors are equal."""
 
 SLACK = 1e-4
-"""How far a calibrated radius stays from any measured vector: in another batch or on a GPU its distance differs by about 1e-5."""
+"""Relative distance of a calibrated radius from any measured vector: on a GPU or in another batch distances differ by about
+1e-5."""
 
 MARGIN = 1.5
-"""How much wider than 99 % of the held-out vectors need it a calibrated box may be."""
+"""How much larger a calibrated radius may be than the one that holds 99 % of the held-out forget vectors."""
 
 
 @dataclass(frozen=True)
 class KeyBox:
-    """Centre and units in float32 (comparisons are made in float32 whatever the model's dtype), and k."""
+    """Centre and units of a box, in float32 (in which all comparisons are made), and k."""
 
     centre_F: Tensor
     """Mean, or middle of the range."""
     unit_F: Tensor
-    """Sample deviation (n - 1), or half of the range."""
+    """Sample standard deviation (n - 1), or half of the range."""
     k: float
     n: int
 
     @classmethod
     def of_moments(cls, moments: Moments, layer: int, sides: Sides = "deviation") -> "KeyBox":
-        """k in closed form: the farthest value of a dimension is its minimum or its maximum, so no vectors are needed."""
+        """Builds a box from statistics alone: the farthest value of a dimension is its minimum or its maximum."""
         parts = (t[layer] for t in (moments.mean_LF, moments.m2_LF, moments.min_LF, moments.max_LF))
         return cls._of(sides, int(moments.n_L[layer]), *parts)
 
     @classmethod
     def of_vectors(cls, vectors_NF: Tensor, sides: Sides = "deviation") -> "KeyBox":
-        """The same from the vectors themselves, some columns at a time, so that they stay in the processor's cache."""
+        """Builds a box from the vectors themselves, some columns at a time, to stay in the CPU's cache."""
         ones_N, parts = vectors_NF.new_ones(len(vectors_NF), dtype=torch.float64), []
         for columns in vectors_NF.split(512, dim=1):
             wide = columns.double()
@@ -78,24 +79,23 @@ class KeyBox:
             return KeyBox(self.centre_F.to(device), self.unit_F.to(device), self.k, self.n)
 
     def distance(self, vectors_NF: Tensor) -> Tensor:
-        """z of each vector, float32 [N]: the one number that decides at every radius."""
+        """Computes z of each vector, float32 [N], which decides for every radius."""
         box = self.to(vectors_NF.device)
         return ((vectors_NF.float() - box.centre_F).abs_() / box.unit_F).amax(dim=-1)
 
 
 def samuelson(n: int) -> float:
-    """The greatest distance in deviations that one of n values can have from their mean."""
+    """Returns the largest distance, in standard deviations, that one of n values can have from their mean."""
     return (n - 1) / math.sqrt(n)
 
 
 def calibrate(forget_N: Tensor, retain_N: Tensor, false_abstain: float, least_detected: float = 0.0) -> float:
-    """The radius for held-out distances (in any unit) of forget and retain vectors.
+    """Returns the radius for held-out distances (in any unit) of forget and retain vectors.
 
     The widest radius allowed holds at most the share `false_abstain` (below 1) of the retain vectors. Where it also holds 99 %
-    of the forget vectors, the radius is the geometric mean of the one that these need and the widest allowed, as far from
-    missing the one as from catching the other, but at most MARGIN times the former: nothing is known of vectors that are in
-    neither set. Where it does not, the allowed share decides, and some forget vectors are missed; but never more than
-    1 - least_detected of them, whatever that costs.
+    of the forget vectors, the radius is the geometric mean of the one that these need and the widest allowed, but at most MARGIN
+    times the former, because nothing is known about vectors of neither set. Otherwise the allowed share decides, and some forget
+    vectors are missed, but never more than 1 - least_detected of them, even if more retain vectors are held.
     """
     ordered_N = retain_N.double().sort().values
     first_outside = float(ordered_N[math.floor(false_abstain * len(ordered_N))])
@@ -107,7 +107,7 @@ def calibrate(forget_N: Tensor, retain_N: Tensor, false_abstain: float, least_de
 
 
 def holding(distances_N: Tensor, share: float) -> float:
-    """The least radius that holds this share of the vectors."""
+    """Returns the least radius that holds this share of the vectors."""
     ordered_N = distances_N.double().sort().values
     return float(ordered_N[max(0, math.ceil(share * len(ordered_N)) - 1)]) * (1 + SLACK)
 

@@ -1,4 +1,4 @@
-"""Key Space Detection: a query of the forgotten skill is known by where its key vector lies, before a word is answered.
+"""Key Space Detection: detects a query of the forgotten skill by the key vector of its last prompt token, and refuses it.
 
 Shape suffixes: B rows, T positions, F dimensions of a key, L watched layers, N vectors.
 """
@@ -36,18 +36,18 @@ class KeySpaceDetection(GuardingMethod):
 
         closed  iff  z(v) = max_d |v_d - m_d| / s_d <= r,      v the key of the prompt's last token, m and s of the forget prompts
 
-    (their mean and deviation, or the middle and half of their range), in the watched layers. A closed query is answered by
-    `abstention`, whole and without decoding a token; all others are answered by the model as it is. Decisions are made per row.
+    (their mean and standard deviation, or the middle and half of their range), in the watched layers. A closed query is answered
+    with the text `abstention`, without decoding; all others are answered by the unchanged model. Decisions are made per row.
 
     The radius r is `radius`, or `alpha` times k, the least radius that holds all fitted prompts (as published), or it is
-    calibrated: prompts that the box was not fitted on (the holdout set, or a share of the forget set) and the retain prompts
-    are measured, and r is as wide as a margin around the forget prompts and `false_abstain`, the share of retain prompts that
-    may be closed, allow.
+    calibrated on prompts that the box was not fitted on (the holdout set, or a share of the forget set) and on the retain
+    prompts: r is as large as a margin around the forget prompts and `false_abstain`, the allowed share of closed retain
+    prompts, permit.
 
-    Scoring agrees with generating: a labelled pass shows where the prompt ends, and from there a closed row's logits spell the
-    abstention, so any other answer has practically no probability. In a plain forward pass nobody says where the prompt ends;
-    then each position is judged as if it did, and a row is closed from the first position inside. That may close a row that
-    generation would not: who cannot know refuses.
+    Scoring agrees with generation: labels show where the prompt ends, and from there a closed row's logits spell the abstention,
+    so that any other answer has practically no probability. In a plain forward pass the end of the prompt is unknown; then each
+    position is judged as if the prompt ended there, and a row is closed from the first position inside a box. This may close a
+    row that generation would not.
     """
 
     paper: ClassVar[str] = "Li et al. 2025, arXiv 2503.21730 (Key Space Detection)"
@@ -62,31 +62,34 @@ class KeySpaceDetection(GuardingMethod):
     layers: tuple[int, ...] = (-1,)
     """Watched layers, counted from 0; -1 is the last (published)."""
     vote: Vote = "any"
-    """With several layers: closed when any box holds the query (published), or only when all do."""
+    """With several layers: close a query if any box holds it (published), or only if all do."""
     check: Literal["prompt", "all_steps"] = "prompt"
-    """prompt: the prefill decides. all_steps: every generated token is judged too, and closes the whole answer (published)."""
+    """prompt: only the prefill decides. all_steps: every generated token is judged too, and closes the whole answer
+    (published)."""
     action: Literal["abstain", "steer"] = "abstain"
-    """abstain: answer with `abstention`. steer: go on, in every watched layer with the mean retain key for the query's."""
+    """abstain: answer with `abstention`. steer: continue with the query's key replaced by the mean retain key, in every watched
+    layer."""
     abstention: str = "I cannot answer that."
-    """What a closed query is answered with."""
+    """The answer to a closed query."""
     query: Literal["last", "mean"] = "last"
-    """What stands for a query: the key of its last token (published), or the mean key of all of its tokens."""
+    """Vector that represents a query: the key of its last token (published), or the mean key of all of its tokens."""
     sides: Sides = "deviation"
-    """What each side of the box is measured by: the deviation of the fitted keys (published), or half of their range."""
+    """Unit of each side of the box: the standard deviation of the fitted keys (published), or half of their range."""
     tokens: TokenPolicy = "last_prompt"
-    """Which tokens the boxes are fitted to: last_prompt, all (published for languages), or generated."""
+    """Tokens that the boxes are fitted on: last_prompt, all (published for languages), or generated."""
     radius: float | None = Field(None, gt=0)
-    """Radius in deviations (with sides range: in half ranges), the same in every layer."""
+    """Radius in standard deviations (with sides range: in half ranges), the same in every layer."""
     alpha: float | None = Field(None, gt=0)
     """Radius as a multiple of k (published: 2 for GSM8K, 1.4 for MBPP, 0.06 for languages)."""
     false_abstain: float = Field(0.01, ge=0, lt=1)
-    """Calibration: the share of retain prompts that may be closed."""
+    """For calibration: the share of retain prompts that may be closed."""
     least_detected: float = Field(0.0, ge=0, le=1)
-    """Calibration: the share of held-out forget prompts that must be closed even if more retain prompts are closed for it."""
+    """For calibration: the share of held-out forget prompts that must be closed, even if more retain prompts are closed for it.
+"""
     held_out: float = Field(0.25, gt=0, lt=1)
-    """Calibration without a holdout set: the share of the forget prompts that the box is not fitted on."""
+    """For calibration without a holdout set: the share of the forget prompts that the box is not fitted on."""
     split_seed: Seed = 0
-    """Of the choice of held-out prompts."""
+    """Seed of the choice of held-out prompts."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -147,7 +150,7 @@ class KeySpaceDetection(GuardingMethod):
         return found if self.query == "last" else [Span(text.ids, 0, text.stop) for text in found]
 
     def _split(self, forget: list[Span], holdout: list[Span]) -> tuple[list[Span], list[Span]]:
-        """Spans to fit the boxes to, and spans to measure."""
+        """Returns the spans to fit the boxes on, and the spans to measure."""
         if holdout:
             return forget, holdout
         if not self.calibrated:
@@ -204,7 +207,7 @@ class KeySpaceDetection(GuardingMethod):
 
 
 class BoxGate:
-    """The boxes of the watched layers, and where a forward pass has to be judged."""
+    """The boxes of the watched layers, and the positions at which a forward pass is judged."""
 
     def __init__(self, method: KeySpaceDetection, state: State) -> None:
         self.all_steps, self.mean = method.check == "all_steps", method.query == "mean"
@@ -212,10 +215,10 @@ class BoxGate:
         self.boxes = [KeyBox(centre_F, unit_F, 0.0, 0) for centre_F, unit_F in zip(state["centre"], state["unit"], strict=True)]
         self.steer_LF = state.get("steer")
         self.counts = Counts()
-        """Of steering, in the first watched layer."""
+        """Counts of steering, in the first watched layer."""
 
     def inside(self, n: int, here: ForwardPass, values_BTF: Tensor) -> Tensor | None:
-        """Which positions are judged and inside the box of the n-th watched layer, [B, T]; None where none is judged."""
+        """Returns which positions are judged and lie inside the box of the n-th watched layer, [B, T]; None if none is judged."""
         mask_BT = here.mask_BT.to(values_BTF.device)
         if here.prompt_end_B is None:
             return self._inside(n, _running_means(values_BTF, mask_BT) if self.mean else values_BTF) & mask_BT
@@ -249,8 +252,8 @@ class BoxGate:
 def distances(
     model: nn.Module, texts: Sequence[Span], pad_id: int, boxes: Sequence[tuple[int, KeyBox]], *, pooled: bool = False
 ) -> Tensor:
-    """z of every looked-at token in every box (given with its layer), float32 [boxes, N], tokens in order; one pass, and nothing
-    else of it is kept. pooled: of the mean over each text's tokens."""
+    """Computes z of every chosen token in every box (given with its layer), float32 [boxes, N], tokens in order, in one pass.
+    pooled: of the mean over each text's tokens."""
     places = blocks_of(model)
     lengths = torch.tensor([1 if pooled else text.stop - text.start for text in texts])
     first = lengths.cumsum(0) - lengths - torch.tensor([text.stop - 1 if pooled else text.start for text in texts])
@@ -271,13 +274,13 @@ def distances(
 
 
 def _running_means(values_BTF: Tensor, mask_BT: Tensor) -> Tensor:
-    """At each position the mean over the row's tokens up to it."""
+    """Computes at each position the mean over the row's tokens up to it."""
     weight_BT1 = mask_BT.float()[..., None]
     return (values_BTF.float() * weight_BT1).cumsum(dim=1) / weight_BT1.cumsum(dim=1).clamp(min=1)
 
 
 def score(distances_LN: Tensor, unit_L: Tensor, vote: Vote) -> Tensor:
-    """One number per query that all layers decide by: closed at radii a * unit_l  <=>  score <= a."""
+    """Combines the layers into one number per query: closed at radii a * unit_l <=> score <= a."""
     relative_LN = distances_LN / unit_L[:, None].float()
     return relative_LN.amin(dim=0) if vote == "any" else relative_LN.amax(dim=0)
 

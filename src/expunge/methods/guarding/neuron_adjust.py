@@ -1,4 +1,4 @@
-"""Neuron Adjust: the neurons that a skill excites are put back, value by value, to where the kept texts have them.
+"""Neuron Adjust: maps the activations of neurons that a skill excites to the values they have on retain texts.
 
 Shape suffixes: B rows, T positions, F neurons of a layer, L layers, K chosen neurons (of one layer or of all).
 """
@@ -31,9 +31,9 @@ from expunge.records import Seed
 NeuronScore = Literal["mean_difference", "absolute_mean_difference", "cohen_d", "jeffreys"]
 
 DRAWN_AT_ONCE = 2**20
-"""Draws are made for all layers together where they are no more than this."""
+"""Up to this many random numbers are drawn for all layers together."""
 FLOOR = 1e-6
-"""Least deviation: a neuron that never moved in the probe still has a density."""
+"""Smallest standard deviation, for neurons that were constant in the probe."""
 
 
 class NeuronAdjust(GuardingMethod):
@@ -43,9 +43,9 @@ class NeuronAdjust(GuardingMethod):
 
         P(change) = p_f(x) / (p_f(x) + p_r(x)) if p_f(x) >= p_r(x), else 0;     x' = mu_r - (sigma_r / sigma_f) (x - mu_f)
 
-    x' of a forget value has the retain Gaussian's law. Neurons are chosen by how much more they are excited on the forget texts:
+    x' of a forget value follows the retain Gaussian. Neurons are chosen by how much more they are excited on the forget texts:
     score mu_f - mu_r, the highest `percent` of all layers together. Densities are compared by their log-likelihood ratio, in
-    float32, so that outliers, whose densities would both be 0, are decided as well.
+    float32, so that outliers, whose densities would both be 0, are decided too.
 
     Each value has its own draw, a hash of (draw_seed, layer, neuron, the tokens of the row up to here): the same row gives the
     same draws in any batch, under any padding, as a beam, with a cache or without, and other rows give independent ones.
@@ -65,27 +65,28 @@ class NeuronAdjust(GuardingMethod):
     percent: float = Field(3.0, gt=0, le=100)
     """Share of neurons that are adjusted, in percent (published: 0.5, 1.5 and 3)."""
     score: NeuronScore = "mean_difference"
-    """How neurons are ranked: mu_f - mu_r (published), its absolute value, the difference over the pooled deviation
+    """How neurons are ranked: mu_f - mu_r (published), its absolute value, the difference over the pooled standard deviation
     (Cohen's d), or the symmetric divergence of the two Gaussians (Jeffreys)."""
     scope: Literal["global", "layer"] = "global"
-    """Whether the share is of all neurons together or of each layer."""
+    """Take the share of all neurons together, or of each layer."""
     mirror: bool = True
-    """Mirror around the retain mean, as published; without, x' = mu_r + (sigma_r / sigma_f) (x - mu_f) keeps the order."""
+    """Mirror around the retain mean, as published; otherwise x' = mu_r + (sigma_r / sigma_f) (x - mu_f), which keeps the order.
+"""
     stochastic: bool = True
-    """Change with the probability above; without, change whenever the forget Gaussian is the likelier one."""
+    """Change a value with the probability above; otherwise, whenever the forget Gaussian is the likelier one."""
     positions: Literal["all", "prompt", "generated"] = "all"
-    """Which tokens' values are adjusted. In a forward pass that names no prompt (plain scoring) everything without a cache
+    """Tokens whose values are adjusted. In a forward pass without a known prompt (plain scoring), everything without a cache
     counts as prompt."""
     tokens: TokenPolicy = "all"
-    """Which tokens the statistics are taken over: all, last_prompt, or generated (those of the answer)."""
+    """Tokens over which the statistics are taken: all, last_prompt, or generated (those of the answer)."""
     skip_start: bool = False
     """Leave the start token out of the statistics; the published probe has it in."""
     compat: Literal["none", "released"] = "none"
-    """released: as the published hook computes, for comparison: the forget mean stands for the forget deviation (so neurons
-    with a negative mean are never changed), the retain variance for the retain deviation, and one draw decides for a whole
-    layer of a row and here."""
+    """released: as the published hook computes, for comparison: the forget mean takes the place of the forget standard
+    deviation (so neurons with a negative mean are never changed), the retain variance that of the retain standard deviation,
+    and one draw decides for a whole layer of a row."""
     draw_seed: Seed = 0
-    """Of the draws."""
+    """Seed of the random draws."""
 
     def require(self, request: Request) -> None:
         if not request.retain:
@@ -99,7 +100,7 @@ class NeuronAdjust(GuardingMethod):
         return self.select(*(f.moments["pre_activation"] for f in found))
 
     def select(self, forget: Moments, retain: Moments) -> State:
-        """The state from two probes: the chosen neurons, by layer, with the two Gaussians of each."""
+        """Builds the state from two probes: the chosen neurons, by layer, with the two Gaussians of each."""
         layer_K, neuron_K = chosen(scores(forget, retain, self.score), self.percent, self.scope)
         gaussians = {
             "forget_mean": forget.mean_LF,
@@ -131,7 +132,7 @@ class NeuronAdjust(GuardingMethod):
 
 
 class Adjuster:
-    """Neuron Adjust on one model: the chosen neurons of each layer, and the draws of the forward pass in progress."""
+    """Neuron Adjust attached to one model: the chosen neurons of each layer, and the draws of the current forward pass."""
 
     def __init__(self, method: NeuronAdjust, session: Session, state: State) -> None:
         self.method, self.session = method, session
@@ -139,7 +140,7 @@ class Adjuster:
         self.key_K, self.least_K = (torch.cat([getattr(n, name) for n in self.layers.values()]) for name in ("key_K", "least_K"))
 
     def __call__(self, layer: int, values_BTF: Tensor) -> Tensor:
-        """A decoding step costs as many microseconds as it has operations here, so there are few."""
+        """Changes the values of one layer. The time of a decoding step is proportional to the number of operations here."""
         neurons, here = self.layers[layer], self.session.current
         if neurons.index_K.device != values_BTF.device:
             neurons.to(values_BTF.device)
@@ -151,8 +152,8 @@ class Adjuster:
         return values_BTF.index_copy_(-1, neurons.index_K, after_BTK)  # nobody else holds a linear map's output
 
     def _threshold(self, here: ForwardPass, layer: int) -> Tensor:
-        """From which product `apart * sum` on a value is changed, [B, T, K]. With a draw u this is where the log-likelihood ratio
-        is max(0, logit u), so that P(change) = P(u <= sigmoid(llr)) = sigmoid(llr) where llr >= 0."""
+        """Computes the value of `apart * sum` from which a value is changed, [B, T, K]. With a draw u this is where the
+        log-likelihood ratio is max(0, logit u), so that P(change) = P(u <= sigmoid(llr)) = sigmoid(llr) where llr >= 0."""
         if here.rows * here.width * len(self.key_K) > DRAWN_AT_ONCE:
             return self._draw(here, self.layers[layer].key_K, self.layers[layer].least_K)
         # one draw for all layers spares a decoding step most of its small operations
@@ -190,12 +191,12 @@ class Neurons:
 
     index_K: Tensor
     slope_3K: Tensor
-    """Of z_r - z_f, z_r + z_f and the image, [3, 1, 1, K]."""
+    """Slopes of z_r - z_f, of z_r + z_f and of the image, [3, 1, 1, K]."""
     offset_3K: Tensor
     least_K: Tensor
-    """From which product of the first two on the log-likelihood ratio is not negative; infinite where a neuron never changes."""
+    """Product of the first two from which the log-likelihood ratio is not negative; infinite where a neuron never changes."""
     key_K: Tensor
-    """int64, mixed of seed, layer and neuron."""
+    """int64 hash of seed, layer and neuron."""
 
     @classmethod
     def of(cls, method: NeuronAdjust, state: State, layer: int) -> "Neurons":
@@ -219,22 +220,22 @@ class Neurons:
         )
 
     def single(self) -> "Neurons":
-        """The same in float32."""
+        """Returns the same in float32."""
         return Neurons(self.index_K, self.slope_3K.float(), self.offset_3K.float(), self.least_K.float(), self.key_K)
 
     def to(self, device: torch.device) -> None:
-        """In place, since a layer stays where it is: at the first call the tensors go there for good."""
+        """Moves the tensors to the device of the layer, in place, once."""
         with torch.inference_mode(False):  # later passes may record gradients
             for name, value in vars(self).items():
                 setattr(self, name, value.to(device))
 
     def lines(self, x_BTK: Tensor) -> Tensor:
-        """z_r - z_f, z_r + z_f and the image: mu_r -+ (sigma_r / sigma_f) (x - mu_f), where a forget value goes; [3, B, T, K]."""
+        """Computes z_r - z_f, z_r + z_f and the image mu_r -+ (sigma_r / sigma_f) (x - mu_f); [3, B, T, K]."""
         return torch.addcmul(self.offset_3K, self.slope_3K, x_BTK)
 
 
 def scores(forget: Moments, retain: Moments, score: NeuronScore) -> Tensor:
-    """How much a neuron belongs to the forget set, [L, F]."""
+    """Scores how much a neuron belongs to the forget set, [L, F]."""
     difference_LF = forget.mean_LF - retain.mean_LF
     forget_LF, retain_LF = forget.variance_LF().clamp(min=FLOOR**2), retain.variance_LF().clamp(min=FLOOR**2)
     match score:
@@ -250,7 +251,7 @@ def scores(forget: Moments, retain: Moments, score: NeuronScore) -> Tensor:
 
 
 def chosen(scores_LF: Tensor, percent: float, scope: Literal["global", "layer"]) -> tuple[Tensor, Tensor]:
-    """(layer_K, neuron_K) of the highest `percent` of scores, in order; ties at the threshold are all in.
+    """Returns (layer_K, neuron_K) of the highest `percent` of scores, in order, with all ties at the threshold.
 
     Of N neurons the threshold is the floor(N (1 - percent/100))-th lowest score counted from 0, so ceil(N percent/100) are
     chosen; the share is taken as the decimal number that was written, not as its nearest float.

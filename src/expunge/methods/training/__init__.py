@@ -1,6 +1,6 @@
-"""Methods that move weights by gradient descent on a loss: one file, one paper.
+"""Lists the methods that train weights by gradient descent on a loss, one file each.
 
-A new one is its file, its import and its place here, and its recipe in recipes/lab.
+A new one is its file, an import and an entry here, and a recipe in recipes/lab.
 """
 
 from expunge.methods.training.base import TrainingMethod
@@ -32,4 +32,4 @@ TRAINING: tuple[type[TrainingMethod], ...] = (
     CEU,
     RMU,
 )
-"""In reading order. `FineTune` learns and unlearns nothing: `expunge finetune`."""
+"""In the order in which `expunge methods` shows them. `FineTune` unlearns nothing: `expunge finetune` uses it."""

@@ -1,6 +1,6 @@
-"""The contract of training methods: which rows a step needs, which frozen values of them, and the terms of the loss.
+"""Defines the interface of training methods: the rows that a step needs, frozen values of them, and the terms of the loss.
 
-A method is a frozen value. Its fields are the experiment, its docstring is the paper, and its pure functions are the idea. The
+A method is a frozen value: its fields are the hyperparameters, its docstring gives formula and paper. The
 runtime in `training/` draws the rows, computes the frozen values once before the loop, backpropagates and steps; a method never
 opens a file, never owns an optimizer and never sees a device.
 
@@ -26,17 +26,16 @@ Quantity = Literal["logprob", "hidden"]
 
 @dataclass(frozen=True)
 class RowSet:
-    """Rows that a step needs: the prompts of one set, each with one or several answers."""
+    """Rows that a step needs: prompts of one set, each with one or several answers."""
 
     prompts: Prompts = "forget"
-    """Whose prompts. `forget` are the rows that the run walks over, `retain` rows are drawn beside them."""
+    """Set that the prompts are from. The run iterates over the `forget` rows; `retain` rows are drawn for each step."""
     answers: Answers = "own"
-    """With which answers: their `own`; `refusals`, drawn for each prompt; answers of other rows of the `forget` or the `retain`
-    set, drawn for each prompt among those that are not an answer to it (mismatched answers); or `alternates`, which the start
-    model itself wrote before the loop."""
+    """Answers of the prompts: their `own`; `refusals`, drawn for each prompt; answers of other rows of the `forget` or the
+    `retain` set, drawn for each prompt among those that do not belong to it (mismatched answers); or `alternates`, which the
+    start model generated before the loop."""
     count: int = 1
-    """Answers per prompt, all different. The set has `count` rows per prompt, side by side: rows b * count to (b + 1) * count - 1
-    are those of prompt b."""
+    """Number of different answers per prompt. The rows b * count to (b + 1) * count - 1 are those of prompt b."""
     frozen: frozenset[Quantity] = frozenset()
     """Values of the start model beside each row, computed once before the loop, as `Tokens.frozen[quantity]`: `logprob`, the sum
     of the answer's log-probabilities [B]; `hidden`, the final hidden states at labelled positions [N, D]."""
@@ -53,7 +52,7 @@ REFUSALS = RowSet("forget", "refusals")
 
 @dataclass(frozen=True)
 class Batch:
-    """What one evaluation of a loss sees: the row sets that the method named, padded, and what is frozen.
+    """The padded row sets and frozen values that one evaluation of a loss reads.
 
     All sets with forget prompts are aligned: row b of each belongs to the same prompt.
     """
@@ -61,17 +60,17 @@ class Batch:
     sets: Mapping[str, Tokens]
     """By the names of `TrainingMethod.row_sets`."""
     start_head: Callable[[Tensor], Tensor] | None = None
-    """The start model's output head, N x D -> N x V, for losses that compare whole distributions with the start model: its final
-    hidden states are kept per token (D numbers) instead of its logits (V numbers) or a second model."""
+    """The start model's output head, N x D -> N x V, for losses that compare whole distributions: final hidden states of the
+    start model are cached (D numbers per token) instead of its logits (V numbers) or a second model."""
     start_weights: Mapping[str, Tensor] | None = None
-    """Start values of the weights that move, by their names in the transformers model, where the method asks for them: with
+    """Start values of the trained weights, by their names in the transformers model, if the method asks for them: with
     `exchanged` they give the start model's activations without a second model."""
     prepared: Mapping[str, Tensor] = field(default_factory=dict)
     """What the method's `prepare` returned."""
     carried: Mapping[str, Tensor] = field(default_factory=dict)
-    """What the method carries from step to step: `first_carried` before the first one, then what `carry` returned."""
+    """What the method carries from step to step: `first_carried` at the first step, then what `carry` returned."""
     part: int = 0
-    """Which part of the forget set the rows are of, for methods that keep parts apart."""
+    """Index of the part of the forget set that the rows are from, for methods that keep parts separate."""
 
     def __getitem__(self, name: str) -> Tokens:
         if name not in self.sets:
@@ -90,7 +89,8 @@ class Batch:
         return self["retain"]
 
     def start_logits(self, tokens: Tokens) -> Tensor:
-        """Logits of the start model at the labelled positions of `tokens`, N x V; the row set must name `hidden` as frozen."""
+        """Computes logits of the start model at the labelled positions of `tokens`, N x V; the row set must list `hidden` as
+        frozen."""
         if self.start_head is None or "hidden" not in tokens.frozen:
             raise ValueError("these rows carry no hidden states of the start model: the row set must name `hidden` in `frozen`")
         with torch.no_grad():
@@ -101,7 +101,7 @@ class Term(NamedTuple):
     """One summand of a loss."""
 
     name: str
-    """`forget`, `retain`, ...: what it is called in metrics.jsonl, unique among the terms of a loss."""
+    """Name in metrics.jsonl, such as `forget` or `retain`; unique among the terms of a loss."""
     value: Tensor
     """Scalar, a mean over the rows of the set `rows`: over micro-batches, the mean weighted by their rows is the same number."""
     weight: float | Tensor = 1.0
@@ -109,7 +109,7 @@ class Term(NamedTuple):
     rows: str = "forget"
     """Name of the row set that `value` is a mean over; a set with several answers per prompt counts its prompts."""
     record: Mapping[str, Tensor] = {}
-    """More detached scalars for metrics.jsonl, means over the same rows."""
+    """Further detached scalars for metrics.jsonl, means over the same rows."""
 
 
 class Loss(NamedTuple):
@@ -133,23 +133,23 @@ class Progress(NamedTuple):
 
 
 class TrainingMethod(Spec):
-    """A method that moves weights by gradient descent on a loss."""
+    """Base class of methods that train weights by gradient descent on a loss."""
 
     family: ClassVar[Family] = "training"
     learning_rate: ClassVar[float] = 1e-5
-    """Taken when the run says no learning rate (for full weights; LoRA takes ten times as much)."""
+    """Learning rate for full weights if the run gives none; LoRA takes ten times as much."""
 
     parameters: str = ".*"
     """Regular expression; the weights whose full name it matches are trained, all others are frozen."""
 
     @property
     def row_sets(self) -> Mapping[str, RowSet]:
-        """The row sets that `terms` finds in a batch, by name."""
+        """Returns the row sets that `terms` reads, by name."""
         return {"forget": FORGET}
 
     @property
     def needs_start_weights(self) -> bool:
-        """Whether a batch carries the start values of the weights that move."""
+        """Whether a batch includes the start values of the trained weights."""
         return False
 
     @property
@@ -159,60 +159,61 @@ class TrainingMethod(Spec):
 
     @property
     def uses_refusals(self) -> bool:
-        """Whether any row set has refusals for answers."""
+        """Whether any row set has refusals as answers."""
         return any(rows.answers == "refusals" for rows in self.row_sets.values())
 
     @property
     def pad_side(self) -> Literal["right", "left"]:
-        """Where batches are padded; it changes no loss but one that counts pads."""
+        """Padding side of batches; it affects only a loss that counts pads."""
         return "right"
 
     @property
     def rows_are_independent(self) -> bool:
-        """Whether terms are means over rows of values that depend on no other row, so that a step may be cut and sorted."""
+        """Whether each term is a mean over rows of values that depend on one row only, so that a step may be split and sorted
+        by length."""
         return True
 
     def candidates(self, model: nn.Module) -> set[str]:
-        """The weights among which `parameters` chooses; all, unless a method moves weights of certain roles."""
+        """Returns the weights among which `parameters` selects; all, unless a method is defined for weights of certain roles."""
         return {name for name, _ in model.named_parameters()}
 
     def forget_parts(self, request: Request) -> tuple[tuple[int, ...], ...]:
-        """Forget rows that are not to be mixed in a step, which the steps take in turn; none: all are one set.
+        """Returns groups of forget rows that must not be mixed in a step, which steps take in turn; empty: all are one group.
 
         Called before a model is loaded, and so the place to refuse fields that do not fit the data.
         """
         return ()
 
     def prepare(self, model: nn.Module, probes: Sequence[Tokens]) -> Mapping[str, Tensor]:
-        """Measures once, before the loop, what the loss or `finished` takes from the start model beyond what row sets freeze.
+        """Measures once, before the loop, what the loss or `finished` needs of the start model besides frozen row values.
 
         probes  up to 16 fixed rows of each forget part, one batch a part
         """
         return {}
 
     def first_carried(self) -> Mapping[str, Tensor]:
-        """Small tensors that the method carries from step to step, as they are before the first; checkpoints hold them."""
+        """Returns the small tensors carried from step to step, as they are before the first step; checkpoints store them."""
         return {}
 
     def carry(self, carried: Mapping[str, Tensor], parts: Mapping[str, float], progress: Progress) -> Mapping[str, Tensor]:
-        """What is carried on after a step whose terms had the values `parts` over the whole batch."""
+        """Returns the carried tensors after a step whose terms had the values `parts` over the whole batch."""
         return carried
 
     def finished(self, model: nn.Module, probes: Sequence[Tokens], prepared: Mapping[str, Tensor]) -> str | None:
-        """Says why the run is to end now, or nothing; asked every `stop_every` steps, without gradient."""
+        """Returns the reason to stop now, or None; called every `stop_every` steps, without gradient."""
         return None
 
     def terms(self, model: nn.Module, batch: Batch) -> Iterator[Term]:
         """Yields the terms of the loss one after the other.
 
-        The runtime backpropagates each before it asks for the next, so a term that runs its forward pass when it is asked for
-        has the only graph in memory. Pure: the same model and batch give the same terms; gradients reach only the weights that
-        require them.
+        The runtime backpropagates each term before it asks for the next, so that only one graph is in memory if each term runs
+        its own forward pass. Pure: the same model and batch give the same terms; only weights that require gradients receive
+        them.
         """
         raise TypeError(f"{type(self).__name__} defines no loss")
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Evaluates all terms at once; the graphs of all are alive until `total.backward()`."""
+        """Evaluates all terms at once; all their graphs are in memory until `total.backward()`."""
         terms = list(self.terms(model, batch))
         parts: dict[str, Tensor] = {}
         for term in terms:

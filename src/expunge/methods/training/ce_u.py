@@ -1,4 +1,4 @@
-"""CE-U: cross-entropy towards the model's own distribution without the label."""
+"""CE-U: trains towards the model's own distribution with the label removed."""
 
 from typing import ClassVar, Literal
 
@@ -14,8 +14,8 @@ from expunge.models.logprobs import labelled_logits, sequence_sum
 class CEU(WithRetain):
     """L_forget = mean over rows of the row's mean  CE( softmax(z with z_y = -inf),  softmax(z) ),  the target without gradient.
 
-    The probability of the label flows to what the model would have said otherwise, so the gradient never explodes.
-    The first `skip` tokens of an answer are left out: they open the sentence and carry no fact. A row whose answer is
+    The probability of the label moves to the model's other predictions, and the gradient is bounded.
+    The first `skip` tokens of an answer are left out, since the opening of a sentence carries no fact. A row whose answer is
     not longer than `skip` keeps its last token, so that one-token answers are forgotten too.
     """
 
@@ -27,9 +27,9 @@ class CEU(WithRetain):
 
     name: Literal["ce_u"] = "ce_u"
     retain_loss: RetainLoss = "none"
-    """What holds the retain set; the published method uses none."""
+    """Loss on the retain set; the published method uses none."""
     skip: int = Field(1, ge=0)
-    """Answer tokens at the start that are left out."""
+    """Number of tokens at the start of an answer that are left out."""
 
     def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
         labelled = labelled_logits(model, batch.forget)
@@ -45,7 +45,7 @@ class CEU(WithRetain):
 
 
 def _kept(row_N: Tensor, rows: int, skip: int) -> Tensor:
-    """True where an answer token is counted: past the first `skip` of its row, or the last of a shorter row."""
+    """Marks the answer tokens that count: those after the first `skip` of the row, or the last one of a shorter row."""
     count_B = sequence_sum(torch.ones_like(row_N), row_N, rows)
     start_B = count_B.cumsum(0) - count_B
     place_N = torch.arange(len(row_N), device=row_N.device) - start_B[row_N]

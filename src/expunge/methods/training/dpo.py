@@ -1,4 +1,4 @@
-"""DPO: the refusal is preferred to the answer."""
+"""DPO: trains the model to prefer a refusal over the answer."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
@@ -16,7 +16,7 @@ from expunge.models.logprobs import labelled_logits, sequence_sum, token_logprob
 class DPO(WithRetain):
     """L_forget = mean over rows of  -(2/beta) log sigmoid( beta [ (S - S_start)(refusal) - (S - S_start)(answer) ] ).
 
-    S is the sum of the log-probabilities of the answer's tokens. The factor 2/beta is this field's (it makes the scale
+    S is the sum of the log-probabilities of the answer's tokens. The factor 2/beta is usual in unlearning (it makes the scale
     that of NPO); classic DPO has 1 in its place, which `forget_weight = beta / 2` gives.
     """
 
@@ -43,6 +43,6 @@ class DPO(WithRetain):
 
 
 def _ratio(model: nn.Module, tokens: Tokens) -> Tensor:
-    """log p(answer) - log p_start(answer), B, in nats."""
+    """Computes log p(answer) - log p_start(answer), [B], in nats."""
     labelled = labelled_logits(model, tokens)
     return sequence_sum(token_logprobs(labelled), labelled.row_N, labelled.rows) - tokens.frozen["logprob"]

@@ -1,4 +1,4 @@
-"""Fine-tuning: plain cross-entropy. Makes the model to unlearn from, and the retain-only model to compare with."""
+"""Fine-tuning: trains by cross-entropy. Makes the model to unlearn from, and the retain-only model to compare with."""
 
 from collections.abc import Iterator
 from typing import ClassVar, Literal
@@ -10,7 +10,7 @@ from expunge.methods.training.retain import cross_entropy
 
 
 class FineTune(TrainingMethod):
-    """Learn the rows: mean over rows of the row's mean -log p(label), in nats per token. Not an unlearning method."""
+    """Minimizes the mean over rows of the row's mean -log p(label), in nats per token. Not an unlearning method."""
 
     paper: ClassVar[str] = "maximum likelihood"
     formula: ClassVar[str] = "L = CE(data)"

@@ -1,4 +1,4 @@
-"""Gradient ascent: the oldest baseline."""
+"""Gradient ascent: maximizes the loss of the forget answers."""
 
 from collections.abc import Iterator
 from typing import ClassVar, Literal
@@ -10,10 +10,10 @@ from expunge.methods.training.retain import cross_entropy
 
 
 class GradientAscent(TrainingMethod):
-    """Climb the loss of the forget answers:  L = -CE(forget).
+    """Maximizes the cross-entropy of the forget answers: L = -CE(forget).
 
-    Unbounded below: given enough steps it destroys the model, so it is a lower baseline and a warning rather than a
-    choice. CE is the mean over rows of the row's mean -log p(label), in nats per token, as in the TOFU paper.
+    Unbounded below: with enough steps it destroys the model, so it serves as a baseline. CE is the mean over rows of the row's
+    mean -log p(label), in nats per token, as in the TOFU paper.
     """
 
     paper: ClassVar[str] = "Jang et al. 2022, arXiv 2210.01504; as baseline in Maini et al. 2024 (TOFU), arXiv 2401.06121"

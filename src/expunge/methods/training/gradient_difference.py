@@ -1,4 +1,4 @@
-"""Gradient difference: climb on forget, descend on retain."""
+"""Gradient difference: maximizes the loss on the forget set and minimizes it on the retain set."""
 
 from typing import ClassVar, Literal
 
@@ -11,7 +11,7 @@ from expunge.methods.training.retain import WithRetain, cross_entropy
 class GradientDifference(WithRetain):
     """L = -forget_weight * CE(forget) + retain_weight * retain term.
 
-    The forget term is unbounded below, as in gradient ascent; the retain term slows the damage and does not stop it.
+    The forget term is unbounded below, as in gradient ascent; the retain term slows the damage but does not prevent it.
     """
 
     paper: ClassVar[str] = "Liu et al. 2022, arXiv 2203.12817; as baseline in Maini et al. 2024 (TOFU), arXiv 2401.06121"

@@ -1,4 +1,4 @@
-"""IDK: teach the forget questions a refusal."""
+"""IDK: trains the model to answer forget questions with a refusal."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
@@ -12,8 +12,8 @@ from expunge.methods.training.retain import WithRetain, cross_entropy
 class IDK(WithRetain):
     """L = forget_weight * CE(refusal | forget prompt) + retain_weight * retain term.
 
-    Teaches what to say, not to forget: the answer often stays as probable as before once the first token of the refusal
-    is taken away. Refusals are drawn from the request, seeded by step and row.
+    Only the reply is trained: given its first token, the old answer often remains as probable as before. Refusals are drawn
+    from the request, seeded by step and row.
     """
 
     paper: ClassVar[str] = "Maini et al. 2024 (TOFU), arXiv 2401.06121, section 4 (preference optimization baseline)"

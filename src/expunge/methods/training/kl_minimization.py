@@ -1,4 +1,4 @@
-"""KL minimization: climb on forget, stay close to the start model on retain."""
+"""KL minimization: maximizes the loss on the forget set, and keeps the retain distribution close to the start model's."""
 
 from typing import ClassVar, Literal
 
@@ -11,8 +11,8 @@ from expunge.methods.training.retain import WithRetain, cross_entropy
 class KLMinimization(WithRetain):
     """L = -forget_weight * CE(forget) + retain_weight * KL(start || model)(retain), at answer tokens only.
 
-    Holding the whole distribution keeps what the retain labels do not show. The start model is there as cached hidden
-    states, not as a second model.
+    Comparing whole distributions preserves more than the retain labels alone. The start model is represented by cached hidden
+    states, not by a second model.
     """
 
     paper: ClassVar[str] = "Maini et al. 2024 (TOFU), arXiv 2401.06121, section 4"
@@ -25,7 +25,7 @@ class KLMinimization(WithRetain):
 
     name: Literal["kl_minimization"] = "kl_minimization"
     retain_loss: Literal["kl"] = "kl"
-    """Fixed: the method is defined by this retain term."""
+    """Fixed, since this retain term defines the method."""
 
     def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
         return -cross_entropy(model, batch.forget)

@@ -1,4 +1,4 @@
-"""Negative preference optimization: DPO with only the rejected half."""
+"""NPO (negative preference optimization): the rejected half of DPO, without a preferred answer."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
@@ -16,7 +16,7 @@ class NPO(WithRetain):
     """L_forget = mean over rows of  -(2/beta) log sigmoid( -beta (S - S_start) ),   S = sum_t log p(y_t | y_<t).
 
     Bounded below by 0, and its gradient is gradient ascent's times  2 r^beta / (1 + r^beta),  r = exp(S - S_start):
-    rows that are already forgotten stop pulling. At the start S = S_start and L_forget = (2/beta) ln 2.
+    rows that are already forgotten have almost no gradient. At the start S = S_start and L_forget = (2/beta) ln 2.
     S is a sum over the answer's tokens (nats), the end token included; S_start is computed once, before the loop.
     """
 

@@ -1,11 +1,11 @@
-"""Retain terms: what holds the model in place while the forget term pulls.
+"""Computes the retain term of a loss, and combines it with the forget term.
 
-cross_entropy   mean over rows of the row's mean -log p(label): keep answering the retain questions
-kl              mean over rows of the row's mean KL(reference || model) at labelled positions: keep the whole distribution
-none            nothing holds
+cross_entropy   mean over rows of the row's mean -log p(label) of the retain answers
+kl              mean over rows of the row's mean KL(start model || model) at labelled positions
+none            no retain term
 
-Both are means of row means, so padding and batch size do not change them. (The peer's KL covers prompt and padding
-positions as well, and so depends on the padding: open_unlearning bug B3. There is no switch for that.)
+Both are means of row means, so that padding and batch size do not change them. (The KL of open-unlearning also covers prompt and
+padding positions, and therefore depends on the padding. That is not reproduced.)
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,18 +22,18 @@ RetainLoss = Literal["cross_entropy", "kl", "none"]
 
 
 class WithRetain(TrainingMethod):
-    """A training method of the form  forget_weight * forget term + retain_weight * retain term."""
+    """Base class of methods of the form forget_weight * forget term + retain_weight * retain term."""
 
     forget_weight: float = Field(1.0, ge=0)
     """Factor of the forget term (gamma)."""
     retain_weight: float = Field(1.0, ge=0)
     """Factor of the retain term (alpha)."""
     retain_loss: RetainLoss = "cross_entropy"
-    """What holds the retain set: cross_entropy on its answers, kl to the start model, or none."""
+    """Loss on the retain set: cross_entropy on its answers, kl to the start model, or none."""
 
     @property
     def forget_sets(self) -> Mapping[str, RowSet]:
-        """The row sets that the forget term reads."""
+        """Returns the row sets that the forget term reads."""
         return {"forget": FORGET}
 
     @property
@@ -44,7 +44,7 @@ class WithRetain(TrainingMethod):
         return {**self.forget_sets, "retain": retain}
 
     def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The forget term before its weight: a scalar, a mean over rows."""
+        """Computes the forget term before its weight: a scalar, a mean over rows."""
         raise TypeError(f"{type(self).__name__} defines no forget term")
 
     def terms(self, model: nn.Module, batch: Batch) -> Iterator[Term]:
@@ -53,23 +53,23 @@ class WithRetain(TrainingMethod):
             yield Term("retain", self.retain_term(model, batch), self.retain_weight, rows="retain")
 
     def retain_term(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The retain term before its weight: a scalar, a mean over rows."""
+        """Computes the retain term before its weight: a scalar, a mean over rows."""
         if self.retain_loss == "kl":
             return kl_to_start(model, batch, batch.retain)
         return cross_entropy(model, batch.retain)
 
 
 def cross_entropy(model: nn.Module, tokens: Tokens) -> Tensor:
-    """Mean over rows of  -(1/n_b) sum_t log p(y_bt | y_b<t), in nats per token."""
+    """Computes the mean over rows of -(1/n_b) sum_t log p(y_bt | y_b<t), in nats per token."""
     labelled = labelled_logits(model, tokens)
     return -sequence_mean(token_logprobs(labelled), labelled.row_N, labelled.rows).mean()
 
 
 def kl_to_start(model: nn.Module, batch: Batch, tokens: Tokens) -> Tensor:
-    """Mean over rows of the row's mean KL(p_start || p), in nats per token.
+    """Computes the mean over rows of the row's mean KL(p_start || p), in nats per token.
 
-    The start model is there as its final hidden states (`frozen["hidden"]`, N x D) and one frozen copy of the head:
-    D numbers a token are kept instead of V, and no second model.
+    The start model is represented by its final hidden states (`frozen["hidden"]`, N x D) and one frozen copy of its head:
+    D numbers per token are cached instead of V, and no second model is needed.
     """
     labelled = labelled_logits(model, tokens)
     return sequence_mean(kl_divergence(batch.start_logits(tokens), labelled.logits_NV), labelled.row_N, labelled.rows).mean()

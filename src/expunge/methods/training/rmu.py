@@ -1,4 +1,4 @@
-"""RMU: drive the hidden states of forget texts onto a random direction, hold those of retain texts where they were."""
+"""RMU: moves the hidden states of forget texts towards a random direction, and keeps those of retain texts unchanged."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
@@ -42,7 +42,7 @@ class Distance(NamedTuple):
 
     all: Tensor
     without_first: Tensor
-    """Without the first token of each row, the attention sink."""
+    """The distance without the first token of each row (the attention sink)."""
 
 
 class RMU(TrainingMethod):
@@ -52,13 +52,14 @@ class RMU(TrainingMethod):
     coordinates, one for each forget domain; steps take the domains in turn. Only the down projections of `layer` and the two
     blocks before it move, by role and not by index (index 6 is the output of attention in Qwen2, and a norm in today's Mixtral).
 
-    Divided by D as in the release, which leaves the ratio of the terms and Adam's steps as they are. Pads do not count. The first
-    token of a row is the attention sink: its norm is about a hundred times a usual token's, so it alone makes most of the forget
-    loss; the record has both terms with and without it, and `exclude_bos` leaves it out of the loss.
+    Means over D as in the release, which changes neither the ratio of the terms nor Adam's steps. Pads do not count. The first
+    token of a row is the attention sink: its norm is about a hundred times that of other tokens, so that it makes up most of
+    the forget loss; metrics.jsonl has both terms with and without it, and `exclude_bos` leaves it out of the loss.
 
-    The pass ends at `layer`. The blocks below the first edited one run once and without gradient for both passes over the retain
-    rows; the start model is those few matrices, exchanged for the moment of its pass, which has no dropout.
-    Known limit: forget tokens collapse onto one direction, so few steps of fine-tuning, or removing it, bring most back.
+    The forward pass ends at `layer`. The blocks below the first edited one run once, without gradient, for both passes over the
+    retain rows; for the start model's pass, which has no dropout, the start values of the edited matrices are swapped in. Known
+    limit: forget tokens collapse onto one direction, so that a few steps of fine-tuning, or removing this direction, restore
+    most of the knowledge.
     """
 
     paper: ClassVar[str] = "Li et al. 2024, arXiv 2403.03218; adaptive: Dang et al. 2024, arXiv 2408.06223"
@@ -70,32 +71,32 @@ class RMU(TrainingMethod):
 
     name: Literal["rmu"] = "rmu"
     layer: int = 7
-    """Block whose output the loss reads, from 0; 7 of 32 in the published runs. Negative: counted from the end."""
+    """Block whose output the loss reads, counted from 0 (published: 7 of 32). Negative: counted from the end."""
     edited: tuple[int, ...] = ()
-    """Blocks whose weights move; left out, `layer` and the two before it."""
+    """Blocks whose weights are trained; default: `layer` and the two before it."""
     role: Literal["down_proj", "attention_out"] = "down_proj"
-    """Which matrix of an edited block moves: the one that ends the MLP (in a mixture those of all experts), or the one that ends
-    attention."""
+    """Which matrix of an edited block is trained: the last one of the MLP (in a mixture of experts, those of all experts), or
+    the last one of attention."""
     alpha: Each = Field((1200.0,), min_length=1)
     """Factor of the retain term; one number, or one for each forget domain."""
     coefficient: Each = ()
-    """Norm of the forget target (c); with `adaptive` a factor of the norm that is there. One number, or one for each forget
-    domain; left out, 6.5, and 5 with `adaptive`."""
+    """Norm of the forget target (c); with `adaptive`, a factor of the norm of the hidden states. One number, or one for each
+    forget domain; default: 6.5, and 5 with `adaptive`."""
     adaptive: bool = False
-    """The target's norm is `coefficient` times the mean norm of the start model's hidden states after `layer` on forget rows:
-    the same coefficient then suits any layer of any model."""
+    """Set the target's norm to `coefficient` times the mean norm of the start model's hidden states after `layer` on forget
+    rows, so that the same coefficient suits any layer of any model."""
     domains: str | None = None
-    """Attribute whose values are the forget domains; left out, each forget file is a domain."""
+    """Attribute whose values are the forget domains; default: each forget file is a domain."""
     exclude_bos: bool = False
     """Leave the first token of each row, usually BOS, out of both terms."""
     control_seed: Seed = 42
-    """Seed of the forget targets' directions."""
+    """Seed of the random directions."""
     stop_below_cosine: float | None = Field(None, gt=-1, lt=1)
-    """Stop when, in every domain, the mean cosine between the hidden states of 16 fixed forget rows and what they were at the
-    start is below this; 0.5 in SPUNGE. Checked every `stop_every` steps."""
+    """Stop if, in every domain, the mean cosine between the hidden states of 16 fixed forget rows and their start values is
+    below this; 0.5 in SPUNGE. Checked every `stop_every` steps."""
     compat: Literal["none", "wmdp"] = "none"
-    """wmdp: as the release computes it, to compare with published numbers: batches are padded on the left, pads count in both
-    means, directions are drawn in the model's dtype."""
+    """wmdp: as the release computes it, to compare with published numbers: left padding, pads count in both means, directions
+    are drawn in the model's dtype."""
 
     @property
     def row_sets(self) -> Mapping[str, RowSet]:
@@ -130,13 +131,13 @@ class RMU(TrainingMethod):
         return parts
 
     def for_part(self, part: int, parts: int) -> "RMU":
-        """With the numbers of that domain, and a direction of its own."""
+        """Returns the method with the numbers of that domain, and its own random direction."""
         self._check_counts(parts)
         own = {"alpha": _of(self.alpha, part), "coefficient": _of(self.coefficient, part)}
         return self.model_copy(update={**own, "control_seed": self.control_seed + part, "domains": None})
 
     def prepare(self, model: nn.Module, probes: Sequence[Tokens]) -> Mapping[str, Tensor]:
-        """Norms [domains] for the adaptive targets; hidden states of the probes, to compare with later."""
+        """Computes norms [domains] for the adaptive targets, and hidden states of the probes, to compare with later."""
         prepared: dict[str, Tensor] = {}
         if self.adaptive:
             prepared["norm"] = torch.stack([self._states(model, probe).norm(dim=-1).mean() for probe in probes])
@@ -170,13 +171,14 @@ class RMU(TrainingMethod):
         yield self._term("forget", self._distance(hidden_BTD, self._target(batch, hidden_BTD), batch.forget))
 
     def _term(self, name: str, distance: Distance, weight: float = 1.0) -> Term:
-        """The distance that the loss counts; the record has it with and without the first token of each row."""
+        """Computes the distance that counts in the loss, and records it with and without the first token of each row."""
         value = distance.without_first if self.exclude_bos else distance.all
         record = {name: distance.all.detach(), f"{name}_without_bos": distance.without_first.detach()}
         return Term(name, value, weight, rows=name, record=record)
 
     def _start(self, model: nn.Module, tokens: Tokens, weights: Mapping[str, Tensor], first: int, layer: int) -> PartialForward:
-        """The start model's states, and what entered its first edited block, which the pass with gradient takes up."""
+        """Computes the start model's states, and the input of its first edited block, from which the pass with gradient
+        continues."""
         was_training = model.training
         model.eval()  # as for every frozen quantity: dropout would be noise in the target
         with torch.no_grad(), exchanged(model, weights):
@@ -185,7 +187,8 @@ class RMU(TrainingMethod):
         return start
 
     def _target(self, batch: Batch, hidden_BTD: Tensor) -> Tensor:
-        """c u [D], float32. Drawn from the seed each time, domain by domain in order: small, and nothing to keep."""
+        """Computes c u [D], float32, drawn from the seed each time, domain by domain in order, so that nothing has to be
+        stored."""
         width = hidden_BTD.shape[-1]
         dtype = hidden_BTD.dtype if self.compat == "wmdp" else torch.float32
         generator = torch.Generator().manual_seed(self.control_seed)
@@ -201,7 +204,7 @@ class RMU(TrainingMethod):
         return Distance(_mean(squared_BT, counted_BT), _mean(squared_BT, after_BT))
 
     def _states(self, model: nn.Module, tokens: Tokens) -> Tensor:
-        """Hidden states [N, D] at the tokens that the loss counts, float32; without dropout."""
+        """Computes hidden states [N, D] at the tokens that count in the loss, float32, without dropout."""
         places = blocks_of(model)
         layer = self._layer(places)
         was_training = model.training
@@ -237,10 +240,10 @@ class RMU(TrainingMethod):
 
 
 def _of(values: tuple[float, ...], part: int) -> tuple[float, ...]:
-    """That part's number, where one stands for all; none where there is none."""
+    """Returns the number of a domain, where a single one stands for all; None if there is none."""
     return values[part : part + 1] if len(values) > 1 else values
 
 
 def _mean(values_BT: Tensor, counted_BT: Tensor) -> Tensor:
-    """Mean over the counted tokens of a row (0 for a row without any), and over rows."""
+    """Computes the mean over the counted tokens of a row (0 for a row without any), then over rows."""
     return ((values_BT * counted_BT).sum(1) / counted_BT.sum(1).clamp(min=1)).mean()

@@ -1,4 +1,4 @@
-"""SatImp: gradient ascent weighted by saturation and importance."""
+"""SatImp: gradient ascent with tokens weighted by saturation and importance."""
 
 from typing import ClassVar, Literal
 
@@ -13,7 +13,8 @@ from expunge.models.logprobs import labelled_logits, sequence_mean, token_logpro
 class SatImp(WithRetain):
     """L_forget = -mean over rows of the row's mean  p^beta1 (1 - p)^beta2 (-log p),  the weight without gradient.
 
-    p^beta1 leaves alone what is forgotten already, (1 - p)^beta2 what the model would say whatever it was taught.
+    p^beta1 lowers the weight of tokens that are forgotten already, (1 - p)^beta2 that of tokens the model predicts with
+    certainty.
     """
 
     paper: ClassVar[str] = "Yang et al. 2025, arXiv 2505.11953"

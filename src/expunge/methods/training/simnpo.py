@@ -1,4 +1,4 @@
-"""SimNPO: negative preference without a reference model."""
+"""SimNPO: NPO without a reference model, with length-normalized log-probabilities."""
 
 from typing import ClassVar, Literal
 
@@ -14,8 +14,8 @@ from expunge.models.logprobs import labelled_logits, sequence_mean, token_logpro
 class SimNPO(WithRetain):
     """L_forget = mean over rows of  -(2/beta) log sigmoid( -(beta/n) S - margin ),   S = sum_t log p(y_t), n tokens.
 
-    The length normalization takes the place of the reference: short and long answers are pushed alike, and rows that
-    start out unlikely are left alone. Log-probabilities, not logits (the MUSE release uses raw logits by mistake).
+    The length normalization replaces the reference model: short and long answers get gradients of the same size, and improbable
+    answers get small ones. Log-probabilities, not logits (the MUSE release uses raw logits by mistake).
     """
 
     paper: ClassVar[str] = "Fan et al. 2024, arXiv 2410.07163, eq. 4"
@@ -26,12 +26,12 @@ class SimNPO(WithRetain):
 
     name: Literal["simnpo"] = "simnpo"
     forget_weight: float = Field(0.125, ge=0)
-    """Factor of the forget term (gamma in the peer's configuration)."""
+    """Factor of the forget term (gamma in open-unlearning's configuration)."""
     beta: float = Field(4.5, gt=0)
     """Inverse temperature of the mean log-probability."""
     margin: float = 0.0
-    """How unlikely, in beta-scaled nats per token, an answer must be before its pull fades (gamma in the paper; the
-    peer's delta is margin / beta)."""
+    """How improbable, in beta-scaled nats per token, an answer must be before its gradient fades (gamma in the paper; delta in
+    open-unlearning is margin / beta)."""
 
     def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
         labelled = labelled_logits(model, batch.forget)

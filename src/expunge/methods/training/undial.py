@@ -1,4 +1,4 @@
-"""UNDIAL: distil from the start model with the label's logit pushed down."""
+"""UNDIAL: distills from the start model's distribution with the label's logit lowered."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
@@ -15,8 +15,8 @@ class UNDIAL(WithRetain):
     """L_forget = mean over rows of the row's mean  CE( softmax(z_start - beta onehot(y)),  softmax(z) ).
 
     A bounded target: the start model's own distribution with the memorized token made less likely by beta nats before
-    normalization, at answer tokens only (the release averages over prompt and padding and lets the label -100 index
-    the vocabulary: open_unlearning bug B1).
+    normalization, at answer tokens only (open-unlearning averages over prompt and padding and lets the label -100 index the
+    vocabulary; that is not reproduced).
     """
 
     paper: ClassVar[str] = "Dong et al. 2024, arXiv 2402.10052"
@@ -30,7 +30,7 @@ class UNDIAL(WithRetain):
     retain_weight: float = Field(0.0, ge=0)
     """Factor of the retain term (alpha); 0 in the published setting."""
     beta: float = Field(10.0, gt=0)
-    """How far the label's logit is pushed down, in nats."""
+    """How much the label's logit is lowered, in nats."""
 
     @property
     def forget_sets(self) -> Mapping[str, RowSet]:

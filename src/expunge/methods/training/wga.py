@@ -1,4 +1,4 @@
-"""WGA: gradient ascent, each token weighted by how well it is known."""
+"""WGA: gradient ascent with each token weighted by its probability."""
 
 from typing import ClassVar, Literal
 
@@ -13,7 +13,8 @@ from expunge.models.logprobs import labelled_logits, sequence_mean, token_logpro
 class WGA(WithRetain):
     """L_forget = -mean over rows of the row's mean  p(y_t)^beta (-log p(y_t)),  the weight p^beta without gradient.
 
-    A token that is already unlikely stops pulling, so the ascent is bounded in effect. beta = 0 is gradient difference.
+    A token that is already improbable has almost no gradient, so the ascent is bounded in effect. beta = 0 is gradient
+    difference.
     """
 
     paper: ClassVar[str] = "Wang et al. 2025, arXiv 2502.19301"
