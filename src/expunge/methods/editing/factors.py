@@ -71,7 +71,7 @@ class AdapterMethod(Spec):
     """Whether the result means little if the two adapters are nearly parallel or nearly orthogonal."""
 
     def coefficients(self, expert_norms_N: Tensor, anti_norms_N: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns (p, m), one number per row: row i of the result is p_i W+_i + m_i W-_i. Finite for any norms, zeros included."""
+        """Returns (p, m), one number per row: row i of the result is p_i W+_i + m_i W-_i. Finite for all norms, including 0."""
         raise TypeError(f"{type(self).__name__} defines no coefficients")
 
     def edit(self, expert: Factors, anti: Factors, weight_OI: Tensor | None = None) -> Factors:
