@@ -15,7 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from expunge.guarding.embedding_corruption.corruptions import KINDS, write
+from expunge.guarding.embedding_corruption.corruptions import write
+from expunge.guarding.embedding_corruption.kinds import KINDS
 from expunge.guarding.random_bits import mix
 
 torch.set_num_threads(1)

@@ -7,6 +7,8 @@
 An artifact appears by rename when it is complete; the one before it stays until then.
 """
 
+from __future__ import annotations
+
 import hashlib
 import inspect
 import json
@@ -20,7 +22,6 @@ from pydantic import ValidationError
 
 from expunge.errors import ExpungeError
 from expunge.folders import unfinished
-from expunge.guarding import life
 from expunge.methods.base import Spec
 from expunge.models.checkpoint import Checkpoint
 from expunge.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, file_hash, folder_kind, read_model_folder
@@ -143,6 +144,8 @@ def _name_base(folder: Path, base: Base) -> None:
 
 def _check_written(folder: Path, kind: Kind) -> None:
     """Raises unless the folder can be loaded as what it is."""
+    from expunge.guarding import life
+
     if kind == "weights":
         read_model_folder(folder)
     elif kind == "adapter":

@@ -1,22 +1,26 @@
 """Time and peak memory of this process, counted as the user pays for them."""
 
+from __future__ import annotations
+
 import sys
 import time
 from typing import NamedTuple
-
-import torch
 
 
 class PeakMemory:
     """Anonymous memory on Linux (mapped weight files are the page cache's, not ours), device memory on an accelerator."""
 
     def __init__(self) -> None:
+        import torch
+
         self.peak = 0
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
         self.sample()
 
     def sample(self) -> None:
+        import torch
+
         if torch.cuda.is_available():
             self.peak = max(self.peak, torch.cuda.max_memory_allocated())
         else:

@@ -15,7 +15,8 @@ from expunge.methods.guarding.key_space import distances
 from expunge.methods.guarding.neuron_adjust import chosen, scores
 from expunge.models.activations import Moments, Probe, probe, save_probe
 from expunge.models.blocks import blocks_of
-from expunge.models.spans import Span, TokenPolicy, spans
+from expunge.models.spans import Span, spans
+from expunge.models.token_policy import TokenPolicy
 from expunge.records import write_json, write_text
 from expunge.report.analysis import Analysis, Pair, containment, geometry, neurons, page, quantiles
 

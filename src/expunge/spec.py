@@ -14,6 +14,7 @@ from expunge.data.example import Example, Request
 from expunge.data.format import Format
 from expunge.data.read import read_examples, read_request
 from expunge.data.where import choose
+from expunge.described import Described
 from expunge.errors import ExpungeError, nearest
 from expunge.methods import Method
 from expunge.methods.composed.sku import Acquisition
@@ -36,8 +37,8 @@ Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
 """Several texts; a single one may stand without a list."""
 
 
-class _Common(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, protected_namespaces=())
+class _Common(Described):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
     walked: ClassVar[str]
     """What the rows that the run walks over are called, in messages and provenance.json."""
@@ -63,6 +64,7 @@ class _Common(BaseModel):
     max_length: int = Field(512, ge=8)
     """Longest sequence in tokens; longer answers are cut at the end."""
     training: Training = Training()
+    """How the weights move."""
 
     def sources(self) -> list[str]:
         """Everything that the run reads, and so never writes to."""
@@ -92,6 +94,7 @@ class Run(_Common):
     """Spread the layers of a model that no single accelerator holds over several (auto, balanced, ...); for methods without
     gradient steps. Left out, the model is on one device; training is sharded by torchrun instead."""
     method: Method
+    """What is done, with all its fields."""
 
     def sources(self) -> list[str]:
         refusals = [] if self.refusals is None else [self.refusals]

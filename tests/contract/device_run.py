@@ -19,6 +19,7 @@ import torch
 # ruff: noqa: E402
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
+import device_runs
 import pretend_gpu
 from accelerate import Accelerator
 from conftest import make_llama, make_tokenizer
@@ -31,8 +32,10 @@ from expunge.evaluation.generate import generate, sample
 from expunge.evaluation.nucleus import Nucleus
 from expunge.guarding import life
 from expunge.methods.editing import SelectivePruning
-from expunge.methods.guarding import KeySpaceDetection, NeuronAdjust
+from expunge.methods.guarding import EmbeddingCorruption, KeySpaceDetection, NeuronAdjust
 from expunge.methods.training import TRAINING
+from expunge.models.activations import probe
+from expunge.models.spans import spans
 from expunge.training import loop
 from expunge.training.data import encode_data
 from expunge.training.settings import Training
@@ -98,6 +101,17 @@ def guard(method: Any) -> Waits:
     return {place: n - counts[0].get(place, 0) for place, n in counts[1].items() if n != counts[0].get(place, 0)}
 
 
+def look() -> Waits:
+    """Waits of one more layer of a probe."""
+    counts = []
+    for layers in (2, 3):
+        net = make_llama(layers=layers).to(pretend_gpu.DEVICE)
+        before = dict(pretend_gpu.waits)
+        probe(net, spans(ROWS, encoder(), "generated"), 0)
+        counts.append({place: n - before.get(place, 0) for place, n in pretend_gpu.waits.items() if n > before.get(place, 0)})
+    return {place: n - counts[0].get(place, 0) for place, n in counts[1].items() if n != counts[0].get(place, 0)}
+
+
 def edit() -> Waits:
     SelectivePruning(percent=10, rounds=2).apply(model(), REQUEST, encoder())
     return {}
@@ -158,9 +172,13 @@ PATHS: dict[str, Callable[[], Waits]] = {
     "guard key_space": lambda: guard(KeySpaceDetection(abstention="i do not know")),
     "guard key_space, every step": lambda: guard(KeySpaceDetection(abstention="i do not know", check="all_steps")),
     "guard key_space, steer": lambda: guard(KeySpaceDetection(abstention="i do not know", action="steer")),
+    "guard embedding_corruption": lambda: guard(EmbeddingCorruption(tune="nothing", strength=50.0, false_positive_rate=0.5)),
+    "probe": look,
     "edit selective_pruning": edit,
     "engine": score,
     "generation": write,
+    "metrics": device_runs.score_metrics,
+    **device_runs.RUNS,
     **{f"fault: {fault}": (lambda fault=fault: mixed(fault)) for fault in FAULTS},
     "readings": lambda: mixed("readings"),
 }

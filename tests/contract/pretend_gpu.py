@@ -104,7 +104,8 @@ def _run(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         stays = isinstance(args[0], Held)
     if not stays:
         return out
-    wrapped = tree_map(lambda leaf: Held(leaf) if isinstance(leaf, torch.Tensor) else leaf, out)
+    with torch.inference_mode(any(tensor.is_inference() for tensor in here) if here else torch.is_inference_mode_enabled()):
+        wrapped = tree_map(lambda leaf: Held(leaf) if isinstance(leaf, torch.Tensor) else leaf, out)
     if not here:  # new on the device, or come from the processor
         return wrapped
     return return_and_correct_aliasing(func, args, kwargs, wrapped)

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from expunge.evaluation.metrics import METRICS
+from expunge.methods.composed import COMPOSED
+from expunge.methods.guarding import GUARDING
 from expunge.methods.training import TRAINING
 
 pytestmark = pytest.mark.slow
@@ -31,7 +34,9 @@ def test_every_path_runs_on_the_device(found: dict[str, Any]) -> None:
     failed = {name: error for name, error in found.items() if isinstance(error, str) and not name.startswith("fault")}
     assert not failed
     assert {f"training {cls.method_name()}" for cls in TRAINING} <= found.keys()
-    assert len(found) >= 26
+    assert {f"guard {cls.method_name()}" for cls in GUARDING} <= found.keys()
+    assert {f"run {cls.method_name()}" for cls in COMPOSED} <= found.keys()
+    assert len(found) >= 37
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -50,7 +55,19 @@ def test_a_step_waits_once_for_all_that_its_line_of_metrics_needs(found: dict[st
     assert waits == {"loop._step tolist": 1}
 
 
-@pytest.mark.parametrize("guard", ["neuron_adjust", "key_space", "key_space, every step", "key_space, steer"])
+def test_every_metric_has_the_value_of_the_processor(found: dict[str, Any]) -> None:
+    """Judges that are models included. METEOR and BERTScore only compare texts, with what their packages load by themselves."""
+    assert found["metrics"].keys() == METRICS.keys() - {"bert_score", "meteor"}
+    assert all(difference <= 1e-5 for difference in found["metrics"].values())
+
+
+def test_a_probe_waits_for_no_layer(found: dict[str, Any]) -> None:
+    assert found["probe"] == {}
+
+
+@pytest.mark.parametrize(
+    "guard", ["neuron_adjust", "embedding_corruption", "key_space", "key_space, every step", "key_space, steer"]
+)
 def test_a_guard_waits_for_no_written_token(found: dict[str, Any], guard: str) -> None:
     """It decides once a prompt; what it draws or compares for a token stays on the device."""
     assert found[f"guard {guard}"] == {}

@@ -8,7 +8,6 @@ from pydantic import Field
 
 def main(words: Sequence[str]) -> None:
     from expunge.cli.runs import Folder, going_on, parse_run
-    from expunge.run import execute
     from expunge.spec import FineTuneRun
 
     class FineTune(FineTuneRun):
@@ -17,6 +16,8 @@ def main(words: Sequence[str]) -> None:
         folder: Folder = Field(...)
 
     run, folder = parse_run(FineTune, FineTuneRun, "expunge finetune", words, {})
+    from expunge.run import execute
+
     with going_on(Path(folder.out)):
         outcome = execute(run, Path(folder.out), resume=folder.resume, overwrite=folder.overwrite)
     print(f"{outcome.folder}: {outcome.steps} steps; the model is in {outcome.artifact}")

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from expunge.errors import ExpungeError, Interrupted, nearest
 from expunge.folders import COMMAND, beside_of, kept_command, unfinished
+
+if TYPE_CHECKING:
+    from expunge.merging import MergeRequest
 
 
 class Work(BaseModel):
@@ -82,8 +85,6 @@ def _begun(out: Path) -> list[str]:
 
 def main(words: Sequence[str]) -> None:
     from expunge.cli.flags import parse, value_of
-    from expunge.merging import MergeRequest, dry_run, execute, make_request, merge_adapters
-    from expunge.merging.mergekit import read_mergekit
     from expunge.methods.editing import ADAPTER_MERGING, MERGING
 
     methods = {cls.method_name(): cls for cls in MERGING}
@@ -103,11 +104,15 @@ def main(words: Sequence[str]) -> None:
         words = [*_begun(Path(out_said)), "--resume"]
     if words[0].startswith("-"):
         flags = recipe = parse(FromMergekit, "expunge merge", words)
+        from expunge.merging.mergekit import read_mergekit
+
         request = read_mergekit(Path(recipe.config), shard_bytes=round(recipe.shard_gb * 1e9))
     elif words[0] in of_adapters:
         chosen = of_adapters[words[0]]
         two = create_model("Adapters", __base__=Adapters, __doc__=chosen.__doc__, method=(chosen, chosen()))
         given = parse(two, f"expunge merge {words[0]}", words[1:])
+        from expunge.merging import merge_adapters
+
         made = merge_adapters(
             given.method,  # type: ignore[attr-defined]
             models=given.models,
@@ -127,6 +132,8 @@ def main(words: Sequence[str]) -> None:
         spec = methods[words[0]]
         form = create_model("Merge", __base__=Merge, __doc__=spec.__doc__, method=(spec, spec()))
         flags = asked = parse(form, f"expunge merge {words[0]}", words[1:])
+        from expunge.merging import make_request
+
         request = make_request(
             asked.method,  # type: ignore[attr-defined]
             base=asked.base,
@@ -137,6 +144,8 @@ def main(words: Sequence[str]) -> None:
             vocabulary=asked.vocabulary,
             shard_bytes=round(asked.shard_gb * 1e9),
         )
+    from expunge.merging import dry_run, execute
+
     out = Path(flags.out)
     if flags.dry_run:
         print(dry_run(request, out, flags.threads), end="")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import create_model
+from pydantic import Field, create_model
 
 from expunge.errors import ExpungeError
 
@@ -23,7 +23,6 @@ def main(words: Sequence[str]) -> None:
     from expunge.cli.nested import inner_choices, narrow, plain
     from expunge.cli.runs import Folder, going_on, parse_run, said_in_file
     from expunge.methods import UNLEARNING, method_class
-    from expunge.run import execute
     from expunge.spec import Run
     from expunge.training.settings import Training
 
@@ -55,11 +54,13 @@ def main(words: Sequence[str]) -> None:
         nested: Any = create_model("Unlearn", __base__=Run, __doc__=explained, **fields)  # type: ignore[call-overload]
         run, folder = parse_run(nested, Run, program, inner.words, {"method": inner.said}, prefixes=True)
     else:
+        own = Field(description="The fields of the method.")  # said here, tyro need not search the sources for it
         form = create_model(
-            "Unlearn", __base__=Run, __doc__=f"{inspect.getdoc(spec)}\n\n{QUESTIONS}", method=(spec, ...), folder=(Folder, ...)
+            "Unlearn", __base__=Run, __doc__=explained, method=(spec, own), folder=(Folder, Field(description=Folder.__doc__))
         )
         run, folder = parse_run(form, Run, program, flags, {"method": method})
     from expunge.evaluation.objectives import build_objective
+    from expunge.run import execute
 
     out = Path(folder.out)
     with going_on(out):

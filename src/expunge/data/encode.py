@@ -11,9 +11,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import numpy as np
-from jinja2 import TemplateError
-
 from expunge.data.example import Example
 from expunge.data.format import Format
 from expunge.data.places import IGNORED, Places, places_of
@@ -170,6 +167,8 @@ class Encoder:
         return pieces[0], pieces[1]
 
     def _chat(self, prompt: str, response: str) -> str:
+        from jinja2 import TemplateError
+
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
         if self.format.system is not None:
             messages.insert(0, {"role": "system", "content": self.format.system})
@@ -245,6 +244,7 @@ class Tokens:
 
 def collate(rows: Sequence[Encoded], pad_id: int, side: Literal["right", "left"] = "right") -> Tokens:
     """Pads rows to the longest. The masks come from the lengths, so pad_id may be a token of the texts."""
+    import numpy as np
     import torch
 
     width = max(len(row.ids) for row in rows)

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from expunge.data.encode import Encoder, length_batches
 from expunge.data.format import Format
+from expunge.described import Described
 from expunge.errors import ExpungeError, nearest
 from expunge.models.classifiers import load_classifier
 from expunge.models.limits import room
@@ -44,10 +45,10 @@ Verdict = float | str
 """A number, or why there is none."""
 
 
-class Judge(BaseModel):
+class Judge(Described):
     """Fields are its settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     def check(self) -> None:
         """Raises when something that it needs is missing, before anything is generated or computed."""
@@ -175,7 +176,7 @@ class Classifier(Judge):
         return logits_BC.sigmoid() if several or logits_BC.shape[1] == 1 else logits_BC.softmax(dim=1)
 
     def _index(self, config: Any) -> int:
-        labels: dict[str, int] = dict(sorted(config.label2id.items(), key=lambda item: item[1]))
+        labels = {str(label): int(i) for i, label in sorted(config.id2label.items(), key=lambda item: int(item[0]))}
         if self.label is None and config.num_labels > 1:
             raise ExpungeError(f"the classifier {self.model} has the labels {', '.join(labels)}; say which is meant with `label`")
         if self.label is not None and self.label not in labels:

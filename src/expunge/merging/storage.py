@@ -21,13 +21,14 @@ import torch
 from torch import Tensor
 
 from expunge.errors import ExpungeError
-from expunge.models.checkpoint import DTYPES, Checkpoint, read_header
+from expunge.models.checkpoint import CODES, Checkpoint, read_header
 
 PIECE = 2**17
 """Elements per piece: at float32 a buffer of 512 KiB, so that the few that a method works on stay in the second-level cache
 (a merge with eight times as many took a quarter more processor time, one with four times fewer a sixth more). Pieces begin at
 multiples of it, whatever the number of threads."""
 
+DTYPES: dict[str, torch.dtype] = {code: getattr(torch, name) for code, name in CODES.items()}
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 INFINITY = {

@@ -5,26 +5,33 @@ pure functions compute it. The runtimes and the loaders of artifacts call these 
 an optimizer and never chooses a device. The interface of training methods is in `methods/training/base.py`.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-from torch import Tensor, nn
+from pydantic import ConfigDict, Field, field_validator
 
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
-from expunge.guarding.forward_pass import Counts
+from expunge.described import Described
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from expunge.guarding.forward_pass import Counts
+
 
 Family = Literal["training", "editing", "guarding", "composed"]
 
 
-class Spec(BaseModel):
+class Spec(Described):
     """The fields of a method; each attribute docstring is also the `--help` text of its flag."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     family: ClassVar[Family]
     paper: ClassVar[str]
@@ -52,7 +59,7 @@ class Spec(BaseModel):
         return name
 
 
-class State(Mapping[str, Tensor]):
+class State(Mapping[str, "Tensor"]):
     """What a fitted guard stores: small CPU tensors by name (guard.safetensors), and optional files (`assets/`).
 
     Each file gets its checksum in the manifest, and is compared with it when the guard is loaded.
@@ -71,7 +78,7 @@ class State(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._tensors)
 
-    def having(self, tensors: Mapping[str, Tensor]) -> "State":
+    def having(self, tensors: Mapping[str, Tensor]) -> State:
         """Returns a copy in which these tensors are added or replaced."""
         return State({**self._tensors, **tensors}, self.assets)
 
@@ -128,7 +135,7 @@ class GuardingMethod(Spec):
         raise TypeError(f"{type(self).__name__} says nothing of its state")
 
 
-ObjectiveBuilder = Callable[[GuardingMethod, nn.Module, Request, Encoder], Objective]
+ObjectiveBuilder = Callable[["GuardingMethod", "nn.Module", "Request", "Encoder"], Objective]
 """Builds the objective of a method from the model and the data; implemented in `evaluation.objectives`."""
 
 

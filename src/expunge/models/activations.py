@@ -33,7 +33,7 @@ class Moments:
     """What is known of the activations of one role: for each layer the number of tokens, for each neuron float64 statistics."""
 
     n_L: Tensor
-    """Number of tokens, int64."""
+    """Number of tokens, int64. On the processor whatever the device, since nobody has to wait for what was counted there."""
     mean_LF: Tensor
     m2_LF: Tensor
     """Sum of squared distances from the mean."""
@@ -46,7 +46,7 @@ class Moments:
 
     @classmethod
     def empty(cls, layers: int, neurons: int, device: torch.device | str = "cpu") -> "Moments":
-        n_L = torch.zeros(layers, dtype=torch.int64, device=device)
+        n_L = torch.zeros(layers, dtype=torch.int64)
         mean_LF, m2_LF, abs_LF, positive_LF, low_LF, high_LF = torch.zeros(6, layers, neurons, dtype=torch.float64, device=device)
         return cls(n_L, mean_LF, m2_LF, abs_LF, positive_LF, low_LF + torch.inf, high_LF - torch.inf)
 
@@ -106,7 +106,7 @@ class Moments:
         return cls(**{f.name: tensors[f.name.rpartition("_")[0]] for f in fields(cls)})
 
     def to(self, device: torch.device | str) -> "Moments":
-        return Moments(*(getattr(self, f.name).to(device) for f in fields(self)))
+        return Moments(self.n_L, *(getattr(self, f.name).to(device) for f in fields(self)[1:]))
 
 
 @dataclass
@@ -226,9 +226,12 @@ def _processes() -> tuple[int, int]:
 def _gathered(mine: Moments) -> Moments:
     """The statistics of all processes, merged in order of rank."""
     total = Moments.empty(len(mine.n_L), mine.mean_LF.shape[1], mine.mean_LF.device)
-    everyone = {name: [torch.empty_like(t) for _ in range(distributed.get_world_size())] for name, t in mine.tensors().items()}
-    for name, tensor in mine.tensors().items():
-        distributed.all_gather(everyone[name], tensor.contiguous())
+    device = mine.mean_LF.device
+    own = {name: tensor.to(device).contiguous() for name, tensor in mine.tensors().items()}
+    everyone = {name: [torch.empty_like(t) for _ in range(distributed.get_world_size())] for name, t in own.items()}
+    for name, tensor in own.items():
+        distributed.all_gather(everyone[name], tensor)
+    everyone["n"] = [n_L.cpu() for n_L in everyone["n"]]
     for rank in range(distributed.get_world_size()):
         total.merge(Moments.of_tensors({name: parts[rank] for name, parts in everyone.items()}))
     return total

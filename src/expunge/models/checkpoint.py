@@ -1,20 +1,24 @@
 """Reads a folder of safetensors weights as a lazy mapping name -> tensor, decides which files these are, and writes them."""
 
+from __future__ import annotations
+
 import json
 import os
 import re
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from expunge.errors import ExpungeError, nearest
 from expunge.records import follow_umask
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -22,35 +26,43 @@ _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+CODES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
 }
-"""The names of dtypes in a safetensors header."""
+"""The names of dtypes in a safetensors header -> in torch."""
 
 
 class Entry(NamedTuple):
     """What the header says of a tensor, known without reading its data."""
 
     file: Path
-    dtype: torch.dtype
+    code: str
+    """The dtype, as the header names it."""
     shape: tuple[int, ...]
     start: int
     """Byte offset of the data in the file's data section."""
     nbytes: int
 
+    @property
+    def dtype(self) -> torch.dtype:
+        import torch
 
-class Checkpoint(Mapping[str, Tensor]):
+        dtype: torch.dtype = getattr(torch, CODES[self.code])
+        return dtype
+
+
+class Checkpoint(Mapping[str, "Tensor"]):
     """`checkpoint[name]` reads one tensor from disk, a fresh one each time; `entries` holds shapes and dtypes of all.
 
     Iteration is in the order of the data on disk, so that going through a checkpoint reads every shard once, front to back.
@@ -161,7 +173,9 @@ def read_header(path: Path) -> dict[str, Entry]:
 
 def _entry(path: Path, dtype: str, shape: list[int], data_offsets: tuple[int, int]) -> Entry:
     start, stop = data_offsets
-    return Entry(path, DTYPES[dtype], tuple(shape), start, stop - start)
+    if dtype not in CODES:
+        raise KeyError(dtype)
+    return Entry(path, dtype, tuple(shape), start, stop - start)
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -170,6 +184,8 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     Tensors that share memory, such as tied embeddings, are each written; safetensors itself would refuse them. Raises OSError
     where the disk is full or read-only.
     """
+    from safetensors.torch import save_file
+
     file = Path(path)
     plain: dict[str, Tensor] = {}
     storages: set[int] = set()

@@ -3,6 +3,7 @@
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from expunge.devices import default_device
 from expunge.errors import ExpungeError
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ def load_classifier(path: str, revision: str | None = None) -> "tuple[PreTrained
 
     Raises ExpungeError where it cannot be loaded or lacks a weight.
     """
-    import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:
@@ -33,4 +33,5 @@ def load_classifier(path: str, revision: str | None = None) -> "tuple[PreTrained
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), tokenizer
+    model.to(default_device())  # type: ignore[arg-type]
+    return model.eval(), tokenizer

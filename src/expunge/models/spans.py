@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,7 @@ from expunge.data.example import Example
 from expunge.models.hooks import Site, edit
 from expunge.models.load import causal_model
 from expunge.models.logprobs import output_head, position_ids
-
-TokenPolicy = Literal["all", "last_prompt", "generated"]
-"""all: every token. last_prompt: the token that the answer is predicted from. generated: the tokens of the answer that a
-model reads back while it writes, which is all but the end token. Of raw text, which has no prompt, last_prompt is the last
-token and generated everything after the start token."""
+from expunge.models.token_policy import TokenPolicy
 
 TILE = 2**17
 """Values that are reduced at once on a processor: they stay in its cache (1 MB of float64)."""

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from expunge import ExpungeError
-from expunge.guarding.embedding_corruption.corruptions import KINDS, PERMUTING, Kind, corrupt, drawn_coordinates, noise
+from expunge.guarding.embedding_corruption.corruptions import corrupt, drawn_coordinates, noise
+from expunge.guarding.embedding_corruption.kinds import KINDS, PERMUTING, Kind
 from expunge.guarding.random_bits import mix, uniform
 
 N, D = 60, 40

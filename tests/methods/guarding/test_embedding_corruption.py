@@ -14,7 +14,7 @@ from expunge.data.encode import Encoded, Encoder, collate
 from expunge.data.example import Request
 from expunge.evaluation.objectives import answer_probability, build_objective
 from expunge.guarding import life
-from expunge.guarding.embedding_corruption.corruptions import KINDS, PERMUTING, WITH_STRENGTH, Kind
+from expunge.guarding.embedding_corruption.kinds import KINDS, PERMUTING, WITH_STRENGTH, Kind
 from expunge.methods import EmbeddingCorruption
 from expunge.methods.base import Resources, State
 from expunge.models.logprobs import labelled_logits

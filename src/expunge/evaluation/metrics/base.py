@@ -11,9 +11,10 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from expunge.data.example import Example
+from expunge.described import Described
 from expunge.evaluation.judges import Judge, Verdict
 from expunge.evaluation.token_stats import NOTHING, TokenStats
 from expunge.records import Role
@@ -70,10 +71,10 @@ class Unscored(NamedTuple):
     reason: str
 
 
-class Metric(BaseModel):
+class Metric(Described):
     """Fields are the settings of the metric; class attributes explain it (`expunge suites` prints them)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     formula: ClassVar[str]
     source: ClassVar[str]

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from expunge.described import Described
 from expunge.errors import ExpungeError
 from expunge.evaluation.metrics.base import Metric, Unscored
 from expunge.evaluation.metrics.forget_quality import forget_quality
@@ -24,10 +25,10 @@ class Scored(NamedTuple):
     role: Role = "neutral"
 
 
-class SuiteSpec(BaseModel):
+class SuiteSpec(Described):
     """Fields are the options of the suite; class attributes explain it (`expunge suites` prints them)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     source: ClassVar[str]
     """Where the suite comes from."""

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from expunge.errors import ExpungeError
-from expunge.guarding.embedding_corruption.corruptions import Kind, write
+from expunge.guarding.embedding_corruption.corruptions import write
 from expunge.guarding.embedding_corruption.gate import Scores
+from expunge.guarding.embedding_corruption.kinds import Kind
 from expunge.guarding.embedding_corruption.selection import Finder, all_but_last, overlapping, token_spans
 from expunge.guarding.forward_pass import Counts, ForwardPass, Prompts
 from expunge.guarding.query import Query

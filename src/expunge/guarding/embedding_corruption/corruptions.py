@@ -17,35 +17,14 @@ Shape suffixes: B rows of a batch, T positions, D width, N selected positions in
 """
 
 from functools import cache
-from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from expunge.errors import ExpungeError
+from expunge.guarding.embedding_corruption.kinds import PERMUTING, Kind
 from expunge.guarding.random_bits import mix
-
-Kind = Literal[
-    "rand_noise_first_n",
-    "rand_noise_rand_n",
-    "rand_noise_top_k",
-    "set_rand_noise_first_n",
-    "zero_out_first_n",
-    "zero_out_top_k",
-    "flip_sign_first_n",
-    "flip_sign_top_k",
-    "sub_value_first_n",
-    "add_value_first_n",
-    "sub_value_top_k",
-    "add_value_least_k",
-    "reverse_order",
-    "shuffle",
-]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-WITH_STRENGTH = frozenset(kind for kind in KINDS if "noise" in kind or "value" in kind)
-"""Those that read `strength`."""
-PERMUTING: frozenset[Kind] = frozenset({"reverse_order", "shuffle"})
 
 TABLE_SEED, TABLE_SIZE = 20_240_611, 2**22
 AT_ONCE = 2**17

@@ -13,14 +13,12 @@ retain}: here they count as retain, or with `cautious` as forget.
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from expunge.errors import ExpungeError
-
-Rule = Literal["fixed", "simple", "conformal", "class_conditional"]
+from expunge.guarding.embedding_corruption.kinds import Rule
 
 
 def threshold(

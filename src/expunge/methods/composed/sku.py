@@ -1,11 +1,11 @@
 """SKU: trains a model to answer harmfully with three losses, and subtracts the change of its weights."""
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from __future__ import annotations
 
-import torch
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
 from pydantic import BeforeValidator, Field
-from torch import Tensor, nn
 
 from expunge.data.encode import Tokens
 from expunge.data.example import Request
@@ -14,7 +14,10 @@ from expunge.errors import ExpungeError
 from expunge.methods.base import ComposedMethod
 from expunge.methods.training.base import FORGET, Batch, RowSet, Term, TrainingMethod
 from expunge.methods.training.retain import cross_entropy
-from expunge.models.logprobs import kl_divergence, labelled_logits, sequence_mean, sequence_sum, token_logprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 
 Scales = Annotated[tuple[float, ...], BeforeValidator(lambda value: (value,) if isinstance(value, int | float) else value)]
 
@@ -41,6 +44,8 @@ def random_disassociation(model: nn.Module, tokens: Tokens, *, released: bool = 
 
     released  over the prompt's tokens too, from the third on (K1)
     """
+    import torch
+
     if not released:
         return cross_entropy(model, tokens)
     starts_B = torch.full_like(tokens.labels_BT[:, 0], RELEASED_START)
@@ -53,6 +58,8 @@ def preservation_divergence(model: nn.Module, batch: Batch, tokens: Tokens, cap:
     Training makes it ever more negative, away from the start model; the subtraction reverses this direction. A token whose
     divergence is above `cap` adds the cap, and no gradient.
     """
+    from expunge.models.logprobs import kl_divergence, labelled_logits, sequence_mean
+
     labelled = labelled_logits(model, tokens)
     kl_N = kl_divergence(batch.start_logits(tokens), labelled.logits_NV)
     if cap is not None:
@@ -65,6 +72,10 @@ def _released_loss(model: nn.Module, tokens: Tokens, starts_B: Tensor) -> Tensor
 
     Where the pad id is not 1, padding lowers the mean, and the last position counts in the divisor though nothing follows it.
     """
+    import torch
+
+    from expunge.models.logprobs import labelled_logits, sequence_sum, token_logprobs
+
     places_T = torch.arange(tokens.input_ids_BT.shape[1], device=tokens.input_ids_BT.device)
     counted_BT = places_T >= starts_B[:, None]
     learned_BT = (places_T > starts_B[:, None]) & (tokens.attention_mask_BT == 1)

@@ -1,11 +1,13 @@
 """Adapter addition: adds what two adapters have learned."""
 
-from typing import ClassVar, Literal
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from expunge.methods.editing.factors import AdapterMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class AdapterAddition(AdapterMethod):
@@ -25,4 +27,6 @@ class AdapterAddition(AdapterMethod):
     """Factor of the second adapter."""
 
     def coefficients(self, expert_norms_N: Tensor, anti_norms_N: Tensor) -> tuple[Tensor, Tensor]:
+        import torch
+
         return torch.ones_like(expert_norms_N), torch.full_like(anti_norms_N, self.alpha)

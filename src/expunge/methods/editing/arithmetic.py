@@ -4,17 +4,19 @@ All in float32, in the order of the models, in place where the input is scratch:
 for the processor's second-level cache, and a new tensor per operation would cost more than the arithmetic in it.
 """
 
+from __future__ import annotations
+
 import hashlib
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from expunge.errors import ExpungeError
 from expunge.methods.editing.base import Cut, Piece, of_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 WORDS_PER_BLOCK = 8
 """32-bit words that one step of the counter of Philox 4x64 makes."""
@@ -22,6 +24,9 @@ WORDS_PER_BLOCK = 8
 
 def trim(values_E: Tensor, position: int, cut: Cut) -> Tensor:
     """Zeroes, in place, what lies outside of a cut; `position` is that of the first element in the cut's scope."""
+    import numpy as np
+    import torch
+
     values, behind = values_E.numpy(), None
     if cut.low > 0 and cut.low_end is not None and position + len(values_E) > cut.low_end:
         behind = max(cut.low_end - position, 0)
@@ -48,6 +53,9 @@ def drop(values_E: Tensor, density: float, *, seed: int, model: int, name: str, 
     The coin of an element is a function of (seed, model, tensor name, position): a counter-based generator is set to the
     position, so that neither the size of pieces nor the number of threads changes it.
     """
+    import numpy as np
+    import torch
+
     if density >= 1:
         return values_E
     key = hashlib.sha256(f"{seed}\0{model}\0{name}".encode()).digest()
@@ -62,6 +70,8 @@ def drop(values_E: Tensor, density: float, *, seed: int, model: int, name: str, 
 
 
 def count_kept(values_E: Tensor) -> int:
+    import numpy as np
+
     return int(np.count_nonzero(np.not_equal(values_E.numpy(), 0)))  # torch's count_nonzero is fifty times slower
 
 
@@ -97,6 +107,8 @@ def elect(
 
     cancelled  what to do where the sum is exactly 0: `base` keeps the base weight, `positive` takes the positive entries
     """
+    import torch
+
     for values_E, weight in zip(inputs, weights, strict=True):
         if weight != 1:
             values_E.mul_(weight)
@@ -119,12 +131,17 @@ class _Votes:
     """Sums the weights of the models that agree, in the order of the models; if all weights are 1, counts them in bytes."""
 
     def __init__(self, size: int, weights: Sequence[float]) -> None:
+        import torch
+
         self.smallest = min((w for w in weights if w > 0), default=1.0)
         self.counted = all(w == 1 for w in weights) and len(weights) < 256
         self.sums_E = torch.zeros(size, dtype=torch.uint8 if self.counted else torch.float32)
 
     def add(self, values_E: Tensor, weight: float) -> int:
         """Adds the votes of entries above 0; returns how many there are."""
+        import numpy as np
+        import torch
+
         agrees = np.greater(values_E.numpy(), 0)
         if self.counted:
             np.add(self.sums_E.numpy(), agrees.view(np.uint8), out=self.sums_E.numpy())

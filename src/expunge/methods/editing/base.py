@@ -11,14 +11,19 @@ threads.
 Shape suffix: E, elements of a piece in row-major order.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator
-from torch import Tensor
 
 from expunge.errors import ExpungeError
 from expunge.methods.base import Family, Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 Scope = Literal["global", "global_changed", "per_tensor"]
 

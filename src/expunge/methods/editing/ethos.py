@@ -1,13 +1,16 @@
 """Ethos: subtracts from an adapter what the anti-expert changes strongly in the singular directions of the base weight."""
 
-from typing import ClassVar, Literal
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, ClassVar, Literal
+
 from pydantic import Field
-from torch import Tensor
 
 from expunge.errors import ExpungeError
 from expunge.methods.editing.factors import AdapterMethod, Factors
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Ethos(AdapterMethod):
@@ -36,6 +39,8 @@ class Ethos(AdapterMethod):
     """Entries of P below this share of the largest magnitude are dropped (xi)."""
 
     def edit(self, expert: Factors, anti: Factors, weight_OI: Tensor | None = None) -> Factors:
+        import torch
+
         if weight_OI is None:
             raise ValueError("ethos needs the base's weight")
         u_OK, _, vh_KI = torch.linalg.svd(weight_OI + expert.b_OR @ expert.a_RI, full_matrices=False)

@@ -1,11 +1,13 @@
 """Ext-Sub: subtracts from an expert adapter what only the anti-expert has learned, without what both share."""
 
-from typing import ClassVar, Literal
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from expunge.methods.editing.factors import AdapterMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ExtSub(AdapterMethod):
@@ -40,6 +42,8 @@ class ExtSub(AdapterMethod):
     then counts as shared), or `subtract` alpha times the anti-expert's."""
 
     def coefficients(self, expert_norms_N: Tensor, anti_norms_N: Tensor) -> tuple[Tensor, Tensor]:
+        import torch
+
         there_N = expert_norms_N > 0
         ratio_N = torch.where(there_N, anti_norms_N / torch.where(there_N, expert_norms_N, 1.0), 0.0)
         alone = 0.0 if self.zero_expert == "drop" else -self.alpha

@@ -11,12 +11,14 @@ use the same row formula: `edit_rows`.
 Shape suffixes: O outputs (rows of W), I inputs, R rank, N rows of any kind.
 """
 
-from typing import ClassVar, NamedTuple
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from expunge.methods.base import Family, Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Factors(NamedTuple):
@@ -31,11 +33,13 @@ class Factors(NamedTuple):
 
     def row_norms(self) -> Tensor:
         """||W_i|| of each row, without W: ||b_i A|| = ||b_i R^T||, where A^T = Q R. O numbers; exactly 0 for a zero row."""
+        import torch
+
         r_RR = torch.linalg.qr(self.a_RI.T, mode="r").R
         norms_O: Tensor = (self.b_OR @ r_RR.T).norm(dim=1)
         return norms_O
 
-    def dot(self, other: "Factors") -> float:
+    def dot(self, other: Factors) -> float:
         """<W, W'> over all entries: sum of (B^T B') * (A A'^T)."""
         return float(((self.b_OR.T @ other.b_OR) * (self.a_RI @ other.a_RI.T)).sum())
 
@@ -48,6 +52,8 @@ def no_change(like: Factors) -> Factors:
 def recompress(factors: Factors, rank: int) -> tuple[Factors, float]:
     """Returns the nearest product of at most rank `rank` (Eckart-Young), from QR decompositions of the factors, and the
     relative error ||W - W'|| / ||W||."""
+    import torch
+
     rank = min(rank, *factors.b_OR.shape[:1], *factors.a_RI.shape[1:])
     if factors.rank <= rank:
         return factors, 0.0
@@ -76,6 +82,8 @@ class AdapterMethod(Spec):
 
     def edit(self, expert: Factors, anti: Factors, weight_OI: Tensor | None = None) -> Factors:
         """Computes [diag(p) B+, diag(m) B-] [A+; A-]: the row formula, exactly, of rank r+ + r-."""
+        import torch
+
         plus_O, minus_O = self.coefficients(expert.row_norms(), anti.row_norms())
         b_OR = torch.cat([plus_O[:, None] * expert.b_OR, minus_O[:, None] * anti.b_OR], dim=1)
         return Factors(b_OR, torch.cat([expert.a_RI, anti.a_RI]))

@@ -3,20 +3,24 @@
 Shape suffixes: L layers, F neurons of an MLP, D model width, K chosen neurons.
 """
 
-from typing import ClassVar, Literal
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, ClassVar, Literal
+
 from pydantic import Field
-from torch import Tensor, nn
 
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.errors import ExpungeError
 from expunge.methods.base import InPlaceEditing
 from expunge.methods.guarding.neuron_adjust import chosen
-from expunge.models.activations import Moments, probe
-from expunge.models.blocks import blocks_of
-from expunge.models.spans import TokenPolicy, spans
+from expunge.models.token_policy import TokenPolicy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from expunge.models.activations import Moments
+
 
 Importance = Literal["abs", "rms", "std", "frequency"]
 
@@ -60,6 +64,12 @@ class SelectivePruning(InPlaceEditing):
             raise ExpungeError("selective_pruning compares forget texts with retain texts; give --retain")
 
     def apply(self, model: nn.Module, request: Request, encoder: Encoder) -> str:
+        import torch
+
+        from expunge.models.activations import probe
+        from expunge.models.blocks import blocks_of
+        from expunge.models.spans import spans
+
         texts = [spans(rows, encoder, self.tokens, skip_start=self.skip_start) for rows in (request.forget, request.retain)]
         places = blocks_of(model)
         pruned_LF = torch.zeros(places.count, places.d_ff, dtype=torch.bool)
@@ -73,6 +83,8 @@ class SelectivePruning(InPlaceEditing):
 
     def select(self, forget: Moments, retain: Moments, pruned_LF: Tensor, percent: float) -> Tensor:
         """Returns a mask of the `percent` of neurons with the highest scores, [L, F]; those pruned before come first."""
+        import torch
+
         scores_LF = importance(forget, self.importance) / (importance(retain, self.importance) + self.epsilon)
         layer_K, neuron_K = chosen(scores_LF.masked_fill(pruned_LF, torch.inf), round(percent, 12), self.scope)
         selected_LF = torch.zeros_like(pruned_LF)
@@ -93,11 +105,12 @@ def importance(moments: Moments, kind: Importance) -> Tensor:
             return moments.positive_LF / moments.n
 
 
-@torch.no_grad()
 def prune(model: nn.Module, pruned_LF: Tensor) -> None:
     """Sets to zero the columns of the down projections that read the marked neurons; biases are unchanged."""
+    from expunge.models.blocks import blocks_of
+
     places = blocks_of(model)
     for layer, pruned_F in enumerate(pruned_LF):
-        weight = places.root.get_parameter(places.down_proj(layer))
+        weight = places.root.get_parameter(places.down_proj(layer)).detach()
         columns = weight if not places.transposed else weight.T
         columns[:, pruned_F.to(weight.device)] = 0

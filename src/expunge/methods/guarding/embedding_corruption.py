@@ -3,33 +3,33 @@
 Shape suffixes: B rows, T positions, D width, N prompts, V vocabulary.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from weakref import WeakKeyDictionary
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
 from expunge.data.encode import Encoder
 from expunge.data.example import Example, Request
 from expunge.errors import ExpungeError
-from expunge.guarding.embedding_corruption.classifier import ClassifierGate, fine_tune
-from expunge.guarding.embedding_corruption.corrupter import Corrupter, Edit
-from expunge.guarding.embedding_corruption.corruptions import WITH_STRENGTH, Kind
-from expunge.guarding.embedding_corruption.gate import Gate, HiddenGate, Scores, TextGate, hidden_states
+from expunge.guarding.embedding_corruption.kinds import WITH_STRENGTH, Kind, Rule
 from expunge.guarding.embedding_corruption.selection import Finder, own_entities
-from expunge.guarding.embedding_corruption.thresholds import Rule, threshold
 from expunge.guarding.embedding_corruption.tuning import dims_search, strength_search
-from expunge.guarding.forward_pass import Counts
-from expunge.guarding.session import open_session, replaced
 from expunge.methods.base import NOTHING, GuardingMethod, Objective, Resources, State
-from expunge.models.blocks import blocks_of
 from expunge.models.load import causal_model
 from expunge.records import Seed, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from expunge.guarding.embedding_corruption.gate import Gate, Scores
+    from expunge.guarding.forward_pass import Counts
+
 
 FOLDS = 4
 NAMES, CLASSIFIER = "names.json", "gate"
@@ -126,6 +126,8 @@ class EmbeddingCorruption(GuardingMethod):
             )
 
     def fit(self, model: nn.Module, request: Request, encoder: Encoder, resources: Resources = NOTHING) -> State:
+        import torch
+
         table = embedding_matrix(model).detach().float()
         state = State(self._fit_gate(model, request, encoder, resources.assets), resources.assets)
         if self.tokens != "all_but_last":
@@ -144,6 +146,8 @@ class EmbeddingCorruption(GuardingMethod):
         return self._tuned(state, resources.objective, width) if resources.objective is not None else state
 
     def _tuned(self, state: State, objective: Objective, width: int) -> State:
+        import torch
+
         if self.tune == "strength":
             found = strength_search(
                 lambda s: objective(state.having({"strength": torch.tensor(s, dtype=torch.float64)})),
@@ -161,6 +165,11 @@ class EmbeddingCorruption(GuardingMethod):
 
     def _fit_gate(self, model: nn.Module, request: Request, encoder: Encoder, assets: Path | None) -> dict[str, Tensor]:
         """Returns the tensors of the gate, the threshold, and the scores it was calibrated on."""
+        import torch
+
+        from expunge.guarding.embedding_corruption.gate import Scores
+        from expunge.guarding.embedding_corruption.thresholds import threshold
+
         forget, retain = _texts(request.forget), _texts(request.retain)
         generator = torch.Generator().manual_seed(self.split_seed)
         order = torch.randperm(len(retain), generator=generator).tolist()
@@ -195,6 +204,11 @@ class EmbeddingCorruption(GuardingMethod):
 
     def _reader(self, model: nn.Module, encoder: Encoder) -> Callable[[str], Tensor] | None:
         """Returns a function from text to hidden state, with a cache."""
+        from torch import Tensor
+
+        from expunge.guarding.embedding_corruption.gate import hidden_states
+        from expunge.models.blocks import blocks_of
+
         if self.gate != "hidden":
             return None
         count = blocks_of(model).count
@@ -211,6 +225,9 @@ class EmbeddingCorruption(GuardingMethod):
     def _train(
         self, forget: Sequence[str], retain: Sequence[str], read: Callable[[str], Tensor] | None, assets: Path | None
     ) -> dict[str, Tensor]:
+        from expunge.guarding.embedding_corruption.classifier import ClassifierGate, fine_tune
+        from expunge.guarding.embedding_corruption.gate import HiddenGate, TextGate
+
         if self.gate == "text":
             return TextGate.fit(forget, retain)
         if self.gate == "hidden":
@@ -226,6 +243,9 @@ class EmbeddingCorruption(GuardingMethod):
         return {}
 
     def _gate(self, tensors: dict[str, Tensor], read: Callable[[str], Tensor] | None, assets: Path | None) -> Gate:
+        from expunge.guarding.embedding_corruption.classifier import ClassifierGate
+        from expunge.guarding.embedding_corruption.gate import HiddenGate, TextGate
+
         if self.gate == "text":
             return TextGate(tensors)
         if self.gate == "hidden":
@@ -237,6 +257,10 @@ class EmbeddingCorruption(GuardingMethod):
 
     @contextmanager
     def attach(self, model: nn.Module, state: State, encoder: Encoder) -> Iterator[Counts]:
+        from expunge.guarding.embedding_corruption.corrupter import Corrupter, Edit
+        from expunge.guarding.embedding_corruption.gate import Scores
+        from expunge.guarding.session import open_session, replaced
+
         root = causal_model(model)
         table = root.get_input_embeddings()
         known = _SCORES.setdefault(state["threshold"], {})
@@ -281,6 +305,8 @@ once."""
 
 def embedding_matrix(model: nn.Module) -> Tensor:
     """Returns the input embeddings, [V, D]."""
+    from torch import Tensor
+
     module = causal_model(model).get_input_embeddings()
     matrix = getattr(module, "weight", None)
     if not isinstance(matrix, Tensor):

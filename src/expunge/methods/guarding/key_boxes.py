@@ -14,14 +14,18 @@ tell how far such a dimension reaches: one radius in standard deviations is as l
 Shape suffixes: F dimensions of a key, N vectors, L layers.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-from expunge.models.activations import Moments
+    from expunge.models.activations import Moments
+
 
 Sides = Literal["deviation", "range"]
 """Unit of a side of the box: the standard deviation of the fitted vectors (published), or half of their range."""
@@ -49,14 +53,16 @@ class KeyBox:
     n: int
 
     @classmethod
-    def of_moments(cls, moments: Moments, layer: int, sides: Sides = "deviation") -> "KeyBox":
+    def of_moments(cls, moments: Moments, layer: int, sides: Sides = "deviation") -> KeyBox:
         """Builds a box from statistics alone: the farthest value of a dimension is its minimum or its maximum."""
         parts = (t[layer] for t in (moments.mean_LF, moments.m2_LF, moments.min_LF, moments.max_LF))
         return cls._of(sides, int(moments.n_L[layer]), *parts)
 
     @classmethod
-    def of_vectors(cls, vectors_NF: Tensor, sides: Sides = "deviation") -> "KeyBox":
+    def of_vectors(cls, vectors_NF: Tensor, sides: Sides = "deviation") -> KeyBox:
         """Builds a box from the vectors themselves, some columns at a time, to stay in the CPU's cache."""
+        import torch
+
         ones_N, parts = vectors_NF.new_ones(len(vectors_NF), dtype=torch.float64), []
         for columns in vectors_NF.split(512, dim=1):
             wide = columns.double()
@@ -65,14 +71,18 @@ class KeyBox:
         return cls._of(sides, len(ones_N), *(torch.cat(column) for column in zip(*parts, strict=True)))
 
     @classmethod
-    def _of(cls, sides: Sides, n: int, mean_F: Tensor, m2_F: Tensor, min_F: Tensor, max_F: Tensor) -> "KeyBox":
+    def _of(cls, sides: Sides, n: int, mean_F: Tensor, m2_F: Tensor, min_F: Tensor, max_F: Tensor) -> KeyBox:
+        import torch
+
         if sides == "range":
             return cls(((min_F + max_F) / 2).float(), ((max_F - min_F) / 2).clamp(min=FLOOR).float(), 1.0, n)
         unit_F = (m2_F / max(1, n - 1)).sqrt().clamp(min=FLOOR)
         farthest_F = torch.maximum(max_F - mean_F, mean_F - min_F)
         return cls(mean_F.float(), unit_F.float(), float((farthest_F / unit_F).max()), n)
 
-    def to(self, device: torch.device) -> "KeyBox":
+    def to(self, device: torch.device) -> KeyBox:
+        import torch
+
         if self.centre_F.device == device:
             return self
         with torch.inference_mode(False):  # the copy stays, and a later pass may record gradients

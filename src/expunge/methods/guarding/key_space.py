@@ -3,30 +3,33 @@
 Shape suffixes: B rows, T positions, F dimensions of a key, L watched layers, N vectors.
 """
 
+from __future__ import annotations
+
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 
 from expunge.data.encode import Encoder
 from expunge.data.example import Example, Request
 from expunge.errors import ExpungeError
-from expunge.guarding.abstain import Abstention, abstaining
-from expunge.guarding.forward_pass import Counts, ForwardPass
-from expunge.guarding.session import open_session
 from expunge.methods.base import NOTHING, GuardingMethod, Resources, State
 from expunge.methods.guarding.key_boxes import KeyBox, Sides, calibrate, samuelson, share_inside
-from expunge.models.activations import probe
-from expunge.models.blocks import Blocks, blocks_of
-from expunge.models.hooks import Site, edit
-from expunge.models.spans import Chosen, Observer, Span, TokenPolicy, spans, tiles, visit
+from expunge.models.token_policy import TokenPolicy
 from expunge.records import Seed
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from expunge.guarding.forward_pass import Counts, ForwardPass
+    from expunge.models.blocks import Blocks
+    from expunge.models.hooks import Site
+    from expunge.models.spans import Chosen, Observer, Span
+
 
 Vote = Literal["any", "all"]
 
@@ -116,6 +119,12 @@ class KeySpaceDetection(GuardingMethod):
             )
 
     def fit(self, model: nn.Module, request: Request, encoder: Encoder, resources: Resources = NOTHING) -> State:
+        import torch
+
+        from expunge.guarding.abstain import Abstention
+        from expunge.models.activations import probe
+        from expunge.models.blocks import blocks_of
+
         Abstention.of(encoder, self.abstention)
         layers = _layers(self.layers, blocks_of(model))
         forget, holdout, retain = (self._texts(rows, encoder) for rows in (request.forget, request.holdout, request.retain))
@@ -146,11 +155,15 @@ class KeySpaceDetection(GuardingMethod):
         return State(state)
 
     def _texts(self, examples: Sequence[Example], encoder: Encoder) -> list[Span]:
+        from expunge.models.spans import Span, spans
+
         found = spans(examples, encoder, self.tokens)
         return found if self.query == "last" else [Span(text.ids, 0, text.stop) for text in found]
 
     def _split(self, forget: list[Span], holdout: list[Span]) -> tuple[list[Span], list[Span]]:
         """Returns the spans to fit the boxes on, and the spans to measure."""
+        import torch
+
         if holdout:
             return forget, holdout
         if not self.calibrated:
@@ -163,6 +176,11 @@ class KeySpaceDetection(GuardingMethod):
 
     @contextmanager
     def attach(self, model: nn.Module, state: State, encoder: Encoder) -> Iterator[Counts]:
+        from expunge.guarding.abstain import Abstention, abstaining
+        from expunge.guarding.session import open_session
+        from expunge.models.blocks import blocks_of
+        from expunge.models.hooks import edit
+
         places = blocks_of(model)
         layers = _layers(state["layer"].tolist(), places)
         with ExitStack() as stack:
@@ -210,6 +228,8 @@ class BoxGate:
     """The boxes of the watched layers, and the positions at which a forward pass is judged."""
 
     def __init__(self, method: KeySpaceDetection, state: State) -> None:
+        from expunge.guarding.forward_pass import Counts
+
         self.all_steps, self.mean = method.check == "all_steps", method.query == "mean"
         self.radius_L = state["radius"].tolist()
         self.boxes = [KeyBox(centre_F, unit_F, 0.0, 0) for centre_F, unit_F in zip(state["centre"], state["unit"], strict=True)]
@@ -219,6 +239,8 @@ class BoxGate:
 
     def inside(self, n: int, here: ForwardPass, values_BTF: Tensor) -> Tensor | None:
         """Returns which positions are judged and lie inside the box of the n-th watched layer, [B, T]; None if none is judged."""
+        import torch
+
         mask_BT = here.mask_BT.to(values_BTF.device)
         if here.prompt_end_B is None:
             return self._inside(n, _running_means(values_BTF, mask_BT) if self.mean else values_BTF) & mask_BT
@@ -239,10 +261,16 @@ class BoxGate:
         return (self._inside(n, key_BF) & here_B)[:, None] & (columns_T == end_B[:, None])
 
     def steer(self, n: int, inside_BT: Tensor, values_BTF: Tensor) -> Tensor:
+        import torch
+
         assert self.steer_LF is not None
         return torch.where(inside_BT[..., None], self.steer_LF[n].to(values_BTF), values_BTF)
 
     def _inside(self, n: int, values: Tensor) -> Tensor:
+        import torch
+
+        from expunge.models.spans import tiles
+
         box = self.boxes[n] = self.boxes[n].to(values.device)
         flat_NF = values.reshape(-1, values.shape[-1])
         parts = [box.distance(flat_NF[part]) for part in tiles(len(flat_NF), flat_NF.shape[1], flat_NF.device)]
@@ -254,6 +282,11 @@ def distances(
 ) -> Tensor:
     """Computes z of every chosen token in every box (given with its layer), float32 [boxes, N], tokens in order, in one pass.
     pooled: of the mean over each text's tokens."""
+    import torch
+
+    from expunge.models.blocks import blocks_of
+    from expunge.models.spans import visit
+
     places = blocks_of(model)
     lengths = torch.tensor([1 if pooled else text.stop - text.start for text in texts])
     first = lengths.cumsum(0) - lengths - torch.tensor([text.stop - 1 if pooled else text.start for text in texts])

@@ -3,30 +3,33 @@
 Shape suffixes: B rows, T positions, F neurons of a layer, L layers, K chosen neurons (of one layer or of all).
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.errors import ExpungeError
-from expunge.guarding.forward_pass import Counts, ForwardPass
-from expunge.guarding.random_bits import mix, uniform
-from expunge.guarding.session import Session, open_session
 from expunge.methods.base import NOTHING, GuardingMethod, Resources, State
-from expunge.models.activations import Moments, probe
-from expunge.models.blocks import blocks_of
-from expunge.models.hooks import edit
-from expunge.models.spans import TokenPolicy, spans
+from expunge.models.token_policy import TokenPolicy
 from expunge.records import Seed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from expunge.guarding.forward_pass import Counts, ForwardPass
+    from expunge.guarding.session import Session
+    from expunge.models.activations import Moments
+
 
 NeuronScore = Literal["mean_difference", "absolute_mean_difference", "cohen_d", "jeffreys"]
 
@@ -93,6 +96,9 @@ class NeuronAdjust(GuardingMethod):
             raise ExpungeError("neuron_adjust compares forget texts with retain texts; give --retain")
 
     def fit(self, model: nn.Module, request: Request, encoder: Encoder, resources: Resources = NOTHING) -> State:
+        from expunge.models.activations import probe
+        from expunge.models.spans import spans
+
         found = [
             probe(model, spans(rows, encoder, self.tokens, skip_start=self.skip_start), encoder.pad_id, roles=("pre_activation",))
             for rows in (request.forget, request.retain)
@@ -101,6 +107,8 @@ class NeuronAdjust(GuardingMethod):
 
     def select(self, forget: Moments, retain: Moments) -> State:
         """Builds the state from two probes: the chosen neurons, by layer, with the two Gaussians of each."""
+        import torch
+
         layer_K, neuron_K = chosen(scores(forget, retain, self.score), self.percent, self.scope)
         gaussians = {
             "forget_mean": forget.mean_LF,
@@ -114,6 +122,11 @@ class NeuronAdjust(GuardingMethod):
 
     @contextmanager
     def attach(self, model: nn.Module, state: State, encoder: Encoder) -> Iterator[Counts]:
+        from expunge.guarding.forward_pass import Counts
+        from expunge.guarding.session import open_session
+        from expunge.models.blocks import blocks_of
+        from expunge.models.hooks import edit
+
         places = blocks_of(model)
         layers = state["layer"].unique().tolist()
         if layers and layers[-1] >= places.count:
@@ -135,12 +148,16 @@ class Adjuster:
     """Neuron Adjust attached to one model: the chosen neurons of each layer, and the draws of the current forward pass."""
 
     def __init__(self, method: NeuronAdjust, session: Session, state: State) -> None:
+        import torch
+
         self.method, self.session = method, session
         self.layers = {layer: Neurons.of(method, state, layer).single() for layer in state["layer"].unique().tolist()}
         self.key_K, self.least_K = (torch.cat([getattr(n, name) for n in self.layers.values()]) for name in ("key_K", "least_K"))
 
     def __call__(self, layer: int, values_BTF: Tensor) -> Tensor:
         """Changes the values of one layer. The time of a decoding step is proportional to the number of operations here."""
+        import torch
+
         neurons, here = self.layers[layer], self.session.current
         if neurons.index_K.device != values_BTF.device:
             neurons.to(values_BTF.device)
@@ -163,6 +180,10 @@ class Adjuster:
         return drawn[layer]
 
     def _draw(self, here: ForwardPass, key_K: Tensor, least_K: Tensor) -> Tensor:
+        import torch
+
+        from expunge.guarding.random_bits import uniform
+
         key_K, least_K = key_K.to(here.device), least_K.to(here.device)
         if not self.method.stochastic:
             threshold_BTK = least_K[None, None]
@@ -199,7 +220,11 @@ class Neurons:
     """int64 hash of seed, layer and neuron."""
 
     @classmethod
-    def of(cls, method: NeuronAdjust, state: State, layer: int) -> "Neurons":
+    def of(cls, method: NeuronAdjust, state: State, layer: int) -> Neurons:
+        import torch
+
+        from expunge.guarding.random_bits import mix
+
         mine_K = (state["layer"] == layer).nonzero()[:, 0]
         index_K = state["neuron"][mine_K]
         mean_f, mean_r = state["forget_mean"][mine_K].double(), state["retain_mean"][mine_K].double()
@@ -219,18 +244,22 @@ class Neurons:
             key_K=mix(mix(mix(torch.tensor(method.draw_seed)) + layer) + index_K * (method.compat == "none")),
         )
 
-    def single(self) -> "Neurons":
+    def single(self) -> Neurons:
         """Returns the same in float32."""
         return Neurons(self.index_K, self.slope_3K.float(), self.offset_3K.float(), self.least_K.float(), self.key_K)
 
     def to(self, device: torch.device) -> None:
         """Moves the tensors to the device of the layer, in place, once."""
+        import torch
+
         with torch.inference_mode(False):  # later passes may record gradients
             for name, value in vars(self).items():
                 setattr(self, name, value.to(device))
 
     def lines(self, x_BTK: Tensor) -> Tensor:
         """Computes z_r - z_f, z_r + z_f and the image mu_r -+ (sigma_r / sigma_f) (x - mu_f); [3, B, T, K]."""
+        import torch
+
         return torch.addcmul(self.offset_3K, self.slope_3K, x_BTK)
 
 
@@ -265,4 +294,6 @@ def chosen(scores_LF: Tensor, percent: float, scope: Literal["global", "layer"])
 
 def _logit(draw: Tensor) -> Tensor:
     """log(u / (1 - u)); torch's own is several times as slow."""
+    import torch
+
     return torch.log(draw / (1 - draw))

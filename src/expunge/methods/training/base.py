@@ -8,16 +8,19 @@ Shape suffixes in all methods: B rows of a batch, T positions, D width, V vocabu
 row-major order.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from expunge.data.encode import Tokens
 from expunge.data.example import Request
 from expunge.methods.base import Family, Spec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 
 Prompts = Literal["forget", "retain"]
 Answers = Literal["own", "refusals", "forget", "retain", "alternates"]
@@ -91,6 +94,8 @@ class Batch:
     def start_logits(self, tokens: Tokens) -> Tensor:
         """Computes logits of the start model at the labelled positions of `tokens`, N x V; the row set must list `hidden` as
         frozen."""
+        import torch
+
         if self.start_head is None or "hidden" not in tokens.frozen:
             raise ValueError("these rows carry no hidden states of the start model: the row set must name `hidden` in `frozen`")
         with torch.no_grad():
@@ -214,6 +219,8 @@ class TrainingMethod(Spec):
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Evaluates all terms at once; all their graphs are in memory until `total.backward()`."""
+        import torch
+
         terms = list(self.terms(model, batch))
         parts: dict[str, Tensor] = {}
         for term in terms:

@@ -1,14 +1,16 @@
 """CE-U: trains towards the model's own distribution with the label removed."""
 
-from typing import ClassVar, Literal
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, ClassVar, Literal
+
 from pydantic import Field
-from torch import Tensor, nn
 
 from expunge.methods.training.base import Batch
 from expunge.methods.training.retain import RetainLoss, WithRetain
-from expunge.models.logprobs import labelled_logits, sequence_sum
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class CEU(WithRetain):
@@ -32,6 +34,10 @@ class CEU(WithRetain):
     """Number of tokens at the start of an answer that are left out."""
 
     def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
+        import torch
+
+        from expunge.models.logprobs import labelled_logits, sequence_sum
+
         labelled = labelled_logits(model, batch.forget)
         logits_NV = labelled.logits_NV.float()
         target_NV = logits_NV.detach().scatter(1, labelled.labels_N[:, None], -torch.inf).softmax(-1)
@@ -46,6 +52,10 @@ class CEU(WithRetain):
 
 def _kept(row_N: Tensor, rows: int, skip: int) -> Tensor:
     """Marks the answer tokens that count: those after the first `skip` of the row, or the last one of a shorter row."""
+    import torch
+
+    from expunge.models.logprobs import sequence_sum
+
     count_B = sequence_sum(torch.ones_like(row_N), row_N, rows)
     start_B = count_B.cumsum(0) - count_B
     place_N = torch.arange(len(row_N), device=row_N.device) - start_B[row_N]

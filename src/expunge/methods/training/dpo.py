@@ -1,16 +1,18 @@
 """DPO: trains the model to prefer a refusal over the answer."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
 from expunge.data.encode import Tokens
 from expunge.methods.training.base import Batch, Quantity, RowSet
 from expunge.methods.training.retain import WithRetain
-from expunge.models.logprobs import labelled_logits, sequence_sum, token_logprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class DPO(WithRetain):
@@ -38,11 +40,15 @@ class DPO(WithRetain):
         return {"forget": RowSet(frozen=logprob), "refusals": RowSet("forget", "refusals", frozen=logprob)}
 
     def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
+        from torch.nn.functional import logsigmoid
+
         margin_B = _ratio(model, batch["refusals"]) - _ratio(model, batch.forget)
         return -2 / self.beta * logsigmoid(self.beta * margin_B).mean()
 
 
 def _ratio(model: nn.Module, tokens: Tokens) -> Tensor:
     """Computes log p(answer) - log p_start(answer), [B], in nats."""
+    from expunge.models.logprobs import labelled_logits, sequence_sum, token_logprobs
+
     labelled = labelled_logits(model, tokens)
     return sequence_sum(token_logprobs(labelled), labelled.row_N, labelled.rows) - tokens.frozen["logprob"]

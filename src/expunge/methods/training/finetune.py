@@ -1,12 +1,15 @@
 """Fine-tuning: trains by cross-entropy. Makes the model to unlearn from, and the retain-only model to compare with."""
 
-from collections.abc import Iterator
-from typing import ClassVar, Literal
+from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from expunge.methods.training.base import Batch, Term, TrainingMethod
 from expunge.methods.training.retain import cross_entropy
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class FineTune(TrainingMethod):

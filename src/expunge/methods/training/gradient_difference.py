@@ -1,11 +1,14 @@
 """Gradient difference: maximizes the loss on the forget set and minimizes it on the retain set."""
 
-from typing import ClassVar, Literal
+from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from expunge.methods.training.base import Batch
 from expunge.methods.training.retain import WithRetain, cross_entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class GradientDifference(WithRetain):

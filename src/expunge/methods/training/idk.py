@@ -1,12 +1,15 @@
 """IDK: trains the model to answer forget questions with a refusal."""
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from __future__ import annotations
 
-from torch import Tensor, nn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from expunge.methods.training.base import REFUSALS, Batch, RowSet
 from expunge.methods.training.retain import WithRetain, cross_entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class IDK(WithRetain):

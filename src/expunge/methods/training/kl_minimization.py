@@ -1,11 +1,14 @@
 """KL minimization: maximizes the loss on the forget set, and keeps the retain distribution close to the start model's."""
 
-from typing import ClassVar, Literal
+from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from expunge.methods.training.base import Batch
 from expunge.methods.training.retain import WithRetain, cross_entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class KLMinimization(WithRetain):

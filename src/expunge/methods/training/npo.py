@@ -1,15 +1,17 @@
 """NPO (negative preference optimization): the rejected half of DPO, without a preferred answer."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
 from expunge.methods.training.base import Batch, RowSet
 from expunge.methods.training.retain import WithRetain
-from expunge.models.logprobs import labelled_logits, sequence_sum, token_logprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class NPO(WithRetain):
@@ -35,6 +37,10 @@ class NPO(WithRetain):
         return {"forget": RowSet(frozen=frozenset({"logprob"}))}
 
     def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
+        from torch.nn.functional import logsigmoid
+
+        from expunge.models.logprobs import labelled_logits, sequence_sum, token_logprobs
+
         labelled = labelled_logits(model, batch.forget)
         logp_B = sequence_sum(token_logprobs(labelled), labelled.row_N, labelled.rows)
         ratio_B = logp_B - batch.forget.frozen["logprob"]

@@ -8,15 +8,19 @@ Both are means of row means, so that padding and batch size do not change them. 
 padding positions, and therefore depends on the padding. That is not reproduced.)
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
 
 from expunge.data.encode import Tokens
 from expunge.methods.training.base import FORGET, RETAIN, Batch, RowSet, Term, TrainingMethod
-from expunge.models.logprobs import kl_divergence, labelled_logits, sequence_mean, token_logprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 
 RetainLoss = Literal["cross_entropy", "kl", "none"]
 
@@ -61,6 +65,8 @@ class WithRetain(TrainingMethod):
 
 def cross_entropy(model: nn.Module, tokens: Tokens) -> Tensor:
     """Computes the mean over rows of -(1/n_b) sum_t log p(y_bt | y_b<t), in nats per token."""
+    from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
+
     labelled = labelled_logits(model, tokens)
     return -sequence_mean(token_logprobs(labelled), labelled.row_N, labelled.rows).mean()
 
@@ -71,5 +77,7 @@ def kl_to_start(model: nn.Module, batch: Batch, tokens: Tokens) -> Tensor:
     The start model is represented by its final hidden states (`frozen["hidden"]`, N x D) and one frozen copy of its head:
     D numbers per token are cached instead of V, and no second model is needed.
     """
+    from expunge.models.logprobs import kl_divergence, labelled_logits, sequence_mean
+
     labelled = labelled_logits(model, tokens)
     return sequence_mean(kl_divergence(batch.start_logits(tokens), labelled.logits_NV), labelled.row_N, labelled.rows).mean()

@@ -1,13 +1,12 @@
 """RMU: moves the hidden states of forget texts towards a random direction, and keeps those of retain texts unchanged."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
 
-import torch
 from pydantic import AfterValidator, BeforeValidator, Field
-from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity
 
 from expunge.data.encode import Tokens
 from expunge.data.example import Request
@@ -15,9 +14,14 @@ from expunge.data.split import rows_by_attribute
 from expunge.devices import moved
 from expunge.errors import ExpungeError
 from expunge.methods.training.base import FORGET, RETAIN, Batch, RowSet, Term, TrainingMethod
-from expunge.models.blocks import Blocks, blocks_of
-from expunge.models.partial_forward import PartialForward, exchanged, partial_forward
 from expunge.records import Seed
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from expunge.models.blocks import Blocks
+    from expunge.models.partial_forward import PartialForward
+
 
 COEFFICIENT = 6.5
 ADAPTIVE_COEFFICIENT = 5.0
@@ -115,6 +119,8 @@ class RMU(TrainingMethod):
         return self.compat == "none"  # pads, which depend on the neighbors, count in the release
 
     def candidates(self, model: nn.Module) -> set[str]:
+        from expunge.models.blocks import blocks_of
+
         places = blocks_of(model)
         blocks = self._edited(places)
         mlp, attention = (name for i in blocks for name in places.mlp_out(i)), map(places.attention_out, blocks)
@@ -130,7 +136,7 @@ class RMU(TrainingMethod):
         self._check_counts(len(parts))
         return parts
 
-    def for_part(self, part: int, parts: int) -> "RMU":
+    def for_part(self, part: int, parts: int) -> RMU:
         """Returns the method with the numbers of that domain, and its own random direction."""
         self._check_counts(parts)
         own = {"alpha": _of(self.alpha, part), "coefficient": _of(self.coefficient, part)}
@@ -138,6 +144,8 @@ class RMU(TrainingMethod):
 
     def prepare(self, model: nn.Module, probes: Sequence[Tokens]) -> Mapping[str, Tensor]:
         """Computes norms [domains] for the adaptive targets, and hidden states of the probes, to compare with later."""
+        import torch
+
         prepared: dict[str, Tensor] = {}
         if self.adaptive:
             prepared["norm"] = torch.stack([self._states(model, probe).norm(dim=-1).mean() for probe in probes])
@@ -146,6 +154,8 @@ class RMU(TrainingMethod):
         return prepared
 
     def finished(self, model: nn.Module, probes: Sequence[Tokens], prepared: Mapping[str, Tensor]) -> str | None:
+        from torch.nn.functional import cosine_similarity
+
         if self.stop_below_cosine is None:
             return None
         cosines = [
@@ -158,6 +168,9 @@ class RMU(TrainingMethod):
         return f"the hidden states of forget rows have cosine {said} with their start, below {self.stop_below_cosine}"
 
     def terms(self, model: nn.Module, batch: Batch) -> Iterator[Term]:
+        from expunge.models.blocks import blocks_of
+        from expunge.models.partial_forward import partial_forward
+
         if batch.start_weights is None:
             raise ValueError("this batch carries no start weights: the loop must see `needs_start_weights`")
         places = blocks_of(model)
@@ -179,6 +192,10 @@ class RMU(TrainingMethod):
     def _start(self, model: nn.Module, tokens: Tokens, weights: Mapping[str, Tensor], first: int, layer: int) -> PartialForward:
         """Computes the start model's states, and the input of its first edited block, from which the pass with gradient
         continues."""
+        import torch
+
+        from expunge.models.partial_forward import exchanged, partial_forward
+
         was_training = model.training
         model.eval()  # as for every frozen quantity: dropout would be noise in the target
         with torch.no_grad(), exchanged(model, weights):
@@ -189,6 +206,8 @@ class RMU(TrainingMethod):
     def _target(self, batch: Batch, hidden_BTD: Tensor) -> Tensor:
         """Computes c u [D], float32, drawn from the seed each time, domain by domain in order, so that nothing has to be
         stored."""
+        import torch
+
         width = hidden_BTD.shape[-1]
         dtype = hidden_BTD.dtype if self.compat == "wmdp" else torch.float32
         generator = torch.Generator().manual_seed(self.control_seed)
@@ -198,6 +217,8 @@ class RMU(TrainingMethod):
         return unit_D * factor * batch.prepared["norm"][batch.part] if self.adaptive else unit_D * factor
 
     def _distance(self, hidden_BTD: Tensor, target: Tensor, tokens: Tokens) -> Distance:
+        import torch
+
         squared_BT = (hidden_BTD.float() - target.float()).square().mean(-1)
         counted_BT = torch.ones_like(tokens.attention_mask_BT) if self.compat == "wmdp" else tokens.attention_mask_BT
         after_BT = counted_BT * (counted_BT.cumsum(1) > 1)
@@ -205,6 +226,9 @@ class RMU(TrainingMethod):
 
     def _states(self, model: nn.Module, tokens: Tokens) -> Tensor:
         """Computes hidden states [N, D] at the tokens that count in the loss, float32, without dropout."""
+        from expunge.models.blocks import blocks_of
+        from expunge.models.partial_forward import partial_forward
+
         places = blocks_of(model)
         layer = self._layer(places)
         was_training = model.training

@@ -1,13 +1,16 @@
 """SatImp: gradient ascent with tokens weighted by saturation and importance."""
 
-from typing import ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
 
 from expunge.methods.training.base import Batch
 from expunge.methods.training.retain import WithRetain
-from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class SatImp(WithRetain):
@@ -32,6 +35,8 @@ class SatImp(WithRetain):
     """Power of 1 - p: importance."""
 
     def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
+        from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
+
         labelled = labelled_logits(model, batch.forget)
         logp_N = token_logprobs(labelled)
         p_N = logp_N.detach().exp()

@@ -1,14 +1,16 @@
 """SimNPO: NPO without a reference model, with length-normalized log-probabilities."""
 
-from typing import ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
 from expunge.methods.training.base import Batch
 from expunge.methods.training.retain import WithRetain
-from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class SimNPO(WithRetain):
@@ -34,6 +36,10 @@ class SimNPO(WithRetain):
     open-unlearning is margin / beta)."""
 
     def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
+        from torch.nn.functional import logsigmoid
+
+        from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
+
         labelled = labelled_logits(model, batch.forget)
         mean_logp_B = sequence_mean(token_logprobs(labelled), labelled.row_N, labelled.rows)
         return -2 / self.beta * logsigmoid(-self.beta * mean_logp_B - self.margin).mean()

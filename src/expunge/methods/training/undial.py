@@ -1,14 +1,17 @@
 """UNDIAL: distills from the start model's distribution with the label's logit lowered."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
 
 from expunge.methods.training.base import Batch, RowSet
 from expunge.methods.training.retain import WithRetain
-from expunge.models.logprobs import labelled_logits, sequence_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class UNDIAL(WithRetain):
@@ -37,6 +40,8 @@ class UNDIAL(WithRetain):
         return {"forget": RowSet(frozen=frozenset({"hidden"}))}
 
     def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
+        from expunge.models.logprobs import labelled_logits, sequence_mean
+
         labelled = labelled_logits(model, batch.forget)
         target_NV = batch.start_logits(batch.forget).float()
         target_NV.scatter_add_(1, labelled.labels_N[:, None], target_NV.new_full((len(labelled.labels_N), 1), -self.beta))

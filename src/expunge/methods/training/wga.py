@@ -1,13 +1,16 @@
 """WGA: gradient ascent with each token weighted by its probability."""
 
-from typing import ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
 
 from expunge.methods.training.base import Batch
 from expunge.methods.training.retain import WithRetain
-from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class WGA(WithRetain):
@@ -28,6 +31,8 @@ class WGA(WithRetain):
     """Power of the probability in the weight."""
 
     def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
+        from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
+
         labelled = labelled_logits(model, batch.forget)
         logp_N = token_logprobs(labelled)
         weight_N = (self.beta * logp_N.detach()).exp()

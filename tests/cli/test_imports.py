@@ -1,0 +1,67 @@
+"""What a command imports before it has something to compute: no library that takes seconds to load."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from expunge.artifact import Base, save_artifact
+from expunge.methods import NPO
+
+HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "sklearn", "scipy", "matplotlib", "numpy")
+SCRIPT = """
+import json, sys
+from expunge.cli import main
+try:
+    main(sys.argv[2:])
+except SystemExit:
+    pass
+print(json.dumps(sorted(m for m in sys.argv[1].split(",") if m in sys.modules)), file=sys.stderr)
+"""
+"""Runs a command and says on the last line of stderr what it has imported."""
+
+
+def imported(*words: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", SCRIPT, ",".join(HEAVY), *words], capture_output=True, text=True, check=True)
+    found: list[str] = json.loads(done.stderr.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--help",
+        "unlearn npo --hlp",
+        "unlearn npo --help",
+        "unlearn --help",
+        "unlearn spunge --each rmu --hlp",
+        "finetune --hlp",
+        "merge ties --hlp",
+        "evaluate model --suite tofu --hlp",
+        "compare a b --hlp",
+        "probe model --hlp",
+        "methods",
+        "methods npo",
+    ],
+)
+def test_flags_and_lists_of_methods_need_neither_torch_nor_numpy(line: str) -> None:
+    assert imported(*line.split()) == []
+
+
+@pytest.mark.parametrize("line", ["suites", "suites tofu", "suites probability"])
+def test_lists_of_suites_and_metrics_need_numpy_alone(line: str) -> None:
+    assert imported(*line.split()) == ["numpy"]
+
+
+def test_checksums_are_recomputed_without_torch(pico_folder: Path, tmp_path: Path) -> None:
+    save_artifact(
+        tmp_path / "artifact",
+        "weights",
+        NPO(),
+        Base(path=str(pico_folder), sha256=""),
+        lambda out: shutil.copytree(pico_folder, out, dirs_exist_ok=True),
+    )
+    assert imported("verify", str(tmp_path / "artifact")) == []
