@@ -108,7 +108,7 @@ def test_a_failed_write_keeps_the_file_before_it_and_leaves_no_debris(tmp_path: 
         file.write_bytes(b"half")
         raise checkpoint.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_tensors(tmp_path / "x.safetensors", {"a": torch.zeros(1)})
     assert [file.name for file in tmp_path.iterdir()] == ["x.safetensors"]
