@@ -159,7 +159,11 @@ class Attack(Record):
     scores: tuple[Score, ...] = ()
     """After the attack."""
     trials: tuple[dict[str, Any], ...] = ()
-    """One entry per repetition: its seed and what came out."""
+    """One entry for each way that was tried (a wording, a step, a format, a trial of a sweep), with what came out."""
+    cost: dict[str, float] = {}
+    """Queries, gradient steps, seconds of processor time: of the attack and its controls together."""
+    key: str | None = None
+    """sha256 over what the result depends on: code, models, facts, budget and seed."""
 
 
 class LadderRow(Record):
@@ -167,6 +171,7 @@ class LadderRow(Record):
 
     attack: str
     applicable: bool
+    reason: str | None = None
     budget: dict[str, Any] = {}
     seconds: float = 0.0
     gain: Gain | None = None

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "probe": ("Probe", "activation statistics of sets of texts, neuron tables and plots of key space"),
     "merge": ("Merge", "weight arithmetic on checkpoints, streamed: expunge merge METHOD --base B --models A C --out DIR"),
     "evaluate": ("Evaluate", "scores with intervals: expunge evaluate MODEL_OR_RUN --suite NAME --out DIR"),
+    "attack": ("AttackFlags", "tries to bring the knowledge back: expunge attack ladder RUN --suite lab --data LAB --out DIR"),
     "compare": ("Compare", "answers of two models or artifacts side by side: expunge compare BEFORE AFTER --prompt TEXT"),
     "report": ("Report", "any number of runs into one page"),
     "methods": ("Methods", "list the methods, or explain one: paper, formula, fields, cost"),

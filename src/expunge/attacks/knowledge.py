@@ -1,0 +1,89 @@
+"""Says how much of a fact a text gives away: words of the answer that neither the prompt nor every other answer contains.
+
+A word that the attacker wrote into the prompt proves nothing when it comes back (an echo), and a word that many answers share
+is the form of an answer and not the fact in it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from expunge.data.example import Example
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Floats = NDArray[np.float64]
+
+SHARED = 0.1
+"""A word in more than this share of the answers belongs to their form."""
+_WORD = re.compile(r"\w+")
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, in order, without punctuation."""
+    return _WORD.findall(text.lower())
+
+
+def form_words(examples: Sequence[Example]) -> frozenset[str]:
+    """Words in more than a tenth of the responses, and in three of them at least."""
+    counts = Counter(word for example in examples for word in set(words(example.response)))
+    return frozenset(word for word, count in counts.items() if count > max(2, SHARED * len(examples)))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Questions with their answers, all of one kind."""
+
+    examples: tuple[Example, ...]
+    form: frozenset[str]
+    """Words that belong to the form of the answers."""
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @cached_property
+    def questions(self) -> tuple[str, ...]:
+        return tuple(example.prompt or "" for example in self.examples)
+
+    def some(self, chosen: Sequence[int]) -> "Facts":
+        """The facts at these places, with the same form words."""
+        return Facts(tuple(self.examples[i] for i in chosen), self.form)
+
+    def words(self, i: int, shown: str) -> tuple[str, ...]:
+        """The words of answer i that count when `shown` was said to the model before."""
+        hidden = set(words(shown)) | self.form
+        return tuple(word for word in dict.fromkeys(words(self.examples[i].response)) if word not in hidden)
+
+    def opening(self, i: int) -> str:
+        """Answer i up to its first word that counts: what an attacker can write who knows the form and not the fact."""
+        response = self.examples[i].response
+        mine = self.words(i, self.questions[i])
+        at = next((found.start() for found in _WORD.finditer(response) if found[0].lower() in mine), 0)
+        return response[:at].rstrip()
+
+    def recall(self, i: int, shown: str, text: str) -> float:
+        """Share of the words that count which stand in `text`; NaN where none counts."""
+        mine = self.words(i, shown)
+        return float(np.mean([word in set(words(text)) for word in mine])) if mine else float("nan")
+
+
+def counted_tokens(tokenizer: "PreTrainedTokenizerBase", answer: Sequence[int], mine: Collection[str]) -> NDArray[np.bool_]:
+    """[tokens], whether each token of an answer is a part of one of the words `mine`.
+
+    Read off the text that the tokens give one after the other, so that it holds for words of several tokens.
+    """
+    ends = [len(str(tokenizer.decode(list(answer[: k + 1]), skip_special_tokens=True))) for k in range(len(answer))]
+    text = str(tokenizer.decode(list(answer), skip_special_tokens=True))
+    spans = [found.span() for found in _WORD.finditer(text) if found[0].lower() in mine]
+    begins = [0, *ends[:-1]]
+    return np.array(
+        [any(a < stop and start < b for start, stop in spans) and b > a for a, b in zip(begins, ends, strict=True)],
+        dtype=np.bool_,
+    )

@@ -1,0 +1,116 @@
+"""`expunge attack NAME[,NAME] RUN --suite NAME --data DIR --out DIR`, or `expunge attack ladder RUN ...` for all of them."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from tyro.conf import Positional
+
+from expunge.errors import ExpungeError
+
+
+class AttackFlags(BaseModel):
+    """Tries to bring forgotten knowledge back, and says how much more came back than from a model that never knew."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    attacks: Positional[str]
+    """Names with commas between them, each with a preset if wanted (`relearn:lucki`), or `ladder` for all of them."""
+    model: Positional[str]
+    """What to attack: a run, an artifact, a model folder or a hub id."""
+    suite: str | None = None
+    """A suite whose forget task is to be brought back, with its control and retain tasks: lab, tofu, ..."""
+    data: str | None = None
+    """The suite's data. In a lab the gold and the original model are found there too."""
+    out: str | None = None
+    """Folder that gets ATTACK.json, ATTACK.samples.jsonl and ladder.json; left out, `attacks` in the run."""
+    forget: str | None = None
+    """Rows to bring back instead of a suite's: a file, a folder or a hub id."""
+    control: str | None = None
+    """Rows of the same kind that the model never saw."""
+    retain: str | None = None
+    """Rows that were to be kept."""
+    neutral: str | None = None
+    """Text that has nothing to do with the request."""
+    gold: str | None = None
+    """A model that never saw the forget set."""
+    original: str | None = None
+    """The model before it forgot; left out, what the artifact says that it was made from."""
+    preset: str | None = None
+    """Published settings of the named attacks, such as lucki or rtt for relearn."""
+    budget: str = "small"
+    """small (minutes on a processor) or paper (as published)."""
+    options: tuple[str, ...] = ()
+    """Settings of one attack as FIELD=VALUE, lists with commas between: `--options steps=100 learning_rate=1e-4`."""
+    limit: int | None = None
+    """The first N facts of each set only."""
+    max_new_tokens: int = 24
+    """Longest answer that is read."""
+    seed: int = 0
+    """Of everything that is drawn."""
+    dtype: str = "auto"
+    """auto (as stored), float32, bfloat16 or float16."""
+    overwrite: bool = False
+    """Replace attacks of another model or budget. What is there of the same ones is kept in any case."""
+
+
+def run(flags: AttackFlags) -> None:
+    from pydantic import TypeAdapter, ValidationError
+
+    from expunge.attacks import named
+    from expunge.attacks.run import attack, table
+    from expunge.attacks.sources import sources
+    from expunge.folders import check_apart, check_place
+    from expunge.models.load import DType
+
+    try:
+        dtype: DType = TypeAdapter(DType).validate_python(flags.dtype)
+    except ValidationError:
+        raise ExpungeError(f"--dtype {flags.dtype} is not known; give auto, float32, bfloat16 or float16") from None
+    attacks = named(flags.attacks.split(","), preset=flags.preset, budget=flags.budget, fields=_fields(flags.options))
+    out = _out(flags)
+    check_place(out)
+    files = (flags.forget, flags.control, flags.retain, flags.neutral, flags.gold, flags.original)
+    check_apart(out, [flags.model, *(file for file in files if file)], also=("attacks",), wide=[flags.data] if flags.data else [])
+    found = sources(
+        flags.model,
+        suite=flags.suite,
+        data=flags.data,
+        forget=flags.forget,
+        control=flags.control,
+        retain=flags.retain,
+        neutral=flags.neutral,
+        gold=flags.gold,
+        original=flags.original,
+    )
+    records = attack(
+        flags.model,
+        attacks,
+        found.limited(flags.limit),
+        out=out,
+        seed=flags.seed,
+        dtype=dtype,
+        max_new_tokens=flags.max_new_tokens,
+        overwrite=flags.overwrite,
+    )
+    print(f"{flags.model}: gain over the control, 95 % intervals\n{table(records)}\n{out}/ladder.json")
+
+
+def _fields(options: tuple[str, ...]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for word in options:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ExpungeError(f"--options {word} is not FIELD=VALUE")
+        fields[name] = value.split(",") if "," in value else value
+    return fields
+
+
+def _out(flags: AttackFlags) -> Path:
+    """A run keeps its attacks in attacks/; any other folder is taken as it is."""
+    out = Path(flags.out or flags.model)
+    if (out / "artifact").is_dir():
+        return out / "attacks"
+    if flags.out is None:
+        raise ExpungeError(f"{flags.model} is not a run, which would keep its attacks itself; give --out DIR")
+    return out

@@ -1,0 +1,144 @@
+"""Each attack on constructed cases: it brings back what was only hidden, and nothing from a model that never knew."""
+
+import numpy as np
+import pytest
+import torch
+
+from expunge.attacks import ATTACKS
+from expunge.attacks.base import AttackSpec, Found
+from expunge.attacks.gain import Side, over_control
+from expunge.attacks.knowledge import Floats
+from expunge.attacks.prefix import Prefix
+from expunge.attacks.quantize import FORMATS, Quantize, nf4, q4_0, round_to_nearest
+from expunge.attacks.relearn import Relearn
+from expunge.attacks.target import Target
+from tests.attacks.conftest import opened_pico
+
+SMALL: dict[str, AttackSpec] = {
+    spec.attack_name(): spec for spec in (Relearn(steps=6, points=2, batch_size=6, learning_rate=3e-3), Prefix(prefixes=2))
+}
+"""Budgets for tests, where the default one takes longer than it must."""
+
+
+@pytest.fixture(scope="module")
+def refuses(world) -> Target:
+    return opened_pico(world.refuses)
+
+
+@pytest.fixture(scope="module")
+def gold(world) -> Target:
+    return opened_pico(world.gold)
+
+
+def spec_of(cls: type[AttackSpec]) -> AttackSpec:
+    return SMALL.get(cls.attack_name()) or cls()
+
+
+def test_the_world_is_as_it_should_be(world, refuses, gold, forget):
+    assert np.nanmean(opened_pico(world.original).recall(forget)) == 1.0
+    assert np.nanmean(refuses.recall(forget)) == 0.0
+    assert np.nanmean(gold.recall(forget)) < 0.3
+
+
+@pytest.mark.parametrize("cls", ATTACKS, ids=lambda cls: cls.attack_name())
+def test_an_attack_leaves_the_model_as_it_was_and_scores_every_fact(cls, refuses, forget, scene):
+    spec = spec_of(cls)
+    before = {name: weight.clone() for name, weight in refuses.model.state_dict().items()}
+    flags = [weight.requires_grad for weight in refuses.model.parameters()]
+    found = spec.run(refuses, forget, scene)
+    after = refuses.model.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert [weight.requires_grad for weight in refuses.model.parameters()] == flags
+    assert not refuses.model.training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in refuses.model.modules())
+    for way in found.ways:
+        assert way.values.shape == (len(forget),)
+        scored = way.values[np.isfinite(way.values)]
+        assert ((scored >= 0) & (scored <= 1)).all(), way.label
+
+
+@pytest.mark.parametrize("cls", ATTACKS, ids=lambda cls: cls.attack_name())
+def test_a_model_that_never_knew_gives_nothing(cls, gold, forget, control, scene):
+    """The gain over never-known facts: its interval holds zero."""
+    spec = spec_of(cls)
+    if spec.not_applicable(gold, scene):
+        pytest.skip("not applicable to a plain model here")
+    gain = gain_of(spec, gold, gold, forget, control, scene)
+    assert gain.low is not None
+    assert gain.low <= 0
+
+
+@pytest.mark.parametrize("cls", ATTACKS, ids=lambda cls: cls.attack_name())
+def test_what_needs_weights_or_activations_does_not_apply_to_a_guard(cls, refuses, scene):
+    guarded = Target(refuses.model, refuses.tokenizer, kind="guard")
+    reason = spec_of(cls).not_applicable(guarded, scene)
+    assert bool(reason) == bool(cls.needs & {"weights", "activations", "embeddings"})
+
+
+def gain_of(spec: AttackSpec, mine: Target, theirs: Target, forget, control, scene):
+    found, other = spec.run(mine, forget, scene), spec.run(theirs, control, scene)
+    return over_control(side(mine, forget, found), side(theirs, control, other), paired=forget is control).gain
+
+
+def side(target: Target, facts, found: Found) -> Side:
+    return Side(target.recall(facts) if found.before is None else found.before, found)
+
+
+def best(found: Found) -> Floats:
+    return max((way.values for way in found.ways), key=np.nanmean)
+
+
+def test_a_partial_answer_gets_past_a_refusal(refuses, gold, forget, scene):
+    found, control = Prefix().run(refuses, forget, scene), Prefix().run(gold, forget, scene)
+    gain = over_control(side(refuses, forget, found), side(gold, forget, control), paired=True).gain
+    assert gain.low is not None
+    assert gain.low > 0.2
+
+
+def test_relearning_on_some_facts_brings_others_back(refuses, forget, scene):
+    found = Relearn(steps=12, points=3, learning_rate=1e-3, data=("facts",)).run(refuses, forget, scene)
+    assert np.nanmean(best(found)) > 0.4
+
+
+def test_an_adapter_relearns_and_is_gone_afterwards(refuses, forget, scene):
+    names = [name for name, _ in refuses.model.named_parameters()]
+    found = Relearn(steps=20, points=2, learning_rate=5e-3, lora_rank=8, data=("facts",)).run(refuses, forget, scene)
+    assert [name for name, _ in refuses.model.named_parameters()] == names
+    assert np.nanmean(best(found)) > 0.3
+
+
+def test_rounding_undoes_a_change_that_is_smaller_than_a_step_of_the_grid(world, forget, scene):
+    """The original, with each weight of its linear layers moved inside its step of a 4-bit grid: other outputs, same code."""
+    hidden = opened_pico(world.original)
+    spec = Quantize(formats=("int4_channel",))
+    rounded = best(spec.run(hidden, forget, scene))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, weight in hidden.model.named_parameters():
+            if weight.ndim == 2 and "proj" in name:
+                code = round_to_nearest(weight, 4)
+                step = weight.abs().amax(dim=-1, keepdim=True) / 7
+                moved = code + 0.49 * step * (torch.rand(weight.shape, generator=generator) * 2 - 1)
+                keep = weight.abs() == weight.abs().amax(dim=-1, keepdim=True)
+                weight.copy_(torch.where(keep, weight, moved.clamp(-7 * step, 7 * step)))
+    again = spec.run(hidden, forget, scene)
+    assert np.array_equal(best(again), rounded)
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_every_format_is_near_the_weights_and_idempotent_or_sparse(format):
+    weight_OI = torch.randn(24, 100, generator=torch.Generator().manual_seed(1))
+    once = FORMATS[format](weight_OI)
+    assert once.shape == weight_OI.shape
+    error = (once - weight_OI).norm() / weight_OI.norm()
+    assert error < {"int8_channel": 0.01, "int8_group": 0.01}.get(format, 0.3)
+    assert torch.allclose(FORMATS[format](once), once, atol=1e-3) or format.startswith("magnitude")
+
+
+def test_q4_0_and_nf4_are_the_published_codes():
+    row = torch.tensor([[-8.0, 7.0, 0.4, -0.6] + [0.0] * 28])
+    assert q4_0(row)[0, :4].tolist() == [-8.0, 7.0, 0.0, -1.0]
+    assert nf4(torch.tensor([[1.0, -1.0, 0.44, 0.08] + [0.0] * 60]))[0, :3].tolist() == pytest.approx(
+        [1.0, -1.0, 0.44071], abs=1e-4
+    )
