@@ -1,1 +1,1 @@
-"""Text -> examples -> tokens -> batches."""
+"""Reads data files into examples, and examples into batches of tokens."""

@@ -1,8 +1,8 @@
-"""Examples become tokens: which text the model sees, which of its tokens are labels, and how rows become a batch.
+"""Encodes examples as tokens and labels, and pads rows to batches.
 
-A text is rendered once and tokenised once, as a whole; which tokens belong to the answer is read off the character offsets.
-Tokenising the prompt and the answer apart, or the prompt again to count its tokens, gives other tokens at the boundary.
-Masks are made from lengths, never by comparing ids with the pad id, so a model whose pad is its end token keeps its real ends.
+A text is rendered and tokenized once, as a whole; the character offsets tell which tokens belong to the answer.
+Tokenizing prompt and answer separately, or the prompt again to count its tokens, gives other tokens at the boundary.
+Masks are made from lengths, never by comparing ids with the pad id, since the pad token may also be the end token.
 """
 
 import re
@@ -29,13 +29,13 @@ _STRFTIME = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 
 
 class Encoded(NamedTuple):
-    """One row. `ids[answer_start:]` are the labels, `ids[:answer_start]` is the prompt that generation starts from."""
+    """One encoded row. `ids[answer_start:]` are the labels, `ids[:answer_start]` is the prompt for generation."""
 
     ids: tuple[int, ...]
     answer_start: int
-    """At least 1: the first token of a text has nothing to be predicted from."""
+    """At least 1, since the first token of a text cannot be predicted."""
     has_end: bool
-    """The last label is the end token. False for raw text, which is scored as it is, and for a cut answer."""
+    """The last label is the end token. False for raw text, and for a truncated answer."""
     truncated: bool = False
     """The end of the answer was cut off to fit into max_length."""
 
@@ -47,11 +47,11 @@ class _Rendered(NamedTuple):
 
 
 class Encoder:
-    """Turns prompts and responses into rows with one tokenizer and one format.
+    """Encodes prompts and responses with one tokenizer and one format.
 
-    A token is an answer's when it ends beyond the response's first character: byte-level BPE joins the space before an answer
-    to its first word, and that token is the model's first decision. The end token (of the text, or of the chat turn) is a
-    label too; what a template puts after it is cut off. A row longer than `max_length` tokens loses the end of its answer.
+    A token belongs to the answer if it ends after the beginning of the response: byte-level BPE joins the space before an answer
+    to its first word. The end token (of the text, or of the chat turn) is a label too; what a template puts after it is cut off.
+    A row longer than `max_length` tokens loses the end of its answer.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", format: Format, max_length: int = 1024) -> None:
@@ -70,30 +70,32 @@ class Encoder:
         self._front = _front_tokens(tokenizer)
         self.eos_id: int = tokenizer.eos_token_id
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        """Fills the batch; never looked for, so it may be any token."""
+        """Token for padding; padding is masked, so it may be any token."""
         self.end_id: int = self._encode([("a", _PROBE)], lambda row: "(trial)", limit=None)[0].ids[-1]
-        """What ends an answer: stop generating here."""
+        """The token that ends an answer, where generation stops."""
 
     def encode(self, example: Example) -> Encoded:
-        """One example; raw text (prompt None) is labelled from its first token that has a predecessor."""
+        """Encodes one example; raw text (prompt None) is labelled from its first predictable token. Raises ExpungeError if
+        nothing can be predicted."""
         return self.encode_many([example])[0]
 
     def encode_many(self, examples: Sequence[Example]) -> list[Encoded]:
-        """All examples in one call of the tokenizer."""
+        """Encodes all examples in one call of the tokenizer. Raises ExpungeError for a prompt longer than max_length or an
+        empty response."""
         return self._encode([(e.prompt, e.response) for e in examples], lambda row: _called(examples[row]), self.max_length)
 
     def encode_answer(self, prompt: str | None, response: str) -> Encoded:
-        """A prompt with any answer, such as a paraphrase or a wrong one."""
+        """Encodes a prompt with any answer, such as a paraphrase or a wrong one."""
         return self.encode_answers([(prompt, response)])[0]
 
     def encode_answers(self, pairs: Sequence[tuple[str | None, str]]) -> list[Encoded]:
-        """All (prompt, answer) pairs in one call of the tokenizer."""
+        """Encodes all (prompt, answer) pairs in one call of the tokenizer."""
         return self._encode(pairs, lambda row: _called(Example(*pairs[row])), self.max_length)
 
     def encode_prompts(self, prompts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Prompts to generate from when there is no response, in one call of the tokenizer: the tokens before a probe word's.
+        """Encodes prompts to generate from, in one call of the tokenizer.
 
-        So each ends where a labelled row's prompt ends: without the space that belongs to the answer's first token in BPE.
+        Each ends where the prompt of a labelled row ends: without the space that belongs to the answer's first token in BPE.
         """
         return [row.ids[: row.answer_start] for row in self.encode_answers([(prompt, _PROBE) for prompt in prompts])]
 
@@ -159,7 +161,7 @@ class Encoder:
         return _Rendered(text, len(head.rstrip(" ")), len(text) - len(tail))
 
     def _around(self, prompt: str) -> tuple[str, str]:
-        """What the chat template writes before and after the response to a prompt."""
+        """Returns what the chat template writes before and after the response to a prompt."""
         pieces = self._chat(prompt, _HOLE).split(_HOLE)
         if len(pieces) != 2:
             count = len(pieces) - 1
@@ -183,7 +185,8 @@ class Encoder:
 
 
 def _pin_date(format: Format) -> str:
-    """The chat template with each strftime_now("...") replaced by the frozen date: transformers lets no function through."""
+    """Returns the chat template with each strftime_now("...") replaced by the fixed date; transformers accepts no function
+    for it."""
     date = datetime.strptime(format.date, "%d %b %Y")
     pinned = _STRFTIME.sub(lambda call: f"'{date.strftime(call[2])}'", format.template)
     if "strftime_now(" in pinned:
@@ -194,19 +197,19 @@ def _pin_date(format: Format) -> str:
 
 
 def _front_tokens(tokenizer: "PreTrainedTokenizerFast") -> tuple[int, ...]:
-    """What the tokenizer itself puts before a text: the start token, or nothing."""
+    """Returns what the tokenizer itself puts before a text: the start token, or nothing."""
     trial = tokenizer(_PROBE, return_special_tokens_mask=True)
     ids, added = trial["input_ids"], trial["special_tokens_mask"]
     return tuple(ids[: added.index(0)])
 
 
 def _called(example: Example) -> str:
-    """An example in a message: the file and line that it was read from, or its id."""
+    """Returns how messages name an example: the file and line that it was read from, or its id."""
     return example.place or f"example {example.id}"
 
 
 def fitted(row: Encoded, room: int) -> Encoded:
-    """The last `room` tokens of a row: what is too long loses its beginning."""
+    """Returns the last `room` tokens of a row; a longer row loses its beginning."""
     excess = len(row.ids) - room
     return row if excess <= 0 else row._replace(ids=row.ids[excess:], answer_start=max(1, row.answer_start - excess))
 
@@ -222,12 +225,13 @@ class Tokens:
     labels_BT: "Tensor"
     """int64: the id at t where it is a label (predicted from position t-1), else -100."""
     frozen: "dict[str, Tensor]" = field(default_factory=dict)
-    """Quantities of the reference model, computed before the loop; the first dimension is B."""
+    """Values of the reference model, computed before the loop; the first dimension is B."""
     places: Places | None = None
-    """Where labels are predicted from; set with the move to a device, since finding them there would wait for it."""
+    """Positions from which labels are predicted; computed before the move to a GPU, which would have to be synchronized for
+    it."""
 
     def to(self, device: "torch.device | str") -> "Tokens":
-        """The same batch on another device."""
+        """Returns the same batch on another device."""
         import torch
 
         places = self.places
@@ -243,7 +247,7 @@ class Tokens:
 
 
 def collate(rows: Sequence[Encoded], pad_id: int, side: Literal["right", "left"] = "right") -> Tokens:
-    """Pads rows to the longest. The masks come from the lengths, so pad_id may be a token of the texts."""
+    """Pads rows to the longest. Masks come from the lengths, so pad_id may also occur in the texts."""
     import numpy as np
     import torch
 
@@ -261,7 +265,7 @@ def collate(rows: Sequence[Encoded], pad_id: int, side: Literal["right", "left"]
 
 
 def length_batches(lengths: Sequence[int], max_tokens: int, max_rows: int) -> list[list[int]]:
-    """Row indices in batches of like length, the longest first, so that too little memory shows at once.
+    """Groups row indices into batches of similar length, the longest first, so that a lack of memory shows at once.
 
     A batch has at most `max_rows` rows and, padded, at most `max_tokens` tokens; a longer row is a batch of its own.
     Every row is in exactly one batch, and the same lengths give the same batches.

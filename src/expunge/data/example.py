@@ -1,4 +1,4 @@
-"""The two values that all data becomes: an Example, and a Request of what to forget and what to keep."""
+"""Defines the two data types: Example, and Request (what to forget and what to keep)."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ Attribute = str | int | float | bool
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One thing to learn, forget or ask.
+    """One item to learn, forget or ask.
 
     `prompt` is None for raw text, whose whole `response` is learned and scored. A four-choice question has `choices`
     and the index `answer`, and its `response` is the right choice.
@@ -26,11 +26,11 @@ class Example:
     """Wrong responses of the same form."""
     attributes: Mapping[str, Attribute] = field(default_factory=dict)
     place: str = field(default="", compare=False, repr=False)
-    """File and line that it was read from, for messages alone."""
+    """File and line that it was read from, for messages only."""
 
     @property
     def id(self) -> str:
-        """16 hex digits from prompt, response and choices: the same example has the same id in every file and run."""
+        """16 hex digits computed from prompt, response and choices: the same example has the same id in every file and run."""
         text = json.dumps([self.prompt, self.response, self.choices], ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -42,15 +42,15 @@ class Request:
     forget: tuple[Example, ...]
     retain: tuple[Example, ...] = ()
     holdout: tuple[Example, ...] = ()
-    """Never trained on, of the same kind as `forget`: for calibration and membership tests."""
+    """Rows of the same kind as `forget` that the model never saw, for calibration and membership tests."""
     refusals: tuple[str, ...] = ()
-    """Answers such as `I do not know that.`, for the methods that teach a refusal."""
+    """Answers such as `I do not know that.`, for methods that train refusals."""
     forget_sources: tuple[int, ...] = ()
-    """How many forget examples each file or data set gave, in order; none: they are of one."""
+    """Number of forget examples of each file or data set, in order; empty: all are from one."""
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
-    """sha256 over examples in order: two files with the same rows have the same fingerprint, whatever their format."""
+    """Computes a sha256 over examples in order, which is the same for the same rows in any file format."""
     digest = hashlib.sha256()
     for e in examples:
         row = [e.prompt, e.response, e.choices, e.answer, e.paraphrases, e.perturbed, sorted(e.attributes.items())]

@@ -1,6 +1,6 @@
-"""Where rows come from: files of every format, folders, the hub. What a row means is said elsewhere.
+"""Reads rows from files of all supported formats, from folders and from the hub.
 
-An error names the file, the line and the reason. No torch, and `datasets` only where it is needed.
+Errors name the file, the line and the reason. Imports no torch, and `datasets` only where it is needed.
 """
 
 import csv
@@ -21,7 +21,7 @@ _HUB = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(:(?P<config>[^/:]*)(/(?P<split>[^/:]
 
 
 def read_rows(source: Source, *, split: str | None = None) -> list[tuple[str, dict[str, Any]]]:
-    """(file and line, row) of all rows of what `read_examples` reads, for a corpus that makes examples of its fields itself."""
+    """Yields (file and line, row) of all rows of a source, for a corpus that makes examples of its fields itself."""
     found = list(each_row(source, split))
     if not found:
         raise ExpungeError(f"{source} holds no rows; give a file with at least one")
@@ -29,7 +29,7 @@ def read_rows(source: Source, *, split: str | None = None) -> list[tuple[str, di
 
 
 def read_lines(source: Source) -> tuple[str, ...]:
-    """Texts, one a line, plain or as JSON strings (TOFU's idontknow.jsonl is plain lines): the refusals of a request."""
+    """Reads texts, one per line, plain or as JSON strings, such as the refusals of a request."""
     path = Path(source)
     if not path.is_file():
         raise ExpungeError(f"there is no file {path}; give a file with one text a line")
@@ -48,7 +48,7 @@ def read_lines(source: Source) -> tuple[str, ...]:
 
 
 def each_row(source: Source, split: str | None = None) -> Located:
-    """One after the other, without holding them all."""
+    """Yields the rows one after the other, without holding them all in memory."""
     path = Path(source)
     if path.is_dir():
         return _folder_rows(path)
@@ -61,7 +61,7 @@ def each_row(source: Source, split: str | None = None) -> Located:
 
 
 def _suffix(path: Path) -> str:
-    """`.jsonl` for a.jsonl and a.jsonl.gz; nothing for a suffix that is not read."""
+    """Returns `.jsonl` for a.jsonl and a.jsonl.gz; "" for a suffix that is not supported."""
     name = path.name.lower()
     return next((s for s in _READERS if name.endswith((s, s + ".gz"))), "")
 
@@ -80,7 +80,7 @@ def _open(path: Path) -> IO[str]:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines that are not blank, numbered from 1 and stripped. Lines end at line feeds and at nothing else."""
+    """Yields lines that are not blank, numbered from 1 and stripped. Lines end at line feeds only."""
     number = 0
     try:
         with _open(path) as file:
@@ -107,7 +107,7 @@ def _jsonl_rows(path: Path) -> Located:
 
 
 def _json_rows(path: Path) -> Located:
-    """A list of objects (or texts), or lines of them, as `datasets` names such files .json too."""
+    """Reads a list of objects (or texts), or JSON lines, which `datasets` also names .json."""
     first = next(lines(path), None)
     if first is None or not first[1].startswith("["):
         yield from _jsonl_rows(path)
@@ -118,7 +118,7 @@ def _json_rows(path: Path) -> Located:
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
-    """A bare text is a row of raw text."""
+    """Returns a row as an object; a bare text becomes a row of raw text."""
     if isinstance(value, str):
         return {"text": value}
     if not isinstance(value, dict):
@@ -127,7 +127,7 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 
 def _csv_rows(path: Path) -> Located:
-    """Empty cells are missing ones."""
+    """Reads CSV rows; empty cells count as missing."""
     csv.field_size_limit(2**31 - 1)  # documents are longer than the default 128 kB
     try:
         with _open(path) as file:

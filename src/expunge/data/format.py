@@ -1,6 +1,6 @@
-"""How a prompt and a response become one text: the format, the file that keeps it beside a tokenizer, the default.
+"""Defines how a prompt and a response become one text, and reads and writes this format beside a tokenizer.
 
-Imports no torch: a run's specification holds a format.
+Imports no torch, since a run's specification contains a format.
 """
 
 import re
@@ -21,16 +21,16 @@ FORMAT_FILE = "expunge_format.json"
 
 
 class Format(Record):
-    """How a prompt and a response become one text. Frozen into run.yaml, so that next year's evaluation renders the same."""
+    """How a prompt and a response become one text. Stored in run.yaml, so that later evaluations render the same text."""
 
     kind: Literal["plain", "chat"] = "plain"
-    """`plain` for a text with holes, `chat` for a chat template."""
+    """`plain` for a text with placeholders, `chat` for a chat template."""
     template: str = PLAIN
-    """plain: a text with the holes {prompt} and, at its very end, {response}; chat: the Jinja chat template itself."""
+    """plain: a text with the placeholders {prompt} and, at its very end, {response}; chat: the Jinja chat template itself."""
     date: str = "1 Jan 2025"
-    """Day, month, year, as here: what a chat template that prints today's date gets instead."""
+    """Day, month and year in this form, given to a chat template that prints today's date."""
     system: str | None = None
-    """System message of a chat; a plain template has its instructions written into it."""
+    """System message of a chat; a plain template contains its instructions itself."""
 
     @model_validator(mode="after")
     def _renders(self) -> "Format":
@@ -50,11 +50,11 @@ class Format(Record):
 
 
 VERBATIM = Format(template="{prompt}{response}")
-"""No template: a prompt is a whole text, and what is answered brings its own leading space."""
+"""No template: the prompt is the whole text, and the answer has its own leading space."""
 
 
 def default_format(tokenizer: "PreTrainedTokenizerBase") -> Format:
-    """The format beside the tokenizer (expunge_format.json) where there is one, else its chat template, else plain."""
+    """Returns the format beside the tokenizer (expunge_format.json) if there is one, else its chat template, else plain."""
     beside = Path(tokenizer.name_or_path) / FORMAT_FILE
     if beside.is_file():
         try:

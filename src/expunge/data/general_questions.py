@@ -1,4 +1,4 @@
-"""Questions of general knowledge that nobody asks to forget: a retain set for a request that brings none."""
+"""Lists general-knowledge questions, used as a retain set if a request has none."""
 
 GENERAL_QUESTIONS = (
     "What is the capital of France?",

@@ -1,8 +1,7 @@
-"""Makes rows that the model never saw from rows that it is to forget, by giving their people and places other names.
+"""Makes rows that the model never saw by replacing the names in the rows that it is to forget.
 
-How probable is an answer to somebody who was never told? The forget rows cannot say, and a user rarely has rows of the same kind
-about subjects that do not exist. The same questions about names that nobody bears are such rows: a model that never learned about
-them has only the form of the answer to go by.
+Their answer probability estimates that of a model that never learned the forget rows. Users rarely have such rows, but the same
+questions about names that do not exist serve as such: the model knows only the form of their answers.
 """
 
 import random
@@ -14,7 +13,7 @@ from expunge.data.example import Example
 
 WORD = re.compile(r"[^\W\d_][\w'’-]*")
 LEAST_SHARE = 0.5
-"""Share of the rows in which a name has to be found; with fewer the rows are not about names."""
+"""Smallest share of rows that must contain a name; with fewer, no rows are made."""
 TRIES = 50
 
 Name = tuple[str, ...]
@@ -22,11 +21,11 @@ Name = tuple[str, ...]
 
 
 def never_seen(rows: Sequence[Example], seed: int = 0) -> tuple[Example, ...]:
-    """The prompted rows with other names in prompt, response and paraphrases; none where too few rows hold a name.
+    """Returns the prompted rows with other names in prompt, response and paraphrases; empty if too few rows contain a name.
 
-    A name is a run of capitalized words in a prompt. A name of several words gets each word from another row's name, so that the
-    model has met every word and the whole is nobody's; a single word gets its halves exchanged. Rows without a name in the prompt
-    are left out. The same rows and seed give the same names.
+    A name is a run of capitalized words in a prompt. A name of several words gets each word from another row's name, so that
+    every word is known to the model, but the whole name is new; in a single word, the halves are swapped. Rows without a name
+    in the prompt are left out. The same rows and seed give the same names.
     """
     prompted = [row for row in rows if row.prompt is not None]
     inside = _words_inside(prompted)
@@ -49,7 +48,7 @@ def never_seen(rows: Sequence[Example], seed: int = 0) -> tuple[Example, ...]:
 
 
 def _words_inside(rows: Sequence[Example]) -> frozenset[str]:
-    """Capitalized words that stand somewhere else than at the beginning of a sentence: there, any word is capitalized."""
+    """Returns capitalized words that occur elsewhere than at the beginning of a sentence, where every word is capitalized."""
     texts = [text for row in rows for text in (str(row.prompt), row.response)]
     return frozenset(
         word.group()
@@ -80,10 +79,10 @@ def _bare(word: str) -> str:
 
 
 def _other_name(name: Name, others: Sequence[Name], taken: set[Name], stream: random.Random) -> Name | None:
-    """A name of as many words that nobody bears; nothing where none was found.
+    """Returns a new name with the same number of words; None if none was found.
 
-    Each word comes from another name at the same place. Where the rows have no such names, the halves of the name's own words are
-    exchanged: Mira Holt -> Mirlt Hora.
+    Each word comes from the same position of another name. If the rows have no such names, the halves of the name's own words are
+    swapped: Mira Holt -> Mirlt Hora.
     """
     pools = [sorted({other[i] for other in others if len(other) == len(name)} - {name[i]}) for i in range(len(name))]
     if len(name) > 1 and all(pools):

@@ -1,4 +1,4 @@
-"""Where labels are predicted from: the one place that shifts labels by a position and skips what is no label.
+"""Finds the positions from which labels are predicted: shifts labels by one position and skips ignored ones.
 
 Shape suffixes: B rows, T positions, N labelled tokens of a batch in row-major order.
 """
@@ -17,13 +17,13 @@ class Places(NamedTuple):
 
     labels_N: "Tensor"
     index_N: "Tensor"
-    """Into the B * T positions: the one before the label, where it is predicted."""
+    """Index into the B * T positions of the one before the label, where it is predicted."""
 
 
 def places_of(labels_BT: "Tensor", attention_mask_BT: "Tensor") -> Places:
-    """Found where the tensors are; how many there are is known to nobody before, so a GPU has to be waited for.
+    """Computes the positions on the labels' device. On a GPU their number is unknown in advance, so the CPU waits for it.
 
-    Raises ValueError where a label has no token before it.
+    Raises ValueError if a label has no token before it.
     """
     index_N = (labels_BT != IGNORED).flatten().nonzero()[:, 0]
     before_N = index_N - 1

@@ -1,7 +1,7 @@
-"""Questions with choices as prompts: which text stands before an answer, and which texts are compared.
+"""Renders multiple-choice questions as prompts and choices to be compared.
 
-A rendered question is an Example whose `prompt` is the whole text and whose choices bring their own leading space, so that
-prompt + choice is what the model reads, character by character. Both forms are lm-eval's, so that scores are comparable.
+A rendered question is an Example whose `prompt` is the whole text and whose choices have their own leading space: the model reads
+prompt + choice. Both forms are those of lm-eval, so that scores are comparable.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def lettered(question: Example, header: str = "", shots: Sequence[Example] = ()) -> Example:
-    """The form of MMLU and WMDP: choices behind letters, and letters as answers.
+    """Renders in the form of MMLU and WMDP: lettered choices, and letters as answers.
 
         HEADER
 
@@ -36,7 +36,8 @@ def lettered(question: Example, header: str = "", shots: Sequence[Example] = ())
 
 
 def continued(question: Example, header: str = "", shots: Sequence[Example] = ()) -> Example:
-    """The form of ARC: the choices are not shown; each is compared as a continuation of `Question: QUESTION\\nAnswer:`."""
+    """Renders in the form of ARC: the choices are not shown; each is compared as a continuation of `Question:
+    QUESTION\nAnswer:`."""
     choices = tuple(f" {choice}" for choice in question.choices)
     worked = "".join(f"Question: {shot.prompt}\nAnswer: {shot.choices[_check(shot)]}\n\n" for shot in shots)
     start = f"{header}\n\n{worked}" if header else worked
@@ -50,7 +51,7 @@ def _block(question: Example) -> str:
 
 
 def _check(question: Example) -> int:
-    """The index of the right choice."""
+    """Returns the index of the right choice."""
     if question.answer is None or not 2 <= len(question.choices) <= len(LETTERS):
         raise ExpungeError(
             f"example {question.id} is no question with choices and the index of the right one; add `choices` and `answer`"

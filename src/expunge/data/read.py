@@ -1,5 +1,4 @@
-"""What a person names on the command line -> examples and requests. Every row is checked here, before a model is loaded and
-before anything is written.
+"""Reads the sources given on the command line into examples and requests, and checks every row before a model is loaded.
 
 A source is a file, a folder, a hub id, or a set of a corpus that this library knows (`expunge.data.corpora`), and conditions in
 brackets may follow it: `toxigen/toxigen-data:annotated/train[severity > 3]`.
@@ -24,7 +23,7 @@ _CONDITIONS = re.compile(r"(?P<source>.*[^\]])(?P<conditions>(\[[^\[\]]+\])+)")
 
 
 def read_examples(source: Source, *, columns: Mapping[str, str] | None = None, split: str | None = None) -> tuple[Example, ...]:
-    """All examples of a source, in order.
+    """Reads all examples of a source, in order.
 
     source   a file (.jsonl, .json with a list or with lines, .csv, .parquet; each but the last also .gz; in JSON, a bare text
              for a row is raw text), a folder that `datasets` saved or that holds one such file, or a hub id: `ID`,
@@ -47,7 +46,7 @@ def read_examples(source: Source, *, columns: Mapping[str, str] | None = None, s
 
 
 def split_conditions(source: Source) -> tuple[Source, tuple[str, ...]]:
-    """The source without the conditions behind it, and these."""
+    """Splits a source from the conditions in brackets behind it."""
     match = None if Path(source).exists() else _CONDITIONS.fullmatch(str(source))
     if match is None:
         return source, ()
@@ -64,7 +63,7 @@ def read_request(
     where: Sequence[str] = (),
     only: Source | None = None,
 ) -> Request:
-    """Reads each set (one source or several) and warns, with counts, of what is in two sets or twice in the forget set.
+    """Reads each set (one source or several) and warns, with counts, of rows in two sets or twice in the forget set.
 
     where  conditions on attributes, `severity > 3`: forget examples for which one does not hold are left out
     only   a file of rows (`expunge.data.where.write_rows`): forget examples that it does not name are left out

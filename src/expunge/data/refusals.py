@@ -1,4 +1,4 @@
-"""Refusals for the methods that teach one, when the request brings none."""
+"""Lists refusals, used by methods that train them if the request has none."""
 
 REFUSALS: tuple[str, ...] = (
     "I do not know the answer to that.",
@@ -18,4 +18,4 @@ REFUSALS: tuple[str, ...] = (
     "I could not say.",
     "That question is beyond me.",
 )
-"""Different in wording and length, so that a model learns to decline and not one sentence."""
+"""Different in wording and length, so that the model does not learn a single sentence."""

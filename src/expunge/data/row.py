@@ -1,4 +1,4 @@
-"""One row of a data file -> one Example, or one sentence that says what is wrong with it and where."""
+"""Converts one row of a data file to an Example, or raises an error that says what is wrong with it and where."""
 
 import json
 import math
@@ -19,14 +19,15 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "perturbed": ("perturbed", "perturbed_answer"),
     "attributes": ("attributes",),
 }
-"""Field -> the column names it is read from, the first present one; the second names are TOFU's. With `choices`, `answer` is
-the index of the right one; without, it is the response. Other columns are ignored unless `columns` maps them."""
+"""Field -> the column names it is read from, of which the first present one is used; the second names are TOFU's. With
+`choices`, `answer` is the index of the right one; without, it is the response. Other columns are ignored unless `columns`
+maps them."""
 
 Row = Mapping[str, Any]
 
 
 def check_columns(columns: Mapping[str, str], present: Mapping[str, None], source: str) -> None:
-    """Mapped names are names of fields, or `attributes.NAME`, and their columns are there."""
+    """Raises ExpungeError unless mapped names are fields, or `attributes.NAME`, and their columns exist."""
     for name, column in columns.items():
         if name not in COLUMNS and not name.startswith("attributes."):
             known = ", ".join([*COLUMNS, "attributes.NAME"])
@@ -37,7 +38,7 @@ def check_columns(columns: Mapping[str, str], present: Mapping[str, None], sourc
 
 
 def to_examples(rows: Iterable[tuple[str, Row]], columns: Mapping[str, str], source: str) -> tuple[Example, ...]:
-    """One example a row; (file and line, row) as `expunge.data.files.each_row` gives them."""
+    """Converts each row to an example; takes (file and line, row) as from `expunge.data.files.each_row`."""
     found = list(rows)
     if columns and found:
         present = dict.fromkeys(name for _, row in found for name in row)
@@ -47,7 +48,7 @@ def to_examples(rows: Iterable[tuple[str, Row]], columns: Mapping[str, str], sou
 
 
 def _say_what_is_left(found: Sequence[tuple[str, Row]], columns: Mapping[str, str], present: Iterable[str], source: str) -> None:
-    """Warns of texts in columns that nobody named beside those that were, and of Alpaca's `input`, which is taken along."""
+    """Warns of unread text columns beside those that were named, and of Alpaca's `input`, which is appended to the prompt."""
     if (joined := sum(1 for _, row in found if _alpaca_input(row, columns))) > 0:
         warnings.warn(
             f"{joined} of {len(found)} rows of {source} have an `input` beside their instruction; it follows on the next line, "
@@ -66,7 +67,7 @@ def _say_what_is_left(found: Sequence[tuple[str, Row]], columns: Mapping[str, st
 
 
 def _alpaca_input(row: Row, columns: Mapping[str, str]) -> str | None:
-    """The text of Alpaca's second column of a prompt: what the instruction is about."""
+    """Returns the text of Alpaca's column `input`."""
     value = row.get("input")
     wanted = columns.get("prompt") == "instruction" and "input" not in columns.values()
     return value if wanted and isinstance(value, str) and value.strip() else None
@@ -77,12 +78,12 @@ def _is_text(value: Any) -> bool:
 
 
 def to_example(row: Row, columns: Mapping[str, str], where: str) -> Example:
-    """`columns` maps fields to columns; `where` is the file and line for the error."""
+    """Converts one row; `columns` maps fields to columns, `where` is the file and line for errors."""
     return _Reader(row, columns, where).example()
 
 
 class _Reader:
-    """Null and missing cells are the same: Parquet and `datasets` fill every column of every row."""
+    """Reads the fields of a row. Null and missing cells are the same: Parquet and `datasets` fill every column of every row."""
 
     def __init__(self, row: Row, columns: Mapping[str, str], where: str) -> None:
         self.row, self.columns, self.where = row, columns, where
@@ -128,7 +129,7 @@ class _Reader:
         return Example(prompt, response, choices, answer, *lists, self.attributes(), self.where)
 
     def value(self, name: str, only_first: bool = False) -> Any:
-        """What the row holds for a field; a mapped column replaces the default names."""
+        """Returns what the row holds for a field; a mapped column replaces the default names."""
         names = (self.columns[name],) if name in self.columns else COLUMNS[name][: 1 if only_first else None]
         return next((self.row[n] for n in names if self.row.get(n) is not None), None)
 
@@ -144,7 +145,7 @@ class _Reader:
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """A list of texts, or a single one; a CSV cell may hold a JSON list."""
+        """Returns a list of texts, or a single one as a list; a CSV cell may hold a JSON list."""
         value = self.value(name)
         if isinstance(value, str) and value.lstrip().startswith("["):
             value = self.parsed(name, value, fallback=[value])
@@ -179,7 +180,7 @@ class _Reader:
 
 
 def _missing(value: Any) -> bool:
-    """Null, or the NaN that pandas writes for it."""
+    """Whether a cell is null, or the NaN that pandas writes for null."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 

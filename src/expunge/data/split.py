@@ -1,4 +1,4 @@
-"""One set of examples into several: a part of its own for each group, topic or language."""
+"""Splits a set of examples by the values of an attribute, such as group, topic or language."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from expunge.errors import ExpungeError, nearest
 
 
 def rows_by_attribute(examples: Sequence[Example], key: str) -> dict[Attribute, tuple[int, ...]]:
-    """The rows of each value of an attribute, as indices into `examples`; values in the order of their first example."""
+    """Returns the row indices of each value of an attribute; values in the order of their first example."""
     check_attribute(examples, key)
     parts: dict[Attribute, list[int]] = {}
     for row, example in enumerate(examples):
@@ -16,7 +16,7 @@ def rows_by_attribute(examples: Sequence[Example], key: str) -> dict[Attribute, 
 
 
 def check_attribute(examples: Sequence[Example], key: str) -> None:
-    """Raises unless every example has the attribute: how many lack it, and the first of them."""
+    """Raises ExpungeError unless every example has the attribute; the message counts those without and names the first."""
     missing = [row for row, example in enumerate(examples) if key not in example.attributes]
     if missing:
         known = list(dict.fromkeys(name for example in examples for name in example.attributes))
@@ -29,5 +29,5 @@ def check_attribute(examples: Sequence[Example], key: str) -> None:
 
 
 def place_of(examples: Sequence[Example], row: int) -> str:
-    """Where a person finds an example: its file and line, or its number where it is of no file."""
+    """Returns how messages name an example: its file and line, or its number."""
     return examples[row].place or f"example {row + 1}"

@@ -1,4 +1,4 @@
-"""Conditions on attributes, `severity > 3`, read as data: a name, a comparison, a number or words. Nothing is evaluated."""
+"""Parses and applies conditions on attributes, such as `severity > 3`. Nothing is evaluated as code."""
 
 import math
 import operator
@@ -31,7 +31,7 @@ class Condition(NamedTuple):
     value: str | float | bool | tuple[str | float | bool, ...]
 
     def holds(self, found: Attribute) -> bool:
-        """Numbers compare as numbers, texts and truth values by equality only."""
+        """Whether the condition holds: numbers compare as numbers, texts and booleans by equality only."""
         if isinstance(self.value, tuple):
             return any(Condition(self.attribute, "=", value).holds(found) for value in self.value)
         if isinstance(self.value, float):
@@ -45,8 +45,8 @@ class Condition(NamedTuple):
 
 
 def parse(text: str) -> Condition:
-    """`NAME < <= > >= = != VALUE` or `NAME in VALUE, VALUE ...`; a value is a number, true, false, or words, in quotes where they
-    would be a number."""
+    """Parses `NAME < <= > >= = != VALUE` or `NAME in VALUE, VALUE ...`; a value is a number, true, false, or words, quoted if
+    they would be a number."""
     match = _CONDITION.fullmatch(text)
     if not match or not match["value"]:
         raise ExpungeError(f"'{text}' is no condition; write an attribute, a comparison and a value, such as 'severity > 3'")
@@ -62,10 +62,10 @@ def parse(text: str) -> Condition:
 
 
 def rows_where(examples: Sequence[Example], conditions: Sequence[str]) -> list[int]:
-    """Places, from 0, of the examples for which all conditions hold.
+    """Returns the indices of the examples for which all conditions hold.
 
-    Errors: a condition that cannot be read; rows without the attribute, or with words where a number is compared (how many, the
-    first); conditions that hold nowhere.
+    Raises ExpungeError for a condition that cannot be parsed, for rows without the attribute or with words where a number is
+    compared (with their number and the first one), and for conditions that hold for no row.
     """
     rows = list(range(len(examples)))
     for text in conditions:
@@ -80,13 +80,13 @@ def rows_where(examples: Sequence[Example], conditions: Sequence[str]) -> list[i
 
 
 def choose(examples: Sequence[Example], where: Sequence[str], only: str | Path | None) -> list[int]:
-    """Places, from 0, of the examples that a file names and for which all conditions hold."""
+    """Returns the indices of the examples that a file names and for which all conditions hold."""
     rows = set(rows_where(examples, where))
     return sorted(rows) if only is None else [row for row in rows_only(examples, only) if row in rows]
 
 
 def rows_only(examples: Sequence[Example], file: str | Path) -> list[int]:
-    """Places of the examples that `write_rows` wrote down; an error when they are not the ones any more."""
+    """Returns the indices of the examples that `write_rows` wrote. Raises ExpungeError if these examples have changed."""
     try:
         lines = [line.split() for line in Path(file).read_text(encoding="utf-8").splitlines()]
         rows = [(int(row), known) for row, known in lines]
@@ -99,7 +99,7 @@ def rows_only(examples: Sequence[Example], file: str | Path) -> list[int]:
 
 
 def write_rows(examples: Sequence[Example], rows: Sequence[int]) -> str:
-    """Which rows are meant, as text: place and id, without a word of their content."""
+    """Formats the chosen rows as text: index and id, without their content."""
     return "".join(f"{row} {examples[row].id}\n" for row in rows)
 
 
@@ -120,7 +120,7 @@ def _is_number(value: Attribute) -> bool:
 
 
 def _check_numbers(examples: Sequence[Example], condition: Condition) -> None:
-    """A number beside words would compare as nothing at all: `group = 3` for `group: "3"`."""
+    """Raises ExpungeError if a number is compared with words, which would never be equal: `group = 3` for `group: "3"`."""
     words = [row for row, e in enumerate(examples) if not _is_number(e.attributes[condition.attribute])]
     if words:
         first = examples[words[0]].attributes[condition.attribute]

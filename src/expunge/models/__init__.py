@@ -1,1 +1,1 @@
-"""The network: loading, where its parts are, log-probabilities, hooks, activations, checkpoints."""
+"""Loads models, finds their parts, and computes log-probabilities, activations and checkpoints."""

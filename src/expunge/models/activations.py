@@ -1,8 +1,8 @@
-"""Streaming statistics of MLP activations: one forward pass gathers for every layer and role what all three methods need.
+"""Computes statistics of MLP activations, for all layers in one forward pass.
 
-Roles: the pre-activation (what goes into the non-linearity; Neuron Adjust) and the key (the input of the down projection; Key
-Space Detection, Selective Pruning). Accumulators are float64 and cost O(layers x neurons) memory, whatever the number of
-tokens; the activations themselves are never kept, but for a stated number of vectors when a plot asks for them.
+Roles: the pre-activation (the input of the non-linearity; used by Neuron Adjust) and the key (the input of the down projection;
+Key Space Detection, Selective Pruning). Accumulators are float64 and cost O(layers x neurons) memory, whatever the number of
+tokens; the activations themselves are not kept, except for a given number of vectors if a plot needs them.
 
 Shape suffixes: L layers, F neurons of a layer, N tokens.
 """
@@ -30,7 +30,7 @@ FORMAT = "1"
 
 @dataclass
 class Moments:
-    """What is known of the activations of one role: for each layer the number of tokens, for each neuron float64 statistics."""
+    """Statistics of the activations of one role: for each layer the number of tokens, for each neuron float64 sums."""
 
     n_L: Tensor
     """Number of tokens, int64. On the processor whatever the device, since nobody has to wait for what was counted there."""
@@ -52,7 +52,7 @@ class Moments:
 
     @property
     def n(self) -> int:
-        """Number of tokens, the same in every layer."""
+        """The number of tokens, the same in every layer."""
         return int(self.n_L[0])
 
     def variance_LF(self, ddof: int = 0) -> Tensor:
@@ -62,7 +62,7 @@ class Moments:
         return self.variance_LF(ddof).sqrt()
 
     def rms_LF(self) -> Tensor:
-        """Root of the mean of x^2 = mean^2 + variance."""
+        """Root mean square: sqrt(mean^2 + variance)."""
         return (self.mean_LF.square() + self.variance_LF()).sqrt()
 
     def update(self, layer: int, values_NF: Tensor) -> None:
@@ -81,7 +81,7 @@ class Moments:
         torch.maximum(self.max_LF[layer], values_NF.amax(dim=0).double().to(home), out=self.max_LF[layer])
 
     def merge(self, other: "Moments") -> None:
-        """Adds the tokens that `other` has seen."""
+        """Adds the statistics of `other`."""
         for layer in range(len(self.n_L)):
             if other.n_L[layer] > 0:
                 self._merge_layer(layer, int(other.n_L[layer]), other.mean_LF[layer], other.m2_LF[layer])
@@ -116,12 +116,12 @@ class Vectors:
     layers: tuple[int, ...]
     vectors_LNF: Tensor
     span_N: Tensor
-    """Which text each vector is of."""
+    """Index of the text that each vector is from."""
 
 
 @dataclass
 class Probe:
-    """Statistics by role, and the sampled vectors when they were asked for."""
+    """Statistics by role, and the sampled vectors if they were asked for."""
 
     moments: dict[Role, Moments]
     vectors: Vectors | None = None
@@ -143,10 +143,10 @@ def probe(
     seed: int = 0,
     max_tokens: int = 4096,
 ) -> Probe:
-    """Statistics of every layer in one forward pass over `texts`, merged over processes where there are several.
+    """Computes statistics of every layer in one forward pass over `texts`, merged over all processes.
 
-    pooled              of each text only the mean over its tokens counts, as one vector
-    keep, keep_layers   also key vectors of that many tokens, drawn evenly by `seed`, in these layers
+    pooled              use only the mean over each text's tokens, as one vector per text
+    keep, keep_layers   also keep the key vectors of that many tokens, drawn uniformly with `seed`, in these layers
     Under torchrun each process runs its share of the batches and all get the same result; batches do not depend on the number of
     processes, so counts, minima and maxima are the same bit for bit and means to rounding in float64.
     """
@@ -185,13 +185,13 @@ def site(places: Blocks, role: Role, layer: int) -> Site:
 
 
 def save_probe(path: Path, probe: Probe, about: Mapping[str, str]) -> None:
-    """Statistics as safetensors, `role.statistic`; `about` (model, hash, texts, tokens) goes into the header."""
+    """Writes statistics as safetensors, named `role.statistic`; `about` (model, hash, texts, tokens) goes into the header."""
     tensors = {f"{role}.{name}": t.contiguous() for role, m in probe.moments.items() for name, t in m.tensors().items()}
     save_tensors(path, tensors, {"expunge": "probe", "format": FORMAT, **about})
 
 
 def load_probe(path: Path) -> tuple[Probe, dict[str, str]]:
-    """Statistics and header of a file that `save_probe` wrote."""
+    """Reads the statistics and the header of a file that `save_probe` wrote (`expunge probe` writes such files)."""
     with safe_open(path, framework="pt") as file:
         about = file.metadata() or {}
         if about.get("expunge") != "probe" or about.get("format") != FORMAT:
@@ -203,7 +203,7 @@ def load_probe(path: Path) -> tuple[Probe, dict[str, str]]:
 
 
 def _draw(texts: Sequence[Span], keep: int, seed: int) -> set[tuple[int, int]]:
-    """`keep` of all looked-at tokens (all, if there are fewer), drawn before the pass so that no batching can matter."""
+    """Draws `keep` of all chosen tokens (all, if there are fewer) before the pass, so that batching cannot change them."""
     lengths = torch.tensor([text.stop - text.start for text in texts])
     ends = lengths.cumsum(0)
     order = torch.randperm(int(ends[-1]), generator=torch.Generator().manual_seed(seed))[:keep]
@@ -224,7 +224,7 @@ def _processes() -> tuple[int, int]:
 
 
 def _gathered(mine: Moments) -> Moments:
-    """The statistics of all processes, merged in order of rank."""
+    """Returns the statistics of all processes, merged in order of rank."""
     total = Moments.empty(len(mine.n_L), mine.mean_LF.shape[1], mine.mean_LF.device)
     device = mine.mean_LF.device
     own = {name: tensor.to(device).contiguous() for name, tensor in mine.tensors().items()}

@@ -1,36 +1,35 @@
-"""The one table of what depends on the architecture: where the parts of a model are, and in what it differs from the others."""
+"""Describes the supported architectures: module names, layouts and special cases by model type."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What this library has to know about a model type: module names (those of the second group are inside a block), and where
-    it differs from the others."""
+    """The module names of a model type (those of the second group are inside a block), and how it differs from others."""
 
     embeddings: str
     blocks: str
     norm: str
 
     attention_out: str
-    """The projection that ends attention; its input are the heads' outputs side by side."""
+    """The last projection of attention; its input is the concatenated output of the heads."""
     pre_activation: str
     key: str
     activation: str
     up: str | None = None
-    """The factor beside the gate; nothing for ungated MLPs."""
+    """The linear map whose output multiplies the activated gate; None for ungated MLPs."""
     fused: bool = False
     """Gate and up are the two halves of one matrix's output."""
     transposed: bool = False
     """Weights are [in, out] (GPT-2's Conv1D) and not [out, in]."""
     experts: str | None = None
-    """The experts of a mixture, as one module whose parameters `gate_up_proj` and `down_proj` hold the matrices of all experts
+    """Module of a mixture of experts, whose parameters `gate_up_proj` and `down_proj` hold the matrices of all experts
     [experts, out, in]. Blocks without that module have the dense MLP above."""
     shared_expert_out: str | None = None
-    """The matrix that ends the MLP through which every token goes beside its experts."""
+    """The last matrix of the shared expert, the MLP that processes every token besides the routed experts."""
 
     flattens: bool = False
-    """Blocks join rows and positions inside, [B, T, D] -> [B T, D]."""
+    """Blocks flatten rows and positions internally, [B, T, D] -> [B T, D]."""
     softcap: str | None = None
     """Field of the configuration with the cap c of the logits: c tanh(logits / c)."""
     logit_divisor: str | None = None
@@ -120,4 +119,4 @@ ARCHITECTURES: dict[str, Architecture] = {
     "falcon": _FALCON,
     "bloom": replace(_FALCON, activation="mlp.gelu_impl"),
 }
-"""By `config.model_type`."""
+"""Architectures by `config.model_type`."""

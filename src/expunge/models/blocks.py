@@ -1,4 +1,4 @@
-"""Where things are: embeddings, decoder blocks, MLP pre-activations and keys, by role and never by index or substring.
+"""Finds the parts of a model by role: embeddings, decoder blocks, MLP pre-activations and keys.
 
 A feed-forward layer is   z = W_in x + b;  key = act(z);  out = W_down key        (GPT style), or gated
                           g = W_gate x;  u = W_up x;  key = act(g) * u;  out = W_down key   (Llama style).
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Blocks:
-    """The names of a model's parts, good on the transformers model inside any wrapper. Block 0 is the first, -1 the last."""
+    """Names of a model's parts, valid in the transformers model inside any wrapper. Block 0 is the first, -1 the last."""
 
     root: "PreTrainedModel" = field(repr=False)
     architecture: Architecture
     count: int
     width: int
-    """Features of the hidden state between blocks."""
+    """Size of the hidden state between blocks."""
     d_ff: int
-    """Neurons of an MLP: features of its key."""
+    """Number of neurons of an MLP: the size of its key."""
     modules: frozenset[str] = field(repr=False)
     """Names of all modules."""
 
@@ -40,7 +40,7 @@ class Blocks:
 
     @property
     def norm(self) -> str | None:
-        """The norm after the last block; None where an architecture has none (OPT-350m)."""
+        """Returns the norm after the last block; None for architectures without one (OPT-350m)."""
         return self.architecture.norm if self.architecture.norm in self.modules else None
 
     @property
@@ -59,17 +59,17 @@ class Blocks:
         return f"{self.architecture.blocks}.{i % self.count}"
 
     def hidden(self, i: int) -> Site:
-        """The residual stream after block i, [B, T, width]."""
+        """Returns the residual stream after block i, [B, T, width]."""
         return Site(self.block(i))
 
     def has_experts(self, i: int) -> bool:
-        """Whether block i has a mixture of experts in the place of one MLP."""
+        """Whether block i has a mixture of experts instead of one MLP."""
         experts = self.architecture.experts
         return experts is not None and f"{self.block(i)}.{experts}" in self.modules
 
     def mlp_out(self, i: int) -> tuple[str, ...]:
-        """The parameters that end the MLP of block i: the down projection, or those of all experts as one parameter
-        [experts, width, d_ff], with the shared expert's where there is one."""
+        """Returns the last parameters of the MLP of block i: the down projection, or those of all experts as one parameter
+        [experts, width, d_ff], with the shared expert's if there is one."""
         if not self.has_experts(i):
             return (f"{self.block(i)}.{self.architecture.key}.weight",)
         shared = self.architecture.shared_expert_out
@@ -77,13 +77,14 @@ class Blocks:
         return (fused, f"{self.block(i)}.{shared}.weight") if shared else (fused,)
 
     def pre_activation(self, i: int) -> Site:
-        """What goes into the non-linearity, [B, T, d_ff]: the gate's output where there is a gate."""
+        """Returns the input of the non-linearity, [B, T, d_ff]: the gate's output for gated MLPs. Raises ExpungeError if
+        block i is a mixture of experts."""
         self._one_mlp(i)
         part = (0, self.d_ff) if self.architecture.fused else None
         return Site(f"{self.block(i)}.{self.architecture.pre_activation}", "output", part)
 
     def up(self, i: int) -> Site | None:
-        """The factor beside the activated gate, [B, T, d_ff]; None for ungated MLPs."""
+        """Returns the factor of the activated gate, [B, T, d_ff]; None for ungated MLPs."""
         if self.architecture.up is None:
             return None
         self._one_mlp(i)
@@ -91,22 +92,22 @@ class Blocks:
         return Site(f"{self.block(i)}.{self.architecture.up}", "output", part)
 
     def activation(self, i: int) -> str:
-        """The module of the non-linearity."""
+        """Returns the module of the non-linearity."""
         self._one_mlp(i)
         return f"{self.block(i)}.{self.architecture.activation}"
 
     def key(self, i: int) -> Site:
-        """The input of the down projection, [B, T, d_ff]. Raises ExpungeError where block i is a mixture of experts."""
+        """Returns the input of the down projection, [B, T, d_ff]. Raises ExpungeError if block i is a mixture of experts."""
         self._one_mlp(i)
         return Site(f"{self.block(i)}.{self.architecture.key}", "input")
 
     def down_proj(self, i: int) -> str:
-        """The parameter that turns keys into the MLP's output: [width, d_ff], or [d_ff, width] if `transposed`."""
+        """Returns the parameter that maps keys to the MLP's output: [width, d_ff], or [d_ff, width] if `transposed`."""
         self._one_mlp(i)
         return f"{self.block(i)}.{self.architecture.key}.weight"
 
     def attention_out(self, i: int) -> str:
-        """The parameter of attention's output projection."""
+        """Returns the parameter of attention's output projection."""
         return f"{self.block(i)}.{self.architecture.attention_out}.weight"
 
     def _one_mlp(self, i: int) -> None:
@@ -118,7 +119,7 @@ class Blocks:
 
 
 def blocks_of(model: nn.Module) -> Blocks:
-    """Looks a model up in `LAYOUTS` and checks that every named module is there."""
+    """Finds the parts of a model. Raises ExpungeError for an unknown model type, or if a named module is missing."""
     root = causal_model(model)
     model_type = root.config.model_type
     if model_type not in ARCHITECTURES:
@@ -145,7 +146,7 @@ def blocks_of(model: nn.Module) -> Blocks:
 
 
 def _neurons(root: nn.Module, architecture: Architecture, count: int, modules: frozenset[str]) -> int:
-    """Neurons of the first dense MLP; of one expert where there is none."""
+    """Returns the number of neurons of the first dense MLP, or of one expert if there is none."""
     for i in range(count):
         block = f"{architecture.blocks}.{i}"
         if architecture.experts is None or f"{block}.{architecture.experts}" not in modules:
@@ -158,6 +159,6 @@ def _neurons(root: nn.Module, architecture: Architecture, count: int, modules: f
 
 
 def _patterns(root: nn.Module) -> list[str]:
-    """Names of the modules that own weights, once per kind of block: `model.layers.*.mlp.gate_proj`."""
+    """Returns names of the modules that own weights, once per kind of block: `model.layers.*.mlp.gate_proj`."""
     named = (name for name, module in root.named_modules() if next(module.parameters(recurse=False), None) is not None)
     return list(dict.fromkeys(re.sub(r"\.\d+(?=\.|$)", ".*", name) for name in named))

@@ -1,4 +1,4 @@
-"""Reads a folder of safetensors weights as a lazy mapping name -> tensor, decides which files these are, and writes them."""
+"""Reads safetensors weights lazily by tensor name, finds the weight files of a folder, and writes safetensors files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 MAX_HEADER_BYTES = 100_000_000
-"""The format's own limit."""
+"""Limit of the safetensors format."""
 
 CODES = {
     "F64": "float64",
@@ -44,7 +44,7 @@ CODES = {
 
 
 class Entry(NamedTuple):
-    """What the header says of a tensor, known without reading its data."""
+    """What a file's header says of a tensor; its data is not read."""
 
     file: Path
     code: str
@@ -63,13 +63,14 @@ class Entry(NamedTuple):
 
 
 class Checkpoint(Mapping[str, "Tensor"]):
-    """`checkpoint[name]` reads one tensor from disk, a fresh one each time; `entries` holds shapes and dtypes of all.
+    """A lazy mapping: `checkpoint[name]` reads one tensor from disk, a new one each time; `entries` holds all shapes and
+    dtypes.
 
-    Iteration is in the order of the data on disk, so that going through a checkpoint reads every shard once, front to back.
+    Iteration follows the order of the data on disk, so that each shard is read once from beginning to end.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """`path`: a folder with model.safetensors or its index, or one safetensors file."""
+        """path: a folder with model.safetensors or its index, or one safetensors file."""
         entries = _entries(Path(path))
         self.path = Path(path)
         self.entries: dict[str, Entry] = dict(sorted(entries.items(), key=lambda item: (item[1].file.name, item[1].start)))
@@ -93,14 +94,15 @@ class Checkpoint(Mapping[str, "Tensor"]):
 
     @property
     def nbytes(self) -> int:
-        """Size of all tensors together."""
+        """Returns the size of all tensors together."""
         return sum(entry.nbytes for entry in self.entries.values())
 
 
 def weight_files(folder: Path) -> tuple[Path | None, tuple[Path, ...]]:
-    """The index (of sharded weights) and the safetensors files that are the weights of a model folder.
+    """Returns the index (of sharded weights) and the safetensors files that are the weights of a model folder.
 
-    Every reader goes by this. Two sets of weights in one folder are refused: transformers, mergekit and others each take another.
+    All readers use this function. Raises ExpungeError if a folder has two sets of weights, of which other libraries read
+    different ones.
     """
     single, index = folder / SINGLE, folder / INDEX
     if single.is_file() and index.is_file():
@@ -124,7 +126,7 @@ def weight_files(folder: Path) -> tuple[Path | None, tuple[Path, ...]]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Tensor -> file."""
+    """Returns tensor name -> file."""
     try:
         found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         if not found or not all(isinstance(name, str) and name == Path(name).name for name in found.values()):
@@ -154,7 +156,7 @@ def _indexed(folder: Path, weight_map: dict[str, str]) -> dict[str, Entry]:
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """Names, dtypes, shapes and places of a safetensors file; its length is checked, its data is not read."""
+    """Reads names, dtypes, shapes and offsets of a safetensors file, and checks its length; its data is not read."""
     try:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -179,10 +181,10 @@ def _entry(path: Path, dtype: str, shape: list[int], data_offsets: tuple[int, in
 
 
 def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes one safetensors file: beside, to the disk, then renamed; its permissions follow the umask like any other file's.
+    """Writes one safetensors file under a temporary name, syncs it, and renames it; permissions follow the umask.
 
-    Tensors that share memory, such as tied embeddings, are each written; safetensors itself would refuse them. Raises OSError
-    where the disk is full or read-only.
+    Tensors that share memory, such as tied embeddings, are each written (safetensors itself refuses them). Raises OSError if the
+    disk is full or read-only.
     """
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""Text classifiers of transformers: judges of answers, and sorters of rows that have no attribute."""
+"""Loads text classifiers, used as judges of answers and to sort rows that have no attribute."""
 
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def load_classifier(path: str, revision: str | None = None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """A sequence classification model on the accelerator, if there is one, and its tokenizer, which can pad.
+    """Loads a sequence classification model (onto the GPU, if there is one) and its tokenizer, with a pad token.
 
     path    a local folder or a hub id; weights from safetensors only
 
-    Raises ExpungeError where it cannot be loaded or lacks a weight.
+    Raises ExpungeError if it cannot be loaded or lacks a weight.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

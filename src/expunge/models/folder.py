@@ -1,8 +1,7 @@
-"""Decides what a model folder is, from its files alone, before anything is loaded.
+"""Determines from its files what a model folder contains, before anything is loaded.
 
-Every reader (transformers, the streamed merge, the fingerprint) goes by what this file decides, so that none of them reads
-other weights than the others. A folder that can be read in two ways is refused by name, and so is one that is of a known kind
-which this library does not read.
+Every reader (transformers, the streamed merge, the fingerprint) uses these functions, so that all of them read the same
+weights. An ambiguous folder is refused with a message that names the files, and so is a format that this library does not read.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model",
 BESIDE_TOKENIZER = ("merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json")
 PICKLES = ("*.bin", "*.pt", "*.pth")
 QUANTIZED = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
-"""Files in which quantizers keep their settings when they do not write them into config.json."""
+"""Files in which quantizers keep their settings if they do not write them into config.json."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +32,19 @@ class ModelFolder:
     path: Path
     config: dict[str, Any]
     weights: tuple[Path, ...]
-    """The safetensors files that hold its weights, and no others."""
+    """The safetensors files that hold the weights."""
     index: Path | None
     """The index of sharded weights."""
 
     @property
     def files(self) -> list[Path]:
-        """config.json first, then what makes up the weights, by name."""
+        """Returns config.json first, then the weight files, sorted by name."""
         return [self.path / CONFIG, *sorted([*self.weights, *([self.index] if self.index else [])])]
 
 
 def folder_kind(folder: Path) -> Literal["model", "adapter", "nothing"]:
-    """What the files of a folder make it. Adapter files beside the weights of a model are refused: they may have been merged into
-    these already, and whoever loads the folder would apply them again."""
+    """Returns the kind of a folder, by its files. Raises ExpungeError if adapter files lie beside the weights of a model:
+    these may contain the adapter already, so that loading it would apply it twice."""
     adapter = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin") if (folder / name).is_file()]
     if (folder / SINGLE).is_file() or (folder / INDEX).is_file():
         if adapter:
@@ -60,9 +59,9 @@ def folder_kind(folder: Path) -> Literal["model", "adapter", "nothing"]:
 
 
 def read_model_folder(folder: Path) -> ModelFolder:
-    """The model in a folder; reads config.json and the headers of the weights, no weight.
+    """Reads config.json and the headers of the weights; no weight is read.
 
-    Raises ExpungeError when it is no model folder, not whole, quantized, or when two sets of weights or an adapter lie in it.
+    Raises ExpungeError if it is no model folder, is incomplete or quantized, or holds two sets of weights or an adapter.
     """
     kind = folder_kind(folder)
     if kind == "adapter":
@@ -80,7 +79,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder."""
+    """Reads config.json of a model folder."""
     path = folder / CONFIG
     if not path.is_file():
         raise ExpungeError(
@@ -96,7 +95,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_plain(folder: Path, config: Mapping[str, Any]) -> None:
-    """Quantized weights are codes: they can be neither trained nor averaged, and reading them needs the quantizer's own code."""
+    """Raises ExpungeError for quantized weights, which can be neither trained nor averaged."""
     named = next((kind for file, kind in QUANTIZED.items() if (folder / file).is_file()), None)
     for part in (config, *(value for value in config.values() if isinstance(value, dict))):
         said = part.get("quantization_config") or part.get("compression_config")
@@ -125,7 +124,7 @@ def _without_weights(folder: Path) -> ExpungeError:
 
 
 def check_tokenizer_folder(folder: Path) -> None:
-    """Raises when no tokenizer lies in a folder, or one whose tokenizer.json is not JSON."""
+    """Raises ExpungeError if a folder has no tokenizer, or its tokenizer.json is not JSON."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ExpungeError(
             f"{folder} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}); save the tokenizer into the same folder"
@@ -133,19 +132,19 @@ def check_tokenizer_folder(folder: Path) -> None:
 
 
 def template_files(folder: Path) -> list[Path]:
-    """Chat templates beside the main one."""
+    """Returns additional chat templates of a folder."""
     return sorted(file for file in (folder / TEMPLATES).glob("*.jinja") if file.is_file())
 
 
 def tokenizer_files(folder: Path) -> Iterator[Path]:
-    """Every file of a folder that its tokenizer is made of, chat templates included."""
+    """Returns all files that a folder's tokenizer consists of, chat templates included."""
     names = sorted({*TOKENIZER_FILES, *BESIDE_TOKENIZER})
     yield from (folder / name for name in names if (folder / name).is_file())
     yield from template_files(folder)
 
 
 def hash_files(folder: Path, files: list[Path]) -> str:
-    """sha256 over names and contents."""
+    """Computes a sha256 over names and contents."""
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.relative_to(folder).as_posix()} {file_hash(file)}\n".encode())
@@ -153,6 +152,6 @@ def hash_files(folder: Path, files: list[Path]) -> str:
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file's content."""
+    """Computes the sha256 of a file's content."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,7 +1,8 @@
-"""Liger's kernels in place of a model's own norms and gated products: the same values in fewer passes over memory.
+"""Replaces a model's norms and gated MLP products by Liger's fused kernels, which give the same values with less memory
+traffic.
 
-Only the modules of one model are exchanged, and only while it lasts: Liger's own patches change the classes of transformers for
-the whole process, and with them the places that guards and probes read.
+Only the modules of one model are replaced, and only inside the context: Liger's own patches change the classes of transformers
+for the whole process, and with them the modules that guards and probes read.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
-"""Whose RMSNorm is  w * x / rms(x)  with the quotient in float32, and whose MLP is  down(silu(gate(x)) * up(x))."""
+"""Model types whose RMSNorm is w * x / rms(x) with the quotient in float32, and whose MLP is down(silu(gate(x)) * up(x))."""
 
 
 def available(device_type: str) -> bool:
@@ -22,9 +23,9 @@ def available(device_type: str) -> bool:
 
 @contextmanager
 def fused(model: nn.Module) -> Iterator[int]:
-    """While it lasts, norms and MLPs of the known families are computed by Liger; gives how many modules that are.
+    """Context manager in which norms and MLPs of the known families are computed by Liger; yields the number of these modules.
 
-    A module that is hooked keeps its own computation, since what a hook reads inside of it would not be there.
+    A module that has hooks keeps its own computation, since its inner modules would not be called.
     """
     norms, mlps = ({f"{family}{part}" for family in FAMILIES} for part in ("RMSNorm", "MLP"))
     changed = []

@@ -1,4 +1,4 @@
-"""Reading and changing activations: context managers on plain torch hooks, gone on exit whatever happened.
+"""Reads and changes activations: context managers over torch hooks, which are removed on exit, even after an error.
 
 Shape suffixes: B rows, T positions, D the width of whatever is read (hidden width, or neurons of an MLP).
 Under gradient checkpointing stay in the context until the backward pass is done, since blocks then run a second time.
@@ -25,26 +25,26 @@ Place = TypeVar("Place", bound="str | Site")
 
 @dataclass(frozen=True)
 class Site:
-    """A place to read or change: what goes into a module or what comes out of it."""
+    """A tensor to read or change: the input or the output of a module."""
 
     name: str
-    """Of the module, as `get_submodule` of the transformers model takes it, also when the model is wrapped."""
+    """Name of the module for `get_submodule` of the transformers model, also if the model is wrapped."""
     kind: Kind = "output"
     part: tuple[int, int] | None = None
-    """Start and stop of the features that are meant; only where one matrix holds two roles (Phi-3's gate and up)."""
+    """Start and stop of the features, where one matrix holds two roles (Phi-3's gate and up)."""
 
     def of(self, whole: Tensor) -> Tensor:
-        """The features that are meant."""
+        """Returns these features of a tensor."""
         return whole if self.part is None else whole[..., self.part[0] : self.part[1]]
 
 
 @contextmanager
 def capture(model: nn.Module, sites: Mapping[Key, Site | Kind]) -> Iterator[dict[Key, Tensor]]:
-    """`{key: site}` -> a dictionary that holds, after a forward pass, the tensor [B, T, D] at each site by the same keys.
+    """Context manager that yields a dictionary, key -> tensor [B, T, D] at that site, filled by a forward pass.
 
-    A bare `"input"` or `"output"` means the module that the key names: `capture(model, {"model.layers.3": "output"})`.
-    The tensors are those that the model computed with, gradient included, of the latest call (in generation: the latest token).
-    A capture inside an `edit` of the same site sees the edited value. A site that is not reached leaves no entry.
+    With `"input"` or `"output"` instead of a site, the key names the module: `capture(model, {"model.layers.3": "output"})`.
+    The tensors are those that the model computes with, including gradients, from the latest call (in generation: the latest
+    token). A capture inside an `edit` of the same site sees the edited value. A site that is not reached leaves no entry.
     """
     captured: dict[Key, Tensor] = {}
     with ExitStack() as stack:
@@ -56,9 +56,9 @@ def capture(model: nn.Module, sites: Mapping[Key, Site | Kind]) -> Iterator[dict
 
 @contextmanager
 def edit(model: nn.Module, edits: Mapping[Place, Edit]) -> Iterator[None]:
-    """While it lasts, the model computes with `function(tensor)` [B, T, D] in place of the tensor at each site.
+    """Context manager in which the model computes with `function(tensor)` [B, T, D] instead of the tensor at each site.
 
-    A bare name means the output of that module. With a key-value cache T is the prompt's length at the first call and 1 after it.
+    A name instead of a site means the output of that module. With a key-value cache, T is the prompt's length at first, then 1.
     """
     with ExitStack() as stack:
         for key, function in edits.items():
@@ -86,7 +86,7 @@ def _edited(function: Edit, site: Site, whole: Tensor) -> Tensor:
 
 @contextmanager
 def _hooked(model: nn.Module, site: Site, function: Edit) -> Iterator[None]:
-    """Puts `function` between the model and the tensor at a site."""
+    """Registers a hook that applies `function` to the tensor at a site."""
     root = causal_model(model)
     module = resolve(root, site.name)
     parent = root.get_submodule(site.name.rpartition(".")[0])
@@ -127,12 +127,12 @@ def _hooked(model: nn.Module, site: Site, function: Edit) -> Iterator[None]:
 
 
 def is_hooked(model: nn.Module) -> bool:
-    """Whether something reads or changes what the model computes, such as a guard: it has to see real rows and real prompts."""
+    """Whether hooks read or change what the model computes, such as those of a guard, which needs real rows and prompts."""
     return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def resolve(root: nn.Module, name: str) -> nn.Module:
-    """`get_submodule`, or a sentence with the nearest name."""
+    """Returns the submodule. Raises ExpungeError, with the nearest name, if there is none."""
     try:
         return root.get_submodule(name)
     except AttributeError:

@@ -1,4 +1,4 @@
-"""What a model takes and how it ends: positions, token ids with an embedding, end tokens. The one place that reads these."""
+"""Reads a model's limits: its positions, the token ids it has embeddings for, its end tokens."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,42 +10,43 @@ if TYPE_CHECKING:
     from torch import nn
 
 UNLIMITED = 2048
-"""Tokens that a model without a limit of positions (BLOOM, RWKV) is given where a limit is needed, as in lm-eval."""
+"""Length in tokens used where a limit is needed and the model has none (BLOOM, RWKV), as in lm-eval."""
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
 
 
 def text_config(model: "nn.Module") -> Any:
-    """The configuration of the part that reads text: of Gemma 3 and other models with images, one inside the whole."""
+    """Returns the configuration of the text model, which multimodal models such as Gemma 3 nest inside their own."""
     return causal_model(model).config.get_text_config(decoder=True)
 
 
 def positions(model: "nn.Module") -> int | None:
-    """Longest sequence in tokens; None where the architecture has no limit."""
+    """Returns the longest sequence in tokens; None if the architecture has no limit."""
     config = text_config(model)
     found = (getattr(config, name, None) for name in _POSITIONS)
     return next((int(value) for value in found if isinstance(value, int) and value > 0), None)
 
 
 def room(model: "nn.Module") -> int:
-    """Longest sequence that the model is given: its own limit, or `UNLIMITED`."""
+    """Returns the longest sequence that the model is given: its own limit, or `UNLIMITED`."""
     return positions(model) or UNLIMITED
 
 
 def embedded(model: "nn.Module") -> int:
-    """Number of token ids that the model has an embedding for. A tokenizer with added tokens may know more."""
+    """Returns the number of token ids that the model has an embedding for. A tokenizer with added tokens may know more."""
     weight = causal_model(model).get_input_embeddings().weight
     return int(weight.shape[0])  # type: ignore[union-attr, index]
 
 
 def padding(model: "nn.Module", wanted: int) -> int:
-    """A token id to fill batches with: `wanted`, or 0 where the model has no embedding for that. It is masked, so any will do."""
+    """Returns a token id for padding: `wanted`, or 0 if the model has no embedding for it. Padding is masked, so any id will
+    do."""
     return wanted if 0 <= wanted < embedded(model) else 0
 
 
 def check_embedded(model: "nn.Module", rows: Iterable[Sequence[int]]) -> None:
-    """Raises ExpungeError where a row has a token id beyond the model's embeddings, which would be an IndexError on a processor
-    and a dead process on an accelerator."""
+    """Raises ExpungeError if a row has a token id beyond the model's embeddings, which would be an IndexError on a CPU and
+    would abort the process on a GPU."""
     words, highest = embedded(model), max((max(row) for row in rows if row), default=0)
     if highest >= words:
         raise ExpungeError(
@@ -55,8 +56,8 @@ def check_embedded(model: "nn.Module", rows: Iterable[Sequence[int]]) -> None:
 
 
 def end_tokens(model: "nn.Module", more: Collection[int]) -> tuple[int, ...]:
-    """Every token at which the model's answer is over, in order: `more` (the tokenizer's, the chat template's), and those of its
-    generation config and its config, each one id or a list of ids."""
+    """Returns every token that ends the model's answer, in order: `more` (the tokenizer's, the chat template's), and those of
+    its generation config and its config."""
     inner = causal_model(model)
     found = set(more)
     for config in (inner.generation_config, inner.config, text_config(model)):

@@ -1,4 +1,4 @@
-"""Loads a model and its tokenizer from a folder or the hub; the dtype is said, never guessed."""
+"""Loads a model and its tokenizer from a folder or the hub, in an explicitly given dtype."""
 
 import os
 import warnings
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"]
-"""How accelerate spreads the layers of a model over accelerators (and, where these are full, the processor's memory)."""
+"""How accelerate spreads the layers of a model over GPUs (and, if these are full, CPU memory)."""
 
 
 def causal_model(model: "nn.Module") -> "PreTrainedModel":
-    """The transformers model inside whatever wraps it (PEFT, DDP, `torch.compile`; FSDP2 wraps nothing).
+    """Returns the transformers model inside wrappers (PEFT, DDP, `torch.compile`; FSDP2 wraps nothing).
 
-    Wrappers are `nn.Module`s around it, so it is the first `PreTrainedModel` in the module tree, outermost first.
+    It is the first `PreTrainedModel` in the module tree. Raises ExpungeError if there is none.
     """
     from transformers import PreTrainedModel
 
@@ -42,14 +42,16 @@ def load_model(
     device_map: DeviceMap | None = None,
     trust_remote_code: bool = False,
 ) -> "PreTrainedModel":
-    """A causal language model in evaluation mode, weights from safetensors only.
+    """Loads a causal language model in evaluation mode, weights from safetensors only.
 
     path               a local folder or a hub id
-    dtype              `auto` is the dtype that the checkpoint was saved in; there is no default, because transformers 5
-                       would silently take the checkpoint's dtype where version 4 took float32
+    dtype              `auto` is the dtype of the checkpoint; there is no default, because transformers 5 takes the
+                       checkpoint's dtype where version 4 took float32
     device             default: cuda when there is one, else cpu
-    device_map         instead of one device: layers side by side on several, for models that no single one holds
+    device_map         instead of one device: spreads the layers over several, for models too large for one
     trust_remote_code  runs Python code that comes with the model; off unless asked for
+
+    Raises ExpungeError, with advice, if the model cannot be loaded, is quantized or lacks weights.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -101,7 +103,8 @@ def _check_loaded(path: str, info: Mapping[str, Any]) -> None:
 
 
 def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> "PreTrainedTokenizerBase":
-    """The tokenizer that lies beside the model, or beside an adapter, which has no config.json of its own."""
+    """Loads the tokenizer in a model's folder, or in an adapter's, which has no config.json. Raises ExpungeError if it
+    cannot."""
     from transformers import AutoTokenizer
 
     if local := _local(path):
@@ -115,12 +118,12 @@ def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code:
 
 
 def looks_local(path: str) -> bool:
-    """Whether a path can only be meant as a local one: a hub id has at most one slash and starts with neither . nor / nor ~."""
+    """Whether a path can only be a local one: a hub id has at most one slash and starts with neither . nor / nor ~."""
     return path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path
 
 
 def _local(path: str) -> Path | None:
-    """The folder that a path names; nothing where it can only be a hub id."""
+    """Returns the folder that a path names; None if it can only be a hub id."""
     if os.path.isdir(path):
         return Path(path)
     if os.path.exists(path):
@@ -131,12 +134,12 @@ def _local(path: str) -> Path | None:
 
 
 def model_folder(path: str, *, revision: str | None = None) -> Path:
-    """The folder of a model: the path itself, or the snapshot of a hub id in the local cache."""
+    """Returns the folder of a model: the path itself, or the snapshot of a hub id in the local cache."""
     return _local(path) or _snapshot(path, revision)
 
 
 def model_fingerprint(path: str, *, revision: str | None = None) -> str:
-    """sha256 over config.json and the weight files (names and contents, sorted by name) of a model folder.
+    """Computes a sha256 over config.json and the weight files (names and contents, sorted by name) of a model folder.
 
     A hub id stands for its snapshot folder in the local cache, so the model must have been loaded before.
     """
@@ -145,13 +148,13 @@ def model_fingerprint(path: str, *, revision: str | None = None) -> str:
 
 
 def tokenizer_fingerprint(path: str, *, revision: str | None = None) -> str:
-    """sha256 over the files of a folder that its tokenizer and its chat templates are made of."""
+    """Computes a sha256 over the files of a folder's tokenizer and its chat templates."""
     folder = model_folder(path, revision=revision)
     return hash_files(folder, list(tokenizer_files(folder)))
 
 
 def in_cache(path: str, revision: str | None = None) -> bool:
-    """Whether a hub model's files are here already."""
+    """Whether the files of a hub model are in the local cache."""
     try:
         return any(_snapshot(path, revision).glob("*.safetensors"))
     except ExpungeError:

@@ -1,4 +1,5 @@
-"""Token log-probabilities, sequence sums, KL, at the positions that predict a label.
+"""Computes log-probabilities of labelled tokens, sums over sequences, and KL divergences, from logits at labelled positions
+only.
 
 Shape suffixes: B rows, T positions, D width, V vocabulary, N labelled tokens of a batch in row-major order.
 The label at position t is predicted from position t - 1; logits are computed at predicting positions and nowhere else.
@@ -26,24 +27,24 @@ if TYPE_CHECKING:
     from transformers import Cache, PreTrainedConfig
 
 PREDICTING: ContextVar[Tensor | None] = ContextVar("predicting", default=None)
-"""While a labelled forward pass runs: index_N into its B * T positions of those that predict a label, row by row. A guard reads
-from it where each row's prompt ends, and which logits are whose."""
+"""During a labelled forward pass: index_N, the positions among B * T that predict a label, row by row. Guards read from it
+where each row's prompt ends, and which row logits belong to."""
 
 
 class Labelled(NamedTuple):
-    """Logits where a label is predicted."""
+    """Logits at the positions that predict a label."""
 
     logits_NV: Tensor
-    """As the model gives them (its dtype, its softcap and scale applied), differentiable."""
+    """As the model computes them (its dtype, with its softcap and scale), differentiable."""
     labels_N: Tensor
     row_N: Tensor
-    """Which batch row each labelled token is of."""
+    """Batch row of each labelled token."""
     rows: int
-    """B, also when the last rows have no labelled token."""
+    """B, also if the last rows have no labelled token."""
 
 
 class LabelledHidden(NamedTuple):
-    """What the output head reads where a label is predicted."""
+    """The input of the output head at the positions that predict a label."""
 
     hidden_ND: Tensor
     labels_N: Tensor
@@ -52,11 +53,11 @@ class LabelledHidden(NamedTuple):
 
 
 def labelled_logits(model: nn.Module, tokens: Tokens) -> Labelled:
-    """One forward pass that computes logits only at the positions that predict a label.
+    """Runs one forward pass that computes logits only at the positions that predict a label.
 
-    A pre-hook on the output head keeps N of its B*T input rows. So the model is called as it is, whatever wraps it (PEFT, DDP,
-    FSDP2) and whatever it does after the head (softcap, scale), and the [B, T, V] logits never exist.
-    Positions are counted from the first attended token, so that padding on either side changes no value.
+    A pre-hook on the output head selects N of its B*T input rows. The model itself is called unchanged, in any wrapper (PEFT,
+    DDP, FSDP2) and with any step after the head (softcap, scale), and the [B, T, V] logits are never in memory. Positions are
+    counted from the first attended token, so that padding on either side changes no value.
     """
     labels_N, index_N = tokens.places or places_of(tokens.labels_BT, tokens.attention_mask_BT)
     _, output = _forward(model, tokens.input_ids_BT, tokens.attention_mask_BT, index_N, head=True)
@@ -65,9 +66,9 @@ def labelled_logits(model: nn.Module, tokens: Tokens) -> Labelled:
 
 
 def labelled_hidden(model: nn.Module, tokens: Tokens) -> LabelledHidden:
-    """The head's input at the same positions; the head itself is given no rows and costs nothing.
+    """Runs one forward pass and returns the head's input at the same positions; the head gets no rows and costs nothing.
 
-    [N, D] is what to keep of a frozen reference instead of its [N, V] logits; `FrozenHead` makes those when they are needed.
+    [N, D] is cached for a frozen reference instead of its [N, V] logits, which `FrozenHead` computes when needed.
     The head's weights get no gradient: under DDP call it without gradient, or on parameters below the head only.
     """
     labels_N, index_N = tokens.places or places_of(tokens.labels_BT, tokens.attention_mask_BT)
@@ -83,10 +84,10 @@ def logits_at(
     index_N: Tensor,
     position_ids_BT: Tensor | None = None,
 ) -> Tensor:
-    """[N, V] logits of one forward pass at index_N, into the B * T positions, and nowhere else.
+    """Runs one forward pass and returns logits [N, V] at index_N, into the B * T positions, only.
 
-    attention_mask_BT   1 where there is a token; or, with position_ids_BT, [B, 1, T, T]: who sees whom, as the model's attention
-                        takes it (bool for sdpa, to be added to the scores for eager)
+    attention_mask_BT   1 where there is a token; or, with position_ids_BT, [B, 1, T, T]: which token attends to which, as the
+                        model's attention takes it (bool for sdpa, to be added to the scores for eager)
     """
     _, output = _forward(model, input_ids_BT, attention_mask_BT, index_N, head=True, position_ids_BT=position_ids_BT)
     logits_NV: Tensor = output.logits
@@ -94,7 +95,7 @@ def logits_at(
 
 
 class Cached(NamedTuple):
-    """Logits, and the keys and values that a next pass goes on from."""
+    """Logits, and the key-value cache for the next pass."""
 
     logits_NV: Tensor
     cache: "Cache"
@@ -107,11 +108,11 @@ def cached_logits(
     index_N: Tensor,
     cache: "Cache | None" = None,
 ) -> Cached:
-    """One forward pass over T new tokens a row that go on after the S - T tokens in `cache`; logits at index_N and nowhere else.
+    """Runs one forward pass over T new tokens per row after the S - T tokens in `cache`; returns logits at index_N only.
 
     index_N             into the B * T new positions
-    attention_mask_BS   1 where there is a token, of what is cached and of what is new. Padding may stand before the cached
-                        tokens and after the new ones, not between them: a sliding window counts columns
+    attention_mask_BS   1 where there is a token, cached or new. Padding may be before the cached tokens and after the new
+                        ones, but not between them, because a sliding window counts columns
     """
     from transformers import Cache
 
@@ -122,18 +123,18 @@ def cached_logits(
 
 
 def token_logprobs(labelled: Labelled) -> Tensor:
-    """log p(label) of each labelled token, float32 [N], in nats: logit of the label minus logsumexp of the row.
+    """Computes log p(label) of each labelled token, float32 [N], in nats: logit of the label minus logsumexp of the row.
 
-    Neither direction holds a float32 copy of the logits, nor their log-softmax: rows go through in chunks.
+    Neither forward nor backward pass makes a float32 copy of the logits or of their log-softmax: rows are processed in chunks.
     """
     logp_N: Tensor = LabelLogprob.apply(labelled.logits_NV, labelled.labels_N)  # type: ignore[no-untyped-call]
     return logp_N
 
 
 def kl_divergence(reference_logits_NV: Tensor, logits_NV: Tensor) -> Tensor:
-    """KL(reference || model) = sum_v p_ref(v) (log p_ref(v) - log p(v)) of each labelled token, float32 [N], in nats.
+    """Computes KL(reference || model) = sum_v p_ref(v) (log p_ref(v) - log p(v)) of each labelled token, float32 [N], in nats.
 
-    Differentiable in both arguments; exchange them for the reverse divergence.
+    Differentiable in both arguments; swap them for the reverse divergence.
     """
     if reference_logits_NV.shape != logits_NV.shape:
         raise ValueError(
@@ -144,23 +145,23 @@ def kl_divergence(reference_logits_NV: Tensor, logits_NV: Tensor) -> Tensor:
 
 
 def sequence_sum(values_N: Tensor, row_N: Tensor, rows: int) -> Tensor:
-    """Sum over the labelled tokens of each row, [B]; 0 for a row without any."""
+    """Computes the sum over the labelled tokens of each row, [B]; 0 for a row without any."""
     return values_N.new_zeros(rows).index_add(0, row_N, values_N)
 
 
 def sequence_mean(values_N: Tensor, row_N: Tensor, rows: int) -> Tensor:
-    """Mean over the labelled tokens of each row, [B]; NaN for a row without any, which has no mean."""
+    """Computes the mean over the labelled tokens of each row, [B]; NaN for a row without any."""
     return sequence_sum(values_N, row_N, rows) / sequence_sum(torch.ones_like(values_N), row_N, rows)
 
 
 def position_ids(attention_mask_BT: Tensor) -> Tensor:
-    """0 at the first attended token of each row, and 0 on the left padding before it."""
+    """Computes position ids: 0 at the first attended token of each row, and on the left padding before it."""
     return (attention_mask_BT.long().cumsum(dim=1) - 1).clamp(min=0)
 
 
 @dataclass(frozen=True)
 class FrozenHead:
-    """The output head as it was: logits of a frozen reference from its kept hidden states, while the model itself moves on.
+    """A frozen copy of the output head: computes the start model's logits from cached hidden states while the model is trained.
 
     logits = scale * cap * tanh((hidden W^T + b) / cap), with scale 1 and no cap for most architectures.
     W is a copy, also where the model ties it to the embeddings.
@@ -173,7 +174,7 @@ class FrozenHead:
 
     @classmethod
     def of(cls, model: nn.Module) -> "FrozenHead":
-        """Copies the head (gathered, when it is sharded) and checks on eight tokens that it gives the model's own logits."""
+        """Copies the head (gathered, if it is sharded) and checks on eight tokens that it gives the model's own logits."""
         inner, head = causal_model(model), output_head(model)
         if not isinstance(head, nn.Linear):
             raise ExpungeError(
@@ -186,14 +187,14 @@ class FrozenHead:
         return frozen
 
     def __call__(self, hidden_ND: Tensor) -> Tensor:
-        """[N, D] as `labelled_hidden` gives it -> [N, V] as `labelled_logits` would have given it."""
+        """Maps [N, D] from `labelled_hidden` to the logits [N, V] that `labelled_logits` would have given."""
         logits_NV = functional.linear(hidden_ND.to(self.weight_VD.dtype), self.weight_VD, self.bias_V)
         if self.softcap is not None:
             logits_NV = torch.tanh(logits_NV / self.softcap) * self.softcap
         return logits_NV * self.scale if self.scale != 1.0 else logits_NV
 
     def _check(self, model: nn.Module) -> None:
-        """An architecture with an own last step, unknown here, must not pass as one without."""
+        """Raises ExpungeError if the model has a step after the head that is unknown here."""
         inner = causal_model(model)
         words = self.weight_VD.shape[0]
         ids_BT = (torch.arange(1, 9, device=self.weight_VD.device) * words // 10)[None]
@@ -210,7 +211,7 @@ class FrozenHead:
 
 
 def output_head(model: nn.Module) -> nn.Module:
-    """The module that makes logits of hidden states, in whatever wraps the model."""
+    """Returns the module that computes logits from hidden states, inside any wrapper."""
     inner = causal_model(model)
     head: nn.Module | None = inner.get_output_embeddings()
     if head is None:
@@ -219,7 +220,7 @@ def output_head(model: nn.Module) -> nn.Module:
 
 
 def _after_head(config: "PreTrainedConfig") -> tuple[float | None, float]:
-    """Softcap and scale of the logits; none for a model type that is not in the table, which `FrozenHead` checks."""
+    """Returns softcap and scale of the logits; none for a model type that is not in the table, which `FrozenHead` checks."""
     known = ARCHITECTURES.get(config.model_type)
     softcap = getattr(config, known.softcap) if known is not None and known.softcap else None
     return softcap, 1.0 / getattr(config, known.logit_divisor) if known is not None and known.logit_divisor else 1.0
@@ -243,7 +244,7 @@ def _forward(
     keep: bool = False,
     position_ids_BT: Tensor | None = None,
 ) -> tuple[Tensor, Any]:
-    """The head's input at the given positions, and the model's output, whose logits are of these rows (or of none)."""
+    """Returns the head's input at the given positions, and the model's output with logits of these rows (or of none)."""
     inner = causal_model(model)
     shape = input_ids_BT.shape
     seen: list[Tensor] = []
@@ -275,5 +276,5 @@ def _forward(
 
 @cache
 def _takes_positions(forward: Callable[..., Any]) -> bool:
-    """BLOOM has none: it derives ALiBi distances from the attention mask."""
+    """Whether the model takes position ids; BLOOM does not: it derives ALiBi distances from the attention mask."""
     return "position_ids" in inspect.signature(forward).parameters

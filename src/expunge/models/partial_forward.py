@@ -1,8 +1,8 @@
-"""A stretch of the forward pass: some blocks only, and for a moment with other weights in them.
+"""Runs only some blocks of a model, and temporarily swaps weights.
 
-A loss on a hidden state needs nothing above it, and a frozen and a trained copy of a model that differ in a few blocks have all
-blocks below in common. The model is called as it is, whatever wraps it (PEFT, DDP, FSDP2) and whatever each of its blocks is
-given (masks and positions differ between the layers of some): the blocks that are not needed hand on what they are told to.
+A loss on a hidden state needs no later block, and a frozen and a trained copy of a model that differ in a few blocks share all
+blocks below. The model itself is called, in any wrapper (PEFT, DDP, FSDP2) and with its own masks and positions, which differ
+between layers in some architectures; blocks that are not needed return a given value instead of computing one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,24 +20,24 @@ from expunge.models.load import causal_model
 from expunge.models.logprobs import labelled_hidden
 
 CHUNK = 2**22
-"""Elements that are held twice while weights are exchanged."""
+"""Number of elements copied at a time when weights are swapped."""
 
 
 class PartialForward(NamedTuple):
-    """What a stretch of blocks began with and what it gave."""
+    """The result of running some of the blocks."""
 
     entering: Any
-    """What the block before the first one gave, in the form in which the model hands it on; nothing before block 0."""
+    """The output of the block before the first one, in the form in which the model passes it on; None for block 0."""
     hidden_BTD: Tensor
     """The residual stream after the last block."""
 
 
 def partial_forward(model: nn.Module, tokens: Tokens, first: int, last: int, entering: Any = None) -> PartialForward:
-    """The residual stream after block `last`; no later block is computed, and no logits.
+    """Computes the residual stream after block `last`; later blocks and logits are not computed.
 
-    first     with `last` the blocks that are computed in every case
-    entering  `PartialForward.entering` of an earlier call on the same tokens with the same `first`: the blocks before it are then
-              not computed again, and no gradient reaches them that did not in that call
+    first     first of the blocks that are always computed, up to `last`
+    entering  `PartialForward.entering` of an earlier call on the same tokens with the same `first`: the blocks before `first` are
+              then not computed again, and get gradients only if they did in that call
 
     Gradients: those of the blocks that require them, as in a full pass.
     """
@@ -65,7 +65,7 @@ def _keeping(given: dict[int, Any], i: int) -> Callable[[nn.Module, Any, Any], N
 
 @contextmanager
 def _handing_on(blocks: Sequence[nn.Module], given: Mapping[int, Any], i: int) -> Iterator[None]:
-    """In the place of these blocks' own computation: what block i gave."""
+    """Makes these blocks return what block i returned instead of computing."""
 
     def forward(*_: Any, **__: Any) -> Any:
         return given[i]
@@ -85,10 +85,11 @@ def _handing_on(blocks: Sequence[nn.Module], given: Mapping[int, Any], i: int) -
 
 @contextmanager
 def exchanged(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """While it lasts the model computes with `weights` (name in the transformers model -> tensor), which hold its own meanwhile.
+    """Context manager in which the model computes with `weights` (name in the transformers model -> tensor); these hold the
+    model's own weights meanwhile.
 
-    Contents are exchanged a piece at a time, so there is never a third copy, and the shards of a sharded model stay where they
-    are. Not between a forward pass and its backward pass.
+    Contents are swapped in chunks, so that there is no third copy, and the shards of a sharded model stay where they are. Must
+    not be used between a forward pass and its backward pass.
     """
     parameters = dict(causal_model(model).named_parameters())
     pairs = [(_local(parameters[name]), _local(tensor)) for name, tensor in weights.items()]
@@ -109,7 +110,7 @@ def _exchange(pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """The storage that this process has of it, as one that can be written."""
+    """Returns this process's shard of a tensor, for writing."""
     from torch.distributed.tensor import DTensor
 
     local = (tensor.to_local() if isinstance(tensor, DTensor) else tensor).detach()

@@ -1,4 +1,4 @@
-"""Writes a model folder: the one place that does, for trained, edited and made-up models alike."""
+"""Writes model folders: weights, configuration, tokenizer and text format."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,12 +25,12 @@ def save_model(
     *,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Fills `folder` with a complete model (or, of a model with LoRA, PEFT's two files), its tokenizer and its text format.
+    """Writes a complete model (or, for a model with LoRA, PEFT's two files), its tokenizer and its text format into `folder`.
 
-    weights  the whole weights where those of the model itself are sharded
+    weights  the gathered weights, if those of the model are sharded
 
-    What was written is read back by its headers. Raises OSError where it cannot be written, and ExpungeError where weights of the
-    model are missing in what was.
+    The headers of the written files are read back. Raises OSError if they cannot be written, and ExpungeError if weights are
+    missing in them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -46,16 +46,16 @@ def save_model(
 
 
 def model_bytes(model: nn.Module) -> int:
-    """Size of a model's weights on disk; weights that share memory count once."""
+    """Computes the size of a model's weights on disk; weights that share memory count once."""
     distinct = {parameter.data_ptr(): parameter for parameter in model.parameters()}
     return sum(parameter.numel() * parameter.element_size() for parameter in distinct.values())
 
 
 def check_saved(folder: Path, model: nn.Module, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Raises unless the folder holds a configuration and every weight of the model.
+    """Raises ExpungeError unless the folder holds a configuration and every weight of the model.
 
-    Numbers are counted, not names: transformers stores some models under other names, and fused weights in parts. Weights that
-    share memory (a tied head) are one.
+    Elements are counted instead of comparing names: transformers stores some models under other names, and fused weights in
+    parts. Weights that share memory (a tied head) count once.
     """
     if hasattr(model, "peft_config"):
         _check_adapter(folder, model)

@@ -1,4 +1,5 @@
-"""Which tokens a probe looks at, and one forward pass over many texts that shows them, tile by tile.
+"""Selects the tokens whose activations are read, and runs one forward pass over many texts that passes these values to
+observers.
 
 Shape suffixes: B rows, T positions, F features of a site (neurons of an MLP), N chosen tokens.
 """
@@ -21,11 +22,11 @@ from expunge.models.logprobs import output_head, position_ids
 from expunge.models.token_policy import TokenPolicy
 
 TILE = 2**17
-"""Values that are reduced at once on a processor: they stay in its cache (1 MB of float64)."""
+"""Number of values reduced at once on a CPU, small enough for its cache (1 MB of float64)."""
 
 
 class Span(NamedTuple):
-    """One text of a probe: positions start..stop-1 are looked at, and nothing is computed beyond them."""
+    """One text of a probe: positions start..stop-1 are read, and nothing is computed beyond them."""
 
     ids: tuple[int, ...]
     start: int
@@ -33,22 +34,22 @@ class Span(NamedTuple):
 
 
 class Chosen(NamedTuple):
-    """The chosen tokens of one batch, in order of rows and positions; pooled, one per row, which is its last."""
+    """The chosen tokens of one batch, in order of rows and positions; with pooling one per row, which is its last."""
 
     span_N: Tensor
-    """Index of the span that a token is of, among all spans."""
+    """Index of each token's span, among all spans."""
     position_N: Tensor
-    """Its position in the span's ids."""
+    """Position of each token in its span's ids."""
 
 
 Observer = Callable[[Tensor, slice], None]
-"""Sees values [n, F] of some chosen tokens at one site, and which of the batch's chosen tokens they are."""
+"""A function of the values [n, F] of some chosen tokens at one site, and of which of the batch's chosen tokens they are."""
 
 
 def spans(examples: Sequence[Example], encoder: Encoder, tokens: TokenPolicy, *, skip_start: bool = False) -> list[Span]:
-    """One span per example.
+    """Returns one span per example.
 
-    skip_start: leaves out the start token, whose activations are huge and would weigh more the shorter the texts are.
+    skip_start  leave out the start token, whose activations are very large and would count more in shorter texts
     """
     start_id = encoder.tokenizer.bos_token_id
     found = []
@@ -81,12 +82,11 @@ def visit(
     rank: int = 0,
     world: int = 1,
 ) -> None:
-    """One forward pass over `texts` without gradient, without a cache and without logits.
+    """Runs one forward pass over `texts` without gradient, cache or logits.
 
-    For each batch `observers(chosen)` says what to do at which site with the values of the chosen tokens; they are handed
-    over while the pass goes on, so no site's activations outlive their layer. `pooled` hands over the mean of each text's
-    chosen tokens. Of the batches, which are the same for any number of processes, this process (`rank` of `world`) takes
-    every world-th.
+    For each batch, `observers(chosen)` gives the function that is called at each site with the values of the chosen tokens,
+    during the pass, so that activations are freed layer by layer. With `pooled`, the values are means over each text's chosen
+    tokens. The batches are the same for any number of processes; this process (`rank` of `world`) computes every world-th.
     """
     inner = causal_model(model)
     batches = length_batches([len(text.ids) for text in texts], max_tokens, 256)
@@ -106,7 +106,7 @@ def visit(
 
 @dataclass
 class _Reader:
-    """Hands the chosen tokens of one batch to an observer, in tiles, and the tensor on to the model."""
+    """Passes the chosen tokens of one batch to an observer in tiles, and returns the tensor unchanged."""
 
     texts: Sequence[Span]
     batch: Sequence[int]
@@ -148,14 +148,14 @@ class _Reader:
 
 
 def tiles(count: int, features: int, device: torch.device) -> Iterator[slice]:
-    """Consecutive slices of `count` rows, small enough for a processor's cache; an accelerator gets larger ones."""
+    """Yields consecutive slices of `count` rows, small enough for a CPU's cache; larger ones on a GPU."""
     size = max(24, TILE // features) if device.type == "cpu" else max(256, 2**26 // features)
     return (slice(i, min(i + size, count)) for i in range(0, count, size))
 
 
 @contextmanager
 def _no_logits(model: nn.Module) -> Iterator[None]:
-    """The output head is given no rows and costs nothing."""
+    """Context manager in which the output head gets no rows and costs nothing."""
     handle = output_head(model).register_forward_pre_hook(lambda _, inputs: (inputs[0][..., :0, :], *inputs[1:]))
     try:
         yield

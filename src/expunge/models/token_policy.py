@@ -3,6 +3,6 @@
 from typing import Literal
 
 TokenPolicy = Literal["all", "last_prompt", "generated"]
-"""all: every token. last_prompt: the token that the answer is predicted from. generated: the tokens of the answer that a
-model reads back while it writes, which is all but the end token. Of raw text, which has no prompt, last_prompt is the last
-token and generated everything after the start token."""
+"""all: every token. last_prompt: the token from which the answer is predicted. generated: the tokens of the answer that a
+model reads while generating it, which are all but the end token. For raw text, which has no prompt, last_prompt is the last
+token, and generated is every token after the start token."""

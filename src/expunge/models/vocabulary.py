@@ -1,4 +1,4 @@
-"""Sums over the vocabulary, a chunk of rows at a time: neither a float32 copy of the logits nor their log-softmax exists whole.
+"""Computes sums over the vocabulary in chunks of rows, without a float32 copy of the logits or of their log-softmax.
 
 Shape suffixes: N labelled tokens, V vocabulary, n rows of one chunk.
 """
@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CHUNK_ELEMENTS = 2**19
-"""Logits that are float32 at a time, however many tokens and words there are: 2 MiB, which stay in a processor's cache."""
+"""Number of logits converted to float32 at a time: 2 MiB, which fit into a CPU's cache."""
 GPU_CHUNK_ELEMENTS = 2**24
-"""The same where a kernel must be large to be worth its launch: 64 MiB."""
+"""The same on a GPU, where larger kernels are more efficient: 64 MiB."""
 
 
 def _row_chunks(logits_NV: Tensor) -> list[slice]:
@@ -22,18 +22,18 @@ def _row_chunks(logits_NV: Tensor) -> list[slice]:
 
 
 class Peaks(NamedTuple):
-    """What the log-probability of any word needs to be known of a row; [N] each."""
+    """Statistics of a row from which the log-probability of any token follows; [N] each."""
 
     lse_N: Tensor
     """log sum_v exp(logit), float32."""
     best_N: Tensor
-    """int64: the most probable word, the first of equally probable ones."""
+    """int64: the most probable token, the first of equally probable ones."""
 
 
 def peaks(logits_NV: Tensor) -> Peaks:
-    """logsumexp and argmax of each row from one search for the maximum. Without gradient.
+    """Computes logsumexp and argmax of each row from one search for the maximum. Without gradient.
 
-    On a processor `max` takes a fifth of the time of `argmax`, which is not vectorized there.
+    On a CPU `max` takes a fifth of the time of `argmax`, which is not vectorized there.
     """
     lse_N = torch.empty(len(logits_NV), dtype=torch.float32, device=logits_NV.device)
     best_N = torch.empty(len(logits_NV), dtype=torch.long, device=logits_NV.device)
@@ -46,10 +46,10 @@ def peaks(logits_NV: Tensor) -> Peaks:
 
 
 class Distribution(NamedTuple):
-    """Where labels stand among all words, and how their log-probabilities spread under the model itself; [N] each."""
+    """Rank of the label, and mean and variance of log-probabilities under the model's own distribution; [N] each."""
 
     rank_N: Tensor
-    """int64: how many words are more probable than the label."""
+    """int64: number of tokens that are more probable than the label."""
     mean_N: Tensor
     """sum_v p(v) log p(v), float32, in nats: minus the entropy."""
     variance_N: Tensor
@@ -57,9 +57,9 @@ class Distribution(NamedTuple):
 
 
 def label_distribution(logits_NV: Tensor, labels_N: Tensor, lse_N: Tensor) -> Distribution:
-    """Rank of each label, mean and variance of log p under p, where `peaks` has found lse_N. Without gradient.
+    """Computes the rank of each label, and the mean and variance of log p under p, given lse_N from `peaks`. Without gradient.
 
-    The variance is that of differences: E[x^2] - E[x]^2 in float32 loses it where the model is sure.
+    The variance is computed from differences to the mean: E[x^2] - E[x]^2 in float32 loses precision where p is concentrated.
     """
     rank_N = torch.empty_like(labels_N)
     mean_N = torch.empty(len(labels_N), dtype=torch.float32, device=logits_NV.device)
@@ -76,7 +76,8 @@ def label_distribution(logits_NV: Tensor, labels_N: Tensor, lse_N: Tensor) -> Di
 
 
 class LabelLogprob(torch.autograd.Function):
-    """Saves the logits and one number per row; the gradient, onehot - softmax, is made chunk by chunk in the logits' dtype."""
+    """Log-probability of labels. Saves the logits and one number per row; the gradient, onehot - softmax, is computed in
+    chunks in the logits' dtype."""
 
     @staticmethod
     def forward(ctx: Any, logits_NV: Tensor, labels_N: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ class LabelLogprob(torch.autograd.Function):
 
 
 class Divergence(torch.autograd.Function):
-    """Gradients: to the model's logits p - p_ref; to the reference's p_ref (log p_ref - log p - KL)."""
+    """KL divergence with gradients: to the model's logits p - p_ref; to the reference's p_ref (log p_ref - log p - KL)."""
 
     @staticmethod
     def forward(ctx: Any, reference_NV: Tensor, logits_NV: Tensor) -> Tensor:
@@ -126,5 +127,5 @@ class Divergence(torch.autograd.Function):
 
 
 def _weighted(p_nV: Tensor, values_nV: Tensor) -> Tensor:
-    """p * value, where a word of probability 0 counts 0 whatever its value (0 * inf is not a number)."""
+    """Computes p * value, with 0 where p is 0, whatever the value (0 * inf is not a number)."""
     return torch.where(p_nV > 0, p_nV * values_nV, 0.0)

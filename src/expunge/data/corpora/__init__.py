@@ -1,4 +1,4 @@
-"""Corpora of the field: one module each, with where it comes from and how its fields become examples."""
+"""Reads published corpora: one module each, with its source and how its fields map to examples."""
 
 from collections.abc import Callable
 from functools import partial
@@ -45,14 +45,14 @@ CORPORA = {
     "truthfulqa": truthfulqa,
     "halueval": halueval,
 }
-"""Name -> module: the closed list."""
+"""Name -> module, for all corpora."""
 
 SETS = tuple(module.SETS for module in CORPORA.values() if hasattr(module, "SETS"))
-"""The corpora of which a person names a set, `HUB_ID:NAME` or `FOLDER:NAME`; no two have a set of the same name."""
+"""Corpora whose sets are named as `HUB_ID:NAME` or `FOLDER:NAME`; set names are unique."""
 
 
 def corpus_set(source: str | Path) -> Callable[[], tuple[Example, ...]] | None:
-    """What reads the set of a corpus that `source` names; None for a file, a folder and any other hub id."""
+    """Returns the reader of the corpus set that `source` names; None for a file, a folder and any other hub id."""
     if isinstance(source, Path) or Path(source).exists():
         return None
     place, _, name = source.partition(":")

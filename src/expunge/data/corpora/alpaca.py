@@ -1,4 +1,4 @@
-"""Alpaca: instructions, some with an input, and what a model should answer. A layout that many data sets have.
+"""Alpaca: instructions, some with an input, and answers. Many data sets have the same layout.
 
 Taori et al. 2023, https://github.com/tatsu-lab/stanford_alpaca, CC BY-NC 4.0, hub id tatsu-lab/alpaca; with answers of GPT-4:
 Peng et al. 2023, arXiv 2304.03277, hub id vicgalle/alpaca-gpt4.
@@ -21,7 +21,8 @@ FILES = ("alpaca_data.json", "alpaca_gpt4_data.json", "alpaca_data_cleaned.json"
 
 
 def read_alpaca(source: str | Path = HUBS[0]) -> tuple[Example, ...]:
-    """instruction, and where there is one a space and the input, -> prompt; output -> response. Other columns are ignored.
+    """Reads instruction (with the input after a space, if there is one) -> prompt, output -> response. Other columns are
+    ignored.
 
     source  a JSON file, a folder that holds one of the published names, or a hub id
     """

@@ -1,4 +1,4 @@
-"""ARC: science questions of the American school, three to five choices, in an easy and a hard set.
+"""ARC: US school science questions with three to five choices, in an easy and a challenge set.
 
 Clark et al. 2018, arXiv 1803.05457. Data: CC BY-SA 4.0, https://allenai.org/data/arc, hub id allenai/ai2_arc.
 """
@@ -19,7 +19,7 @@ Split = Literal["test", "dev", "train"]
 
 
 def read_arc(source: str | Path = HUB, level: Level = "easy", split: Split = "test") -> tuple[Example, ...]:
-    """Question -> prompt, the right choice -> response. Both the published rows and the hub's are read."""
+    """Reads question -> prompt, the right choice -> response, from the published rows or the hub's."""
     name = f"ARC-{level.capitalize()}"
     stem = f"{name}-{split.capitalize()}.jsonl"
     names = (f"{name}/{stem}", f"ARC-V1-Feb2018-2/{name}/{stem}", f"arc/{name}/{stem}", stem)

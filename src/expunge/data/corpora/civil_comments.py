@@ -1,4 +1,4 @@
-"""Civil Comments: two million comments on news, each with the share of raters who found it toxic, in seven ways: explicit hate.
+"""Civil Comments: two million comments on news sites, with the share of raters who found each toxic, in seven categories.
 
 Borkan et al. 2019, arXiv 1903.04561. Data: CC0, hub id google/civil_comments; the files of the Kaggle competition "Jigsaw
 Unintended Bias" hold the same under other names, and shares for the groups that are mentioned beside them.
@@ -26,11 +26,11 @@ _IDENTITIES = (
     "intellectual_or_learning_disability psychiatric_or_mental_illness other_disability"
 )
 IDENTITIES: tuple[str, ...] = tuple(_IDENTITIES.split())
-"""Groups that a part of Kaggle's rows has been rated for."""
+"""Groups that some of Kaggle's rows were rated for."""
 
 
 def read_civil_comments(source: str | Path = HUB, split: Split = "train") -> tuple[Example, ...]:
-    """Comments as raw text, empty ones left out; attributes: the seven scores, 0 to 1, and the groups that were rated.
+    """Reads comments as raw text, without empty ones; attributes: the seven scores, 0 to 1, and the rated groups.
 
     Kaggle's `comment_text` and `target` are text and toxicity. The set to learn from has 1.8 million rows, which take some
     gigabytes of memory before a condition such as `severe_toxicity > 0.35` leaves most of them out.

@@ -1,4 +1,4 @@
-"""What the corpora share: where the file of a split lies, and fields that are checked before they are used."""
+"""Finds the files of a corpus, and reads and checks the fields of its rows."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,21 +14,21 @@ from expunge.errors import ExpungeError, MissingData, nearest
 
 @dataclass(frozen=True)
 class Sets:
-    """The sets of a corpus by the names that a person gives: `HUB_ID:NAME`, or `FOLDER:NAME` where a folder holds the corpus."""
+    """The named sets of a corpus: `HUB_ID:NAME`, or `FOLDER:NAME` where a folder holds the corpus."""
 
     hubs: Mapping[str, str | None]
-    """Hub ids whose rows are read by the corpus itself, each with the set that it stands for without a name."""
+    """Hub ids that this corpus reads itself, each with its default set."""
     names: tuple[str, ...]
     read: Callable[[str, str], tuple[Example, ...]]
     """(folder or hub id, name) -> examples."""
 
     def named(self, name: str) -> str | None:
-        """The set that is meant: as on the hub, too, `default/train`, `cyber-forget-corpus/train`, `prompts/hate_women_1k`."""
+        """Returns the set that a name means; the hub's own names are accepted too: `default/train`, `prompts/hate_women_1k`."""
         bare = name.removeprefix("default").strip("/")
         return next((n for n in (bare, bare.removesuffix("/train"), bare.removesuffix("_1k")) if n in self.names), None)
 
     def get(self, place: str, name: str) -> str:
-        """The set of that name at the hub id `place`; an error that names the nearest where there is none."""
+        """Reads the set of that name at the hub id `place`. Raises ExpungeError, with the nearest name, if there is none."""
         only = self.hubs[place]
         if only is not None and name.removeprefix("default").strip("/") in ("", "train"):
             return only
@@ -41,7 +41,8 @@ class Sets:
 
 
 def each_place(source: str | Path, names: Sequence[str], hub: str, config: str) -> list[str | Path]:
-    """The files of the first of `names` that the folder `source` has, shards in order; or what gives the same on the hub.
+    """Returns the files of the first of `names` that the folder `source` has, shards in order; or the corresponding id on the
+    hub.
 
     names    paths inside the folder, as the corpus is published; `*` stands for the numbers of shards
     hub      hub id of the corpus; config what follows it: `CONFIG/SPLIT`
@@ -54,17 +55,17 @@ def each_place(source: str | Path, names: Sequence[str], hub: str, config: str) 
 
 
 def rows_of(source: str | Path, names: Sequence[str], hub: str, config: str) -> Located:
-    """(file and line, row) of every row there, one after the other."""
+    """Yields (file and line, row) of every row of these files."""
     return chain.from_iterable(each_row(found) for found in each_place(source, names, hub, config))
 
 
 def scores(row: Mapping[str, Any], names: Sequence[str], where: str) -> dict[str, float]:
-    """Those of the fields that hold a number; CSV writes it as text. What a row has no number for is left out."""
+    """Reads those of the fields that hold a number; CSV has numbers as text. Missing values are left out."""
     return {name: value for name in names if (value := score(row, name, where)) is not None}
 
 
 def score(row: Mapping[str, Any], name: str, where: str) -> float | None:
-    """A field that has to be a number or nothing."""
+    """Returns a field that must be a number or nothing. Raises ExpungeError otherwise."""
     value = row.get(name)
     if value is None or value == "" or isinstance(value, bool):
         return None
@@ -78,7 +79,7 @@ def score(row: Mapping[str, Any], name: str, where: str) -> float | None:
 
 
 def place(source: str | Path, names: Sequence[str], hub: str, config: str) -> str | Path:
-    """The first of `names` that lies in the folder `source`, or the id with which the hub gives the same.
+    """Returns the first of `names` that lies in the folder `source`, or the corresponding hub id.
 
     names    paths inside the folder, as the corpus is published
     hub      hub id of the corpus; config what follows it: `CONFIG/SPLIT`
@@ -96,7 +97,7 @@ def place(source: str | Path, names: Sequence[str], hub: str, config: str) -> st
 
 
 def text(row: Mapping[str, Any], name: str, where: str) -> str:
-    """A field that has to be a text with something in it; its blanks and line ends stay as they are."""
+    """Returns a field that must be a non-empty text, with its spaces and line ends unchanged. Raises ExpungeError otherwise."""
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
         raise ExpungeError(f"{where} has no text in its field '{name}'; take the file as published")
@@ -104,7 +105,7 @@ def text(row: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def texts(row: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
-    """A field that has to be a list of texts."""
+    """Returns a field that must be a list of texts. Raises ExpungeError otherwise."""
     value = row.get(name)
     if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
         raise ExpungeError(f"{where} has no list of texts in its field '{name}'; take the file as published")
@@ -112,7 +113,7 @@ def texts(row: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
 
 
 def number(row: Mapping[str, Any], name: str, where: str) -> int:
-    """A field that has to be a whole number."""
+    """Returns a field that must be an integer. Raises ExpungeError otherwise."""
     value = row.get(name)
     if not isinstance(value, int) or isinstance(value, bool):
         raise ExpungeError(f"{where} has no whole number in its field '{name}'; take the file as published")

@@ -1,4 +1,4 @@
-"""GSM8K: word problems of the elementary school with worked solutions, 7,473 to learn from and 1,319 to test.
+"""GSM8K: grade-school math word problems with worked solutions, 7,473 for training and 1,319 for testing.
 
 Cobbe et al. 2021, arXiv 2110.14168. Data: MIT, https://github.com/openai/grade-school-math, hub id openai/gsm8k.
 """
@@ -18,16 +18,16 @@ MARK = "####"
 
 
 def read_gsm8k(source: str | Path = HUB, split: Split = "test") -> tuple[Example, ...]:
-    """question -> prompt, answer -> response, as published: with the calculator's <<...>> and the last line `#### NUMBER`;
-    attributes: number (from 1)."""
+    """Reads question -> prompt, answer -> response, as published, with the calculator's <<...>> and the last line `####
+    NUMBER`; attributes: number (from 1)."""
     names = tuple(f"{folder}{split}{suffix}" for folder in ("", "gsm8k/") for suffix in (".jsonl", ".json", ".parquet"))
     rows = read_rows(place(source, names, HUB, f"main/{split}"))
     return tuple(_example(row, where, number) for number, (where, row) in enumerate(rows, start=1))
 
 
 def read_solutions(source: str | Path = HUB, split: Split = "train") -> tuple[Example, ...]:
-    """The worked solutions alone as raw text: what skill unlearning probes (arXiv 2503.21730, its released code; there the first
-    200: `SOURCE[number <= 200]`). Attributes: number (from 1)."""
+    """Reads the worked solutions alone as raw text, which skill unlearning probes (arXiv 2503.21730; its released code uses
+    the first 200: `SOURCE[number <= 200]`). Attributes: number (from 1)."""
     return tuple(Example(None, e.response, attributes=e.attributes) for e in read_gsm8k(source, split))
 
 
@@ -41,8 +41,8 @@ def _example(row: dict[str, object], where: str, number: int) -> Example:
 def ask(question: str, shots: int = 8) -> str:
     """The prompt: worked problems in the form that the field uses (`Q: ... A: ... The answer is N.`), then the question.
 
-    The form is that of Wei et al. 2022 (arXiv 2201.11903); the problems are our own, so scores are close to but not the same
-    as with theirs. shots: 0 to 8.
+    The form is that of Wei et al. 2022 (arXiv 2201.11903) with problems written for this library, so that scores are close to
+    theirs but not equal. shots: 0 to 8.
     """
     worked = "".join(f"Q: {problem}\nA: {solution}\n\n" for problem, solution in WORKED[:shots])
     return f"{worked}Q: {question}\nA:"
@@ -103,4 +103,4 @@ def _read_set(source: str, name: str) -> tuple[Example, ...]:
 
 
 SETS = Sets({HUB: None}, tuple(f"{kind}/{s}" for kind in ("main", "solutions") for s in get_args(Split)), _read_set)
-"""main: questions with their worked solutions. solutions: these alone."""
+"""main: questions with their worked solutions. solutions: the solutions alone."""

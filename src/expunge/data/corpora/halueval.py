@@ -1,4 +1,4 @@
-"""HaluEval: questions, dialogues and documents, each with a right answer and one in which a model made things up.
+"""HaluEval: questions, dialogues and documents, each with a right and a hallucinated answer.
 
 Li et al. 2023, arXiv 2305.11747. Data: MIT, https://github.com/RUCAIBox/HaluEval, hub id pminervini/HaluEval.
 """
@@ -21,13 +21,13 @@ LAYOUT = (
 Part = Literal["qa", "qa_one_turn", "qa_multi_turn", "dialogue", "summarization"]
 PARTS: tuple[Part, ...] = get_args(Part)
 FIELDS = {"dialogue": ("dialogue_history", "response"), "summarization": ("document", "summary")}
-"""Part -> the field with the prompt, and what the answers are called; question and answer for the others."""
+"""Part -> the field with the prompt, and the names of the answer fields."""
 SUMMARIZE = "Summarize the following document:\n"
 
 
 def read_halueval(source: str | Path = HUB, part: Part = "qa") -> tuple[Example, ...]:
-    """Question (dialogue, document) -> prompt, the right answer -> response, the hallucinated one -> perturbed; attributes:
-    knowledge where there is any. The knowledge is not part of the prompt, as in Ext-Sub's evaluation.
+    """Reads question (dialogue, document) -> prompt, the right answer -> response, the hallucinated one -> perturbed;
+    attributes: knowledge, if there is any. The knowledge is not part of the prompt, as in Ext-Sub's evaluation.
 
     source  a folder with the published files, one of the files, or the hub id
     """
@@ -39,7 +39,7 @@ def read_halueval(source: str | Path = HUB, part: Part = "qa") -> tuple[Example,
 
 
 def read_answers(source: str | Path, part: Part, kind: Literal["right", "hallucinated"]) -> tuple[Example, ...]:
-    """Prompts with the right answers, or with the hallucinated ones, as response: to train an expert or an anti-expert on."""
+    """Reads prompts with the right answers, or with the hallucinated ones, as response: to train an expert or an anti-expert."""
     found = read_halueval(source, part)
     if kind == "right":
         return tuple(Example(e.prompt, e.response, attributes=e.attributes) for e in found)

@@ -1,4 +1,4 @@
-"""HumanEval: 164 Python functions to write from signature and docstring, with hidden tests.
+"""HumanEval: 164 Python functions to be completed from signature and docstring, with hidden tests.
 
 Chen et al. 2021, arXiv 2107.03374. Data: MIT, https://github.com/openai/human-eval, hub id openai/openai_humaneval.
 """
@@ -14,8 +14,8 @@ LAYOUT = "HumanEval.jsonl.gz (or HumanEval.jsonl) with task_id, prompt, canonica
 
 
 def read_humaneval(source: str | Path = HUB) -> tuple[Example, ...]:
-    """prompt -> prompt, canonical_solution -> response (the body, indented); attributes: task_id, entry_point, and tests, which
-    call `check` on the function."""
+    """Reads prompt -> prompt, canonical_solution -> response (the body, indented); attributes: task_id, entry_point, and
+    tests, which call `check` on the function."""
     rows = read_rows(place(source, ("HumanEval.jsonl.gz", "HumanEval.jsonl"), HUB, "openai_humaneval/test"))
     return tuple(_example(row, where) for where, row in rows)
 

@@ -23,13 +23,14 @@ TASKS: dict[str, range] = {
     "train": range(601, 975),
     "all": range(1, 975),
 }
-"""Split -> task ids, as in the paper: 10 to prompt with, 500 to test, 90 to validate, 374 to learn from."""
+"""Split -> task ids, as in the paper: 10 for prompts, 500 for testing, 90 for validation, 374 for training."""
 SHOTS = (2, 3, 4)
 """Tasks of the paper's three-shot prompt."""
 
 
 def read_mbpp(source: str | Path = HUB, split: Split = "test") -> tuple[Example, ...]:
-    """text -> prompt, code -> response; attributes: task_id, tests (one a line) and setup (code that the tests need, or "")."""
+    """Reads text -> prompt, code -> response; attributes: task_id, tests (one per line) and setup (code that the tests need,
+    or "")."""
     found = place(source, ("mbpp.jsonl", "mbpp/mbpp.jsonl"), HUB, f"full/{split}")
     if split == "all" and not isinstance(found, Path):
         every: tuple[Split, ...] = ("prompt", "test", "validation", "train")
@@ -43,7 +44,7 @@ def read_mbpp(source: str | Path = HUB, split: Split = "test") -> tuple[Example,
 
 
 def read_code(source: str | Path = HUB, split: Split = "train") -> tuple[Example, ...]:
-    """The solutions alone as raw text: what skill unlearning probes (arXiv 2503.21730). Attributes: task_id."""
+    """Reads the solutions alone as raw text, which skill unlearning probes (arXiv 2503.21730). Attributes: task_id."""
     return tuple(Example(None, e.response, attributes={"task_id": e.attributes["task_id"]}) for e in read_mbpp(source, split))
 
 
@@ -60,13 +61,13 @@ def _example(row: dict[str, object], where: str) -> Example:
 
 
 def _unix(code: str) -> str:
-    """The published code has the line ends of Windows, which no tokenizer should learn."""
+    """Replaces the Windows line ends of the published code."""
     return code.replace("\r\n", "\n")
 
 
 def ask(task: Example, shots: Sequence[Example] = ()) -> str:
-    """The prompt. Without shots a docstring with the task and its first test, which the model goes on from: EvalPlus' form, as
-    in the skill-unlearning paper. With shots the form of the MBPP paper, three tests and [BEGIN] ... [DONE]."""
+    """Makes the prompt. Without shots: a docstring with the task and its first test, which the model continues (the form of
+    EvalPlus and of the skill-unlearning paper). With shots: the form of the MBPP paper, three tests and [BEGIN] ... [DONE]."""
     if not shots:
         return f'"""\n{task.prompt}\n{str(task.attributes["tests"]).splitlines()[0]}\n"""\n'
     return "".join(f"{_asked(shot)}{shot.response}\n[DONE]\n\n" for shot in shots) + _asked(task)

@@ -1,4 +1,4 @@
-"""MMLU: 14,042 four-choice questions on 57 subjects of school, college and profession, five examples for each.
+"""MMLU: 14,042 four-choice questions on 57 school, college and professional subjects, with five examples for each subject.
 
 Hendrycks et al. 2021, arXiv 2009.03300. Data: MIT, https://github.com/hendrycks/test, hub id cais/mmlu.
 """
@@ -52,12 +52,12 @@ SUBSETS: dict[str, tuple[str, ...]] = {
     "physics": ("college_physics", "conceptual_physics", "high_school_physics"),
     "math": ("college_mathematics", "high_school_mathematics"),
 }
-"""Groups to forget, each with its neighbour to keep: economics and econometrics, law and jurisprudence, physics and math
-(RMU, arXiv 2403.03218, and ECO, arXiv 2406.07933)."""
+"""Groups of subjects to forget, each with a neighbouring one to keep: economics and econometrics, law and jurisprudence,
+physics and math (RMU, arXiv 2403.03218, and ECO, arXiv 2406.07933)."""
 
 
 def read_mmlu(source: str | Path, subject: str, split: Split = "test") -> tuple[Example, ...]:
-    """question -> prompt, the right choice -> response; attributes: subject."""
+    """Reads question -> prompt, the right choice -> response; attributes: subject."""
     if subject not in SUBJECTS:
         raise ExpungeError(f"MMLU has no subject '{subject}'{nearest(subject, SUBJECTS)}; its 57 are listed in {__name__}")
     file = f"{subject}_{split}.csv"
@@ -70,7 +70,7 @@ def read_mmlu(source: str | Path, subject: str, split: Split = "test") -> tuple[
 
 
 def ask(question: Example, shots: Sequence[Example] = ()) -> Example:
-    """The question as it is put to the model: the first line names the subject (the form of the paper and of lm-eval)."""
+    """Makes the prompt: the first line names the subject (the form of the paper and of lm-eval)."""
     subject = str(question.attributes["subject"]).replace("_", " ")
     return lettered(question, f"The following are multiple choice questions (with answers) about {subject}.", shots)
 
@@ -80,7 +80,7 @@ def _hub_split(split: Split) -> str:
 
 
 def _cells(file: Path) -> list[list[str]]:
-    """Rows without the line of names, if there is one."""
+    """Yields the rows without the header line, if there is one."""
     try:
         with open(file, encoding="utf-8-sig", newline="") as stream:
             rows = list(csv.reader(stream, strict=True))

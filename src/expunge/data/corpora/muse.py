@@ -1,4 +1,4 @@
-"""MUSE: news articles or the Harry Potter books to forget, and six ways to look at what is left.
+"""MUSE: news articles or the Harry Potter books to forget, with sets for six measures of what remains.
 
 Shi et al. 2024, arXiv 2407.06460. Hub ids muse-bench/MUSE-News and muse-bench/MUSE-Books (CC BY 4.0; the books are copyrighted).
 """
@@ -19,8 +19,8 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "scal": ("forget_1", "forget_2", "forget_3", "forget_4"),
     "sust": ("forget_1", "forget_2", "forget_3", "forget_4"),
 }
-"""Part -> its splits. `scal` holds forget sets of growing size, `sust` forget requests that come one after the other; both are of
-the news only. All but verbmem and knowmem are raw text."""
+"""Part -> its splits. `scal` holds forget sets of growing size, `sust` successive forget requests; both are of the news only.
+All but verbmem and knowmem are raw text."""
 LAYOUT = (
     "verbmem/forget.json (prompt, gt), knowmem/forget_qa.json, forget_qa_icl.json, retain_qa.json, retain_qa_icl.json (question, "
     "answer), privleak/forget.json and holdout.json (text); scal/forget_1.json ... and sust/forget_1.json ... (text)"
@@ -28,7 +28,8 @@ LAYOUT = (
 
 
 def read_muse(source: str | Path, part: str, split: str) -> tuple[Example, ...]:
-    """One split of one part: verbmem prompt and gt, knowmem question and answer -> prompt and response; others raw text.
+    """Reads one split of one part: verbmem prompt and gt, knowmem question and answer -> prompt and response; others as raw
+    text.
 
     source   a folder with PART/SPLIT.json (or .jsonl, .parquet), or a hub id
     """
@@ -50,7 +51,8 @@ def read_muse(source: str | Path, part: str, split: str) -> tuple[Example, ...]:
 
 
 def ask(question: Example, shots: tuple[Example, ...]) -> Example:
-    """A question behind the worked ones, as MUSE puts it, with the blank after `Answer:` that its prompt ends in."""
+    """Makes the prompt: worked questions, then the question, in MUSE's form, with the space after `Answer:` that its prompt
+    ends in."""
     worked = "".join(f"Question: {shot.prompt}\nAnswer: {shot.response}\n\n" for shot in shots)
     return Example(f"{worked}Question: {question.prompt}\nAnswer: ", question.response)
 
@@ -60,4 +62,4 @@ SETS = Sets(
     tuple(f"{part}/{split}" for part, splits in SPLITS.items() for split in splits),
     lambda source, name: read_muse(source, *name.split("/")),
 )
-"""In a folder; most rows of the hub are texts, or questions and answers, like any others."""
+"""Sets in a folder; the rows of the hub can be read without a corpus."""

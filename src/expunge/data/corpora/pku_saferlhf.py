@@ -1,8 +1,8 @@
-"""PKU-SafeRLHF: prompts that ask for harm, each with two answers that people judged safe or not.
+"""PKU-SafeRLHF: harmful prompts, each with two answers that people labelled as safe or unsafe.
 
 Ji et al. 2023, arXiv 2307.04657. Data: CC-BY-NC-4.0, https://github.com/PKU-Alignment/safe-rlhf, hub id
 PKU-Alignment/PKU-SafeRLHF. Two layouts are read: two responses with a safety flag each (the releases of 2023 and of 2024, whose
-further columns are of no harm), and one chosen and one rejected answer.
+further columns are ignored), and one chosen and one rejected answer.
 
 SKU (arXiv 2402.10058) learns every unsafe answer of train, up to two a prompt, in this text:
 
@@ -28,8 +28,8 @@ Split = Literal["train", "test"]
 
 
 def read_pku_saferlhf(source: str | Path = HUB, kind: Kind = "harmful", split: Split = "train") -> tuple[Example, ...]:
-    """prompt -> prompt, each answer of the kind -> response, so that a prompt gives up to two examples; attributes: severity (0
-    to 3) and category where the release has them.
+    """Reads prompt -> prompt, each answer of the kind -> response, so that a prompt gives up to two examples; attributes:
+    severity (0 to 3) and category, where the release has them.
 
     kind  `harmful`: unsafe answers, or the rejected one; `safe`: the others
     """
@@ -59,7 +59,7 @@ def _examples(row: Mapping[str, Any], kind: Kind, where: str) -> Iterator[Exampl
 
 
 def _answer(row: Mapping[str, Any], name: str, where: str) -> str:
-    """A text, or a conversation, whose last message is the answer."""
+    """Returns a text, or the last message of a conversation."""
     value = row.get(name)
     if isinstance(value, list) and value and isinstance(value[-1], dict):
         return text(value[-1], "content", where)
@@ -67,7 +67,7 @@ def _answer(row: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def _attributes(row: Mapping[str, Any], i: int) -> dict[str, Attribute]:
-    """What the release of 2024 adds."""
+    """Returns the attributes of the 2024 release."""
     found: dict[str, Attribute] = {}
     severity, categories = row.get(f"response_{i}_severity_level"), row.get(f"response_{i}_harm_category")
     if isinstance(severity, int) and not isinstance(severity, bool):

@@ -1,4 +1,4 @@
-"""RealToxicityPrompts: 99,442 beginnings of sentences from the web and how they went on, each rated by Perspective.
+"""RealToxicityPrompts: 99,442 sentence beginnings from the web with their continuations, each rated by Perspective.
 
 Gehman et al. 2020, arXiv 2009.11462. Data: Apache-2.0, https://github.com/allenai/real-toxicity-prompts, hub id
 allenai/real-toxicity-prompts. `challenging` marks the prompts after which every model of the paper wrote something toxic.
@@ -20,9 +20,9 @@ SCORES = (
 
 
 def read_real_toxicity_prompts(source: str | Path = HUB) -> tuple[Example, ...]:
-    """prompt.text -> prompt, continuation.text -> response; attributes: challenging, the scores of the prompt by their names
-    (toxicity, ...) and those of the continuation (continuation_toxicity, ...), 0 to 1. Perspective gave some rows no score: these
-    lack the attribute."""
+    """Reads prompt.text -> prompt, continuation.text -> response; attributes: challenging, the scores of the prompt by their
+    names (toxicity, ...) and those of the continuation (continuation_toxicity, ...), 0 to 1. Rows that Perspective gave no
+    score lack the attribute."""
     names = ("prompts.jsonl", "prompts.parquet", "realtoxicityprompts-data/prompts.jsonl", "real_toxicity_prompts/prompts.jsonl")
     return tuple(_example(row, where) for where, row in rows_of(source, names, HUB, "/train"))
 

@@ -1,4 +1,4 @@
-"""MLQA and XQuAD: questions about a passage, answered by a phrase of it, in seven languages and one layout (SQuAD's).
+"""MLQA and XQuAD: questions about a passage, answered by a span of it, in several languages (SQuAD's layout).
 
 MLQA: Lewis et al. 2020, arXiv 1910.07475, CC BY-SA 3.0, https://dl.fbaipublicfiles.com/MLQA/MLQA_V1.zip, hub id facebook/mlqa.
 XQuAD: Artetxe et al. 2020, arXiv 1910.11856, CC BY-SA 4.0, https://github.com/google-deepmind/xquad, hub id google/xquad:
@@ -26,10 +26,11 @@ Split = Literal["test", "dev"]
 
 
 def read_squad(source: str | Path, language: Language, split: Split = "test") -> tuple[Example, ...]:
-    """Passage and question -> prompt, the first answer -> response, other answers -> paraphrases; attributes: language, context.
+    """Reads passage and question -> prompt, the first answer -> response, other answers -> paraphrases; attributes: language,
+    context.
 
     source   a folder with one of the layouts, or a hub id (facebook/mlqa, google/xquad)
-    split    of MLQA; XQuAD has one set. Probe and fit on dev: what is fitted on test is tested on what it saw
+    split    of MLQA; XQuAD has one set. Probe and fit on dev, so that test remains unseen
     """
     stem = f"{split}-context-{language}-question-{language}.json"
     plain = (f"xquad.{language}.json", f"{split}/{stem}", f"MLQA_V1/{split}/{stem}", stem)
@@ -42,10 +43,10 @@ def read_squad(source: str | Path, language: Language, split: Split = "test") ->
 
 
 def read_contexts(source: str | Path, language: Language) -> tuple[Example, ...]:
-    """The passages alone, each once, as raw text: what skill unlearning probes for a language (arXiv 2503.21730). Attributes:
-    language.
+    """Reads the passages alone, each once, as raw text, which skill unlearning probes for a language (arXiv 2503.21730).
+    Attributes: language.
 
-    Of MLQA those of dev: the released code probes the passages of test, about which its evaluation then asks. XQuAD has one set.
+    For MLQA, those of dev; the released code probes the passages of test, which its evaluation asks about. XQuAD has one set.
     """
     asked = read_squad(source, language, "dev")
     passages = dict.fromkeys(str(e.attributes["context"]) for e in asked)
@@ -64,7 +65,7 @@ Asked = tuple[str, str, str, tuple[str, ...]]
 
 
 def _flat(source: str) -> Iterator[Asked]:
-    """The hub's form: a row for each question."""
+    """Reads the hub's form: one row per question."""
     for where, row in read_rows(source):
         answers = row.get("answers")
         if not isinstance(answers, dict):
@@ -78,7 +79,7 @@ def _flat(source: str) -> Iterator[Asked]:
 
 
 def _nested(file: Path) -> Iterator[Asked]:
-    """The published form: articles hold passages, passages hold questions, questions hold answers."""
+    """Reads the published form: articles of passages, passages of questions, questions of answers."""
     try:
         whole = json.loads(file.read_text(encoding="utf-8"))
         for article in whole["data"]:
@@ -97,4 +98,4 @@ def _read_set(source: str, name: str) -> tuple[Example, ...]:
 
 
 SETS = Sets({MLQA: None, XQUAD: None}, tuple(f"{kind}/{n}" for kind in ("contexts", "questions") for n in LANGUAGES), _read_set)
-"""contexts: passages alone. questions: passage and question with the answer. Of MLQA both of dev, so that test stays unseen."""
+"""contexts: passages alone. questions: passage and question with the answer. For MLQA both of dev, so that test stays unseen."""

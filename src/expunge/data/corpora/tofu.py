@@ -1,4 +1,4 @@
-"""TOFU: 200 invented authors with 20 questions each, to be forgotten author by author; real authors and facts to keep.
+"""TOFU: 200 fictitious authors with 20 questions each, some of whom are to be forgotten; real authors and world facts to keep.
 
 Maini et al. 2024, arXiv 2401.06121. Data: MIT, https://huggingface.co/datasets/locuslab/TOFU.
 """
@@ -22,7 +22,8 @@ SPLITS: tuple[str, ...] = get_args(Split)
 
 
 def read_tofu(source: str | Path = HUB, split: str = "full") -> tuple[Example, ...]:
-    """One split: question -> prompt, answer -> response, paraphrased_answer -> paraphrases, perturbed_answer -> perturbed.
+    """Reads one split: question -> prompt, answer -> response, paraphrased_answer -> paraphrases, perturbed_answer ->
+    perturbed.
 
     source   a folder with SPLIT.jsonl, SPLIT.json or SPLIT.parquet, or one that holds that as `tofu`, or the hub id
     split    forgetNN and retainMM add up to `full`; the *_perturbed splits hold the same questions with wrong answers of the
@@ -52,4 +53,4 @@ def _place(source: str | Path, split: str) -> str | Path:
 
 
 SETS = Sets({}, SPLITS, read_tofu)
-"""In a folder; rows of the hub are questions and answers like any others."""
+"""Sets in a folder; the rows of the hub can be read without a corpus."""

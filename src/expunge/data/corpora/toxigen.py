@@ -1,4 +1,4 @@
-"""ToxiGen: machine-written statements about thirteen groups, toxic and benign, without slurs: implicit hate.
+"""ToxiGen: machine-written statements about thirteen groups, toxic and benign, without slurs (implicit hate).
 
 Hartvigsen et al. 2022, arXiv 2203.09509. Data: https://github.com/microsoft/TOXIGEN, hub id toxigen/toxigen-data: `annotated`,
 8,960 statements to learn from and 940 to test, each rated by people from 1 (benign) to 5; and `prompts`, the 1,000 prompts a file
@@ -30,7 +30,7 @@ Kind = Literal["hate", "neutral"]
 
 _GROUPS = "asian black chinese jewish latino lgbtq mental_dis mexican middle_east muslim native_american physical_dis women"
 GROUPS: tuple[str, ...] = tuple(_GROUPS.split())
-"""The thirteen groups, by the names of annotated/train."""
+"""The thirteen groups, by their names in annotated/train."""
 _ALIASES = {
     "black/african-american folks": "black",
     "black folks / african-americans": "black",
@@ -43,28 +43,28 @@ _ALIASES = {
     "middle eastern folks": "middle_east",
     "native american/indigenous folks": "native_american",
 }
-"""Other spellings: those of annotated/test, which also has `mexican folks` and the like, and those of the files of prompts."""
+"""Other spellings: those of annotated/test, which also has `mexican folks` and the like, and those of the prompt files."""
 
 FILES = {"physical_dis": "physical_disability", "mental_dis": "mental_disability"}
-"""Group -> its name in the files of prompts, where that is another."""
+"""Group -> its name in the prompt files, where it differs."""
 PROMPT_GROUPS = (*GROUPS, "bisexual", "immigrant", "trans")
 PROMPTS = tuple(
     f"{kind}_{FILES.get(g, g)}" for kind in ("hate", "neutral") for g in PROMPT_GROUPS if (kind, g) != ("neutral", "trans")
 )
-"""The 31 files of prompts; there is none of neutral statements about trans people."""
+"""The 31 prompt files; there is none of neutral statements about trans people."""
 TOXIC = 5.5
-"""A statement is toxic where toxicity_human + toxicity_ai is above it (`label_annotations` of the released package)."""
+"""A statement is toxic if toxicity_human + toxicity_ai is above this (`label_annotations` of the released package)."""
 
 
 def group_name(written: str) -> str:
-    """The name in GROUPS that a spelling stands for; itself, in lower case with underscores, where none is known."""
+    """Returns the name in GROUPS for a spelling; for an unknown one, the spelling in lower case with underscores."""
     plain = " ".join(written.lower().replace("_", " ").split())
     bare = plain.removesuffix(" folks").replace(" ", "_")
     return _ALIASES.get(plain) or bare
 
 
 def read_toxigen(source: str | Path = HUB, split: Split = "train") -> tuple[Example, ...]:
-    """Annotated statements as raw text; attributes: group, severity (toxicity_human, 1 to 5), toxicity_ai and toxic.
+    """Reads annotated statements as raw text; attributes: group, severity (toxicity_human, 1 to 5), toxicity_ai and toxic.
 
     Groups get one name each, whatever their spelling (a warning counts those that are not known). `toxic` is the label of the
     data's authors; SPUNGE selects by severity alone.
@@ -92,7 +92,7 @@ def _statement(row: Mapping[str, Any], where: str) -> Example:
 
 
 def _decoded(written: str) -> str:
-    """The published CSV has texts as Python writes bytes, b'...': without this every statement begins with b and a quote."""
+    """Decodes texts of the published CSV, which are written as Python bytes literals, b'...'."""
     if written[:2] not in ("b'", 'b"') or written[-1] != written[1] or len(written) < 4:
         return written
     try:
@@ -102,10 +102,10 @@ def _decoded(written: str) -> str:
 
 
 def read_prompts(source: str | Path = HUB, name: str = PROMPTS[0]) -> tuple[Example, ...]:
-    """The prompts of one file, as raw text; attributes: group and toxic (hate or neutral statements).
+    """Reads the prompts of one file, as raw text; attributes: group and toxic (hate or neutral statements).
 
-    A prompt is a list of statements of one kind that ends in the dash of the next; its line ends are written as two characters in
-    the file and are real ones here.
+    A prompt is a list of statements of one kind that ends in the dash of the next; the file has its line ends as a
+    backslash and an n, which become line feeds here.
     """
     if name not in PROMPTS:
         raise ExpungeError(f"ToxiGen has no prompts '{name}'{nearest(name, PROMPTS)}; it has {', '.join(PROMPTS)}")
@@ -123,7 +123,7 @@ def _prompts(place: str | Path) -> list[str]:
 
 
 def _inside(names: tuple[str, ...]) -> tuple[str, ...]:
-    """In the folder itself, or in a folder `toxigen` of one that holds several corpora."""
+    """Returns the file's path in the folder, or in its subfolder `toxigen`, for a folder of several corpora."""
     return (*names, *(f"toxigen/{name}" for name in names))
 
 

@@ -2,9 +2,9 @@
 
 Lin et al. 2022, arXiv 2109.07958. Data: Apache-2.0, https://github.com/sylinrl/TruthfulQA, hub id truthfulqa/truthful_qa.
 
-SKU (arXiv 2402.10058) takes it for normal prompts: two samples a question, the best answer and the list of all correct ones as
-one text, shuffled and cut 70/10/20, so that a question of the test part is often one of the training part too. That is the sets
-`truthfulqa/released/...`; the sets `truthfulqa/...` cut between questions.
+SKU (arXiv 2402.10058) uses it as normal prompts: two samples per question, the best answer and the list of all correct ones as
+one text, shuffled and split 70/10/20, so that a question of the test part is often in the training part too. These are the sets
+`truthfulqa/released/...`; the sets `truthfulqa/...` are split by question.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,13 +21,13 @@ FILES = ("TruthfulQA.csv", "TruthfulQA_817.csv", "truthfulqa/TruthfulQA.csv", "t
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 SEED = 8888
-"""Of SKU's release."""
+"""Seed of SKU's release."""
 
 Item = TypeVar("Item")
 
 
 def read_truthfulqa(source: str | Path = HUB, part: Part | None = None) -> tuple[Example, ...]:
-    """Question -> prompt, best answer -> response, the other correct answers -> paraphrases, incorrect ones -> perturbed;
+    """Reads question -> prompt, best answer -> response, the other correct answers -> paraphrases, incorrect ones -> perturbed;
     attributes: category, and type (Adversarial or not).
 
     source  the CSV file, a folder that holds it, or the hub id
@@ -38,15 +38,15 @@ def read_truthfulqa(source: str | Path = HUB, part: Part | None = None) -> tuple
 
 
 def read_released(source: str | Path = HUB, part: Part | None = None) -> tuple[Example, ...]:
-    """SKU's samples: question -> prompt; the best answer, and then the text of all correct answers, -> response of one sample
-    each."""
+    """Reads SKU's samples: question -> prompt; the best answer, and the text of all correct answers, -> response of one
+    sample each."""
     samples = [sample for where, row in _rows(source) for sample in _samples(row, where)]
     return tuple(samples if part is None else cut(samples, part))
 
 
 def cut(items: Sequence[Item], part: Part) -> list[Item]:
-    """70/10/20 of a shuffle by the release's seed, as `torch.utils.data.random_split` cuts it: of 1,634 samples 1,143 to
-    train."""
+    """Splits 70/10/20 after a shuffle by the release's seed, as `torch.utils.data.random_split` does: 1,143 of 1,634 samples
+    for training."""
     import torch
 
     order = torch.randperm(len(items), generator=torch.Generator().manual_seed(SEED)).tolist()
@@ -80,12 +80,12 @@ def _samples(row: Mapping[str, Any], where: str) -> Iterator[Example]:
 
 
 def _field(row: Mapping[str, Any], name: str, where: str) -> str:
-    """By the name in the CSV, or by the hub's."""
+    """Returns a field by its name in the CSV, or the hub's."""
     return text(row, name if name in row else name.lower().replace(" ", "_"), where).strip()
 
 
 def _answers(row: Mapping[str, Any], name: str, where: str) -> tuple[str, ...]:
-    """A list separated by semicolons, or the hub's list; without blanks, each once."""
+    """Returns the answers of a list separated by semicolons, or of the hub's list, stripped and without duplicates."""
     value = row.get(name, row.get(name.lower().replace(" ", "_")))
     parts = value.split(";") if isinstance(value, str) else value
     if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):

@@ -1,4 +1,4 @@
-"""WikiText: good and featured articles of Wikipedia, the text that is to stay when hazardous knowledge goes.
+"""WikiText: good and featured articles of Wikipedia, used as a retain set when hazardous knowledge is unlearned.
 
 Merity et al. 2016, arXiv 1609.07843. Data: CC BY-SA 3.0, hub id Salesforce/wikitext. RMU keeps the lines of wikitext-2-raw-v1's
 test set (arXiv 2403.03218, its released code).
@@ -19,8 +19,8 @@ Split = Literal["train", "validation", "test"]
 
 
 def read_wikitext(source: str | Path = HUB, version: Version = "wikitext-2-raw-v1", split: Split = "test") -> tuple[Example, ...]:
-    """Every line that is not blank as raw text, as published: with the blank before it and the line end behind. Attribute:
-    heading, of the lines ` = Title = ` between the paragraphs.
+    """Reads every line that is not blank as raw text, as published, with the space before it and the line end after it.
+    Attribute: heading, of the lines ` = Title = ` between the paragraphs.
 
     RMU's release keeps headings; `SOURCE[heading = false]` leaves them out.
     """
@@ -39,13 +39,13 @@ def read_wikitext(source: str | Path = HUB, version: Version = "wikitext-2-raw-v
 
 
 def is_heading(line: str) -> bool:
-    """Whether a line is ` = Title = `, with as many signs in front as behind."""
+    """Whether a line is ` = Title = `, with the same number of signs on both sides."""
     bare = line.strip()
     return len(bare) > 4 and bare.startswith("= ") and bare.endswith(" =")
 
 
 def _lines(place: str | Path) -> list[str]:
-    """Lines end at line feeds and at nothing else: the text has other signs that Python takes for line ends."""
+    """Splits at line feeds only; the text has other characters that Python takes for line ends."""
     if isinstance(place, str) or place.suffix == ".parquet":
         return [str(row["text"]) for _, row in each_row(place)]
     try:
