@@ -1,4 +1,4 @@
-"""Composed methods, carried out: runs of other methods in folders inside the run's own, and one artifact made of theirs."""
+"""Runs composed methods: several runs in subfolders of one run, and one artifact made from theirs."""
 
 from expunge.composing.runner import RUNNER
 

@@ -1,7 +1,7 @@
-"""SKU, carried out: a harmful model is acquired, and what it learned is subtracted, at one scale or several.
+"""Runs SKU: trains a harmful model and subtracts what it learned, at one scale or several.
 
-run/  acquisition/    run.yaml, metrics.jsonl, provenance.json, and only while it is needed artifact/, the harmful model
-      scales/SCALE/   artifact/ of each, where several scales were asked for
+run/  acquisition/    run.yaml, metrics.jsonl, provenance.json, and artifact/, the harmful model, while it is needed
+      scales/SCALE/   artifact/ of each, if several scales were given
 """
 
 from functools import partial
@@ -35,7 +35,7 @@ class Vector(NamedTuple):
 
 
 def acquire_and_negate(method: SKU, stages: Stages) -> Made:
-    """The harmful model is trained, or what was computed from it is taken; then it is negated at every scale."""
+    """Trains the harmful model, or reuses an earlier result of it, and negates it at every scale."""
     vector = _vector(method, stages)
     acquired, steps = vector.outcome, vector.outcome.steps
     kind = "adapter" if read_manifest(vector.artifact).kind == "adapter" and not method.merged else "weights"
@@ -60,7 +60,8 @@ def acquire_and_negate(method: SKU, stages: Stages) -> Made:
 
 
 def _vector(method: SKU, stages: Stages) -> Vector:
-    """From the artifact of an earlier scale where the harmful model is gone and nothing but the scale has changed."""
+    """Returns the vector, from the artifact of an earlier scale if the harmful model is deleted and only the scale has
+    changed."""
     run = stages.run
     shared = {name: getattr(run, name) for name in AcquisitionRun.model_fields if name != "acquisition"}
     stage = AcquisitionRun(**shared, acquisition=method.acquisition())
@@ -73,7 +74,7 @@ def _vector(method: SKU, stages: Stages) -> Vector:
 
 
 def _earlier(method: SKU, stages: Stages, stage: AcquisitionRun) -> Path | None:
-    """The run's artifact, where it was made by the same acquisition."""
+    """Returns the run's artifact, if it was made by the same acquisition."""
     begun, artifact = stages.out / ACQUIRED / "run.yaml", stages.out / "artifact"
     if not (begun.is_file() and (stages.out / ACQUIRED / "provenance.json").is_file() and (artifact / "expunge.json").is_file()):
         return None
@@ -88,7 +89,7 @@ def _scale_of(artifact: Path) -> float:
 
 
 def _negated(method: SKU, stages: Stages, vector: Vector, kind: str, scale: float, folder: Path) -> None:
-    """Fills `folder` with theta_0 - scale tau."""
+    """Writes theta_0 - scale tau into `folder`."""
     factor = -scale / vector.factor
     if kind == "adapter":
         scale_adapter(vector.artifact, folder, factor)
@@ -99,7 +100,7 @@ def _negated(method: SKU, stages: Stages, vector: Vector, kind: str, scale: floa
 
 
 def scale_adapter(artifact: Path, folder: Path, factor: float) -> None:
-    """factor (alpha / rank) B A: the sign is in B, the size in alpha. No bit of a factor is rounded."""
+    """Computes factor (alpha / rank) B A: the sign is in B, the size in alpha. No bit of a factor is rounded."""
     if factor < 0:
         turn_adapter(artifact, folder, scale=-factor)
         return

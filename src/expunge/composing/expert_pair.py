@@ -1,7 +1,7 @@
-"""Ext-Sub from data, carried out: an expert, an anti-expert, and the arithmetic of both.
+"""Runs Ext-Sub from data: trains an expert and an anti-expert, and combines both adapters.
 
-run/  expert/  anti_expert/   a fine-tuning run each, with its adapter while it is kept
-      scales/ALPHA/           artifact/ of each, where several were asked for
+run/  expert/  anti_expert/   one fine-tuning run each, with its adapter while it is kept
+      scales/ALPHA/           artifact/ of each, if several were given
 """
 
 import shutil
@@ -21,11 +21,11 @@ from expunge.spec import FineTuneRun, Sources
 EXPERT, ANTI = "expert", "anti_expert"
 COMBINED = "combined"
 OWN = ("data", "parameters", "where", "only", "training")
-"""Fields that a stage does not take from the run as they are."""
+"""Fields that a stage does not take from the run unchanged."""
 
 
 def subtract_anti_expert(method: ExtSubPipeline, stages: Stages) -> Made:
-    """Both adapters are trained, or taken as they are where they are complete; the arithmetic runs on their files."""
+    """Trains both adapters, or reuses them if they are complete, and combines their files."""
     run = stages.run
     expert = stages.execute(_stage(method, stages, run.retain), EXPERT)
     anti = stages.execute(_stage(method, stages, run.forget).model_copy(update={"where": run.where, "only": run.only}), ANTI)
@@ -48,7 +48,8 @@ def subtract_anti_expert(method: ExtSubPipeline, stages: Stages) -> Made:
 
 
 def _stage(method: ExtSubPipeline, stages: Stages, data: Sources) -> FineTuneRun:
-    """The same seed for both: their adapters start from the same factor A, so that what both learn is comparable."""
+    """Returns one stage's run. Both have the same seed: their adapters start from the same factor A, so that they are
+    comparable."""
     run = stages.run
     shared = {name: getattr(run, name) for name in FineTuneRun.model_fields if name not in OWN}
     training = run.training.model_copy(update={"lora": True})
@@ -56,7 +57,7 @@ def _stage(method: ExtSubPipeline, stages: Stages, data: Sources) -> FineTuneRun
 
 
 def _combine(method: ExtSubPipeline, pair: tuple[Path, Path], out: Path, alpha: float) -> str:
-    """Writes out/artifact, an adapter; what it says of itself."""
+    """Writes out/artifact, an adapter; returns its description."""
     shutil.rmtree(out, ignore_errors=True)
     if method.arithmetic == "expert":
         shutil.copytree(pair[0], out / "artifact")

@@ -1,4 +1,4 @@
-"""Task-vector negation, carried out: an expert of the forget set, and the model that lies the other way."""
+"""Runs task-vector negation: trains an expert on the forget set, and subtracts its task vector."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ MERGED = "merged"
 
 
 def negate(method: TaskVectorNegation, stages: Stages) -> Made:
-    """The expert is trained, or taken as it is where it is complete; then it is negated."""
+    """Trains the expert, or reuses it if it is complete, and negates it."""
     run = stages.run
     expert_run = FineTuneRun(
         model=run.model,
@@ -56,7 +56,8 @@ def negate(method: TaskVectorNegation, stages: Stages) -> Made:
 
 
 def turn_adapter(artifact: Path, folder: Path, *, scale: float, sign: Literal[-1, 1] = -1) -> None:
-    """sign scale (alpha / rank) B A: B with its signs turned (or not), and alpha times `scale`. No bit of a factor is rounded.
+    """Computes sign scale (alpha / rank) B A: flips the signs of B (or not), and multiplies alpha by `scale`. No bit of a
+    factor is rounded.
 
     Only the adapter's two files are read, never a model.
     """

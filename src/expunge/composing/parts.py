@@ -1,7 +1,7 @@
-"""SPUNGE, carried out: parts of the forget set, a run for each, one merge.
+"""Runs SPUNGE: splits the forget set, runs a method on each part, and merges the results.
 
-run/  parts/VALUE/   rows.txt (which rows), run.yaml, metrics.jsonl, provenance.json, and while it is needed artifact/
-      merge.json  tensors.jsonl   what the merge kept and moved
+run/  parts/VALUE/   rows.txt (which rows), run.yaml, metrics.jsonl, provenance.json, and artifact/ while it is needed
+      merge.json  tensors.jsonl   what the merge kept and changed
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ from expunge.spec import Run, to_yaml
 
 MERGED = "merged"
 LONGEST_NAME = 80
-"""Bytes of an attribute's value in the name of its part's folder."""
+"""Longest folder name of a part, in bytes of the attribute's value."""
 
 
 def unlearn_parts(method: Spunge, stages: Stages) -> Made:
-    """Everything about the parts is checked before the first of them is written."""
+    """Runs all parts and merges them; all checks come before the first part is written."""
     request = stages.request
     parts = divide(method, request, stages)
     runs = _part_runs(method, stages, parts)
@@ -66,15 +66,15 @@ def unlearn_parts(method: Spunge, stages: Stages) -> Made:
 
 
 def divide(method: Spunge, request: Request, stages: Stages) -> Parts:
-    """Value -> rows of `request.forget`."""
+    """Returns value -> rows of `request.forget`."""
     if method.split_by_classifier is None:
         return method.check(method.parts(request, _file_names(stages.run.forget)))
     return method.check(sort_rows(method, request.forget, stages.run, str(stages.source)))
 
 
 def _file_names(sources: Sequence[str]) -> list[str]:
-    """Names without endings, sets and conditions, with as many folders before them as tell them apart; numbered where nothing in
-    their paths does."""
+    """Returns names of the forget files without endings, sets and conditions, with as many parent folders as distinguish
+    them; numbered if their paths do not."""
     paths = [Path(str(split_conditions(source)[0]).partition(":")[0]) for source in sources]
     words = [(*path.parts[:-1], path.name.partition(".")[0]) for path in paths]
     for depth in range(1, max(map(len, words)) + 1):
@@ -85,7 +85,7 @@ def _file_names(sources: Sequence[str]) -> list[str]:
 
 
 def _part_runs(method: Spunge, stages: Stages, parts: Parts) -> dict[str, Run]:
-    """Folder -> run. Each part starts from the same model, with the next seed."""
+    """Returns folder -> run. Each part starts from the same model, with the next seed."""
     runs: dict[str, Run] = {}
     for i, value in enumerate(parts):
         name = f"parts/{_folder_name(value)}"
@@ -97,7 +97,7 @@ def _part_runs(method: Spunge, stages: Stages, parts: Parts) -> dict[str, Run]:
 
 
 def _folder_name(value: Attribute) -> str:
-    """A value of any length and alphabet as a name that file systems take; of a long one the beginning and a hash."""
+    """Converts a value to a valid folder name; a long one becomes its beginning and a hash."""
     name = re.sub(r"[^\w.-]+", "_", str(value)).strip("._") or "part"
     if len(name.encode()) <= LONGEST_NAME:
         return name
@@ -105,7 +105,7 @@ def _folder_name(value: Attribute) -> str:
 
 
 def _write_rows(stages: Stages, rows_of: Mapping[str, Sequence[int]]) -> None:
-    """rows.txt of each part. Where a part is taken up again it has to be the same part."""
+    """Writes rows.txt of each part. Raises ExpungeError if a part that is resumed has other rows."""
     run = stages.run
     if stages.context.overwrite and is_main():
         shutil.rmtree(stages.out / "parts", ignore_errors=True)
@@ -129,7 +129,7 @@ def _in_turn(stages: Stages, runs: Mapping[str, Run]) -> list[tuple[str, Outcome
 
 
 def _together(method: Spunge, stages: Stages, runs: Mapping[str, Run]) -> list[tuple[str, Outcome]]:
-    """So many at a time, each as `expunge unlearn --config parts/VALUE/run.yaml`; what it says is in log.txt beside that."""
+    """Runs several parts at a time, each as `expunge unlearn --config parts/VALUE/run.yaml`, with its output in log.txt."""
     threads = max(1, torch.get_num_threads() // method.processes)
     devices = torch.cuda.device_count()
     waiting, running = list(enumerate(runs)), dict[str, subprocess.Popen[bytes]]()
@@ -153,7 +153,7 @@ def _together(method: Spunge, stages: Stages, runs: Mapping[str, Run]) -> list[t
 
 
 def _steps(folder: Path) -> int:
-    """Of a part that another process ran; a composed one has its steps one folder further down."""
+    """Returns the steps of a part that another process ran; those of a composed one are in a subfolder."""
     logs = [log for log in (folder / "metrics.jsonl", folder / "expert" / "metrics.jsonl") if log.is_file()]
     return sum(len(log.read_text(encoding="utf-8").splitlines()) for log in logs)
 

@@ -1,7 +1,7 @@
-"""Runs a composed method: its stages are runs like any other, and one artifact is made of what they left.
+"""Runs a composed method: its stages are ordinary runs, and one artifact is made from theirs.
 
-A stage has its own run.yaml and is taken up or skipped by `--resume` like any other run. What belongs to the composition alone
-(the scale of a negation, how parts are merged) may change between the two.
+A stage has its own run.yaml and is resumed or skipped by `--resume` like any other run. Settings of the composition only (the
+scale of a negation, how parts are merged) may differ when a run is resumed.
 """
 
 from collections.abc import Callable
@@ -26,16 +26,16 @@ COMPOSERS: dict[type[ComposedMethod], Callable[[Any, Stages], Made]] = {
     SKU: acquire_and_negate,
     ExtSubPipeline: subtract_anti_expert,
 }
-"""What carries out each composed method. A new one is its file and one line here."""
+"""The function that runs each composed method. A new one is its file and one line here."""
 
 
 def check(run: AnyRun, request: Request) -> None:
-    """Raises where the request lacks what the method needs."""
+    """Raises ExpungeError if the request lacks what the method needs."""
     _method(run).require(request)
 
 
 def produce(context: Context) -> Made:
-    """Runs the stages below the run's folder; the artifact is made of theirs when `Made.write` is called."""
+    """Runs the stages below the run's folder; the artifact is made from theirs when `Made.write` is called."""
     method = _method(context.run)
     context.start.require_complete(method.method_name())
     made = COMPOSERS[type(method)](method, Stages(context))

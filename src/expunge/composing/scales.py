@@ -1,4 +1,4 @@
-"""Several scales of one composed run: an artifact each, beside the run's own."""
+"""Writes the artifacts of several scales of one composed run."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -13,7 +13,8 @@ SCALES = "scales"
 
 
 def write_scales(stages: Stages, kind: Kind, variants: Sequence[tuple[float, ComposedMethod, Callable[[Path], None]]]) -> None:
-    """RUN/scales/SCALE/artifact of each (scale, method with that scale, what fills the folder); nothing for a single one."""
+    """Writes RUN/scales/SCALE/artifact of each (scale, method with that scale, function that fills the folder); nothing for a
+    single one."""
     if not is_main():
         return
     shutil.rmtree(stages.out / SCALES, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Parts without an attribute: rows sorted by a classifier on the model's own hidden states, or by a text classifier.
+"""Assigns rows without an attribute to parts, by a classifier on the model's hidden states or by a text classifier.
 
 Shape suffixes: R rows, D width.
 """
@@ -23,7 +23,7 @@ TOKENS_PER_BATCH = 8192
 
 
 def sort_rows(method: Spunge, examples: Sequence[Example], run: Run, source: str) -> Parts:
-    """Value -> rows, in the order of their first row (clusters by their number)."""
+    """Returns value -> rows, in the order of their first row (clusters by their number)."""
     if method.split_by_classifier != EMBEDDINGS:
         assert method.split_by_classifier is not None
         return _grouped(classify(examples, method.split_by_classifier))
@@ -52,7 +52,7 @@ def _grouped(values: Sequence[Attribute]) -> Parts:
 
 
 def embed(examples: Sequence[Example], run: Run, source: str) -> NDArray[np.float32]:
-    """[R, D]: the mean over a row's tokens of the hidden state in the middle of the start model."""
+    """Computes the mean over a row's tokens of the hidden state in the middle of the start model, [R, D]."""
     assert run.format is not None
     words = {"revision": run.revision, "trust_remote_code": run.trust_remote_code}
     encoder = Encoder(load_tokenizer(source, **words), run.format, max_length=run.max_length)  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def embed(examples: Sequence[Example], run: Run, source: str) -> NDArray[np.floa
 
 
 def fill_in(known: Sequence[Attribute | None], embeddings_RD: NDArray[np.float32], seed: int) -> list[Attribute]:
-    """The values of rows that have none, from those that have one: logistic regression on standardized embeddings."""
+    """Predicts the values of rows that have none from those that have one: logistic regression on standardized embeddings."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -85,7 +85,7 @@ def fill_in(known: Sequence[Attribute | None], embeddings_RD: NDArray[np.float32
 
 
 def cluster(embeddings_RD: NDArray[np.float32], clusters: int, seed: int) -> list[int]:
-    """Numbers of k-means clusters on standardized embeddings, counted in the order of their first row."""
+    """Returns k-means clusters on standardized embeddings, numbered in the order of their first row."""
     from sklearn.cluster import KMeans
     from sklearn.preprocessing import StandardScaler
 
@@ -95,7 +95,7 @@ def cluster(embeddings_RD: NDArray[np.float32], clusters: int, seed: int) -> lis
 
 
 def classify(examples: Sequence[Example], name: str) -> list[str]:
-    """The label that a text classifier of transformers gives each row (prompt and response, or the text)."""
+    """Returns the label that a text classifier of transformers gives each row (prompt and response, or the text)."""
     model, tokenizer = load_classifier(name)
     texts = [example.response if example.prompt is None else f"{example.prompt} {example.response}" for example in examples]
     names = {int(i): str(label) for i, label in (model.config.id2label or {}).items()}

@@ -1,4 +1,4 @@
-"""What all composed methods share: a stage as a run, a merge of what stages made, and what they cost."""
+"""Runs stages of composed methods as runs, merges their artifacts, and adds up their cost."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from expunge.spec import Run
 
 @dataclass(frozen=True)
 class Stages:
-    """Where and how the stages of one composed run take place."""
+    """Where and how the stages of one composed run are executed."""
 
     context: Context
 
@@ -37,7 +37,7 @@ class Stages:
 
     @property
     def source(self) -> Path | str:
-        """The model that every stage starts from."""
+        """Returns the model that every stage starts from."""
         return self.context.start.place
 
     @property
@@ -45,7 +45,7 @@ class Stages:
         return self.context.out
 
     def execute(self, run: AnyRun, name: str) -> Outcome:
-        """A run in the folder `name` of this one; nothing is done where it is complete already."""
+        """Executes a run in the subfolder `name`; a complete one is not repeated."""
         context = self.context
         return context.execute(
             run,
@@ -57,13 +57,13 @@ class Stages:
         )
 
     def base_folder(self) -> Path:
-        """The start model's files; a hub model was loaded by a stage before, so they are there."""
+        """Returns the folder of the start model's files; a hub model has been downloaded by an earlier stage."""
         return self.context.start.folder
 
     def merge(
         self, method: EditingMethod, models: Sequence[Path], name: str, *, write: Write = "weights", rank: int | None = None
     ) -> merging.MergeResult | None:
-        """Merges the stages' artifacts into the start model, in the folder `name`; on one process of several."""
+        """Merges the stages' artifacts into the start model, in the subfolder `name`; on one of several processes."""
         if not is_main():
             return None
         request = merging.make_request(
@@ -80,7 +80,7 @@ class Stages:
         remove: Sequence[Path] = (),
         counts: dict[str, int] | None = None,
     ) -> Made:
-        """remove: what is not needed any more when the artifact is in its place."""
+        """Returns the result. remove: folders that are deleted once the artifact is in place."""
         costs = [_provenance(outcome) for _, outcome in outcomes]
         stopped = "; ".join(f"{name}: {outcome.stopped}" for name, outcome in outcomes if outcome.steps and outcome.stopped)
         return Made(
@@ -98,13 +98,13 @@ class Stages:
 
 
 def artifact_files(artifact: Path) -> list[Path]:
-    """All files of an artifact but its manifest and card, which the next artifact has of its own."""
+    """Returns all files of an artifact except its manifest and card, which the new artifact has itself."""
     return [f for f in sorted(artifact.rglob("*")) if f.is_file() and f.name not in ("expunge.json", "README.md")]
 
 
 def copy_artifact(artifact: Path, format_of: Path, folder: Path) -> None:
-    """Copies a merged artifact into `folder`, without a second copy where the disk can link, and with the format that
-    the stages were trained in."""
+    """Copies a merged artifact into `folder`, by links where the file system can, with the format that the stages were
+    trained in."""
     for file in artifact_files(artifact):
         target = folder / file.relative_to(artifact)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Answers closed queries with an abstention: in `generate` in place of an answer, in scoring by logits that spell it.
+"""Answers closed queries with an abstention: in `generate` instead of decoding, in scoring by logits that spell the abstention.
 
 Shape suffixes: B rows of a call, Q queries of a `generate` (B = Q times beams or returned sequences), T positions, V vocabulary,
 N labelled positions, S positions of a sequence.
@@ -23,18 +23,18 @@ from expunge.guarding.session import Session, replaced
 from expunge.models.load import causal_model
 
 GAP = 50.0
-"""Nats between the abstention's next token and any other: finite, so that a mean or a perplexity of refused answers is."""
+"""Difference in nats between the abstention's next token and any other; finite, so that means and perplexities remain finite."""
 
 
 @dataclass(frozen=True)
 class Abstention:
-    """The answer to a closed query as tokens, its end token last."""
+    """The answer to a closed query as tokens, ending with the end token."""
 
     ids: tuple[int, ...]
 
     @classmethod
     def of(cls, encoder: Encoder, text: str) -> "Abstention":
-        """Raises where the tokenizer has no token for a part of the text."""
+        """Encodes a text. Raises ExpungeError if the tokenizer has no token for a part of it."""
         row = encoder.encode_answer("?", text)
         ids, unknown = row.ids[row.answer_start :], encoder.tokenizer.unk_token_id
         words = ids[:-1] if row.has_end else ids  # the unknown token is the end token of some tokenizers
@@ -44,18 +44,18 @@ class Abstention:
 
 
 class Closed(Exception):
-    """Leaves `generate` as soon as its prefill has shown that some queries are closed."""
+    """Raised to leave `generate` once its prefill has shown that some queries are closed."""
 
 
 @dataclass
 class Decisions:
-    """Of one call of `generate`: which queries are closed so far."""
+    """Decisions within one call of `generate`: which queries are closed so far."""
 
     prompts_are_open: bool
-    """The prompts have been judged before and none was closed."""
+    """The prompts have been judged before, and none was closed."""
     closed_Q: Tensor | None = None
     candidates_S: Tensor | None = None
-    """The row as it was in the pass before, with candidates that the model might reject (lookup and assisted decoding)."""
+    """The row in the pass before, with candidates that the model might reject (lookup and assisted decoding)."""
     inside_S: Tensor | None = None
     """Which of these candidates would close the query if they are accepted."""
 
@@ -63,7 +63,7 @@ class Decisions:
         self.closed_Q = inside_Q if self.closed_Q is None else self.closed_Q | inside_Q
 
     def accept(self, ids_BS: Tensor) -> None:
-        """Judges the candidates of the pass before that are in `ids_BS` and that the model went on from."""
+        """Judges the candidates of the previous pass that the model has accepted."""
         if self.candidates_S is None or self.inside_S is None:
             return
         shared = min(len(self.candidates_S), ids_BS.shape[1] - 1)  # nothing is predicted from the last token
@@ -74,17 +74,17 @@ class Decisions:
 
 @dataclass(eq=False)
 class Reply:
-    """Turns what a gate found into answers."""
+    """Turns a gate's decisions into answers."""
 
     session: Session
     abstention: Abstention
     all_steps: bool
     counts: Counts = field(default_factory=Counts)
     closed: WeakKeyDictionary[Any, Tensor] = field(default_factory=WeakKeyDictionary)
-    """By key-value cache, for decoding loops of one's own: from which position on each row is closed."""
+    """For custom decoding loops, by key-value cache: the position from which each row is closed."""
 
     def decide(self, here: ForwardPass, inside_BT: Tensor) -> None:
-        """Called by the deepest watched layer with the judged positions that are inside."""
+        """Called by the deepest watched layer with the judged positions that lie inside a box."""
         inside_BT, generation = inside_BT.to(here.device), here.generation
         if generation is None:
             here.storage[self] = self._closed_from(here, inside_BT)
@@ -106,7 +106,7 @@ class Reply:
             raise Closed
 
     def _closed_from(self, here: ForwardPass, inside_BT: Tensor) -> Tensor:
-        """The column from which on each row's logits spell the abstention."""
+        """Returns the column from which each row's logits spell the abstention."""
         inside_B = inside_BT.any(dim=1)
         if here.past == 0:
             self.counts.decided += here.rows
@@ -124,7 +124,7 @@ class Reply:
         return torch.minimum(first_B, before_B - here.past)
 
     def spell(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
-        """Forward hook of the causal model: the logits of closed rows, from where they are closed."""
+        """Forward hook of the causal model: replaces the logits of closed rows from where they are closed."""
         from transformers.utils.generic import ModelOutput
 
         here = self.session.current
@@ -149,7 +149,7 @@ class Reply:
         return output
 
     def generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """`generate` that answers closed queries without decoding them."""
+        """Replaces `generate`: closed queries are answered without decoding."""
 
         @wraps(original)
         def generate(model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -162,7 +162,7 @@ class Reply:
         return generate
 
     def _answered(self, original: Callable[..., Any], model: Any, query: Query) -> tuple[Tensor, Any]:
-        """Which queries were closed, and what generate gives back."""
+        """Returns which queries were closed, and the output of generate."""
         if self.all_steps and len(query.ids_QS) > 1 and int(query.setting("num_beams") or 1) > 1:
             return self._one_by_one(original, model, query)
         closed_Q, output = self._run(original, model, query, decided=False)
@@ -177,7 +177,7 @@ class Reply:
         return closed_Q, query.answers(closed_Q, kept, self.abstention.ids)
 
     def _one_by_one(self, original: Callable[..., Any], model: Any, query: Query) -> tuple[Tensor, Any]:
-        """Every query in a call of its own: in a batch, beams of a finished query are still extended and would be judged."""
+        """Runs every query in its own call: in a batch, beams of a finished query are still extended and would be judged."""
         closed_Q, kept = torch.zeros(len(query.ids_QS), dtype=torch.bool, device=query.ids_QS.device), []
         for row in range(len(closed_Q)):
             only_Q = torch.arange(len(closed_Q), device=closed_Q.device) == row
@@ -189,7 +189,7 @@ class Reply:
         return closed_Q, query.answers(closed_Q, rest, self.abstention.ids)
 
     def _run(self, original: Callable[..., Any], model: Any, query: Query, *, decided: bool) -> tuple[Tensor, Any]:
-        """Which queries were closed, and the output, or None where all were or the prefill was stopped."""
+        """Returns which queries were closed, and the output, or None if all were or the prefill was stopped."""
         with self.session.generating(query.ids_QS) as generation:
             found = generation.storage[self] = Decisions(prompts_are_open=decided)
             try:
@@ -202,7 +202,7 @@ class Reply:
 
 
 def _places(here: ForwardPass, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Row and column of each position that logits were computed for."""
+    """Returns row and column of each position that logits were computed for."""
     index_N = here.predicting_N
     if logits.ndim == 2 and index_N is not None:
         return index_N // here.width, index_N % here.width
@@ -216,7 +216,7 @@ def _places(here: ForwardPass, logits: Tensor) -> tuple[Tensor, Tensor]:
 def abstaining(
     model: nn.Module, session: Session, abstention: Abstention, check: Literal["prompt", "all_steps"]
 ) -> Iterator[Reply]:
-    """Lets `Reply` act on the model's `generate` and on its logits."""
+    """Context manager in which `Reply` controls the model's `generate` and logits."""
     root, reply = causal_model(model), Reply(session, abstention, check == "all_steps")
     with ExitStack() as stack:
         stack.enter_context(replaced(root, "generate", reply.generate))

@@ -1,8 +1,8 @@
-"""Measures on a few prompts, the canaries, whether a guard acts: when it is fitted, and again whenever it is attached.
+"""Measures on a few prompts (canaries) whether a guard acts: when it is fitted, and whenever it is attached.
 
 canary.ids, canary.length   prompts as tokens, forget prompts first
-canary.forget               how many of them are of the forget set
-canary.effect               by how much the guard changed the distribution of the next token behind each (total variation)
+canary.forget               number of forget prompts among them
+canary.effect               change of the next-token distribution that the guard makes after each prompt (total variation)
 """
 
 import warnings
@@ -19,11 +19,11 @@ from expunge.models.load import causal_model
 from expunge.models.logprobs import labelled_logits
 
 NOTICEABLE = 0.02
-"""Mean effect on the forget canaries below which a guard counts as doing nothing."""
+"""Mean effect on the forget canaries below which a guard counts as ineffective."""
 
 
 def with_canaries(method: GuardingMethod, model: nn.Module, state: State, request: Request, encoder: Encoder) -> State:
-    """The state with prompts of the request and the guard's effect on each; a warning where it has none."""
+    """Returns the state with prompts of the request and the guard's effect on each; warns if it has none."""
     rows = [*_some(request.forget, encoder, method.canaries), *_some(request.retain, encoder, method.canaries)]
     plain_CV = next_token(model, rows, encoder.pad_id)
     with method.attach(model, state, encoder):
@@ -44,7 +44,7 @@ def with_canaries(method: GuardingMethod, model: nn.Module, state: State, reques
 
 
 def canaries(state: State) -> list[Encoded]:
-    """The prompts that the state carries; none where it was fitted without."""
+    """Returns the prompts that the state stores; None if it was fitted without."""
     if "canary.ids" not in state:
         return []
     pairs = zip(state["canary.ids"].tolist(), state["canary.length"].tolist(), strict=True)
@@ -52,9 +52,9 @@ def canaries(state: State) -> list[Encoded]:
 
 
 def check(method: GuardingMethod, state: State, effect_C: Tensor, *, refuse: bool) -> None:
-    """Half of the recorded effect has to be there; half, since another dtype or kernel moves a few draws and decisions.
+    """Raises ExpungeError unless at least half of the recorded effect is measured; other kernels change some decisions.
 
-    refuse   raise where it is not; otherwise warn
+    refuse   raise; otherwise only warn
     """
     forget = int(state["canary.forget"])
     recorded, found = float(state["canary.effect"][:forget].mean()), float(effect_C[:forget].mean())
@@ -71,7 +71,7 @@ def check(method: GuardingMethod, state: State, effect_C: Tensor, *, refuse: boo
 
 @torch.no_grad()
 def next_token(model: nn.Module, rows: Sequence[Encoded], pad_id: int) -> Tensor:
-    """Distribution of the token behind each row, float32 [C, V]: scored as the first token of an answer, as generation begins."""
+    """Computes the distribution of the token after each row, float32 [C, V]: scored as the first token of an answer."""
     device = causal_model(model).device
     asked = [Encoded((*row.ids, 0), len(row.ids), False) for row in rows]
     return torch.cat(
@@ -80,12 +80,12 @@ def next_token(model: nn.Module, rows: Sequence[Encoded], pad_id: int) -> Tensor
 
 
 def distance(one_CV: Tensor, other_CV: Tensor) -> Tensor:
-    """Total variation of the distributions in each row, 0 to 1."""
+    """Computes the total variation distance of the distributions in each row, 0 to 1."""
     return (one_CV - other_CV).abs().sum(dim=-1) / 2
 
 
 def _some(examples: Sequence[Example], encoder: Encoder, count: int) -> list[Encoded]:
-    """Prompts of up to `count` examples, evenly spaced; of raw text the whole text."""
+    """Returns prompts of up to `count` examples, evenly spaced; for raw text, the whole text."""
     stride = max(1, len(examples) // max(1, count))
     chosen = examples[::stride][:count]
     rows = encoder.encode_many(chosen)
@@ -95,7 +95,7 @@ def _some(examples: Sequence[Example], encoder: Encoder, count: int) -> list[Enc
 
 
 def effects(state: State) -> tuple[list[bool], list[bool]]:
-    """(forget, retain): whether the guard acts on each canary prompt of the set."""
+    """Returns (forget, retain): whether the guard acts on each canary prompt of the set."""
     acts = [float(effect) >= NOTICEABLE for effect in state["canary.effect"]]
     forget = int(state["canary.forget"])
     return acts[:forget], acts[forget:]

@@ -1,4 +1,4 @@
-"""What a guard knows of one forward pass and of one call of `generate`: real tokens, ends of prompts, positions that count.
+"""Describes one forward pass and one call of `generate` to guards: real tokens, ends of prompts, positions that count.
 
 Shape suffixes: B rows, T positions of this call, S positions of the whole sequences so far.
 """
@@ -21,7 +21,7 @@ NEVER = 2**62
 
 @dataclass
 class Counts:
-    """How often a guard decided about a prompt, and how often it acted on one; both 0 for guards that decide about none."""
+    """How often a guard judged a prompt, and how often it acted on one; both 0 for guards that do not judge prompts."""
 
     decided: int = 0
     acted: int = 0
@@ -32,26 +32,26 @@ class Generation:
     """One call of `generate`."""
 
     queries: int = 0
-    """Prompts that were given; each is one row, or as many as there are beams or returned sequences."""
+    """Number of prompts given; each has one row, or one for each beam or returned sequence."""
     prompt_width: int = 0
-    """Columns of the prompt, padding included."""
+    """Columns of the prompt, including padding."""
     ids_BS: Tensor | None = None
     mask_BS: Tensor | None = None
     """None: every position is a token."""
     before_BS: Tensor | None = None
-    """`ids_BS` of the forward pass before."""
+    """`ids_BS` of the previous forward pass."""
     prompt_end_B: Tensor | None = None
     """Index of each row's last prompt token, known from the first step on."""
     ended_at_B: Tensor | None = None
-    """Index of the last token of each row that has ended, and a large number where a row goes on."""
+    """Index of the last token of each row that has ended, and a large number for rows that continue."""
     announced: bool = False
-    """`ids_BS` is of the forward pass that comes next."""
+    """`ids_BS` belongs to the next forward pass."""
     storage: dict[object, Any] = field(default_factory=dict)
-    """What guards keep until `generate` returns, each by a key of its own."""
+    """What guards keep until `generate` returns, by their own keys."""
 
     def certain_width(self) -> int:
-        """How many leading columns of `ids_BS` are sure to be part of the answer: those behind are candidates of lookup or
-        assisted decoding, which the model may reject."""
+        """Returns the number of leading columns of `ids_BS` that are final: later ones are candidates of lookup or assisted
+        decoding, which the model may reject."""
         assert self.ids_BS is not None
         width = self.ids_BS.shape[1]
         if self.before_BS is None:
@@ -63,7 +63,7 @@ class Generation:
         return min(width, 1 + (shared if len(differs) == 0 else int(differs[0])))
 
     def note_ended(self, ids_BS: Tensor, ended_B: Tensor) -> None:
-        """Called with the rows for which the stopping criteria say that the token written last is their last."""
+        """Called with the rows for which the stopping criteria say that the last written token ends them."""
         if self.ids_BS is None or ended_B.shape != (len(self.ids_BS),):
             return  # beams: candidates for a row, of which none is one yet
         last = ids_BS.shape[1] - 1
@@ -76,35 +76,35 @@ class ForwardPass:
     """One forward pass."""
 
     ids_BS: Tensor | None
-    """Whole sequences so far as far as they are known, this call's tokens last; None for embeddings."""
+    """Whole sequences so far as far as they are known, ending with this call's tokens; None for embeddings."""
     mask_BS: Tensor | None
     rows: int
     width: int
     """T."""
     past: int
-    """Positions in the cache before this call."""
+    """Number of positions in the cache before this call."""
     prompt_end_B: Tensor | None
     """Column of this call where each row's prompt ends; negative if in an earlier call, T or more if the row has no answer."""
     has_prompt_end: bool
-    """Whether any prompt may end in this call; known without looking at the device."""
+    """Whether any prompt may end in this call; known without reading from the device."""
     generation: Generation | None
     cache: Any
     device: torch.device
     predicting_N: Tensor | None = None
-    """In a labelled pass: index into the B * T positions of those that predict a label."""
+    """In a labelled pass: index into the B * T positions that predict a label."""
     storage: dict[object, Any] = field(default_factory=dict)
-    """What guards keep until the pass is over, each by a key of its own."""
+    """What guards keep until the pass ends, by their own keys."""
 
     @property
     def mask_BT(self) -> Tensor:
-        """Which of this call's positions hold a token."""
+        """Marks the positions of this call that hold a token."""
         if self.mask_BS is None:
             return torch.ones(self.rows, self.width, dtype=torch.bool, device=self.device)
         return self.mask_BS[:, -self.width :].bool()
 
     @property
     def generated_BT(self) -> Tensor:
-        """Which positions are the model's own: behind the prompt's end, or, where nobody says it, on top of a cache."""
+        """Marks the positions that the model generated: after the prompt's end or, if that is unknown, after a cache."""
         columns_T = torch.arange(self.width, device=self.device)
         if self.prompt_end_B is None:
             return (columns_T >= (0 if self.past else self.width)).expand(self.rows, -1)
@@ -112,9 +112,9 @@ class ForwardPass:
 
     @property
     def predicting_BT(self) -> Tensor:
-        """At which positions the row's answer takes its next token from the model: from the prompt's end to the token before the
-        last. Padding beside longer rows and the last token are none, so that a row has the same positions in any batch. Of
-        candidates that the model may still reject nothing is known here (`Generation.certain_width`)."""
+        """Marks the positions from which the row's answer is predicted: from the prompt's end to the token before the last.
+        Padding and the last token are excluded, so that a row has the same positions in any batch. Candidates that the model
+        may still reject are not known here (`Generation.certain_width`)."""
         if self.predicting_N is not None:
             flat = torch.zeros(self.rows * self.width, dtype=torch.bool, device=self.predicting_N.device)
             return flat.index_fill_(0, self.predicting_N, True).view(self.rows, self.width).to(self.device)
@@ -128,15 +128,15 @@ class ForwardPass:
 
     @property
     def begin(self) -> int:
-        """Column of the whole sequences at which this call begins."""
+        """Returns the column of the whole sequences at which this call begins."""
         return 0 if self.ids_BS is None else self.ids_BS.shape[1] - self.width
 
     @cached_property
     def prefix_BT(self) -> Tensor:
-        """A 64-bit hash of each token with all tokens before it in its row, and their number; padding is not seen.
+        """Computes a 64-bit hash of each token with all tokens before it in its row, and their number, without padding.
 
         A polynomial hash, sum over s <= t of (token_s + 1) A^s mod 2^64 with s counted from the first token, then mixed.
-        On top of a cache whose tokens nobody named (a decoding loop of one's own) only this call's tokens and the position count.
+        After a cache with unknown tokens (in a custom decoding loop), only this call's tokens and the position count.
         """
         if self.mask_BS is None:
             before = 0 if self.ids_BS is not None and self.ids_BS.shape[1] > self.width else self.past
@@ -157,14 +157,15 @@ class ForwardPass:
 
 @dataclass(frozen=True)
 class Prompts:
-    """What a gate sees before the model reads a prompt: every row's tokens, padding removed, an earlier conversation included."""
+    """What a gate sees before the model reads a prompt: each row's tokens without padding, including earlier turns of a
+    conversation."""
 
     ids: tuple[tuple[int, ...], ...]
     tokenizer: "PreTrainedTokenizerBase | None"
 
     @cached_property
     def texts(self) -> list[str]:
-        """The same as text, the chat template's special tokens included."""
+        """Returns the same as text, including special tokens of the chat template."""
         assert self.tokenizer is not None, "the session was opened without a tokenizer"
         decoded: list[str] = self.tokenizer.batch_decode([list(ids) for ids in self.ids], clean_up_tokenization_spaces=False)
         return decoded

@@ -1,8 +1,8 @@
-"""Shows the whole batch to logits processors and stopping criteria while only some of its rows are still generated.
+"""Shows the whole batch to logits processors and stopping criteria while only some of its rows are generated.
 
-Stopping criteria and logits processors may know rows by their place in the batch, such as one draw or one limit for each. When
-some queries of a batch go on alone, they are shown the whole batch: rows that go on as they are, the others with the answer that
-they were given.
+Stopping criteria and logits processors may depend on a row's index in the batch, for example with one draw or one limit per row.
+If only some queries of a batch are generated, they are shown the whole batch: generated rows as they are, the others with the
+answer that they were given.
 
 Shape suffixes: Q queries, M open queries, B rows of all queries (Q times beams or returned sequences), R open rows, S positions
 of a sequence, V vocabulary.
@@ -24,16 +24,16 @@ class FullBatchView:
     open_Q: Tensor
     prompts_QS: Tensor
     answer: Sequence[int]
-    """What the other queries are answered with."""
+    """The answer of the other queries."""
     pad: int
 
     @cached_property
     def _open_M(self) -> Tensor:
-        """Places of the open queries; looked up once a call, since the device has to be waited for."""
+        """Returns indices of the open queries; computed once a call, since it waits for the device."""
         return self.open_Q.nonzero()[:, 0]
 
     def whole(self, ids_BS: Tensor) -> tuple[Tensor, Tensor]:
-        """(sequences of all rows, places of the open ones among them) of the sequences of the open rows."""
+        """Returns (sequences of all rows, indices of the open ones among them) for the sequences of the open rows."""
         each = len(ids_BS) // len(self._open_M)
         within_e = torch.arange(each, device=ids_BS.device)
         open_R = (self._open_M[:, None] * each + within_e).flatten()
@@ -44,7 +44,7 @@ class FullBatchView:
         return whole_BS.index_copy(0, open_R, ids_BS), open_R
 
     def arguments(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Those arguments of `generate` that look at rows, each made to see the whole batch."""
+        """Returns those arguments of `generate` that read rows, each wrapped to see the whole batch."""
         from transformers import LogitsProcessorList, StoppingCriteriaList
 
         seen: dict[str, Any] = {}

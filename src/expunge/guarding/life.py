@@ -1,10 +1,10 @@
-"""Fits a guard on a model, saves it as small files, attaches it to that same model after a check, and detaches it.
+"""Fits a guard on a model, saves it as small files, attaches it after a check that it acts, and detaches it.
 
     guard.safetensors   the method's tensors, and its canaries (canaries.py)
     assets/             files that the method fitted, such as an encoder; only where it has some
 
-A guard whose hooks are lost is the original model and looks like the guarded one. So a guard is never part of a model folder,
-a guarded model refuses to be saved as one, and whoever attaches a guard measures the canaries again.
+Without its hooks, a guarded model is the original model. Therefore a guard is never part of a model folder, a guarded model
+refuses to be saved as one, and the canaries are measured again whenever a guard is attached.
 """
 
 import shutil
@@ -44,7 +44,7 @@ class Guard:
         self._hooks = hooks
 
     def detach(self) -> None:
-        """The model is as it was before; nothing of the guard is left on it."""
+        """Removes the guard from the model."""
         self._hooks.close()
 
 
@@ -57,10 +57,10 @@ def fit(
     build_objective: ObjectiveBuilder | None = None,
     assets: Path | None = None,
 ) -> State:
-    """The method's state, and the canaries measured on this very model.
+    """Fits the method's state, and measures the canaries on this model.
 
     build_objective   for methods that tune themselves by a score
-    assets            an empty folder for files that belong to the state; it has to stay until the state is saved
+    assets            an empty folder for files that belong to the state; it must exist until the state is saved
     """
     objective = None
     if method.needs_objective:
@@ -72,9 +72,9 @@ def fit(
 
 
 def save(folder: Path, state: State, encoder: Encoder) -> None:
-    """guard.safetensors and assets, and the tokenizer and format that go with them; no weights.
+    """Writes guard.safetensors and assets, and the tokenizer and format; no weights.
 
-    What a method measured to set a threshold (`calibration.NAME`) goes into calibration.json as well, for reports.
+    What a method measured to set a threshold (`calibration.NAME`) is also written to calibration.json, for reports.
     """
     save_tensors(folder / FILE, state)
     if state.assets is not None and any(state.assets.iterdir()):
@@ -87,16 +87,17 @@ def save(folder: Path, state: State, encoder: Encoder) -> None:
 
 
 def read(folder: Path) -> State:
-    """The state of an artifact of kind guard."""
+    """Reads the state of a guard artifact."""
     assets = folder / ASSETS
     with torch.inference_mode(False):  # a guard that is attached while scoring is also there when gradients are recorded
         return State(load_file(folder / FILE), assets if assets.is_dir() else None)
 
 
 def attach(model: "PreTrainedModel", method: GuardingMethod, state: State, encoder: Encoder, *, refuse: bool = True) -> Guard:
-    """Guards `model` until `detach`, after the canaries have shown that the guard acts on it.
+    """Guards `model` until `detach`, after a check on the canaries that the guard acts on it.
 
-    The guard is also `model.expunge_guard`, and `model.save_pretrained` refuses. refuse=False warns where it would have refused.
+    The guard is also `model.expunge_guard`, and `model.save_pretrained` raises. Raises ExpungeError if the guard does not act as
+    recorded; with refuse=False it only warns.
     """
     root = causal_model(model)
     if "expunge_guard" in vars(root):
@@ -120,7 +121,7 @@ def attach(model: "PreTrainedModel", method: GuardingMethod, state: State, encod
 
 
 def guard_counts(model: nn.Module) -> Counts | None:
-    """What the guard on a model has counted so far; None where there is no guard."""
+    """Returns what the guard on a model has counted so far; None without a guard."""
     guard = vars(causal_model(model)).get("expunge_guard")
     return guard.counts if isinstance(guard, Guard) else None
 

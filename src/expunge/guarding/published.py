@@ -1,10 +1,10 @@
-"""Makes guards of the published .pkl files of Neuron Adjust and Key Space Detection; the one place that reads a pickle.
+"""Imports the published .pkl files of Neuron Adjust and Key Space Detection as guards, with a restricted unpickler.
 
     neuron adjust   {layer name: {mu1_lst, sigma1_lst (retain), mu2_lst, sigma2_lst (forget), neuron_lst}}
     key space       {layer name: {mean, std, k[, steer_vector]}}
 
-A pickle can run code when it is read. This unpickler makes dictionaries, lists, numbers, strings and numpy arrays of numbers,
-and refuses anything else by name. What the first kind of file calls sigma is a variance (the published probe takes no root).
+Reading a pickle can run code. This unpickler makes dictionaries, lists, numbers, strings and numpy arrays of numbers, and refuses
+anything else. What the first kind of file calls sigma is a variance (the published probe takes no root).
 """
 
 import pickle
@@ -45,7 +45,7 @@ ALLOWED = {
     **{(f"numpy.{core}.multiarray", "scalar"): np._core.multiarray.scalar for core in ("core", "_core")},  # type: ignore[attr-defined]
     **{(f"numpy.{core}.numeric", "_frombuffer"): np._core.numeric._frombuffer for core in ("core", "_core")},  # type: ignore[attr-defined]
 }
-"""What a published file may name; NumPy 1 wrote `core` where NumPy 2 has `_core`."""
+"""What a published file may refer to; NumPy 1 wrote `core` where NumPy 2 has `_core`."""
 
 NEURON_ADJUST = {"mu1_lst", "sigma1_lst", "mu2_lst", "sigma2_lst", "neuron_lst"}
 KEY_SPACE = {"mean", "std", "k"}
@@ -66,7 +66,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_published(path: str | Path) -> Layers:
-    """A published file as plain dictionaries, lists and numpy arrays of numbers."""
+    """Reads a published file as plain dictionaries, lists and numpy arrays of numbers. Raises ExpungeError for anything else."""
     try:
         with open(path, "rb") as file:
             found = _Unpickler(file).load()
@@ -99,9 +99,9 @@ def import_guard(
              tokenizer and hash are needed
     alpha    key space: radius as a multiple of the file's k (published: 2 for GSM8K, 1.4 for MBPP, 0.06 for languages)
     check    key space: all_steps, as published, or prompt
-    compat   neuron adjust: none, or released for the published hook, faults included
+    compat   neuron adjust: none, or released for the published hook, including its errors
 
-    The file holds no texts, so the artifact carries no canary prompts.
+    The file holds no texts, so that the artifact has no canary prompts.
     """
     layers, places = read_published(path), blocks_of(_skeleton(model, revision))
     tokenizer = load_tokenizer(model, revision=revision)
@@ -201,7 +201,7 @@ def _numbers(values: Any, where: str) -> np.ndarray[Any, Any]:
 
 
 def _skeleton(model: str, revision: str | None) -> PreTrainedModel:
-    """The model's modules without any weights: enough to know its layers, whatever its size."""
+    """Builds the model's modules without weights, to read its layers."""
     try:
         config = AutoConfig.from_pretrained(model, revision=revision)
     except (OSError, ValueError) as error:

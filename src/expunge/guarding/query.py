@@ -1,4 +1,4 @@
-"""Reads the arguments of a call of `generate` for a guard, and makes the call for some of its prompts only.
+"""Reads the arguments of a call of `generate` for a guard, and repeats the call for some of its prompts only.
 
 Shape suffixes: Q queries of a `generate`, S positions of a sequence.
 """
@@ -34,7 +34,7 @@ class Query:
 
     @classmethod
     def of(cls, model: Any, bound: Mapping[str, Any]) -> "Query":
-        """Raises where a guard could not see the whole prompt at once.
+        """Reads the arguments. Raises ExpungeError if a guard could not see the whole prompt at once.
 
         bound   the arguments by name, as `inspect.signature(...).bind(...).arguments` gives them
         """
@@ -50,7 +50,7 @@ class Query:
         return query
 
     def setting(self, name: str) -> Any:
-        """As generate would see it: the argument, else its generation_config's value, else the model's."""
+        """Returns a setting as generate reads it: the argument, else its generation_config's value, else the model's."""
         config = self.given.get("generation_config")
         for value in (self.given.get(name), None if config is None else getattr(config, name), getattr(self.defaults, name)):
             if value is not None:
@@ -63,36 +63,37 @@ class Query:
 
     @property
     def budget(self) -> int:
-        """Tokens that an answer may have."""
+        """Returns the number of tokens that an answer may have."""
         if self.setting("max_new_tokens") is not None:
             return int(self.setting("max_new_tokens"))
         longest = self.setting("max_length")
         return 20 if longest is None else max(0, int(longest) - self.ids_QS.shape[1])
 
     def pad(self, answer: Sequence[int]) -> int:
-        """The pad token, or the last of `answer`, which is its end token."""
+        """Returns the pad token, or the last of `answer`, which is its end token."""
         pad = self.setting("pad_token_id")
         return answer[-1] if pad is None else int(pad)
 
     def only(self, wanted_Q: Tensor, answer: Sequence[int]) -> "Query":
-        """The same call for some of the queries, the others answered by `answer`; what looks at rows by number sees all."""
+        """Makes the same call for some of the queries; the others are answered by `answer`; arguments that depend on row
+        indices see all rows."""
         per_row = {name: value[wanted_Q] for name in PER_ROW if isinstance(value := self.given.get(name), Tensor)}
         whole = FullBatchView(wanted_Q, self.ids_QS, answer, self.pad(answer))
         return Query(self.given | per_row | whole.arguments(self.given), self.ids_QS[wanted_Q], self.defaults)
 
     def sequences(self, output: Any) -> Tensor:
-        """[queries, returned, S] of what `generate` gave back."""
+        """Returns what `generate` returned as [queries, returned, S]."""
         found: Tensor = output if isinstance(output, Tensor) else output["sequences"]
         by_query: Tensor = found.unflatten(0, (-1, self.returned))
         return by_query
 
     def joined(self, parts: Sequence[Tensor], answer: Sequence[int]) -> Tensor:
-        """Sequences [queries, returned, S] of several calls as one, padded to the longest."""
+        """Joins sequences [queries, returned, S] of several calls, padded to the longest."""
         width = max(part.shape[-1] for part in parts)
         return torch.cat([functional.pad(part, (0, width - part.shape[-1]), value=self.pad(answer)) for part in parts])
 
     def answers(self, closed_Q: Tensor, kept: Tensor | None, answer: Sequence[int]) -> Any:
-        """What generate gives back: kept sequences [open queries, returned, S]; for closed queries prompt and `answer`."""
+        """Returns what generate would: the sequences [open queries, returned, S]; for closed queries prompt and `answer`."""
         ids = torch.tensor(answer[: self.budget], device=self.ids_QS.device)
         prompts, longest = self.ids_QS[closed_Q], self.ids_QS.shape[1] + len(ids)
         width = longest if kept is None else max(longest, kept.shape[-1])
@@ -110,6 +111,6 @@ class Query:
 
 
 def prompts_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """The token ids among the arguments of `generate`."""
+    """Returns the token ids among the arguments of `generate`."""
     found: Tensor | None = args[0] if args else kwargs.get("inputs")
     return kwargs.get("input_ids") if found is None else found

@@ -1,7 +1,7 @@
-"""Counter-based random numbers: a draw is a hash of its key, so it is the same in any batch, at any time, on any device.
+"""Draws counter-based random numbers: a draw is a hash of its key, and so the same in any batch, call and device.
 
-Keys are int64 tensors that are mixed field by field (seed, then prompt, then position ...). Nothing is read from torch's global
-generator, and nothing is written to it.
+Keys are int64 tensors that are mixed field by field (seed, then prompt, then position ...). Torch's global generator is neither
+read nor changed.
 """
 
 from functools import cache
@@ -14,14 +14,14 @@ MULTIPLIERS = (-7046029254386353131, -4658895280553007687, -7723592293110705685)
 
 
 def mix(bits: Tensor) -> Tensor:
-    """splitmix64's finalizer on int64: every input bit moves every output bit. Shifts are made logical by their masks."""
+    """Applies splitmix64's finalizer to int64: every input bit affects every output bit. Shifts are made logical by masks."""
     bits = (bits ^ ((bits >> 30) & 0x3FFFFFFFF)) * MULTIPLIERS[1]
     bits = (bits ^ ((bits >> 27) & 0x1FFFFFFFFF)) * MULTIPLIERS[2]
     return bits ^ ((bits >> 31) & 0x1FFFFFFFF)
 
 
 def uniform(bits: Tensor) -> Tensor:
-    """float32 in [0, 1), 24 bits, of int64 that were mixed before and then joined by exclusive or."""
+    """Converts mixed int64 keys to float32 in [0, 1), with 24 bits."""
     bits = bits * MULTIPLIERS[1]
     bits = (bits ^ (bits >> 32)) * MULTIPLIERS[2]
     return ((bits >> 40) & 0xFFFFFF).float() * 2.0**-24
@@ -29,7 +29,7 @@ def uniform(bits: Tensor) -> Tensor:
 
 @cache
 def powers(count: int, device: torch.device) -> Tensor:
-    """A^0 ... A^(count - 1) mod 2^64, as int64, with A the first multiplier."""
+    """Computes A^0 ... A^(count - 1) mod 2^64, as int64, with A the first multiplier."""
     with torch.inference_mode(False):  # a cached tensor is used again by passes that record gradients
         values, power = [], 1
         for _ in range(count):

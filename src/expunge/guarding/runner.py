@@ -1,4 +1,4 @@
-"""Runs a guarding method: fits the guard on the start model; the weights stay as they are."""
+"""Runs a guarding method: fits the guard on the start model, whose weights are not changed."""
 
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from expunge.self_check import guard_check
 
 
 def check(run: AnyRun, request: Request) -> None:
-    """Raises where the request lacks what the method needs."""
+    """Raises ExpungeError if the request lacks what the method needs."""
     _method(run).require(request)
 
 

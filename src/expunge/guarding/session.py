@@ -1,10 +1,10 @@
-"""Tells guards what each forward pass is about: which tokens are real, where each row's prompt ends, which positions count.
+"""Tells guards about each forward pass: which tokens are real, where each row's prompt ends, which positions count.
 
-A guard decides per row, so it has to know these under padding, caches, beams and scoring alike. It learns them in three ways:
+A guard decides per row and needs this information with padding, caches, beams and in scoring. There are three sources:
 - inside `generate`, from the whole sequences that every decoding strategy hands to `prepare_inputs_for_generation`, in the
-  order of the cache's rows: this is right for beams, samples and batches without any state of our own;
+  order of the cache's rows, which is correct for beams, samples and batches;
 - in a labelled pass (`models.logprobs`), from the first position that predicts a label, which is the prompt's last token;
-- in any other call nothing says where a prompt ends (`prompt_end_B` is None), and each guard documents what it does then.
+- in any other call the end of the prompt is unknown (`prompt_end_B` is None), and each guard documents what it does then.
 
 Shape suffixes: B rows, T positions of this call, S positions of the whole sequences so far.
 """
@@ -34,22 +34,22 @@ BeforePrefill = Callable[[Prompts, ForwardPass], None]
 
 
 class Session:
-    """The forward pass and the generation that this thread is in, on one model."""
+    """The forward pass and the generation in progress in this thread, on one model."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase | None") -> None:
         self._local, self.tokenizer = local(), tokenizer
         self.before_prefill: list[BeforePrefill] = []
-        """Called before each pass that reads a prompt: with `generate` the first one, in scoring every one, otherwise every one
-        that does not go on from a cache."""
+        """Called before each pass that reads a prompt: in `generate` the first one, in scoring every one, otherwise every one
+        that does not continue a cache."""
 
     @property
     def is_paused(self) -> bool:
-        """Whether this thread's passes are a guard's own."""
+        """Whether this thread's passes are run by a guard itself."""
         return bool(self._local.__dict__.get("paused"))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """While it lasts, this thread's forward passes are a guard's own and are not followed."""
+        """Context manager in which this thread's forward passes are run by a guard itself and are ignored."""
         self._local.paused = True
         try:
             yield
@@ -67,7 +67,7 @@ class Session:
 
     @contextmanager
     def generating(self, prompts: Tensor | None) -> Iterator[Generation]:
-        """A call of `generate` on these token ids begins."""
+        """Notes that a call of `generate` on these token ids begins."""
         queries, width = prompts.shape if prompts is not None else (0, 0)
         outer, inner = self.generation, Generation(queries, width)
         self._local.generation = inner
@@ -111,7 +111,7 @@ class Session:
 
 @contextmanager
 def open_session(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None" = None) -> Iterator[Session]:
-    """Keeps `session.current` up to date while it lasts.
+    """Context manager that keeps `session.current` up to date.
 
     tokenizer   for a gate that reads prompts as text
     """
@@ -168,7 +168,7 @@ def open_session(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None" =
 
 
 def _recorded(criteria: "StoppingCriteriaList", session: Session) -> "StoppingCriteriaList":
-    """The same criteria, each answer of which the session is told."""
+    """Wraps the stopping criteria so that the session sees their answers."""
     from transformers import StoppingCriteriaList
 
     class Recorded(StoppingCriteriaList):
@@ -183,7 +183,7 @@ def _recorded(criteria: "StoppingCriteriaList", session: Session) -> "StoppingCr
 
 @contextmanager
 def replaced(model: "PreTrainedModel", name: str, wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Iterator[None]:
-    """`model.name` is `wrap(the function before)` on this one model; bound to it, so that a deep copy gets its own."""
+    """Replaces `model.name` by `wrap(the function before)` on this one model; bound to it, so that a deep copy gets its own."""
     before = model.__dict__.get(name)
     setattr(model, name, MethodType(wrap((before or getattr(model, name)).__func__), model))
     try:
@@ -200,7 +200,7 @@ def _names(cls: type[nn.Module], args: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def _prompt_ids(here: ForwardPass) -> tuple[tuple[int, ...], ...]:
-    """Tokens of each row's prompt; of the whole row where nothing says where the prompt ends."""
+    """Returns the tokens of each row's prompt, or of the whole row if the end of the prompt is unknown."""
     assert here.ids_BS is not None
     width = here.ids_BS.shape[1]
     ends = [width - 1] * here.rows if here.prompt_end_B is None else (here.prompt_end_B + here.begin).tolist()
@@ -213,7 +213,7 @@ def _prompt_ids(here: ForwardPass) -> tuple[tuple[int, ...], ...]:
 
 
 def _last(mask_BS: Tensor | None, ids_BS: Tensor, width: int) -> Tensor:
-    """Column of each row's last token among the first `width`."""
+    """Returns the column of each row's last token among the first `width`."""
     if mask_BS is None:
         return torch.full((ids_BS.shape[0],), width - 1, device=ids_BS.device)
     return width - 1 - mask_BS[:, :width].long().flip(1).argmax(dim=1)

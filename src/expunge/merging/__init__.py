@@ -1,4 +1,4 @@
-"""Weight arithmetic over files larger than memory: `expunge merge`."""
+"""Merges model weights and adapters in files larger than memory (`expunge merge`)."""
 
 from expunge.merging.factor_merge import merge_adapters
 from expunge.merging.factor_report import AdapterResult, ModuleReport

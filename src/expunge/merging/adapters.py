@@ -1,8 +1,8 @@
-"""PEFT's LoRA folders, read from their two files without building a model.
+"""Reads PEFT's LoRA folders from their two files, without building a model.
 
 base_model.model.<module>.lora_A.weight   rank x in     delta of <module>.weight = scaling B A
 base_model.model.<module>.lora_B.weight   out x rank    scaling = alpha / rank, or alpha / sqrt(rank) with rsLoRA
-base_model.model.<name>                   a weight that was trained whole (modules_to_save, biases)
+base_model.model.<name>                   a fully trained weight (modules_to_save, biases)
 """
 
 import json
@@ -23,11 +23,11 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 BASE_CHANGING = ("pissa", "olora", "corda")
-"""Initializations that also change the base weights, so that BA alone is not the difference to the original base."""
+"""Initializations that also change the base weights, so that BA is not the difference to the original base."""
 
 
 def read_adapter(label: str, folder: Path, base: Mapping[str, Stored]) -> Source:
-    """Every weight that the adapter changes, checked against the names and shapes of the base."""
+    """Reads every weight that the adapter changes, and checks names and shapes against the base."""
     config = read_config(label, folder)
     if config["peft_type"] != "LORA":
         raise ExpungeError(
@@ -58,7 +58,7 @@ def read_adapter(label: str, folder: Path, base: Mapping[str, Stored]) -> Source
 
 
 def read_config(label: str, folder: Path) -> dict[str, Any]:
-    """adapter_config.json; `peft_type` is there."""
+    """Reads adapter_config.json, which must have `peft_type`."""
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         config["peft_type"]
@@ -74,7 +74,7 @@ def adapter_tensors(label: str, folder: Path) -> dict[str, Stored]:
 
 
 def check_product(label: str, config: Mapping[str, Any]) -> None:
-    """Raises where a LoRA is no plain product of two factors beside the base that it names."""
+    """Raises ExpungeError if a LoRA is not a plain product of two factors added to the base that it names."""
     for field in ("use_dora", "target_parameters", "lora_bias"):
         if config.get(field):
             raise ExpungeError(f"{label} uses {field}, which is not a plain product of two factors; merge it with peft first")
@@ -102,13 +102,13 @@ def _low_rank(
 
 
 def scaling_of(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """alpha / rank, or alpha / sqrt(rank) with rsLoRA; alpha may be the module's own."""
+    """Returns alpha / rank, or alpha / sqrt(rank) with rsLoRA; alpha may be the module's own."""
     alpha = _of_module(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
     return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
 def _check_copy(label: str, name: str, copy: Stored, base: Mapping[str, Stored]) -> None:
-    """PEFT saves the embedding beside an adapter on it; it has to be the base's."""
+    """Raises ExpungeError unless the embedding that PEFT saves beside an adapter on it equals the base's."""
     original = base[_known(label, name, base)]
     with Files() as files:
         if copy.shape != original.shape or not all(
@@ -122,7 +122,7 @@ def _part(files: Files, tensor: Stored, start: int, stop: int) -> Tensor:
 
 
 def _of_module(pattern: Mapping[str, float], module: str, default: float) -> float:
-    """PEFT's rule: a key is a regular expression for the end of a module's name."""
+    """Looks a key up as PEFT does: it is a regular expression for the end of a module's name."""
     return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), default)
 
 

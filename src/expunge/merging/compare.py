@@ -1,4 +1,4 @@
-"""Which tensors differ from the base: byte by byte, a differing one no further than its first differing piece."""
+"""Finds the tensors that differ from the base, comparing bytes up to the first differing piece."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from expunge.merging.storage import Files, Scratch, Stored, pieces, read_raw, sh
 
 
 def differing(files: Files, scratch: Scratch, plan: Plan, item: Item) -> tuple[int, ...]:
-    """The models whose tensor is not that of the base. Adapters and differences count as differing where they have anything."""
+    """Returns the models whose tensor differs from the base's. Adapters and files of differences count as different."""
     found = []
     for model, (source, given) in enumerate(zip(plan.sources, item.inputs, strict=True)):
         if given is None:
@@ -28,7 +28,7 @@ def differing(files: Files, scratch: Scratch, plan: Plan, item: Item) -> tuple[i
 
 
 def _equal(files: Files, scratch: Scratch, tensor: Stored, base: Stored) -> bool:
-    """A tensor with fewer rows than the base's is compared as far as it goes."""
+    """Compares a tensor; one with fewer rows than the base's is compared as far as it goes."""
     if tensor.dtype != base.dtype:
         return False
     size = tensor.dtype.itemsize

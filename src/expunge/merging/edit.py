@@ -1,4 +1,4 @@
-"""One tensor from disk through a method to a sink, piece by piece."""
+"""Computes one merged tensor piece by piece, from disk through a method to a sink."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -26,10 +26,10 @@ def merge_tensor(
     *,
     differences: bool,
 ) -> TensorReport:
-    """Float32 pieces of the new weights, or of their difference to the base, go to `sink`.
+    """Passes float32 pieces of the new weights, or of their difference to the base, to `sink`.
 
-    models  those that differ from the base in this tensor
-    cuts    those over whole models; None: the method trims within the tensor
+    models  the models that differ from the base in this tensor
+    cuts    cuts over whole models; None: the method trims within the tensor
     """
     method, within = item.method, cuts is None
     by_model = within_tensor(stream, item, models) if cuts is None else {m: Placing(cuts[m]) for m in models}
@@ -83,7 +83,7 @@ def merge_tensor(
 
 
 def copy_tensor(stream: Stream, item: Item, sink: Sink) -> None:
-    """A tensor that no model changes, as it is on disk; only its numbers are checked."""
+    """Copies a tensor that no model changes, as it is on disk, and checks that its numbers are finite."""
     for start, stop in stream.pieces(item):
         raw_E = stream.raw(item, start, stop)
         if item.merged:

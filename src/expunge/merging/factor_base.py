@@ -1,4 +1,4 @@
-"""Which base model two adapters belong to: by its content where that can be read, else by what their configurations name."""
+"""Determines the base model of two adapters: by its content if it can be read, else by what their configurations name."""
 
 import json
 import os
@@ -18,9 +18,9 @@ class BasePlace(NamedTuple):
 
     path: str
     folder: Path | None
-    """Where it is a folder on this machine."""
+    """The base's folder, if it is on this machine."""
     sha256: str
-    """Empty where the base is not here and neither adapter knows it."""
+    """Empty if the base is not here and neither adapter knows its hash."""
     revision: str | None
     notes: tuple[str, ...]
 
@@ -32,9 +32,9 @@ class BasePlace(NamedTuple):
 
 
 def choose_base(expert: Adapter, anti: Adapter, given: str | None) -> BasePlace:
-    """The base that `given` names, else the one that both adapters name; raises where they name two.
+    """Returns the base that `given` names, else the one that both adapters name. Raises ExpungeError if they name two.
 
-    Two names of one folder, or of folders with the same weights, are one base.
+    Two names of the same folder, or of folders with the same weights, are one base.
     """
     if given is not None:
         there = resolve(given)
@@ -74,8 +74,8 @@ def _place(path: str, folder: Path | None, revision: str | None, known: str) -> 
 
 
 def remap_pad(folder: Path, place: BasePlace, label: str) -> None:
-    """A tokenizer larger than the base's embedding (training that resized it for a pad token): said, and its pad becomes the end
-    token, whose row the base has."""
+    """Handles a tokenizer larger than the base's embedding (training resized it for a pad token): adds a note, and replaces
+    its pad by the end token."""
     if place.folder is None or not (folder / "tokenizer_config.json").is_file():
         return
     config = json.loads((place.folder / "config.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""PEFT folders read and written for the arithmetic of adapters, without a base model.
+"""Reads and writes PEFT folders for adapter arithmetic, without a base model.
 
 LoRA       base_model.model.<module>.lora_A.weight, .lora_B.weight     a product, with a scaling from the configuration
 (IA)^3     base_model.model.<module>.ia3_l                             a vector that multiplies; 1 is no change
@@ -28,7 +28,7 @@ from expunge.models.folder import ADAPTER_CONFIG, folder_kind, tokenizer_files
 
 LORA, IA3, PREFIX_TUNING = "LORA", "IA3", "PREFIX_TUNING"
 UNUSUAL = ("layer_replication", "trainable_token_indices", "alora_invocation_tokens", "use_qalora", "use_bdlora", "kasa_config")
-"""Fields of LoRA under which A and B alone are not what the adapter does."""
+"""Fields of LoRA with which the adapter does more than A and B say."""
 
 
 class Product(NamedTuple):
@@ -38,7 +38,7 @@ class Product(NamedTuple):
     a: Stored
     scaling: float
     embedding: bool
-    """Whether it is on an embedding, whose weight is stored as W^T and whose factors have names of their own."""
+    """Whether it is on an embedding, whose weight is stored as W^T and whose factors have other names."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -54,9 +54,9 @@ class Adapter(NamedTuple):
     folder: Path
     config: dict[str, Any]
     products: dict[str, Product]
-    """By module, of a LoRA."""
+    """By module, for a LoRA."""
     rows: dict[str, Stored]
-    """By key, of the other kinds."""
+    """By key, for other kinds."""
     notes: tuple[str, ...]
 
     @property
@@ -69,13 +69,13 @@ class Adapter(NamedTuple):
 
     @property
     def base_sha256(self) -> str | None:
-        """What an artifact of expunge knows of its base."""
+        """Returns the hash of the base that an artifact of expunge recorded."""
         found = artifact_folder(self.folder)
         return None if found is None else read_manifest(found).base.sha256 or None
 
 
 def open_adapter(path: str) -> Adapter:
-    """A PEFT folder, a run of expunge, or a hub id."""
+    """Opens a PEFT folder, a run of expunge, or a hub id."""
     folder = resolve(path)
     if folder_kind(folder) != "adapter":
         raise ExpungeError(f"{path} holds no {ADAPTER_CONFIG}; the arithmetic of adapters takes PEFT folders or runs with --lora")
@@ -130,13 +130,13 @@ def _product(label: str, config: Mapping[str, Any], module: str, b: Stored, a: S
 
 
 def factor_names(module: str, embedding: bool) -> tuple[str, str]:
-    """The keys of A and B in PEFT's file."""
+    """Returns the keys of A and B in PEFT's file."""
     ends = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
     return f"{PREFIX}{module}.{ends[0]}", f"{PREFIX}{module}.{ends[1]}"
 
 
 def lora_config(of: Adapter, base: str, ranks: Mapping[str, int]) -> dict[str, Any]:
-    """The configuration of a LoRA of scaling 1 whose modules have these ranks. Fields that are not named have peft's defaults."""
+    """Makes the configuration of a LoRA of scaling 1 whose modules have these ranks. Other fields have peft's defaults."""
     rank = max(ranks.values())
     own = {module: r for module, r in ranks.items() if r != rank}
     return {
@@ -158,7 +158,7 @@ def lora_config(of: Adapter, base: str, ranks: Mapping[str, int]) -> dict[str, A
 
 
 def rows_of(adapter: Adapter, key: str, tensor: Tensor) -> Tensor:
-    """The rows that the formula takes: the whole vector of an (IA)^3 as its difference to 1, the heads of a prefix. N x I."""
+    """Returns the rows for the formula: the vector of an (IA)^3 as its difference to 1, the heads of a prefix. N x I."""
     if adapter.kind == IA3:
         return tensor.reshape(1, -1) - 1
     heads, width = int(adapter.config["num_attention_heads"]), int(adapter.config["token_dim"])
@@ -168,12 +168,12 @@ def rows_of(adapter: Adapter, key: str, tensor: Tensor) -> Tensor:
 
 
 def from_rows(adapter: Adapter, rows_NI: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The reverse of `rows_of`."""
+    """Reverses `rows_of`."""
     return (rows_NI + 1 if adapter.kind == IA3 else rows_NI).reshape(shape)
 
 
 def copy_tokenizer(source: Path, folder: Path) -> list[str]:
-    """The tokenizer's files and the format of prompts, and nothing else beside an adapter (optimizer, random states)."""
+    """Copies the tokenizer's files and the prompt format, but no other files (optimizer, random states)."""
     found = [file for file in [*tokenizer_files(source), source / FORMAT_FILE] if file.is_file()]
     for file in found:
         target = folder / file.relative_to(source)
@@ -183,7 +183,7 @@ def copy_tokenizer(source: Path, folder: Path) -> list[str]:
 
 
 def finite(tensor: Tensor, name: str) -> Tensor:
-    """As float32; raises where it leaves that range."""
+    """Converts to float32; raises ExpungeError if a number exceeds its range."""
     rounded = tensor.float()
     if not math.isfinite(float(rounded.abs().max()) if rounded.numel() else 0.0) or bool(torch.isnan(rounded).any()):
         raise ExpungeError(f"the new {name} leaves the range of float32; take a smaller --alpha")

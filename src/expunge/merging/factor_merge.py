@@ -1,4 +1,4 @@
-"""The arithmetic of adapters from beginning to end: two PEFT folders in, one out, in seconds and without a base model."""
+"""Merges two PEFT adapters into one by their factors, in seconds and without a base model."""
 
 import shutil
 import time
@@ -48,11 +48,11 @@ def merge_adapters(
     """Computes one adapter from two, EXPERT and ANTI_EXPERT, and writes it to out/artifact; plain peft loads it.
 
     models  PEFT folders, runs of expunge with --lora, or hub ids; LoRA, (IA)^3 or prefixes, both of one kind. Ranks, scalings and
-            targets of LoRAs may differ: a module that one of them lacks is one that it does not change
-    base    where both belong, if their configurations name it differently or by a path of another machine; needed by `ethos`
-    rank    of a LoRA: the most that a module gets, by singular values, the residual stated; left out, all: r+ + r-
+            targets of LoRAs may differ: a module that one of them lacks counts as unchanged by it
+    base    their base model, if their configurations name it differently or by a path of another machine; needed by `ethos`
+    rank    for a LoRA: largest rank of a module, by singular values, with the error reported; default: r+ + r-, exactly
 
-    Raises ExpungeError, one sentence, before anything is written when the two do not fit together.
+    Raises ExpungeError before anything is written if the two do not fit together.
     """
     began, out = time.perf_counter(), Path(out)
     work = beside_of(out, "partial")
@@ -144,7 +144,7 @@ def _check_shapes(expert: Adapter, anti: Adapter) -> None:
 
 
 def _pairs(files: Files, expert: Adapter, anti: Adapter) -> Iterator[tuple[str, Factors, Factors, bool]]:
-    """Each module of either, in the order of the expert's file; a module that one lacks is there at rank 0."""
+    """Yields each module of either, in the order of the expert's file; a module that one lacks has rank 0 there."""
     for module in dict.fromkeys([*expert.products, *anti.products]):
         found: list[Product | None] = [adapter.products.get(module) for adapter in (expert, anti)]
         loaded = [p and p.load(files, a.label, module) for p, a in zip(found, (expert, anti), strict=True)]
@@ -202,7 +202,7 @@ def _vectors(
 
 
 def _rows(files: Files, expert: Adapter, anti: Adapter) -> Iterator[tuple[str, Tensor, Tensor, tuple[int, ...]]]:
-    """Each key of either; a vector of (IA)^3 that one lacks is 1 there."""
+    """Yields each key of either; a vector of (IA)^3 that one lacks is 1 there."""
     for key in dict.fromkeys([*expert.rows, *anti.rows]):
         mine, other = expert.rows.get(key), anti.rows.get(key)
         if mine and other and mine.shape != other.shape:

@@ -1,4 +1,4 @@
-"""What the arithmetic of adapters says of itself: one row per module, totals, and the sentences that the command prints."""
+"""Reports an adapter merge: one row per module, totals, and the sentences that the command prints."""
 
 import math
 import warnings
@@ -19,18 +19,18 @@ class ModuleReport(Record):
 
     name: str
     rank: int
-    """0 for adapters that are no product."""
+    """Rank of the product; 0 for adapters that are not products."""
     expert: float
-    """Euclidean norm of the expert's change, its scaling included."""
+    """Euclidean norm of the expert's change, including its scaling."""
     anti: float
     dot: float
     """<W+, W->."""
     norm: float
-    """Of the new adapter's change."""
+    """Euclidean norm of the new adapter's change."""
     residual: float
-    """What the rank leaves out, over the norm of the change."""
+    """Error of the reduced rank, relative to the norm of the change."""
     only_anti: int
-    """Rows that the anti-expert changes and the expert does not."""
+    """Number of rows that the anti-expert changes and the expert does not."""
     rows: int
 
 
@@ -43,21 +43,21 @@ class AdapterResult(Record):
     seconds: float
     modules: int
     rank: int
-    """The largest of the result's; 0 for adapters that are no product."""
+    """The largest rank of the result; 0 for adapters that are not products."""
     cosine: float | None
-    """Between the two changes, over all modules; null where one of them is zero."""
+    """Cosine between the two changes, over all modules; null if one of them is zero."""
     expert: float
     """Euclidean norm of the expert's change."""
     anti: float
     norm: float
-    """Of the result's."""
+    """Euclidean norm of the result's change."""
     residual: float
-    """What --rank left out, over the norm of the whole change."""
+    """Error of --rank, relative to the norm of the whole change."""
     written_bytes: int
     notes: tuple[str, ...]
 
     def sentences(self) -> str:
-        """The result for people."""
+        """Describes the result in sentences."""
         rank = f", rank {self.rank}" if self.rank else ""
         said = "" if self.cosine is None else f"; cosine between the two {self.cosine:.3f}"
         lines = [
@@ -75,7 +75,7 @@ def cosine(rows: Sequence[ModuleReport]) -> float | None:
 
 
 def check_contrast(method: AdapterMethod, rows: Sequence[ModuleReport]) -> list[str]:
-    """Warnings for the result: adapters too alike or too unlike for the method, rows that it drops."""
+    """Returns warnings: adapters too similar or too different for the method, rows that it drops."""
     notes: list[str] = []
     found = cosine(rows) if method.wants_contrast else None
     if found is not None and abs(found) > PARALLEL:

@@ -1,4 +1,4 @@
-"""From finished weight files to a folder that loads: configuration and tokenizer beside them, card, manifest, reports."""
+"""Turns finished weight files into a folder that loads: adds configuration, tokenizer, card, manifest and reports."""
 
 import json
 import os
@@ -20,21 +20,21 @@ from expunge.models.folder import template_files
 from expunge.records import Provenance, write_json, write_text
 
 BESIDE = {".json", ".jinja", ".txt", ".model", ".py", ".tiktoken", ".vocab", ".spm"}
-"""Endings of what lies beside the weights of a model: configuration, tokenizer, code that the configuration names."""
+"""Endings of the files beside a model's weights: configuration, tokenizer, code that the configuration names."""
 NOT_BESIDE = {INDEX, "pytorch_model.bin.index.json", "expunge.json", "trainer_state.json", CONFIG}
 ONLY_MODEL = {"config.json", "generation_config.json"}
 REPORT_BYTES = 1000
-"""Of a tensor in the journal, the report and an index."""
+"""Bytes per tensor in the journal, the report and an index."""
 
 
 def beside_bytes(plan: Plan) -> int:
-    """About what a result takes beside its weights: configuration, tokenizer, journal and reports."""
+    """Estimates the size of a result without its weights: configuration, tokenizer, journal and reports."""
     files = [] if plan.request.write == "delta" else _beside(plan.base.folder)
     return sum(file.stat().st_size for file in files) + REPORT_BYTES * (len(plan.items) + 32)
 
 
 def write_weights(plan: Plan, output: Output, done: Path, folder: Path) -> None:
-    """A complete Hugging Face folder."""
+    """Writes a complete Hugging Face folder."""
     _copy_beside(plan.base.folder, folder, set())
     if plan.request.dtype != "auto":
         _set_dtype(folder / "config.json", plan.request.dtype)
@@ -46,7 +46,7 @@ def write_weights(plan: Plan, output: Output, done: Path, folder: Path) -> None:
 
 
 def write_adapter(plan: Plan, output: Output, done: Path, folder: Path) -> None:
-    """PEFT's two files, and the tokenizer."""
+    """Writes PEFT's two files, and the tokenizer."""
     _copy_beside(plan.base.folder, folder, ONLY_MODEL)
     _take(output, done, folder)
     rank = plan.request.rank
@@ -82,7 +82,8 @@ def write_run(
     base_sha256: str,
     cost: tuple[float, float, int],
 ) -> None:
-    """Everything of the run folder beside what is finished in work/weights; the folder is then OUT but for its name."""
+    """Writes the other files of the run folder beside the finished work/weights; the folder then only has to be renamed to
+    OUT."""
     done = work / "weights"
     base = base_of(plan.base.folder, Path(result.out), base_sha256)
     names = ", ".join(f"`{Path(label).name}`" for label in plan.request.models)
@@ -102,7 +103,7 @@ def write_run(
 
 
 def _take(output: Output, done: Path, folder: Path) -> None:
-    """A second name for each finished file: a kill from here to the end loses none. A move where links cannot be had."""
+    """Makes a hard link to each finished file, so that a kill loses none; moves them if links are not possible."""
     for shard in output.shards:
         (folder / shard.file).unlink(missing_ok=True)
         try:

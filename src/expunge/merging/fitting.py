@@ -1,4 +1,4 @@
-"""Whether models fit together: names, shapes, dtypes, vocabularies, tied weights. Faults name the tensors."""
+"""Checks whether models fit together: names, shapes, dtypes, vocabularies, tied weights."""
 
 import warnings
 from collections.abc import Mapping
@@ -14,7 +14,8 @@ Vocabulary = Literal["refuse", "base"]
 
 
 def fit(source: Source, base: BaseModel, skipped: set[str], vocabulary: Vocabulary, notes: list[str]) -> dict[str, Input]:
-    """What a model gives for each name of the base; notes say what was left out.
+    """Returns what a model gives for each name of the base; notes say what was left out. Raises ExpungeError, with the tensors,
+    if it does not fit.
 
     skipped     second copies of tied weights
     vocabulary  `refuse` another number of tokens; `base`: merge the rows that both have
@@ -70,9 +71,9 @@ def _check_names(source: Source, base: BaseModel, skipped: set[str]) -> None:
 
 
 def say_tied(source: Source, base: BaseModel, skipped: set[str], notes: list[str]) -> None:
-    """A LoRA on a tied embedding: beside its base it changes the input alone, merged it changes the output head too.
+    """Warns about a LoRA on a tied embedding: as an adapter it changes the input only, merged it changes the output head too.
 
-    Which is known by the head that is not stored: many configurations leave the flag out, because true is its default.
+    A tied head is recognized by not being stored: many configurations omit the flag, because true is its default.
     """
     if any(n.endswith(HEADS) and n not in skipped for n in base.tensors):
         return
@@ -87,7 +88,8 @@ def say_tied(source: Source, base: BaseModel, skipped: set[str], notes: list[str
 
 
 def tied_copies(base: BaseModel, sources: tuple[Source, ...], notes: list[str]) -> set[str]:
-    """Names that are a second copy of a tied weight: merged once, stored once. Where the copies differ they are two weights."""
+    """Returns the names of second copies of tied weights, which are merged and stored once. Copies that differ are two
+    weights."""
     skipped: set[str] = set()
     with Files() as files:
         if (pair := tied_pair(base.config, base.tensors)) and _same(files, base.tensors, pair):
@@ -112,7 +114,7 @@ def _same(files: Files, tensors: Mapping[str, Stored], pair: tuple[str, str]) ->
 
 
 def check_adapter(method: EditingMethod, rank: int | None, sources: tuple[Source, ...]) -> None:
-    """Whether the merge can be written as an adapter."""
+    """Raises ExpungeError if the merge cannot be written as an adapter."""
     if rank is None or rank < 1:
         raise ExpungeError("--write adapter needs the rank of the new adapter: --rank 16")
     if method.measures_angle or not method.keeps_equal(len(sources)):

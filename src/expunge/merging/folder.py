@@ -1,4 +1,4 @@
-"""The folder that a merge works in, beside OUT and hidden, and how it becomes OUT."""
+"""Manages the hidden folder beside OUT in which a merge works, and renames it to OUT."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ def check_out(out: Path, work: Path, inputs: Sequence[str], resume: bool, overwr
 
 
 def finished_merge(out: Path, fingerprint: str) -> MergeResult | None:
-    """The result of this very merge, if it is there."""
+    """Returns the result of this very merge, if it exists."""
     try:
         result = MergeResult.model_validate_json((out / "merge.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -45,7 +45,7 @@ def finished_merge(out: Path, fingerprint: str) -> MergeResult | None:
 
 
 def is_complete(output: Output, work: Path) -> bool:
-    """Whether the files that a journal speaks of are all there."""
+    """Whether all files that a journal mentions exist."""
     files = [(work / "weights" / shard.file, shard.nbytes) for shard in output.shards]
     return all(file.is_file() and file.stat().st_size == nbytes for file, nbytes in files)
 
@@ -68,7 +68,7 @@ def prepare(
 
 
 def put_in_place(work: Path, out: Path) -> None:
-    """By rename; an old folder goes when the new one is there, but for what others have laid into it."""
+    """Renames the folder; an old one is removed afterwards, except for files of others."""
     (work / COMMAND).unlink(missing_ok=True)
     old = beside_of(out, "old")
     shutil.rmtree(old, ignore_errors=True)

@@ -1,7 +1,7 @@
-"""What can be merged: a model folder, a LoRA adapter, a file of differences. Each gives float32 pieces of a tensor.
+"""Reads the inputs of a merge (model folders, LoRA adapters, files of differences) as float32 pieces of a tensor.
 
-An adapter is merged by what it does to a weight, dense: delta = scaling B A, a few rows at a time. Its factors alone mean nothing
-(B R and R^-1 A are the same adapter), so nothing is ever merged factor by factor.
+An adapter is merged as a dense change of a weight: delta = scaling B A, a few rows at a time. Factors are not merged
+individually, since they are not unique (B R and R^-1 A are the same adapter).
 """
 
 from pathlib import Path
@@ -15,7 +15,8 @@ from expunge.merging.storage import INFINITY, Files, Scratch, Stored, check_fini
 
 
 class Values(NamedTuple):
-    """The tensor of a complete checkpoint. It may have fewer rows than the base's (a smaller vocabulary): the rest equals it."""
+    """A tensor of a complete checkpoint. It may have fewer rows than the base's (a smaller vocabulary): the rest equals the
+    base."""
 
     tensor: Stored
 
@@ -25,7 +26,7 @@ class Values(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """The tensor of a file of differences: model - base."""
+    """A tensor of a file of differences: model - base."""
 
     tensor: Stored
 
@@ -56,17 +57,17 @@ class Source(NamedTuple):
     """One model of a merge."""
 
     label: str
-    """As the user wrote it."""
+    """The model as the user wrote it."""
     folder: Path
     inputs: dict[str, Input]
     complete: bool
-    """Whether a tensor that is not there is a fault; otherwise it equals the base's."""
+    """Whether a missing tensor is an error; otherwise it equals the base's."""
     base_sha256: dict[str, str]
-    """Of a file of differences: hashes of the base tensors that it belongs to."""
+    """For a file of differences: hashes of the base tensors that it belongs to."""
 
 
 class Reader:
-    """Pieces of one tensor of one model, in float32, each in the same buffer."""
+    """Reads pieces of one tensor of one model, in float32, each into the same buffer."""
 
     def __init__(self, files: Files, scratch: Scratch, buffer: int, source: Input, label: str, name: str) -> None:
         self.files, self.scratch, self.buffer = files, scratch, buffer
@@ -75,7 +76,7 @@ class Reader:
             self._left, self._right = self._factors(source)
 
     def difference(self, start: int, stop: int, base_E: Tensor) -> Tensor:
-        """model - base, rounded once."""
+        """Computes model - base, rounded once."""
         if isinstance(self.source, Values):
             return self._values(self.source.tensor, start, stop, base_E).sub_(base_E)
         return self._delta(self.source, start, stop)
@@ -94,7 +95,7 @@ class Reader:
         return rows.flatten()[start - first * columns : stop - first * columns]
 
     def _values(self, tensor: Stored, start: int, stop: int, base_E: Tensor) -> Tensor:
-        """Rows that the model does not have are the base's."""
+        """Reads values; rows that the model does not have are the base's."""
         values_E = self.scratch.floats(self.buffer, stop - start)
         has = max(min(stop, tensor.elements) - start, 0)
         self._stored(tensor, start, start + has, values_E[:has])

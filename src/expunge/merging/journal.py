@@ -1,11 +1,11 @@
-"""The folder that a merge works in, and the journal that lets it go on after a kill.
+"""Keeps the journal of a merge, from which it can be resumed after a kill.
 
-    .NAME.partial/  journal.jsonl   the plan's fingerprint and what the first passes found; then one line per finished tensor
+    .NAME.partial/  journal.jsonl   the plan's fingerprint and the findings of the first passes; then one line per finished tensor
                     weights/        output files at their full size from the start, written in place
                     artifact/ ...   what becomes OUT by one rename when everything is there
 
-A tensor's line is written after its bytes have reached the disk, in batches: a resumed run believes the journal, and does
-again whatever is not in it.
+A tensor's line is written after its bytes have reached the disk, in batches: a resumed run relies on the journal and recomputes
+what is not in it.
 """
 
 import json
@@ -26,14 +26,14 @@ JOURNAL = "journal.jsonl"
 
 
 class Findings(NamedTuple):
-    """What the passes before the merge found."""
+    """The findings of the passes before the merge."""
 
     changed: dict[str, tuple[int, ...]]
     cuts: dict[int, Cut] | None
 
 
 class Journal:
-    """Appends; safe from several threads."""
+    """Appends lines; safe from several threads."""
 
     def __init__(self, folder: Path, files: Files) -> None:
         self.path, self.files = folder / JOURNAL, files
@@ -45,12 +45,12 @@ class Journal:
         self._lock = threading.Lock()
 
     def begin(self, fingerprint: str, findings: Findings) -> None:
-        """Written when the output files are there at their full size, so that the first line vouches for them."""
+        """Writes the first line, once the output files exist at their full size."""
         cuts = None if findings.cuts is None else {model: list(cut) for model, cut in findings.cuts.items()}
         self._append({"plan": fingerprint, "changed": findings.changed, "cuts": cuts})
 
     def read(self, fingerprint: str) -> Findings | None:
-        """What an interrupted run left; nothing if it did not get so far. Drops a line that the kill cut short."""
+        """Returns what an interrupted run left, or None. Drops a line that the kill cut short."""
         if not self.path.is_file():
             return None
         text = self.path.read_text(encoding="utf-8")

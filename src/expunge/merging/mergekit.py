@@ -1,8 +1,8 @@
-"""mergekit's YAML, so that users can switch: the same file, the same numbers (exactly so in float32).
+"""Reads mergekit's YAML files, with the same results (bit for bit in float32).
 
 Read are `models` or whole-model `slices`, `base_model`, `merge_method`, `parameters` with filters and gradients at every level,
-`dtype`, `out_dtype`. What would change the result and is not offered is refused by name, never skipped.
-Differences that remain: sums are always float32 with one rounding, also where `dtype` says bfloat16; DARE's coins are its own
+`dtype`, `out_dtype`. Unsupported settings that would change the result raise an error.
+Differences that remain: sums are always float32 with one rounding, even if `dtype` says bfloat16; DARE's random draws are its own
 (seeded), and `rescale` divides by the density, of which mergekit's matching of norms is an estimate.
 """
 
@@ -26,7 +26,7 @@ KNOWN = {"models", "slices", "base_model", "merge_method", "parameters", "dtype"
 
 
 def read_mergekit(file: Path, *, shard_bytes: int) -> MergeRequest:
-    """The merge that a YAML file of mergekit describes."""
+    """Reads the merge that a YAML file of mergekit describes. Raises ExpungeError for unsupported settings."""
     recipe = _recipe(file, _load(file))
     layers = _layers(recipe.base)
 
@@ -106,7 +106,7 @@ def _models(file: Path, listed: Any, where: str) -> tuple[ModelEntry, ...]:
 
 
 def _slices(file: Path, slices: Any) -> tuple[tuple[ModelEntry, ...], Level]:
-    """One slice that takes all layers of its models is a merge of models; others rearrange layers."""
+    """Reads one slice that takes all layers of its models as a merge of models; others, which rearrange layers, are refused."""
     sources = slices[0].get("sources") if isinstance(slices, list) and len(slices) == 1 and isinstance(slices[0], dict) else None
     entries = _models(file, sources, "the sources of a single slice")
     for entry, source in zip(entries, sources or [], strict=True):
@@ -119,7 +119,7 @@ def _slices(file: Path, slices: Any) -> tuple[tuple[ModelEntry, ...], Level]:
 
 
 def _adapter_of(file: Path, path: str, base: str) -> str:
-    """mergekit's `MODEL+ADAPTER`."""
+    """Splits mergekit's `MODEL+ADAPTER`."""
     model, plus, adapter = path.partition("+")
     if plus and model != base:
         raise ExpungeError(f"{file}: {path} puts an adapter on another model than base_model; merge it into that model first")

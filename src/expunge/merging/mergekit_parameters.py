@@ -1,4 +1,4 @@
-"""mergekit's rules for parameters: levels, filters and gradients, resolved for one tensor."""
+"""Resolves mergekit's parameters for one tensor: levels, filters and gradients."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from expunge.errors import ExpungeError, nearest
 from expunge.models.load import DType
 
 WITHOUT_EFFECT = {"int8_mask"}
-"""Parameters of mergekit that change memory only."""
+"""Parameters of mergekit that only change memory use."""
 
 Setting = Any
 """A number, a list of numbers (a gradient over the layers), or a list of {filter, value}."""
@@ -19,7 +19,7 @@ Level = Mapping[str, Setting]
 class ModelEntry(NamedTuple):
     path: str
     levels: tuple[Level, ...]
-    """Settings for this model, the strongest first."""
+    """Settings for this model, in order of precedence."""
 
 
 class MergekitConfig(NamedTuple):
@@ -28,14 +28,14 @@ class MergekitConfig(NamedTuple):
     method: str
     base: str
     entries: tuple[ModelEntry, ...]
-    """Without the base, except where the method counts it."""
+    """Without the base, unless the method counts it."""
     shared: tuple[Level, ...]
     dtype: DType
 
 
 class Parameters:
-    """The parameters of one tensor, by mergekit's rules: the innermost level that says something wins; a gradient is
-    interpolated over the layers; tensors outside of layers take its first value."""
+    """The parameters of one tensor, by mergekit's rules: the innermost level with a value wins; a gradient is interpolated
+    over the layers; tensors outside of layers take its first value."""
 
     def __init__(self, file: Path, recipe: MergekitConfig, name: str, layers: int) -> None:
         self.file, self.recipe, self.name = file, recipe, name
@@ -50,7 +50,7 @@ class Parameters:
         return bool(self._find(parameter, self.recipe.shared, default))
 
     def each(self, parameter: str, default: float | None) -> tuple[float, ...]:
-        """One value per model; without a default it has to be there."""
+        """Returns one value per model. Raises ExpungeError if there is neither a value nor a default."""
         return tuple(float(self._find(parameter, entry.levels + self.recipe.shared, default)) for entry in self.recipe.entries)
 
     def _find(self, parameter: str, levels: Sequence[Level], default: Setting) -> Setting:
@@ -85,7 +85,7 @@ class Parameters:
             raise ExpungeError(f"{self.file}: {self.recipe.method} with rescale is not offered; write rescale: false")
 
     def check(self) -> None:
-        """Raises for a parameter that nobody asked for: it would have no effect."""
+        """Raises ExpungeError for a parameter that was not read, since it would have no effect."""
         said = {
             key for level in (*self.recipe.shared, *(level for e in self.recipe.entries for level in e.levels)) for key in level
         }

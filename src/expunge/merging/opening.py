@@ -1,4 +1,4 @@
-"""From what the user wrote to the tensors behind it: a folder, a run of expunge, a hub id, an adapter, a file of differences."""
+"""Opens the tensors behind a model argument: a folder, a run of expunge, a hub id, an adapter, a file of differences."""
 
 import json
 from collections.abc import Mapping
@@ -15,11 +15,11 @@ from expunge.models.load import looks_local
 
 DELTA = "delta.safetensors"
 DELTA_KEY = "expunge_delta"
-"""Metadata of a file of differences: JSON, name -> sha256 of the base tensor."""
+"""Metadata key of a file of differences: JSON, name -> sha256 of the base tensor."""
 
 HEADS = ("lm_head.weight", "embed_out.weight")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
-"""Ends of names, over the model types of transformers, whose rows stand for tokens."""
+"""Ends of the names of tensors whose rows stand for tokens, over the model types of transformers."""
 
 
 class BaseModel(NamedTuple):
@@ -30,7 +30,7 @@ class BaseModel(NamedTuple):
 
 
 def resolve(path: str) -> Path:
-    """The folder or file behind a path, a run of expunge or a hub id."""
+    """Returns the folder or file behind a path, a run of expunge or a hub id."""
     if (folder := artifact_folder(path)) is not None:
         if (kind := read_manifest(folder).kind) == "guard":
             raise ExpungeError(f"{path} is a {kind}, which changes no weights; there is nothing in it to merge")
@@ -62,7 +62,7 @@ def open_base(path: str) -> BaseModel:
 
 
 def open_source(path: str, base: BaseModel) -> Source:
-    """One model of the merge; names and shapes of partial ones are checked here, of complete ones in the plan."""
+    """Opens one model of the merge; names and shapes of partial ones are checked here, of complete ones in the plan."""
     found = resolve(path)
     if found.is_file() or (found / DELTA).is_file():
         return _delta(path, found if found.is_file() else found / DELTA, base.tensors)
@@ -92,7 +92,7 @@ def _delta(label: str, file: Path, base: Mapping[str, Stored]) -> Source:
 
 
 def tied_pair(config: Mapping[str, Any], names: Mapping[str, Any]) -> tuple[str, str] | None:
-    """(output head, embedding) of a model whose configuration ties them and that has both names stored."""
+    """Returns (output head, embedding) of a model whose configuration ties them and that stores both."""
     text = config.get("text_config") or {}
     if not config.get("tie_word_embeddings", text.get("tie_word_embeddings", False)):
         return None

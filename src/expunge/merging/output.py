@@ -1,4 +1,4 @@
-"""Where merged tensors go: a checkpoint, a file of differences, or an adapter. Laid out first, then filled at positions."""
+"""Writes merged tensors as a checkpoint, a file of differences, or an adapter."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -28,13 +28,13 @@ class Output(NamedTuple):
 
     shards: tuple[Shard, ...]
     items: tuple[Item, ...]
-    """The tensors that it takes."""
+    """The tensors that it contains."""
     fill: Callable[[Item, Path], TensorReport | None]
-    """Computes one tensor and writes it into the files of a folder; None: it was copied."""
+    """Computes one tensor and writes it into the files of a folder; returns None if it was copied."""
 
 
 def weights_output(stream: Stream, plan: Plan, findings: Findings) -> Output:
-    """Every tensor of the base, rounded once to its dtype; tensors that no model changes are copied byte for byte."""
+    """Outputs every tensor of the base, rounded once to its dtype; tensors that no model changes are copied byte for byte."""
 
     def fill(item: Item, folder: Path) -> TensorReport | None:
         sink = _sink(stream, item.name, item.dtype, folder, plan.places[item.name])
@@ -48,7 +48,7 @@ def weights_output(stream: Stream, plan: Plan, findings: Findings) -> Output:
 
 
 def delta_output(stream: Stream, plan: Plan, findings: Findings) -> Output:
-    """The differences of changed tensors to the base, and the hashes of the base tensors that they belong to."""
+    """Outputs the differences of changed tensors to the base, and the hashes of the base tensors that they belong to."""
     items = _changed(plan, findings)
     hashes = {item.name: digest for item, digest in stream.each(lambda i: sha256_of(stream.files, i.base), items)}
     dtype = torch.float32 if plan.request.dtype == "auto" else items[0].dtype
@@ -63,7 +63,7 @@ def delta_output(stream: Stream, plan: Plan, findings: Findings) -> Output:
 
 
 def adapter_output(stream: Stream, plan: Plan, findings: Findings) -> Output:
-    """Two factors per changed weight: the best approximation of its merged difference at the asked rank."""
+    """Outputs two factors per changed weight: the best approximation of its merged difference at the given rank."""
     items, rank = _changed(plan, findings), plan.request.rank
     assert rank is not None
     keys = {item.name: factor_keys(item) for item in items}
@@ -91,7 +91,7 @@ def adapter_output(stream: Stream, plan: Plan, findings: Findings) -> Output:
 
 
 def factor_keys(item: Item) -> tuple[str, str]:
-    """The names of A and B in PEFT's file."""
+    """Returns the names of A and B in PEFT's file."""
     module = PREFIX + item.name.removesuffix(".weight")
     if _low_rank(item).embedding:
         return f"{module}.lora_embedding_A", f"{module}.lora_embedding_B"
@@ -112,7 +112,7 @@ def _changed(plan: Plan, findings: Findings) -> tuple[Item, ...]:
 
 
 def _sink(stream: Stream, name: str, dtype: torch.dtype, folder: Path, place: TensorPlace) -> Callable[[int, Tensor], None]:
-    """Rounds pieces to `dtype`, to nearest and ties to even, and writes them where they belong."""
+    """Rounds pieces to `dtype`, to nearest and ties to even, and writes them to their positions."""
     file = folder / place.file
 
     def sink(start: int, values_E: Tensor) -> None:

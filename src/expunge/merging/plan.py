@@ -1,4 +1,4 @@
-"""What a merge will do, known from headers alone: which tensors, from where, to where, how many bytes. Writes nothing."""
+"""Plans a merge from file headers alone: which tensors, their sources and destinations, how many bytes. Writes nothing."""
 
 import hashlib
 import json
@@ -24,20 +24,20 @@ OUT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 class MergeRequest(NamedTuple):
-    """All that the user said of a merge."""
+    """All settings of a merge."""
 
     method: EditingMethod
     base: str
     models: tuple[str, ...]
     method_of: Callable[[str], EditingMethod]
-    """The method with the fields that it has for one tensor: mergekit's filters and gradients."""
+    """Returns the method with its fields for one tensor: mergekit's filters and gradients."""
     shard_bytes: int
     write: Write = "weights"
     rank: int | None = None
     dtype: DType = "auto"
     vocabulary: Vocabulary = "refuse"
     recipe: str = ""
-    """The file that described the merge, if one did."""
+    """The file that described the merge, if there was one."""
 
 
 class Item(NamedTuple):
@@ -46,13 +46,14 @@ class Item(NamedTuple):
     name: str
     base: Stored
     inputs: tuple[Input | None, ...]
-    """One for each model; None where it equals the base."""
+    """One for each model; None if it equals the base."""
     method: EditingMethod
     dtype: torch.dtype
     merged: bool
-    """Whole numbers and truth values are copied from the base."""
+    """Whether it is merged; integers and booleans are copied from the base."""
     offset: int
-    """Elements of merged tensors before it in the order of names: positions over a whole model, however it is sharded."""
+    """Number of elements of merged tensors before it in the order of names: positions over a whole model, however it is
+    sharded."""
 
     @property
     def read_bytes(self) -> int:
@@ -65,13 +66,13 @@ class Plan(NamedTuple):
     sources: tuple[Source, ...]
     items: tuple[Item, ...]
     shards: tuple[Shard, ...]
-    """Of `weights`; what the other kinds write is known when the differences are."""
+    """For `weights`; what the other kinds write is known once the differences are."""
     places: dict[str, TensorPlace]
     notes: tuple[str, ...]
 
     @property
     def elements(self) -> int:
-        """Merged weights of one model."""
+        """Returns the number of merged weights of one model."""
         return sum(item.base.elements for item in self.items if item.merged)
 
     @property
@@ -80,13 +81,13 @@ class Plan(NamedTuple):
 
     @property
     def write_bytes(self) -> int:
-        """For the other kinds than weights the most that it can be."""
+        """Returns the bytes to write; for other kinds than weights, an upper bound."""
         if self.request.write == "weights":
             return sum(shard.nbytes for shard in self.shards)
         return 4 * sum(item.base.elements for item in self.items if item.merged and any(item.inputs))
 
     def fingerprint(self) -> str:
-        """Changes with the request and with any input file (path, size, time of change)."""
+        """Computes a hash that changes with the request and with any input file (path, size, modification time)."""
         files = sorted({part.file for item in self.items for part in _parts(item)})
         stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
         each = [(i.name, i.method.model_dump(mode="json"), str(i.dtype)) for i in self.items]
@@ -102,7 +103,7 @@ def _parts(item: Item) -> list[Stored]:
 
 
 def make_plan(request: MergeRequest) -> Plan:
-    """Raises ExpungeError, with the tensors by name, when the models do not fit together."""
+    """Makes the plan. Raises ExpungeError, with the tensors' names, if the models do not fit together."""
     if not request.models:
         raise ExpungeError("there is nothing to merge; give at least one model after --models")
     request.method.check(len(request.models))
@@ -138,19 +139,19 @@ def _offsets(base: BaseModel, skipped: set[str]) -> dict[str, int]:
 
 
 def check_disk(folder: Path, needed: int) -> None:
-    """Raises before the first byte when the output would not fit; `folder` need not exist yet."""
+    """Raises ExpungeError before the first byte if the output would not fit; `folder` need not exist yet."""
     check_room(folder, needed, "the merge")
 
 
 def memory_bytes(plan: Plan, threads: int) -> int:
-    """An estimate of what the merge holds beside Python and its libraries: buffers per thread, and factors of adapters."""
+    """Estimates the memory of a merge without Python and its libraries: buffers per thread, and factors of adapters."""
     widest = max((len([i for i in item.inputs if i]) for item in plan.items), default=0)
     factors = max((i.read_bytes for item in plan.items for i in item.inputs if isinstance(i, LowRank)), default=0)
     return threads * (PIECE * 4 * (widest + 8) + 2 * factors) + widest * 2**23
 
 
 def describe(plan: Plan, threads: int, out: Path) -> str:
-    """What --dry-run prints."""
+    """Returns what --dry-run prints."""
     read, passes = plan.read_bytes, 1 + any(i.method.band(0, i.base.elements) is not None for i in plan.items if i.merged)
     changed = sum(1 for item in plan.items if item.merged and any(item.inputs))
     lines = [

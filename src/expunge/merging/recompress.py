@@ -1,21 +1,22 @@
-"""A dense difference back to two factors."""
+"""Approximates a dense difference by a product of two factors."""
 
 import torch
 from torch import Tensor
 
 ROUNDS = 4
-"""Of subspace iteration: enough that the factors of a matrix without a gap in its spectrum are within a per mille of the best."""
+"""Rounds of subspace iteration: enough that the factors of a matrix without a gap in its spectrum are within 0.1 % of the
+best."""
 MORE = 8
 """Extra columns of the search space."""
 EXACT = 512
-"""Up to this side the decomposition is complete."""
+"""Matrices up to this side length are decomposed exactly."""
 
 
 def factorize(delta: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """(A, B, residual) with B A the best approximation of `delta` (rows x columns) at `rank`: truncated SVD, float32.
+    """Returns (A, B, residual) with B A the best approximation of `delta` (rows x columns) at `rank`: truncated SVD, float32.
 
-    A is rank x columns, B is rows x rank, each with the root of the singular values. residual: norm of what is left out,
-    over the norm of delta. Large matrices go through a randomized range finder with a fixed seed
+    A is rank x columns, B is rows x rank, each with the root of the singular values. residual: norm of the error relative to the
+    norm of delta. Large matrices use a randomized range finder with a fixed seed
     (Halko, Martinsson and Tropp 2011, algorithm 4.4).
     """
     rank = min(rank, *delta.shape)
@@ -34,7 +35,7 @@ def factorize(delta: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
 
 
 def _range(delta: Tensor, columns: int) -> Tensor:
-    """An orthonormal basis, rows x columns, of nearly all that delta does."""
+    """Returns an orthonormal basis, rows x columns, of nearly the whole range of delta."""
     start = torch.randn(delta.shape[1], columns, generator=torch.Generator().manual_seed(0))
     q: Tensor = torch.linalg.qr(delta @ start).Q
     for _ in range(ROUNDS):

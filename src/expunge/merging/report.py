@@ -1,4 +1,4 @@
-"""What a merge says of itself: one row per tensor, totals, and the sentences that the command prints."""
+"""Reports a merge: one row per tensor, totals, and the sentences that the command prints."""
 
 import math
 from pathlib import Path
@@ -16,17 +16,17 @@ class TensorReport(Record):
     changed: tuple[int, ...]
     """Models whose tensor differs from the base."""
     kept: tuple[int, ...]
-    """Entries of each of them that survived the sparsifying; empty for methods that do not sparsify."""
+    """Entries of each of them that were kept; empty for methods that do not sparsify."""
     outvoted: int
-    """Surviving entries that lost the election of a sign."""
+    """Kept entries that lost the sign election."""
     distances: tuple[float, ...]
     """Euclidean norm of each of them minus the base, untrimmed; empty for methods that interpolate weights."""
     change: float
     """Euclidean norm of new minus base weights."""
     base: float
-    """Euclidean norm of the base weights; 0 where the tensor was copied unread."""
+    """Euclidean norm of the base weights; 0 if the tensor was copied unread."""
     residual: float | None = None
-    """Of an adapter: norm of what its rank could not hold, over the norm of the change."""
+    """For an adapter: error of its rank, relative to the norm of the change."""
 
 
 class MergeResult(Record):
@@ -39,14 +39,14 @@ class MergeResult(Record):
     elements: int
     """Merged weights of one model."""
     changed_elements: tuple[int, ...]
-    """Of each model: weights in tensors that differ from the base."""
+    """For each model: weights in tensors that differ from the base."""
     kept: tuple[int, ...] | None
-    """Of each model: differences that survived the sparsifying; null for methods that do not sparsify."""
+    """For each model: differences that were kept; null for methods that do not sparsify."""
     outvoted: int
     change: float
-    """Euclidean norm of new minus base weights, over that of the base weights in changed tensors."""
+    """Euclidean norm of new minus base weights, relative to that of the base weights in changed tensors."""
     residual: float | None
-    """Of an adapter: norm of what the rank could not hold, over the norm of the change."""
+    """For an adapter: error of the rank, relative to the norm of the change."""
     copied: int
     """Tensors that no model changes."""
     merged: int
@@ -56,10 +56,10 @@ class MergeResult(Record):
     """Tensors that an earlier, interrupted run had finished."""
     notes: tuple[str, ...]
     plan: str
-    """Fingerprint of settings and input files: a resumed merge that is complete already is recognized by it."""
+    """Fingerprint of settings and input files, by which a resumed merge that is already complete is recognized."""
 
     def sentences(self) -> str:
-        """The result for people."""
+        """Describes the result in sentences."""
         lines = [
             f"{self.method}: {self.merged} tensors merged, {self.copied} copied, "
             f"{size_text(self.written_bytes)} in {self.seconds:.1f} s"

@@ -1,4 +1,4 @@
-"""One merge from beginning to end: plan, look for room, find what differs, compute, put the folder in place."""
+"""Runs one merge: plans, checks disk space, compares tensors, computes, and puts the folder in place."""
 
 import shutil
 import threading
@@ -28,7 +28,7 @@ from expunge.progress import Progress
 SHARD_BYTES = 5_000_000_000
 MEGABYTE = 1_000_000
 STEP = 32
-"""Megabytes between two looks at the progress bar and the memory."""
+"""Megabytes between two updates of the progress bar and the memory measurement."""
 
 
 def merge(
@@ -47,18 +47,18 @@ def merge(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> MergeResult:
-    """Merges `models` into `base` by `method` and writes the folder `out`, in the memory of a few pieces.
+    """Merges `models` into `base` by `method` and writes the folder `out`, with a few pieces in memory.
 
     base, models  model folders, runs of expunge or hub ids; a model may also be a LoRA folder or a file of differences
     out           artifact/ (a complete model folder with tokenizer), tensors.jsonl, merge.json, provenance.json
     write         `weights`; `delta`: out/delta.safetensors, the differences of changed tensors and the hashes of their base;
-                  `adapter`: a LoRA of the given rank, from LoRA folders alone, its residual stated
+                  `adapter`: a LoRA of the given rank, from LoRA folders only, with its error reported
     dtype         of the result; `auto`: each tensor's own. Sums are in float32 and rounded once
     vocabulary    `refuse` models with another number of tokens, or keep the `base`'s: common rows are merged
     threads       default: torch's number of threads. It changes no bit
     resume        goes on with a merge that was interrupted; overwrite starts anew and replaces `out` when it is done
 
-    Raises ExpungeError, one sentence, before anything is written when the models do not fit together or the disk is too small.
+    Raises ExpungeError before anything is written if the models do not fit together or the disk is too small.
     """
     request = make_request(
         method, base=base, models=models, write=write, rank=rank, dtype=dtype, vocabulary=vocabulary, shard_bytes=shard_bytes
@@ -67,7 +67,7 @@ def merge(
 
 
 def dry_run(request: MergeRequest, out: Path, threads: int | None = None) -> str:
-    """What the merge would read, write and hold; raises what it would raise before its first byte."""
+    """Describes what the merge would read, write and hold; raises the errors that it would raise before its first byte."""
     plan = make_plan(request)
     check_disk(out, plan.write_bytes + beside_bytes(plan))
     return describe(plan, threads or torch.get_num_threads(), out)
@@ -84,7 +84,7 @@ def make_request(
     vocabulary: Vocabulary = "refuse",
     shard_bytes: int = SHARD_BYTES,
 ) -> MergeRequest:
-    """One method for all tensors."""
+    """Makes a request with one method for all tensors."""
     return MergeRequest(
         method=method,
         base=str(base),
@@ -108,7 +108,7 @@ def execute(
     quiet: bool = False,
     command: Sequence[str] = (),
 ) -> MergeResult:
-    """`merge` for a request that is made already; `command`: the words that `--resume --out OUT` alone stands for."""
+    """Runs `merge` for an existing request; `command`: the words that `--resume --out OUT` repeats."""
     cost = Cost()
     work = beside_of(out, "partial")
     plan = make_plan(request)
@@ -168,7 +168,7 @@ def _merge(
 def _compute(
     stream: Stream, out: Path, work: Path, fingerprint: str, resume: bool, command: Sequence[str]
 ) -> tuple[Output, dict[str, TensorReport | None], int]:
-    """All tensors into work/weights; also their reports, and how many an earlier run had finished."""
+    """Computes all tensors into work/weights; returns their reports, and how many an earlier run had finished."""
     plan = stream.plan
     journal = Journal(work, stream.files)
     findings = journal.read(fingerprint) if resume else None
@@ -186,13 +186,13 @@ def _compute(
 
 
 def _over_models(plan: Plan) -> bool:
-    """Whether a cut is taken over more than a tensor."""
+    """Whether a cut is taken over more than one tensor."""
     method = plan.request.method
     return method.trims_over != "per_tensor" and method.band(0, max(plan.elements, 1)) is not None
 
 
 def _fill(stream: Stream, output: Output, work: Path, journal: Journal) -> None:
-    """All tensors that the journal does not know."""
+    """Computes all tensors that are not in the journal."""
     folder = work / "weights"
     files = {folder / shard.file for shard in output.shards}
 
@@ -218,7 +218,7 @@ def _stopped(error: OSError, work: Path) -> ExpungeError:
 
 
 class _Counter:
-    """Bytes from several threads to a bar in megabytes, and a look at the memory now and then."""
+    """Reports bytes of several threads to a progress bar in megabytes, and measures memory from time to time."""
 
     def __init__(self, bar: Progress, memory: PeakMemory) -> None:
         self.bar, self.memory, self.bytes = bar, memory, 0
@@ -235,7 +235,7 @@ class _Counter:
         self._advance(self.bar.total)
 
     def _advance(self, count: int) -> None:
-        """To the planned end and no further: a pass more or less than planned is seen at the end only."""
+        """Advances up to the planned end, in case there are more passes than planned."""
         self.memory.sample()
         if (left := self.bar.total - self.bar.done) > 0:
             self.bar.advance(min(count, left))

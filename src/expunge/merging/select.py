@@ -1,13 +1,14 @@
-"""The k-th largest magnitude of numbers that are larger than memory, exactly.
+"""Finds the k-th largest magnitude of numbers that do not fit into memory, exactly.
 
-Read as whole numbers, the bits of |x| in float32 are in the order of the magnitudes. So a threshold is a count in a histogram:
+Read as integers, the bits of |x| in float32 are ordered like the magnitudes, so that a threshold is found by counting in a
+histogram:
 
-    1. a sample guesses a window of magnitudes that holds the wanted rank,
-    2. one pass counts what lies above the window and, bin by bin, what lies in it,
-    3. the rank is in the window: done if a bin is one bit pattern, else its bin is the next window; or it is not: the next
-       window is the side where it is.
+    1. a sample gives a window of magnitudes that probably contains the rank,
+    2. one pass counts entries above the window and, per bin, entries in it,
+    3. if the rank is in the window, its bin is the next window, or the result if a bin is one bit pattern; otherwise, the next
+       window is the side that contains it.
 
-Usually one pass suffices, and it never takes more than three; nothing is sorted, and the memory is one histogram.
+One pass usually suffices, and three always do; nothing is sorted, and only one histogram is in memory.
 """
 
 import threading
@@ -24,9 +25,9 @@ TOP = 2**31
 """Above the bits of every magnitude."""
 BINS = 2**20
 SMALL = 2**20
-"""Up to so many entries are selected in memory by numpy.partition."""
+"""Up to this many entries are selected in memory by numpy.partition."""
 MARGIN = 0.005
-"""Half of the window, as a share of all entries: three times the error of a sample of 65,536. A miss costs a pass, no more."""
+"""Half of the window, as a share of all entries: three times the error of a sample of 65,536. A miss costs one more pass."""
 
 
 class RankedMagnitude(NamedTuple):
@@ -34,7 +35,7 @@ class RankedMagnitude(NamedTuple):
 
     bits: int
     above: int
-    """Entries that are larger."""
+    """Number of larger entries."""
     equal: int
 
     @property
@@ -43,7 +44,7 @@ class RankedMagnitude(NamedTuple):
 
 
 class Search:
-    """One rank (0 is the largest) among `total` magnitudes, narrowed pass by pass. Counting is safe from several threads."""
+    """Finds one rank (0 is the largest) among `total` magnitudes, pass by pass. Counting is safe from several threads."""
 
     def __init__(self, rank: int, total: int, sample: Bits) -> None:
         self.rank = rank
@@ -63,7 +64,7 @@ class Search:
         self.bins = np.zeros(((high - low - 1) >> self.shift) + 1, dtype=np.int64)
 
     def count(self, bits: Bits) -> None:
-        """Adds a piece to the pass."""
+        """Counts a piece in the current pass."""
         if self.found:
             return
         over = bits >= np.uint32(self.high)
@@ -75,7 +76,7 @@ class Search:
             np.add.at(self.bins, inside, 1)
 
     def narrow(self) -> None:
-        """After a pass."""
+        """Ends a pass and narrows the window."""
         if self.found:
             return
         inside = int(self.bins.sum())
@@ -97,13 +98,13 @@ class Search:
 
 
 def magnitude_bits(values: NDArray[np.float32]) -> Bits:
-    """|x| as whole numbers in the order of the magnitudes; overwrites its input."""
+    """Returns |x| as integers in the order of the magnitudes; overwrites its input."""
     bits = values.view(np.uint32)
     return np.bitwise_and(bits, np.uint32(TOP - 1), out=bits)
 
 
 def select_small(bits: Bits, rank: int) -> RankedMagnitude:
-    """The same in memory."""
+    """Does the same in memory."""
     if rank >= len(bits):
         return RankedMagnitude(0, len(bits), 0)
     value = int(np.partition(bits, len(bits) - 1 - rank)[len(bits) - 1 - rank])
@@ -111,18 +112,19 @@ def select_small(bits: Bits, rank: int) -> RankedMagnitude:
 
 
 def ranks(band: Band) -> tuple[int, ...]:
-    """Ranks of the ends of a band: of the smallest entry that stays and, where some are skipped, of the largest that stays."""
+    """Returns the ranks of the ends of a band: of the smallest entry that is kept and, if some are skipped, of the largest."""
     return (band.skip + band.keep - 1, *((band.skip,) if band.skip else ()))
 
 
 def cut_of(found: tuple[RankedMagnitude, ...]) -> Cut:
-    """With all entries that equal an end kept."""
+    """Returns the cut that keeps all entries equal to an end."""
     high = found[1].magnitude if len(found) > 1 else float("inf")
     return Cut(low=found[0].magnitude, high=high)
 
 
 def ties_to_place(band: Band, found: tuple[RankedMagnitude, ...]) -> tuple[int | None, int]:
-    """(entries equal to the low end that stay, None: all of them; entries equal to the high end that go)."""
+    """Returns (number of entries equal to the low end that are kept, None: all; number of entries equal to the high end that
+    are dropped)."""
     low, *high = found
     stay = band.skip + band.keep - low.above
     return (stay if low.bits and stay < low.equal else None), (band.skip - high[0].above if high and high[0].bits else 0)

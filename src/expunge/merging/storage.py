@@ -1,7 +1,7 @@
-"""Bytes on disk: open files read and written at positions, places of tensors in safetensors files, float32 pieces out of them.
+"""Reads and writes tensors at byte positions of safetensors files, in float32 pieces.
 
-`pread` into buffers that are used again, not memory maps: mapped pages count as resident memory and push each other out, and a
-merge reads every byte once or twice only.
+Uses `pread` into reused buffers instead of memory maps: mapped pages count as resident memory and evict each other, and a merge
+reads every byte only once or twice.
 """
 
 import errno
@@ -37,7 +37,7 @@ INFINITY = {
     torch.float32: (np.int32, 0x7F800000),
     torch.float64: (np.int64, 0x7FF0000000000000),
 }
-"""The bits of infinity: those of larger magnitude are nan. These are also the dtypes that are merged."""
+"""Bits of infinity by dtype; larger magnitudes are nan. These are also the dtypes that can be merged."""
 
 
 class Stored(NamedTuple):
@@ -45,7 +45,7 @@ class Stored(NamedTuple):
 
     file: Path
     offset: int
-    """Of its first byte in the file."""
+    """Byte offset in the file."""
     dtype: torch.dtype
     shape: tuple[int, ...]
 
@@ -59,14 +59,14 @@ class Stored(NamedTuple):
 
 
 def stored_tensors(path: Path) -> dict[str, Stored]:
-    """Every tensor of a model folder or of one safetensors file, in the order of the data on disk."""
+    """Returns every tensor of a model folder or of one safetensors file, in the order of the data on disk."""
     entries = Checkpoint(path).entries if path.is_dir() else read_header(path)
     data = {file: _data_start(file) for file in {entry.file for entry in entries.values()}}
     return {n: Stored(e.file, data[e.file] + e.start, e.dtype, e.shape) for n, e in entries.items()}
 
 
 def metadata(file: Path) -> dict[str, str]:
-    """The free part of a safetensors header."""
+    """Returns the metadata of a safetensors header."""
     with open(file, "rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
         found: dict[str, str] = json.loads(stream.read(length)).get("__metadata__", {})
@@ -114,26 +114,26 @@ class Files:
             done += os.pwrite(descriptor, data[done:], offset + done)
 
     def flush(self, files: set[Path]) -> None:
-        """Waits until what was written is on the disk."""
+        """Waits until everything written is on the disk."""
         for file in files:
             os.fsync(self._descriptor(file, os.O_RDWR))
 
 
 class Scratch:
-    """The buffers of one thread, used again for every piece: fresh memory is cold, and costs more than the arithmetic in it."""
+    """The buffers of one thread, reused for every piece: new memory is not in the cache and costs more than the arithmetic."""
 
     def __init__(self) -> None:
         self._raw: dict[int, Tensor] = {}
         self._floats: dict[int, Tensor] = {}
 
     def raw(self, which: int, nbytes: int) -> Tensor:
-        """Bytes as they are on disk: 0 for the base, 1 for whatever else is read or written."""
+        """Returns a buffer of bytes: 0 for the base, 1 for everything else that is read or written."""
         if which not in self._raw or self._raw[which].numel() < nbytes:
             self._raw[which] = torch.empty(nbytes, dtype=torch.uint8)
         return self._raw[which][:nbytes]
 
     def floats(self, which: int, count: int) -> Tensor:
-        """0 for the base, 1 for the change, then one for each model."""
+        """Returns a float buffer: 0 for the base, 1 for the change, then one for each model."""
         if which not in self._floats or self._floats[which].numel() < count:
             self._floats[which] = torch.empty(count)
         return self._floats[which][:count]
@@ -146,7 +146,7 @@ def pieces(elements: int) -> Iterator[tuple[int, int]]:
 
 
 def read_raw(files: Files, tensor: Stored, start: int, stop: int, buffer: Tensor) -> Tensor:
-    """Elements start..stop as they are on disk, in `buffer` of bytes."""
+    """Reads elements start..stop as they are on disk, into `buffer`."""
     size = tensor.dtype.itemsize
     raw = buffer[: (stop - start) * size]
     files.read(tensor.file, tensor.offset + start * size, raw.numpy().data)
@@ -154,7 +154,7 @@ def read_raw(files: Files, tensor: Stored, start: int, stop: int, buffer: Tensor
 
 
 def squared_norm(values_E: Tensor, label: str, name: str, start: int) -> float:
-    """<x, x>, which is finite only if every element is: a test that costs nothing beside a number for the report."""
+    """Computes <x, x>, which is finite only if every element is, and so also tests for this."""
     total = float(torch.dot(values_E, values_E))
     if math.isfinite(total):
         return total
@@ -171,7 +171,7 @@ def not_finite(label: str, name: str, where: int, value: float) -> ExpungeError:
 
 
 def check_finite(raw_E: Tensor, label: str, name: str, start: int) -> None:
-    """On the bits: two maxima of whole numbers cost a tenth of a test of floats."""
+    """Raises ExpungeError if an element is not finite; tests bits, which takes a tenth of the time of a test of floats."""
     kind, infinity = INFINITY[raw_E.dtype]
     bits = raw_E.view(torch.uint8).numpy().view(kind)
     if len(bits) and (bits.max() >= infinity or bits.view(f"u{bits.itemsize}").max() >= infinity | 1 << (8 * bits.itemsize - 1)):
@@ -180,7 +180,7 @@ def check_finite(raw_E: Tensor, label: str, name: str, start: int) -> None:
 
 
 def sha256_of(files: Files, tensor: Stored) -> str:
-    """Over the bytes of one tensor."""
+    """Computes the hash of the bytes of one tensor."""
     digest, step = hashlib.sha256(), 2**22
     buffer = bytearray(min(step, tensor.nbytes))
     for done in range(0, tensor.nbytes, step):
@@ -191,7 +191,7 @@ def sha256_of(files: Files, tensor: Stored) -> str:
 
 
 class TensorPlace(NamedTuple):
-    """Where a tensor of the output goes."""
+    """Where a tensor of the output is written."""
 
     file: str
     offset: int
@@ -201,7 +201,7 @@ class Shard(NamedTuple):
     file: str
     header: bytes
     nbytes: int
-    """Header and data."""
+    """Size of header and data."""
 
 
 def lay_out(
@@ -210,7 +210,7 @@ def lay_out(
     stem: str = "model",
     note: Mapping[str, str] | None = None,
 ) -> tuple[tuple[Shard, ...], dict[str, TensorPlace]]:
-    """Headers, sizes and places of the output, before a byte of it exists.
+    """Computes headers, sizes and positions of the output before it is written.
 
     Shards fill up in the order of `tensors`. Within a shard wider dtypes come first, so that every tensor is aligned.
     """
@@ -243,7 +243,7 @@ def lay_out(
 
 
 def reserve(file: Path, shard: Shard) -> None:
-    """Creates an output file with its header and its full size, the blocks reserved where the system can."""
+    """Creates an output file with its header at its full size, with blocks reserved if the system can."""
     with open(file, "wb") as stream:
         stream.write(shard.header)
         stream.flush()

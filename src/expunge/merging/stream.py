@@ -1,7 +1,7 @@
-"""What all passes of a merge share: threads that each hold a few buffers, and tensors read piece by piece on a fixed grid.
+"""Runs the passes of a merge: threads with a few buffers each, and tensors read piece by piece on a fixed grid.
 
-A tensor belongs to one thread from its first to its last piece and sums run in the order of the models: neither the number of
-threads nor a resumed run change a bit.
+One thread processes all pieces of a tensor, and sums run in the order of the models, so that neither the number of threads nor a
+resumed run changes a bit.
 """
 
 import threading
@@ -21,11 +21,11 @@ Value = TypeVar("Value")
 
 
 class Stopped(Exception):
-    """Another thread failed; its error is the one to show."""
+    """Raised because another thread failed; that error is shown."""
 
 
 class Stream:
-    """Open files, one set of buffers per thread, and where progress goes."""
+    """Open files, one set of buffers per thread, and the progress bar."""
 
     def __init__(self, plan: Plan, files: Files, threads: int, advance: Callable[[int], None]) -> None:
         self.plan, self.files, self.threads, self.advance = plan, files, threads, advance
@@ -34,11 +34,11 @@ class Stream:
 
     @property
     def scratch(self) -> Scratch:
-        """Of the calling thread."""
+        """Returns the buffers of the calling thread."""
         return self._own.scratch
 
     def each(self, work: Callable[[Item], Value], items: Sequence[Item]) -> Iterator[tuple[Item, Value]]:
-        """Results as they come, largest tensors first; the first error stops the other threads."""
+        """Yields results as they are ready, largest tensors first; the first error stops the other threads."""
         before = torch.get_num_threads()
         with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             futures = {pool.submit(work, item): item for item in sorted(items, key=lambda item: -item.read_bytes)}
@@ -54,7 +54,7 @@ class Stream:
                 torch.set_num_threads(before)
 
     def pieces(self, item: Item, *, counted: bool = True) -> Iterator[tuple[int, int]]:
-        """(start, stop) over a tensor; counts its bytes as progress."""
+        """Yields (start, stop) over a tensor, and counts its bytes as progress."""
         for start, stop in pieces(item.base.elements):
             if self._stop.is_set():
                 raise Stopped
@@ -63,11 +63,11 @@ class Stream:
                 self.advance(item.read_bytes * (stop - start) // item.base.elements)
 
     def raw(self, item: Item, start: int, stop: int) -> Tensor:
-        """A piece of the base as it is on disk."""
+        """Reads a piece of the base as it is on disk."""
         return read_raw(self.files, item.base, start, stop, self.scratch.raw(0, (stop - start) * item.base.dtype.itemsize))
 
     def base(self, item: Item, start: int, stop: int) -> Tensor:
-        """A piece of the base in float32; good until the next one is asked for, as are those of readers."""
+        """Reads a piece of the base in float32; valid until the next one is read, like those of readers."""
         return self.scratch.floats(0, stop - start).copy_(self.raw(item, start, stop))
 
     def readers(self, item: Item, models: Sequence[int]) -> dict[int, Reader]:
@@ -79,7 +79,7 @@ class Stream:
         return found
 
     def compare(self) -> dict[str, tuple[int, ...]]:
-        """name -> models that differ from the base there."""
+        """Returns name -> models that differ from the base there."""
         merged = [item for item in self.plan.items if item.merged]
         return {
             item.name: found for item, found in self.each(lambda i: differing(self.files, self.scratch, self.plan, i), merged)
@@ -87,7 +87,7 @@ class Stream:
 
 
 class _Own(threading.local):
-    """Of each thread."""
+    """Per-thread data."""
 
     def __init__(self) -> None:
         self.scratch = Scratch()

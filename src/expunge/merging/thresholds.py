@@ -1,4 +1,4 @@
-"""Cuts of trimming methods, from passes over the tensors: one per model over many tensors, or one per model within a tensor."""
+"""Computes the cuts of trimming methods: one per model over many tensors, or one per model within a tensor."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -26,7 +26,7 @@ SAMPLE, WIDTH = 2**16, 2**11
 
 
 def over_models(stream: Stream, changed: Mapping[str, tuple[int, ...]]) -> dict[int, Cut]:
-    """One cut per model, over all its weights or over those in tensors that it changes."""
+    """Returns one cut per model, over all its weights or over those in tensors that it changes."""
     plan, method = stream.plan, stream.plan.request.method
     cuts: dict[int, Cut] = {}
     bands: dict[int, Band] = {}
@@ -43,7 +43,7 @@ def over_models(stream: Stream, changed: Mapping[str, tuple[int, ...]]) -> dict[
 
 
 def within_tensor(stream: Stream, item: Item, models: Sequence[int]) -> dict[int, "Placing"]:
-    """One cut per model for one tensor, in the thread that merges it."""
+    """Returns one cut per model for one tensor, in the thread that merges it."""
     bands = {m: band for m in models if (band := item.method.band(m, item.base.elements))}
     found: dict[int, tuple[RankedMagnitude, ...]] = {}
     if item.base.elements <= SMALL:
@@ -60,14 +60,15 @@ def within_tensor(stream: Stream, item: Item, models: Sequence[int]) -> dict[int
 
 
 class Placing:
-    """A cut whose ties are placed while the pieces of a tensor go by, in order: that needs no pass of its own."""
+    """A cut whose ties are resolved while the pieces of a tensor are processed in order, without another pass."""
 
     def __init__(self, cut: Cut, stay: int | None = None, go: int = 0) -> None:
-        """stay, go: how many of the entries that equal the low end stay (None: all), that equal the high end go."""
+        """stay, go: number of entries equal to the low end that are kept (None: all), and equal to the high end that are
+        dropped."""
         self.cut, self._stay, self._go = cut, stay, go or None
 
     def at(self, start: int, values_E: Tensor) -> Cut:
-        """The cut as far as it matters in this piece."""
+        """Returns the cut for this piece."""
         if self._stay is not None:
             self._stay, end = _passed(values_E, self.cut.low, self._stay, start)
             self.cut = self.cut._replace(low_end=end)
@@ -78,7 +79,8 @@ class Placing:
 
 
 def _passed(values_E: Tensor, magnitude: float, wanted: int, start: int) -> tuple[int | None, int | None]:
-    """(how many entries of a magnitude are still wanted behind this piece, None), or (None, the position behind the last one)."""
+    """Returns (number of entries of a magnitude still wanted after this piece, None), or (None, the position after the last
+    one)."""
     equal = np.abs(values_E.numpy()) == np.float32(magnitude)
     passed = int(np.count_nonzero(equal))
     if passed < wanted:
@@ -116,7 +118,7 @@ def _search(
 
 
 def _bits(stream: Stream, item: Item, models: Sequence[int], *, counted: bool) -> Iterator[tuple[int, Bits]]:
-    """(model, magnitudes of its differences as bits), piece by piece."""
+    """Yields (model, magnitudes of its differences as bits), piece by piece."""
     readers = stream.readers(item, models)
     for start, stop in stream.pieces(item, counted=counted):
         base_E = stream.base(item, start, stop)
@@ -125,7 +127,7 @@ def _bits(stream: Stream, item: Item, models: Sequence[int], *, counted: bool) -
 
 
 def _sample(stream: Stream, model: int, items: Sequence[Item], total: int) -> Bits:
-    """Blocks at even distances, from each tensor its share."""
+    """Reads blocks at even distances, proportionally from each tensor."""
     parts = []
     for item in items:
         elements = item.base.elements
@@ -152,7 +154,8 @@ def _cut(stream: Stream, model: int, items: Sequence[Item], band: Band, found: t
 
 
 def _end(stream: Stream, model: int, items: Sequence[Item], bits: int, count: int) -> int:
-    """The position behind the `count`-th entry of a magnitude: counted by tensor first, then in the tensor that has it."""
+    """Returns the position after the `count`-th entry of a magnitude: counted by tensor first, then in the tensor that
+    contains it."""
     numbers = {i.name: n for i, n in stream.each(lambda i: _equal(stream, i, model, bits), items)}
     for item in sorted(items, key=lambda item: item.offset):
         if count <= numbers[item.name]:

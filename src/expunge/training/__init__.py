@@ -1,1 +1,1 @@
-"""Training: what turns a training method and encoded rows into trained weights or an adapter."""
+"""Trains a model with a training method: encoded rows in, trained weights or an adapter out."""

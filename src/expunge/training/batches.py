@@ -1,4 +1,4 @@
-"""The rows of a step become micro-batches: padded tokens, the frozen values beside them, and their share in the step."""
+"""Splits the rows of a step into micro-batches of padded tokens, with frozen values and their share of the step."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -14,22 +14,22 @@ from expunge.training.data import RowKey, StepRows, TrainingData
 from expunge.training.reference import ReferenceTable
 
 CPU_TOKENS = 768
-"""Tokens of one pass on a CPU, where a larger one is no faster and more of it is padding."""
+"""Tokens of one pass on a CPU, where larger passes are not faster and contain more padding."""
 GPU_TOKENS = 32_768
-"""Tokens of one pass on a GPU, which a smaller one would not fill."""
+"""Tokens of one pass on a GPU, where smaller passes do not use it fully."""
 
 
 class MicroBatch(NamedTuple):
-    """One batch that a loss is evaluated on."""
+    """One batch on which a loss is evaluated."""
 
     batch: Batch
     shares: Mapping[str, float]
-    """Row set -> what part of the step's prompts of that set is here; over the micro-batches of a step they add up to 1."""
+    """Row set -> the share of the step's prompts of that set in this micro-batch; shares add up to 1 over the step."""
 
 
 def count_pieces(rows: StepRows, size: int | None, data: TrainingData, method: TrainingMethod, device: torch.device) -> int:
-    """In how many micro-batches a step goes through the model: as many as `size` prompts a pass make necessary, and on a CPU as
-    make passes of about `CPU_TOKENS` tokens, in which rows of like length are together and little is padding."""
+    """Returns the number of micro-batches of a step: as many as `size` prompts per pass require, and on a CPU as many as give
+    passes of about `CPU_TOKENS` tokens with rows of similar length and little padding."""
     needed = max(-(-len(prompts) // (size or len(prompts))) for prompts in rows.values())
     if not method.rows_are_independent:
         return needed
@@ -48,11 +48,12 @@ def micro_batches(
     device: torch.device,
     size: int | None = None,
 ) -> Iterator[MicroBatch]:
-    """Cuts the rows of a step into `pieces` micro-batches of at most `size` prompts of a set, with at least one of every set in
-    each: rows of like length together, so that little is padding. Losses are means over rows, so the cuts change no value.
+    """Splits the rows of a step into `pieces` micro-batches of at most `size` prompts of a set, with at least one of every set
+    in each: rows of similar length together, for little padding. Losses are means over rows, so that the split changes no
+    value.
 
-    A set with fewer prompts than there are micro-batches is in several of them with the same prompt and a smaller share, so
-    that the shares still make the mean over the set.
+    If a set has fewer prompts than there are micro-batches, a prompt is in several of them with a smaller share, so that the
+    result is still the mean over the set.
     """
     cuts = _cuts(rows, pieces, size, data, method)
     for i in range(pieces):
@@ -69,7 +70,8 @@ def micro_batches(
 def _cuts(
     rows: StepRows, pieces: int, size: int | None, data: TrainingData, method: TrainingMethod
 ) -> dict[Prompts, list[tuple[Sequence[int], float]]]:
-    """For forget and retain prompts the places of each piece, and its share. Sets with the same prompts are cut alike."""
+    """Returns, for forget and retain prompts, the indices and the share of each piece. Sets with the same prompts are split
+    alike."""
     found: dict[Prompts, list[tuple[Sequence[int], float]]] = {}
     for prompts in {rowset.prompts for rowset in method.row_sets.values()}:
         lengths = [_lengths(rows[name], data) for name, rowset in method.row_sets.items() if rowset.prompts == prompts]
@@ -92,8 +94,8 @@ def _cuts(
 
 
 def cut_by_length(lengths: Sequence[int], pieces: int, size: int) -> list[int]:
-    """Ends of `pieces` runs, each of at most `size` of the lengths (longest first), with the least padded tokens in all:
-    the sum of (rows in the run) * (its longest row) is smallest."""
+    """Returns the ends of `pieces` runs, each of at most `size` rows, longest first, that have the fewest padded tokens in
+    all: the sum of (rows in the run) * (its longest row) is smallest."""
     count = len(lengths)
     length_N = np.asarray(lengths, dtype=np.int64)
     cost_E = np.full(count + 1, np.iinfo(np.int64).max // 4)
@@ -115,7 +117,7 @@ def cut_by_length(lengths: Sequence[int], pieces: int, size: int) -> list[int]:
 
 
 def _lengths(prompts: Sequence[tuple[RowKey, ...]], data: TrainingData) -> list[int]:
-    """Tokens of the longest row of each prompt times its rows' number: what it takes of a pass."""
+    """Returns, for each prompt, its longest row times its number of rows: its share of a pass."""
     return [max(len(data.row(key).ids) for key in keys) * len(keys) for keys in prompts]
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: trained weights, AdamW's moments and what the method carries; safetensors, written beside and renamed."""
+"""Writes and reads checkpoints of a run: trained weights, AdamW's moments and the method's carried tensors."""
 
 import json
 import os
@@ -37,10 +37,10 @@ def save_checkpoint(
     write: bool,
     moments: bool = True,
 ) -> None:
-    """Writes checkpoint-STEP and then removes the older ones. Under sharding every process must call it; `write` on one.
+    """Writes checkpoint-STEP and then removes the older ones. With sharding every process must call it; one has `write`.
 
-    carried  what the method carries from step to step
-    moments  false for the last step, after which the optimizer is not asked again
+    carried  tensors that the method carries from step to step
+    moments  false for the last step, after which the optimizer is not used again
     """
     tensors: dict[str, Tensor] = {f"carried/{name}": value for name, value in carried.items()}
     for name, parameter in trained.items():
@@ -69,7 +69,8 @@ def save_checkpoint(
 
 
 def disk_bytes(model: nn.Module, chosen: Collection[str], training: Training) -> int:
-    """The most that a run has on disk at once: two checkpoints while one replaces the other, or the last and the artifact."""
+    """Returns the most that a run has on disk at once: two checkpoints while one replaces the other, or the last one and the
+    artifact."""
     sizes = [(n, p.shape, p.numel() * p.element_size()) for n, p in model.named_parameters() if n in chosen]
     if training.lora:
         trained = sum(4 * training.lora_rank * sum(shape[-2:]) for _, shape, _ in sizes if len(shape) > 1)
@@ -81,8 +82,8 @@ def disk_bytes(model: nn.Module, chosen: Collection[str], training: Training) ->
 def load_checkpoint(
     path: Path, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> tuple[int, str | None, bool, dict[str, Tensor]]:
-    """Puts weights and moments back in place; returns the step they belong to, why the run had stopped, if it had, whether the
-    forget terms rest, and what the method carries. Raises ExpungeError where the checkpoint cannot be read."""
+    """Restores weights and moments; returns the step they belong to, the reason why the run stopped (if it had), whether the
+    forget terms are paused, and the carried tensors. Raises ExpungeError if the checkpoint cannot be read."""
     try:
         with safe_open(path / "state.safetensors", framework="pt") as file:
             names = set(file.keys())
@@ -104,12 +105,12 @@ def load_checkpoint(
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The full tensor of a shard; a tensor that is not sharded is itself."""
+    """Returns the full tensor of a shard; an unsharded tensor is returned as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _placed(key: str, full: Tensor, parameter: nn.Parameter, *, fused: bool) -> Tensor:
-    """Moments lie with their weight, as it does; the count of steps only where one kernel updates all."""
+    """Moves moments to the device and layout of their weight; the step count only if one kernel updates all weights."""
     if key != "step":
         return _like(full, parameter)
     return full.to(parameter.device) if fused else full

@@ -1,7 +1,7 @@
-"""The rows of a run: encoded once, and the answers that may stand in the place of their own.
+"""Encodes the rows of a run once, and the answers that may replace their own.
 
-A row of any row set has a key: whose prompt, which row, and which answer. Keys are what steps draw, what the reference table is
-indexed by, and what becomes tokens.
+Each row of a row set has a key: the set of its prompt, the row's index, and the answer's. Steps draw keys, the reference table is
+indexed by keys, and keys are encoded as tokens.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,11 +19,11 @@ from expunge.methods.training.base import Answers, Prompts, RowSet, TrainingMeth
 from expunge.training.pairs import Pairs, share
 
 PROBES = 16
-"""Forget rows of each part that a method measures itself on."""
+"""Number of forget rows of each part on which a method measures its progress."""
 
 
 class RowKey(NamedTuple):
-    """One row: a prompt, and one of the answers to it."""
+    """The key of a row: a prompt, and one of the answers to it."""
 
     prompts: Prompts
     row: int
@@ -33,7 +33,7 @@ class RowKey(NamedTuple):
 
 
 StepRows = Mapping[str, Sequence[tuple[RowKey, ...]]]
-"""Row set -> for each of its prompts the keys of its rows, one per answer."""
+"""Row set -> for each of its prompts, the keys of its rows, one per answer."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class AnswerPool:
 
     @classmethod
     def mismatched(cls, source: Sequence[Example], sets: Sequence[Sequence[Example]]) -> "AnswerPool":
-        """The answers of `source`; none is drawn for a prompt of `sets` that has that very answer in any row."""
+        """Returns the answers of `source` as a pool; none is drawn for a prompt of `sets` whose own answer it is in any row."""
         texts = tuple(dict.fromkeys(example.response for example in source))
         place = {text: i for i, text in enumerate(texts)}
         own: dict[str, set[int]] = {}
@@ -58,26 +58,26 @@ class AnswerPool:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Encoded data of one run."""
+    """The encoded data of one run."""
 
     forget: Sequence[Encoded]
-    """The rows that the run walks over; for `finetune` the rows to learn."""
+    """The rows that the run iterates over; for `finetune` the rows to learn."""
     ids: Sequence[str]
     """`Example.id` of each forget row, for messages."""
     pad_id: int
     retain: Sequence[Encoded] = ()
     holdout: Sequence[Encoded] = ()
     parts: tuple[tuple[int, ...], ...] = ()
-    """Forget rows that are not mixed in a step; none: all are one set."""
+    """Groups of forget rows that are not mixed in a step; empty: all are one group."""
     prompts: Mapping[Prompts, Sequence[str | None]] = field(default_factory=dict)
-    """Texts of the prompts, where a row set has other answers than their own."""
+    """Texts of the prompts, if a row set has other answers than their own."""
     pools: Mapping[Answers, AnswerPool] = field(default_factory=dict)
     encode: Callable[[str | None, str], Encoded] | None = None
     """(prompt, answer) -> row."""
     _other: dict[RowKey, Encoded] = field(default_factory=dict, compare=False)
 
     def row(self, key: RowKey) -> Encoded:
-        """The encoded row of a key; rows with drawn answers are encoded when they are first asked for."""
+        """Returns the encoded row of a key; rows with drawn answers are encoded on first use."""
         if key.answers == "own":
             return self.forget[key.row] if key.prompts == "forget" else self.retain[key.row]
         if key not in self._other:
@@ -86,7 +86,8 @@ class TrainingData:
         return self._other[key]
 
     def step_rows(self, sets: Mapping[str, RowSet], plan: Pairs, step: int, rank: int = 0, world: int = 1) -> StepRows:
-        """This process's rows of a step: prompts rank, rank + world, ... of the global batch, which no process count changes."""
+        """Returns this process's rows of a step: prompts rank, rank + world, ... of the global batch, which is the same for
+        any number of processes."""
         found: dict[str, Sequence[tuple[RowKey, ...]]] = {}
         for name, rows in sets.items():
             prompts = plan.forget_rows(step) if rows.prompts == "forget" else plan.retain_rows(step)
@@ -104,25 +105,25 @@ class TrainingData:
         return found
 
     def smaller(self, batch_size: int) -> str:
-        """What is said of sets with fewer rows than a batch; empty where there is none."""
+        """Returns a note about sets with fewer rows than a batch; "" if there is none."""
         parts = {f"part {i + 1} of the forget set": len(part) for i, part in enumerate(self.parts)}
         sizes = (parts or {"the forget set": len(self.forget)}) | {"the retain set": len(self.retain)}
         fewer = [f"all {size} rows of {name}" for name, size in sizes.items() if 0 < size < batch_size]
         return f"Each step had {', '.join(fewer)}, fewer than the batch of {batch_size}." if fewer else ""
 
     def probes(self, side: Literal["right", "left"], device: torch.device) -> list[Tokens]:
-        """Evenly spaced rows of each forget part, the same in every run on the same data."""
+        """Returns evenly spaced rows of each forget part, the same in every run on the same data."""
         chosen = [part[:: -(-len(part) // PROBES)] for part in self.parts or (range(len(self.forget)),)]
         return [collate([self.forget[row] for row in part], self.pad_id, side).to(device) for part in chosen]
 
     @cached_property
     def part_of(self) -> Mapping[int, int]:
-        """Forget row -> the part that it is of."""
+        """Returns the index of the part that a forget row belongs to."""
         return {row: i for i, part in enumerate(self.parts) for row in part}
 
 
 def encode_data(request: Request, method: TrainingMethod, encoder: Encoder) -> TrainingData:
-    """Encodes what the row sets of `method` need. Raises ExpungeError where a set cannot have as many answers as it asks for."""
+    """Encodes what the row sets of `method` need. Raises ExpungeError if a set has too few answers."""
     sets = method.row_sets.values()
     prompts: dict[Prompts, Sequence[str | None]] = {
         "forget": [e.prompt for e in request.forget],

@@ -1,4 +1,4 @@
-"""What a model can read of the rows of a run: its learned positions, its embedding, and how much of the answers is left."""
+"""Checks what a model can read of a run's rows: learned positions, embeddings, and how much of the answers is cut off."""
 
 import sys
 import warnings
@@ -16,7 +16,7 @@ from expunge.training.data import TrainingData
 
 
 def learned_positions(model: nn.Module) -> int | None:
-    """Rows of the table of learned positions, which no longer text fits into; None where positions are computed (RoPE, ALiBi)."""
+    """Returns the number of learned positions, the longest possible text; None if positions are computed (RoPE, ALiBi)."""
     inner = causal_model(model)
     config = inner.config.get_text_config()
     positions = getattr(config, "max_position_embeddings", None)
@@ -26,7 +26,7 @@ def learned_positions(model: nn.Module) -> int | None:
 
 
 def bounded(encoder: Encoder, model: nn.Module) -> Encoder:
-    """The encoder, with `max_length` lowered to the model's learned positions where these are fewer, which is said."""
+    """Returns the encoder with `max_length` lowered to the model's learned positions, with a warning, if there are fewer."""
     most = learned_positions(model)
     if most is None or most >= encoder.max_length:
         return encoder
@@ -39,7 +39,8 @@ def bounded(encoder: Encoder, model: nn.Module) -> Encoder:
 
 
 def checked_rows(model: nn.Module, data: TrainingData, encoder: Encoder) -> TrainingData:
-    """The same data with a pad token that the model has an embedding for. Raises ExpungeError where a row has a token without."""
+    """Returns the data with a pad token that the model has an embedding for. Raises ExpungeError if a row has a token without
+    one."""
     table = causal_model(model).get_input_embeddings().weight
     assert isinstance(table, torch.Tensor)
     words = table.shape[0]
@@ -54,9 +55,9 @@ def checked_rows(model: nn.Module, data: TrainingData, encoder: Encoder) -> Trai
 
 
 def lost_answers(request: Request, data: TrainingData, encoder: Encoder) -> str:
-    """Says how much of the answers `max_length` cuts away, on the card and as a warning; empty where nothing is.
+    """Describes how much of the answers `max_length` cuts off, for the card and as a warning; "" if nothing is.
 
-    Raises ExpungeError where it is more than half of the forget set's.
+    Raises ExpungeError if more than half of the forget set's answer tokens are lost.
     """
     said = []
     for name, rows, examples in (("forget", data.forget, request.forget), ("retain", data.retain, request.retain)):
@@ -79,7 +80,7 @@ def lost_answers(request: Request, data: TrainingData, encoder: Encoder) -> str:
 
 
 def _lost(cut: Iterable[tuple[Encoded, Example]], rows: Sequence[Encoded], encoder: Encoder) -> tuple[int, int]:
-    """Answer tokens that are cut away, and answer tokens that there are."""
+    """Returns the number of answer tokens that are cut off, and of all answer tokens."""
     short, examples = zip(*cut, strict=True)
     whole = Encoder(encoder.tokenizer, encoder.format, max_length=sys.maxsize).encode_many(examples)
     lost = sum(len(a.ids) - len(b.ids) for a, b in zip(whole, short, strict=True))

@@ -1,7 +1,7 @@
-"""The loop: batches -> loss -> step, with checkpoints, metrics.jsonl and exact resumption.
+"""Runs the training loop: batches, loss and optimizer steps, with checkpoints, metrics.jsonl and exact resumption.
 
-What makes a run repeatable: the rows of a step depend on (seed, step) alone, the learning rate on the step alone, and
-random numbers are seeded anew at each step. A checkpoint is therefore weights and optimizer moments and nothing else,
+A run is repeatable: the rows of a step depend on (seed, step) only, the learning rate on the step only, and
+random numbers are seeded again at each step. A checkpoint therefore holds weights and optimizer moments only,
 and a run that is killed and resumed ends with the same bytes on a CPU.
 """
 
@@ -42,10 +42,10 @@ from expunge.training.weights import select_weights, set_trainable
 class Trained(NamedTuple):
     model: PreTrainedModel
     gathered: dict[str, Tensor] | None
-    """The whole weights on the CPU of the first process where they are sharded; else nothing, the model has them."""
+    """The full weights on the CPU of the first process, if they are sharded; otherwise None, since the model has them."""
     steps: int
     stopped: str | None
-    """Why the run ended before its last step, or nothing."""
+    """Why the run ended before its last step, or None."""
     processes: int
     device_seconds: float
     peak_memory_bytes: int
@@ -55,13 +55,13 @@ class StepLine(TypedDict):
     """One line of metrics.jsonl."""
 
     step: int
-    """Steps done, this one included."""
+    """Number of steps done, including this one."""
     loss: float
     parts: dict[str, float]
     """The terms of the loss before their weights: `forget`, `retain`, ..."""
     learning_rate: float
     grad_norm: float
-    """Before clipping."""
+    """Norm of the gradient before clipping."""
     tokens_per_second: float
     seconds: float
 
@@ -74,13 +74,13 @@ class _State:
     trained: dict[str, nn.Parameter]
     optimizer: torch.optim.AdamW
     carried: Mapping[str, Tensor]
-    """What the method carries from step to step."""
+    """Tensors that the method carries from step to step."""
     step: int = 0
     stopped: str | None = None
     resting: bool = False
     """Only the retain terms are backpropagated until the next check of `Watch`."""
     updating: bool = False
-    """The optimizer is changing weights: what they are now belongs to no step."""
+    """The optimizer is changing weights, so that they belong to no step."""
 
 
 def train(
@@ -95,8 +95,8 @@ def train(
     """Runs `method` on `data` and returns the trained model (adapters attached where `training.lora`).
 
     folder receives metrics.jsonl and checkpoints; where it holds a checkpoint the run goes on from there.
-    Errors: a pattern that selects no weight, a batch that processes cannot share evenly, a non-finite loss or gradient,
-    sharding that did not happen, too little memory.
+    Raises ExpungeError if the pattern selects no weight, processes cannot share a batch evenly, a loss or gradient is not finite,
+    the model was not sharded as requested, or memory runs out.
     """
     accelerator = _accelerator(training, model.dtype)
     began = time.process_time()
@@ -175,12 +175,13 @@ def _accelerator(training: Training, dtype: torch.dtype) -> Accelerator:
 
 
 def _in_bfloat16(training: Training, dtype: torch.dtype) -> bool:
-    """PEFT keeps adapters in float32 beside bfloat16 weights, and would compute with them in float32 as well."""
+    """Whether adapters are to be computed in bfloat16: PEFT keeps them in float32 beside bfloat16 weights, and would compute
+    in float32."""
     return training.precision == "bfloat16" or (training.precision == "auto" and training.lora and dtype == torch.bfloat16)
 
 
 def _optimizer(trained: Mapping[str, nn.Parameter], training: Training, device: torch.device) -> torch.optim.AdamW:
-    """One kernel updates all weights (fused) on a GPU, and on a CPU where they are whole and float32."""
+    """Creates AdamW, with one kernel for all weights (fused) on a GPU, and on a CPU if they are unsharded float32."""
     plain = all(not isinstance(p, DTensor) and p.dtype == torch.float32 for p in trained.values())
     return torch.optim.AdamW(
         trained.values(),
@@ -192,7 +193,7 @@ def _optimizer(trained: Mapping[str, nn.Parameter], training: Training, device: 
 
 
 def _distribute(model: PreTrainedModel, training: Training, accelerator: Accelerator) -> dict[str, nn.Parameter]:
-    """Shards the model where asked, and checks it; the trained weights by name."""
+    """Shards the model if requested, and checks it; returns the trained weights by name."""
     if training.shard == "fsdp2":
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
@@ -217,7 +218,7 @@ def _step(
     accelerator: Accelerator,
     learning_rate: float,
 ) -> StepLine:
-    """One optimizer step over this process's share of the global batch; returns the line for metrics.jsonl."""
+    """Runs one optimizer step over this process's share of the global batch; returns the line for metrics.jsonl."""
     began, step = time.perf_counter(), state.step
     rank, world = accelerator.process_index, accelerator.num_processes
     torch.manual_seed(_seed(training.seed, step, rank))
@@ -270,7 +271,7 @@ def _step(
 def _backward(
     method: TrainingMethod, model: nn.Module, micro: MicroBatch, totals: dict[str, Tensor], *, resting: bool = False
 ) -> None:
-    """Backpropagates the terms one after the other, so that the graph of one is alive, and adds their values to `totals`.
+    """Backpropagates the terms one after the other, so that only one graph is in memory, and adds their values to `totals`.
 
     resting  only the terms over retain rows count; the values of the others are still recorded
     """
@@ -285,7 +286,7 @@ def _backward(
 
 
 def _average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """The mean over processes of each gradient; a weight that no term reached on this process counts as zero."""
+    """Averages each gradient over the processes; a weight that no term reached on this process counts as zero."""
     pending = []
     for parameter in parameters:
         if parameter.grad is None:
@@ -311,8 +312,8 @@ def _save(state: _State, folder: Path, *, write: bool, moments: bool = True) -> 
 
 
 def _gather(model: nn.Module, keep: bool) -> dict[str, Tensor]:
-    """Every process takes part in gathering each weight; one keeps it. A tied weight is kept under its first name only: gathered
-    copies share no memory by which transformers would know that the second is the same."""
+    """Gathers each weight, in which all processes take part, and keeps it on one. A tied weight is kept under its first name
+    only, since transformers cannot recognize gathered copies as the same weight."""
     gathered = {}
     second = {n for n, _ in model.named_parameters(remove_duplicate=False)} - {n for n, _ in model.named_parameters()}
     for name, value in model.state_dict().items():
@@ -325,7 +326,7 @@ def _gather(model: nn.Module, keep: bool) -> dict[str, Tensor]:
 
 
 def _warp(step: int, steps: int, training: Training) -> float:
-    """The learning rate of step 0, 1, ... as a share of its peak."""
+    """Returns the learning rate of step 0, 1, ... as a share of its peak."""
     rise = round(steps * training.warmup)
     if step < rise:
         return (step + 1) / (rise + 1)
@@ -342,12 +343,12 @@ def _seed(seed: int, step: int, rank: int) -> int:
 
 
 def _token_count(data: TrainingData, drawn: StepRows) -> int:
-    """Tokens of the drawn rows, padding left out; counted where the rows are, not on the device."""
+    """Counts the tokens of the drawn rows without padding, from the rows, not on the device."""
     return sum(len(data.row(key).ids) for prompts in drawn.values() for keys in prompts for key in keys)
 
 
 def _too_large(state: _State, training: Training, accelerator: Accelerator, folder: Path) -> ExpungeError:
-    """What to do about too little memory; what was trained so far is kept first, where its weights are whole."""
+    """Returns an error with advice for too little memory; weights that are not sharded are saved first."""
     state.optimizer.zero_grad(set_to_none=True)
     alone = accelerator.num_processes == 1
     if alone and state.step > 0 and not state.updating:
@@ -367,7 +368,7 @@ def _note(line: StepLine) -> str:
 
 
 def _cut_log(log: Path, step: int) -> None:
-    """Drops the lines after the checkpoint that the run goes on from, so that each step stands there once."""
+    """Removes the lines after the checkpoint from which the run is resumed, so that each step is logged once."""
     if log.exists():
         lines = log.read_text(encoding="utf-8").splitlines()
         kept = [x for x in lines if _step_of(x) <= step]

@@ -1,7 +1,7 @@
-"""Which forget rows, retain rows and drawn answers a step sees: a pure function of the seed and the step.
+"""Chooses the forget rows, retain rows and drawn answers of a step: a pure function of the seed and the step.
 
-So a run resumes at any step without replaying the steps before, and neither the number of processes nor anything else that
-draws random numbers changes what is trained on. The processes share out one global batch, so no two see the same rows.
+A run therefore resumes at any step without repeating the steps before, and neither the number of processes nor other uses of
+random numbers change what is trained on. The processes share one global batch, so that no two see the same rows.
 """
 
 import math
@@ -25,27 +25,27 @@ _STREAMS: dict[tuple[str, str], int] = {
     ("retain", "retain"): 2**30 + 5,
     ("retain", "alternates"): 2**30 + 6,
 }
-"""(prompts, answers) -> stream of random numbers; every part of the forget set has another one from `_PARTS` on."""
+"""(prompts, answers) -> stream of random numbers; every part of the forget set has its own stream from `_PARTS` on."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Forget and retain walked side by side, each in its own endless sequence of shuffled epochs.
+    """Iterates over forget and retain rows together, each in its own endless sequence of shuffled epochs.
 
-    Each epoch of either set is a fresh permutation and visits every row once; the smaller set simply starts its next epoch
+    Each epoch of either set is a new permutation and visits every row once; the smaller set starts its next epoch
     sooner. `*_rows(step)` are the rows of the whole step, for all processes together; `share` gives one process its own.
     """
 
     forget: int
     """Number of forget examples."""
     retain: int
-    """Number of retain examples; 0 when there are none."""
+    """Number of retain examples; 0 if there are none."""
     batch_size: int
-    """Rows of either set in one step. A smaller set, or part of one, is in each step as a whole: no row is repeated to fill a
-    batch."""
+    """Rows of either set in one step. A smaller set, or part of one, is used as a whole in each step: no row is repeated to
+    fill a batch."""
     seed: int
     parts: tuple[tuple[int, ...], ...] = ()
-    """Forget rows that are not mixed in a step: the steps take these parts in turn, each with a sequence of its own."""
+    """Groups of forget rows that are not mixed in a step: steps take them in turn, each in its own sequence."""
 
     def __post_init__(self) -> None:
         for name, least in (("forget", 1), ("retain", 0), ("batch_size", 1), ("seed", 0)):
@@ -55,17 +55,18 @@ class Pairs:
             raise ExpungeError(f"part {self.parts.index(()) + 1} of the forget set has no rows")
 
     def total_steps(self, epochs: float) -> int:
-        """Steps until every forget row has been seen `epochs` times; the last step may run into the next epoch."""
+        """Returns the number of steps until every forget row has been seen `epochs` times; the last step may extend into the
+        next epoch."""
         longest = max(map(len, self.parts), default=self.forget)
         return max(len(self.parts), 1) * math.ceil(round(epochs * longest / self._size(longest), 9))
 
     def epoch(self, step: int) -> float:
-        """Passes over the forget set (over its largest part) that are done before `step`."""
+        """Returns the number of passes over the forget set (over its largest part) before `step`."""
         longest = max(map(len, self.parts), default=self.forget)
         return step * self._size(longest) / (longest * max(len(self.parts), 1))
 
     def check_shares(self, world: int) -> None:
-        """Raises ExpungeError where the rows of a step cannot be shared evenly by `world` processes."""
+        """Raises ExpungeError if `world` processes cannot share the rows of a step evenly."""
         for count in (*(map(len, self.parts) if self.parts else [self.forget]), self.retain):
             if (size := self._size(count)) % world:
                 raise ExpungeError(
@@ -74,7 +75,7 @@ class Pairs:
                 )
 
     def forget_rows(self, step: int) -> list[int]:
-        """Indices into the forget set: `batch_size`, or all of a smaller set."""
+        """Returns indices into the forget set: `batch_size`, or all of a smaller set."""
         if not self.parts:
             return self._walk(_FORGET, self.forget, step)
         turn, place = divmod(step, len(self.parts))
@@ -82,15 +83,15 @@ class Pairs:
         return [rows[i] for i in self._walk(_PARTS + place, len(rows), turn)]
 
     def retain_rows(self, step: int) -> list[int]:
-        """Indices into the retain set, independent of the forget rows; none without a retain set."""
+        """Returns indices into the retain set, independent of the forget rows; empty without a retain set."""
         return self._walk(_RETAIN, self.retain, step) if self.retain else []
 
     def answers(
         self, step: int, prompts: str, answers: str, available: int, barred: Sequence[Collection[int]], count: int = 1
     ) -> list[tuple[int, ...]]:
-        """For each row of the step `count` different ones of the `available` answers, drawn evenly and anew each step.
+        """Returns, for each row of the step, `count` different ones of the `available` answers, drawn uniformly in each step.
 
-        barred  for each row the answers that are not drawn for it
+        barred  for each row, the answers that are not drawn for it
         """
         draws = _draws(self.seed, _STREAMS[prompts, answers], step, len(barred) * count).reshape(-1, count)
         return [_distinct(row, available, taken) for row, taken in zip(draws, barred, strict=True)]
@@ -105,7 +106,7 @@ class Pairs:
 
 
 def _distinct(draws: NDArray[np.uint64], available: int, barred: Collection[int]) -> tuple[int, ...]:
-    """One answer per draw, evenly among those that are neither barred nor drawn before."""
+    """Draws one answer per draw, uniformly among those that are neither barred nor drawn before."""
     chosen: list[int] = []
     for draw in draws:
         taken = sorted({*barred, *chosen})
@@ -117,7 +118,7 @@ def _distinct(draws: NDArray[np.uint64], available: int, barred: Collection[int]
 
 
 def share(rows: Sequence[int], rank: int, world: int) -> list[int]:
-    """The rows of one of `world` processes: every world-th, from its rank on."""
+    """Returns the rows of one of `world` processes: every world-th, starting from its rank."""
     if len(rows) % world:
         raise ExpungeError(
             f"a batch of {len(rows)} rows cannot be shared evenly by {world} processes; make it a multiple of {world}"

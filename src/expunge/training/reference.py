@@ -1,7 +1,7 @@
-"""The reference table: frozen values of the start model, by quantity and row, computed once for the rows that a run will visit.
+"""Computes the reference table: frozen values of the start model, by quantity and row, once before the loop.
 
-A second model in memory, or a second forward in every step, would compute the same numbers again and again. NPO and DPO
-need one number per row; KL and UNDIAL need the start model's distribution at answer tokens, which is kept as the final
+This replaces a second model in memory and a second forward pass in every step. NPO and DPO
+need one number per row; KL and UNDIAL need the start model's distribution at answer tokens, which is cached as the final
 hidden state (D numbers a token) beside one frozen copy of the head.
 """
 
@@ -20,12 +20,12 @@ from expunge.training.data import RowKey, TrainingData
 from expunge.training.pairs import Pairs
 
 TOKENS_PER_BATCH = 8192
-"""Padded tokens of one forward without gradient."""
+"""Padded tokens of one forward pass without gradient."""
 
 
 @dataclass
 class ReferenceTable:
-    """Values by quantity and row, and what is frozen once for all rows."""
+    """Frozen values by quantity and row, and those that are common to all rows."""
 
     values: dict[Quantity, dict[RowKey, Tensor]] = field(default_factory=dict)
     head: FrozenHead | None = None
@@ -36,7 +36,7 @@ class ReferenceTable:
     def compute(
         cls, model: nn.Module, method: TrainingMethod, data: TrainingData, plan: Pairs, steps: range, accelerator: Accelerator
     ) -> "ReferenceTable":
-        """Runs the start model over the rows that this process will visit in `steps`; not at all where no set names a value."""
+        """Runs the start model over the rows that this process will visit in `steps`; skipped if no set needs a value."""
         table = cls()
         if method.needs_start_weights:
             moving = ((n, p) for n, p in causal_model(model).named_parameters() if p.requires_grad)
@@ -58,7 +58,7 @@ class ReferenceTable:
         return table
 
     def of(self, quantity: Quantity, keys: Sequence[RowKey]) -> Tensor:
-        """The values of some rows as one tensor: `logprob` [B], `hidden` [N, D]."""
+        """Returns the values of some rows as one tensor: `logprob` [B], `hidden` [N, D]."""
         values = [self.values[quantity][key] for key in keys]
         return torch.cat(values) if quantity == "hidden" else torch.stack(values)
 
@@ -66,7 +66,8 @@ class ReferenceTable:
 def mean_answer_probability(
     model: nn.Module, rows: Sequence[Encoded], pad_id: int, device: torch.device, most: int = 96
 ) -> float:
-    """Mean over rows of exp(mean log p of the answer's tokens); over `most` evenly spaced rows when there are more."""
+    """Computes the mean over rows of exp(mean log p of the answer's tokens); over `most` evenly spaced rows if there are
+    more."""
     stride = max(1, -(-len(rows) // most))
     chosen = list(rows)[::stride]
     was_training = model.training
@@ -83,7 +84,7 @@ def mean_answer_probability(
 def _visited(
     sets: Mapping[str, RowSet], data: TrainingData, plan: Pairs, steps: range, accelerator: Accelerator
 ) -> dict[str, list[RowKey]]:
-    """Row set -> the keys that this process will visit, each once, in the order of their first visit."""
+    """Returns row set -> the keys that this process will visit, each once, in the order of their first visit."""
     visited: dict[str, dict[RowKey, None]] = {name: {} for name in sets}
     for step in steps:
         drawn = data.step_rows(sets, plan, step, accelerator.process_index, accelerator.num_processes)
@@ -99,8 +100,8 @@ def _per_row(
     accelerator: Accelerator,
     compute: Callable[[nn.Module, Tokens], Iterable[Tensor]],
 ) -> dict[RowKey, Tensor]:
-    """One value per row, which `compute` gives on the CPU. Under sharding each process must run as many forwards as the
-    others, so those that have fewer batches repeat their last one."""
+    """Yields one value per row, which `compute` moves to the CPU. With sharding all processes must run equally many forward
+    passes, so those with fewer batches repeat their last one."""
     keys = list(wanted)
     batches = length_batches([len(wanted[k].ids) for k in keys], TOKENS_PER_BATCH, 256)
     most = int(accelerator.gather(torch.tensor([len(batches)], device=accelerator.device)).max())

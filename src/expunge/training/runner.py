@@ -1,4 +1,4 @@
-"""Runs a training method: encodes the request, trains, and says how the result is written."""
+"""Runs a training method: encodes the request, trains, and returns how to write the result."""
 
 import warnings
 from contextlib import AbstractContextManager, nullcontext
@@ -24,7 +24,7 @@ from expunge.training.weights import select_weights
 
 
 def check(run: AnyRun, request: Request) -> None:
-    """Raises where the request lacks a row set that the method needs; warns where it has one that is not used."""
+    """Raises ExpungeError if the request lacks a row set that the method needs; warns about one that is not used."""
     method = _method(run)
     if request.retain and not method.uses_retain:
         warnings.warn(f"{method.method_name()} makes no use of the retain set", UserWarning, stacklevel=2)
@@ -41,7 +41,7 @@ def check(run: AnyRun, request: Request) -> None:
 
 
 def produce(context: Context) -> Made:
-    """Trains from the start model, or goes on from the last checkpoint in the run's folder."""
+    """Trains from the start model, or resumes from the last checkpoint in the run's folder."""
     run, method = context.run, _method(context.run)
     data = encode_data(context.request, method, context.encoder)
     goes_on = context.start.is_adapter and run.training.lora
@@ -76,7 +76,8 @@ def produce(context: Context) -> Made:
 
 
 def _kernels(model: PreTrainedModel, training: Training) -> AbstractContextManager[int]:
-    """Liger's for all that a run computes, frozen values too, so that both come from the same arithmetic; none over shards."""
+    """Replaces norms and MLP products by Liger's kernels for the whole run, including frozen values, so that both use the
+    same arithmetic; not with sharding."""
     wanted = training.kernels == "auto" and training.shard == "none" and available(model.device.type)
     return fused(model) if wanted else nullcontext(0)
 

@@ -1,4 +1,4 @@
-"""How weights are trained, as one typed value: learning rate, length, batch, precision, adapters, sharding."""
+"""Defines the training settings: learning rate, length, batch, precision, adapters, sharding."""
 
 import math
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from expunge.records import Seed
 
 
 class Training(Described):
-    """How the weights move, whatever the method."""
+    """How the weights are trained, whatever the method."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -30,11 +30,11 @@ class Training(Described):
     batch_size: int = Field(32, ge=1)
     """Forget rows of one step over all processes, and as many retain rows; a set with fewer rows is in each step as a whole."""
     micro_batch_size: int | None = Field(None, ge=1)
-    """Most rows of one set in a forward pass; smaller means less memory and the same result. Left out, tokens bound it."""
+    """Most rows of one set in a forward pass; fewer need less memory, with the same result. Default: bounded by tokens."""
     schedule: Literal["constant", "linear", "cosine"] = "linear"
-    """Learning rate after the warm-up: constant, or falling to zero on a line or a half cosine."""
+    """Learning rate after the warm-up: constant, or decreasing to zero linearly or along a half cosine."""
     warmup: float = Field(0.1, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises from zero."""
+    """Share of the steps during which the learning rate rises from zero."""
     weight_decay: float = Field(0.01, ge=0)
     """AdamW's decoupled weight decay."""
     adam_epsilon: float = Field(1e-8, gt=0)
@@ -52,7 +52,7 @@ class Training(Described):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     lora: bool = False
-    """Train low-rank adapters on the matched linear layers and write an adapter instead of a whole model."""
+    """Train low-rank adapters on the matched linear layers and write an adapter instead of a complete model."""
     lora_rank: int = Field(8, ge=1)
     """Rank of the adapters."""
     lora_alpha: float = Field(16.0, gt=0)

@@ -1,9 +1,9 @@
-"""Watches how far a run has forgotten, and says when to stop and when only to repair what is to be kept.
+"""Measures how far a run has forgotten, and decides when to stop and when to train on the retain rows only.
 
-Forgetting is to go as far as never having known, and no further: the measure is how probable the model finds the answers of rows
-that nobody taught it. Most methods lose some of the retain set on the way, and more steps of both terms would bring it back only
-while they forget too much. So whenever the retain answers are less probable than they may become, the terms of the loss that are
-not about the retain rows rest until the next check.
+A run should forget until the forget answers are as improbable as those of rows that the model never saw, and then stop. Most
+methods also lose some of the retain set, and further steps of both terms would restore it only while forgetting too much.
+Therefore, whenever the retain answers are less probable than allowed, only the retain terms of the loss are trained until the
+next check.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from expunge.training.settings import Training
 
 class Verdict(NamedTuple):
     stopped: str | None = None
-    """Why the run ends, or nothing."""
+    """Why the run ends, or None."""
     resting: bool = False
     """The terms that are not about the retain rows rest until the next check."""
 

@@ -1,4 +1,4 @@
-"""Which weights move: those that the method's pattern names, whole or through adapters; less than it names is an error."""
+"""Selects the weights that are trained: those that the method's pattern matches, directly or through adapters."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -16,28 +16,28 @@ from expunge.models.load import causal_model
 from expunge.training.settings import Training
 
 ALL = TrainingMethod.model_fields["parameters"].default
-"""The pattern that names no weight in particular."""
+"""The pattern that selects all weights."""
 
 
 class Selection(NamedTuple):
-    """What moves."""
+    """The weights that are trained."""
 
     weights: frozenset[str]
     """Full names of the weights that the pattern matches."""
     modules: tuple[str, ...] = ()
-    """With LoRA the linear layers that get an adapter."""
+    """With LoRA: the linear layers that get an adapter."""
     parameters: tuple[str, ...] = ()
-    """With LoRA the matrices that are no layer's weight, such as the fused experts of a mixture, and get an adapter."""
+    """With LoRA: the matrices that get an adapter but are no layer's weight, such as fused experts."""
     said: str = ""
-    """What moves, in one sentence for the card."""
+    """What is trained, in one sentence for the card."""
 
 
 def select_weights(model: PreTrainedModel, method: TrainingMethod, training: Training) -> Selection:
     """Matches the method's pattern with the model's weights.
 
-    Raises ExpungeError, with counts, when the pattern is none, when it or one of its alternatives matches no weight, when it
-    selects weights that the method does not move, and when adapters cannot be put on every matrix that it names. The default
-    pattern names none in particular: with LoRA it stands for all matrices inside the blocks.
+    Raises ExpungeError, with counts, if the pattern is invalid, if it or one of its alternatives matches no weight, if it selects
+    weights that the method does not train, and if not every matched matrix can get an adapter. With LoRA the default pattern
+    selects all matrices inside the blocks.
     """
     inner = causal_model(model)
     chosen = _matched(inner, method)
@@ -67,7 +67,7 @@ def select_weights(model: PreTrainedModel, method: TrainingMethod, training: Tra
 
 
 def set_trainable(model: PreTrainedModel, selection: Selection, training: Training) -> PreTrainedModel:
-    """Marks the selected weights as those that move, or wraps the model with adapters on them."""
+    """Marks the selected weights as trainable, or wraps the model with adapters on them."""
     if training.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if isinstance(model, PeftModel):  # its adapter is trained further
@@ -121,15 +121,15 @@ def _matched(model: PreTrainedModel, method: TrainingMethod) -> frozenset[str]:
 
 
 def alternatives(pattern: str) -> Iterator[str]:
-    """The pattern with one alternative of one group in the place of the group, `a(b|c)` -> `a(?:b)`, `a(?:c)`; and those of the
-    whole pattern, `a|b` -> `a`, `b`. Nothing where there is no choice."""
+    """Returns the pattern with each alternative of one group in place of the group, `a(b|c)` -> `a(?:b)`, `a(?:c)`, and those
+    of the whole pattern, `a|b` -> `a`, `b`. Empty if there is no choice."""
     for start, stop, parts in _choices(pattern):
         for part in parts:
             yield f"{pattern[:start]}(?:{part}){pattern[stop:]}"
 
 
 def _choices(pattern: str) -> Iterator[tuple[int, int, list[str]]]:
-    """(start, stop, alternatives) of each group with a `|` of its own; escapes and character classes are passed over."""
+    """Returns (start, stop, alternatives) of each group with its own `|`; escapes and character classes are skipped."""
     groups: list[tuple[int, list[int]]] = [(0, [])]  # where a group begins, and where its bars are
     i, inside_class = 0, False
     while i < len(pattern):
@@ -160,7 +160,7 @@ def _between(pattern: str, start: int, bars: list[int], stop: int) -> list[str]:
 
 
 def _adaptable(model: PreTrainedModel, chosen: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """The chosen matrices that get adapters as linear layers, those that do as parameters, and those that cannot."""
+    """Returns the chosen matrices that get adapters as linear layers, as parameters, and not at all."""
     outside = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
     modules: list[str] = []
     parameters: list[str] = []
@@ -181,7 +181,7 @@ def _adaptable(model: PreTrainedModel, chosen: Collection[str]) -> tuple[tuple[s
 
 
 def _adapted(model: nn.Module, chosen: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """The chosen matrices that have an adapter already, and those that have none."""
+    """Returns the chosen matrices that have an adapter already, and those that have none."""
     own = _own_adapters(model)
     names = {_plain(n): p for n, p in causal_model(model).named_parameters() if ".lora_" not in n}
     left = tuple(n for n, p in names.items() if n in chosen and n not in own and p.ndim > 1)
@@ -189,7 +189,7 @@ def _adapted(model: nn.Module, chosen: Collection[str]) -> tuple[tuple[str, ...]
 
 
 def _own_adapters(model: nn.Module) -> dict[str, nn.Module]:
-    """Weight -> the module that holds the factors of its adapter."""
+    """Returns weight -> the module that holds the factors of its adapter."""
     found: dict[str, nn.Module] = {}
     for name, module in causal_model(model).named_modules():
         if isinstance(module, LoraLayer):
@@ -198,12 +198,12 @@ def _own_adapters(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _factors(layer: nn.Module) -> Iterator[nn.Parameter]:
-    """The factors that a layer itself holds; a layer around another one does not own the inner one's."""
+    """Returns the factors of a layer itself, without those of layers inside it."""
     yield from (p for name, p in layer.named_parameters() if name.startswith("lora_"))
 
 
 def _plain(name: str) -> str:
-    """The name that a weight has without adapters around it."""
+    """Returns the name that a weight has without adapters around it."""
     return name.replace(".base_layer", "")
 
 
@@ -212,7 +212,7 @@ def _plain_names(model: nn.Module) -> list[str]:
 
 
 def _check_adapters(adapted: nn.Module, selection: Selection) -> None:
-    """PEFT passes over what it cannot match; every selected matrix must have its own adapter."""
+    """Raises ExpungeError if a selected matrix has no adapter of its own; PEFT silently skips what it cannot match."""
     found = sum(name.endswith("lora_B.default.weight") for name, p in adapted.named_parameters() if p.requires_grad)
     asked = len(selection.modules) + len(selection.parameters)
     if found != asked:
@@ -236,5 +236,5 @@ def _few(names: Collection[str]) -> str:
 
 
 def _kinds(names: Collection[str]) -> str:
-    """Last words of names, each once, in order: `q_proj, k_proj`."""
+    """Returns the last words of names, each once, in order: `q_proj, k_proj`."""
     return ", ".join(dict.fromkeys(name.removesuffix(".weight").rpartition(".")[2] for name in names))

@@ -1,1 +1,2 @@
-"""The parts of embedding-corrupted prompts (ECO): gate, canonical texts, thresholds, token selection, corruption, tuning."""
+"""Implements the parts of embedding-corrupted prompts (ECO): gate, text normalization, thresholds, token selection,
+corruption, tuning."""

@@ -1,7 +1,8 @@
-"""Undoes what hides a request from a gate: look-alike letters, invisible characters, spacing, leet, base64, rot13.
+"""Normalizes texts that hide a request from a gate: look-alike letters, invisible characters, spacing, leetspeak, base64,
+rot13.
 
-A gate scores the text as it is and every reading of it that `readings` gives, and the largest score counts. What cannot be undone
-for sure (leet, rot13) is one reading among others, so a plain text never loses its plain reading.
+A gate scores the original text and every reading that `readings` gives, and the largest score counts. Ambiguous decodings (leet,
+rot13) are additional readings, so that the plain reading is always scored too.
 """
 
 import base64
@@ -14,10 +15,10 @@ LOOK_ALIKES = str.maketrans(
     "аеорсухіјѕһԁԛԝвкмнтгӏαβεηικνορτυχγωϲıɑɡɩʟоьАВЕКМНОРСТХУІЈЅΑΒΕΖΗΙΚΜΝΟΡΤΥΧ",
     "aeopcyxijshdqwbkmhtrlabenikvoptuxywciagilobabekmhopctxyijsabezhikmnoptyx",
 )
-"""Cyrillic, Greek and other letters that are drawn like Latin ones."""
+"""Cyrillic, Greek and other letters that look like Latin ones."""
 LEET = str.maketrans("0134578@$!|+", "oleastbasilt")
 TAGS = {0xE0000 + code: chr(code) for code in range(0x20, 0x7F)}
-"""Tag characters: invisible, and each stands for one of ASCII."""
+"""Tag characters, which are invisible and correspond to ASCII characters."""
 INVISIBLE = frozenset({"Cf", "Mn", "Me", "Cc", "Co"})
 BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 SPACED = re.compile(r"(?<!\w)(?:\w[ .\-_*]){3,}\w(?!\w)")
@@ -25,7 +26,7 @@ MIXED = re.compile(r"(?=\w*[a-z])[a-z0-9@$!|+]*[0134578@$!|+][a-z0-9@$!|+]*")
 
 
 def readings(text: str) -> list[str]:
-    """The text as it is, in canonical form, and what it may have been before leet, rot13 or base64; each once."""
+    """Returns the text as it is, in canonical form, and decoded from leetspeak, rot13 or base64, without duplicates."""
     plain = canonical(text)
     found = [text, plain, MIXED.sub(lambda word: word[0].translate(LEET), plain), codecs.encode(plain, "rot13")]
     found += [canonical(part) for part in _decoded(text)]
@@ -33,8 +34,8 @@ def readings(text: str) -> list[str]:
 
 
 def canonical(text: str) -> str:
-    """Compatibility form without invisible characters and marks, look-alikes as Latin letters, lower case, single spaces;
-    letters that were spaced out stand together again."""
+    """Returns the compatibility form without invisible characters and accents, look-alikes as Latin letters, lower case,
+    single spaces; letters that were spaced out are joined."""
     shown = unicodedata.normalize("NFKC", text.translate(TAGS))
     bare = "".join(c for c in unicodedata.normalize("NFKD", shown) if c.isspace() or unicodedata.category(c) not in INVISIBLE)
     latin = unicodedata.normalize("NFKC", bare.translate(LOOK_ALIKES)).casefold()
@@ -43,12 +44,12 @@ def canonical(text: str) -> str:
 
 
 def squeezed(text: str) -> str:
-    """Letters and digits alone: what spacing and punctuation cannot change."""
+    """Returns letters and digits only, so that spacing and punctuation do not matter."""
     return "".join(c for c in text if c.isalnum())
 
 
 def _decoded(text: str) -> list[str]:
-    """Texts that stand in base64 inside the text."""
+    """Returns texts that are encoded as base64 inside the text."""
     found = []
     for match in BASE64.finditer(text):
         coded = match[0].rstrip("=")

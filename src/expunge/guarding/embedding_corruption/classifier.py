@@ -1,4 +1,4 @@
-"""A text classifier as a gate: an encoder that is fine-tuned on the request, or one that somebody trained already.
+"""Uses a text classifier as a gate: an encoder fine-tuned on the request, or an existing classifier.
 
 Fine-tuning follows the released recipe: cross-entropy weighted by the inverse size of each class, AdamW (2e-5, weight decay 0.1,
 betas 0.9 and 0.98, epsilon 1e-6), 10 % warm-up, cosine decay, batches of 16, no clipping.
@@ -18,13 +18,13 @@ LONGEST = 512
 
 
 class ClassifierGate:
-    """p(forget) by a sequence classifier of transformers."""
+    """Scores p(forget) with a sequence classifier of transformers."""
 
     window = 1600
-    """Characters; what its tokenizer still cuts is in another window."""
+    """Characters read at once; text that the tokenizer still cuts off is in another window."""
 
     def __init__(self, folder: str | Path) -> None:
-        """Raises ExpungeError where the folder or hub id is no classifier, or does not say which label means forget."""
+        """Raises ExpungeError if the folder or hub id is no classifier, or does not say which label means forget."""
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         try:
@@ -35,7 +35,7 @@ class ClassifierGate:
         self._label = forget_label(self._model.config.id2label, folder)
 
     def save(self, folder: Path) -> None:
-        """The same classifier as files of its own."""
+        """Saves the classifier as files of its own."""
         self._model.save_pretrained(folder)
         self._tokenizer.save_pretrained(folder)
 
@@ -49,7 +49,7 @@ class ClassifierGate:
 
 
 def forget_label(names: dict[int, str], where: object) -> int:
-    """Which label of a classifier means forget: the one named so, or the second of two without names (LABEL_1)."""
+    """Returns the label that means forget: the one with that name, or the second of two without names (LABEL_1)."""
     named = [i for i, name in names.items() if name.lower() in ("forget", "label_1")]
     if len(names) != 2 or len(named) != 1:
         raise ExpungeError(

@@ -1,4 +1,4 @@
-"""Acts on one model: asks the gate about each prompt before it is read, and corrupts the embeddings of flagged prompts.
+"""Attaches embedding corruption to one model: the gate judges each prompt before it is read, and flagged prompts are corrupted.
 
 Shape suffixes: B rows, T positions, S positions of the whole sequences so far, D width, N selected positions, n those of a row.
 """
@@ -24,12 +24,12 @@ from expunge.guarding.random_bits import mix
 from expunge.guarding.session import Session
 
 REMEMBERED = 2**16
-"""Prompts whose decision is kept."""
+"""Number of prompts whose decisions are cached."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """How a chosen token's embedding is corrupted."""
+    """How the embedding of a chosen token is corrupted."""
 
     kind: Kind
     dims: int
@@ -40,19 +40,19 @@ class Edit:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of a prompt."""
+    """The gate's decision about a prompt."""
 
     chosen: tuple[int, ...]
-    """Tokens to corrupt, counted without padding; none where the prompt was not flagged."""
+    """Tokens to corrupt, counted without padding; empty if the prompt was not flagged."""
     key: int
-    """A hash of its tokens."""
+    """A hash of the prompt's tokens."""
 
 
 class Corrupter:
-    """Embedding corruption on one model: decides about prompts, and corrupts the embeddings of flagged ones."""
+    """Embedding corruption on one model: judges prompts, and corrupts the embeddings of flagged ones."""
 
     def __init__(self, edit: Edit, threshold: float, session: Session, scores: Scores, finder: Finder | None) -> None:
-        """finder: of the texts whose tokens are corrupted; None for all tokens but the last"""
+        """finder: finds the texts whose tokens are corrupted; None for all tokens but the last"""
         self.edit, self.threshold, self.session, self.scores, self.finder = edit, threshold, session, scores, finder
         self.seed = mix(torch.tensor(edit.seed))
         self.counts = Counts()
@@ -114,7 +114,7 @@ class Corrupter:
         return after_BTD
 
     def _places(self, here: ForwardPass, found: Sequence[Decision]) -> tuple[Tensor, Tensor, Tensor]:
-        """Of every token to corrupt in this pass: index into the B * T positions, key of its noise, and row."""
+        """Returns for every token to corrupt in this pass: index into the B * T positions, key of its noise, and row."""
         index, key, row = [], [], []
         real_BS = None if here.mask_BS is None else here.mask_BS.bool().cpu()
         for b, decision in enumerate(found):
@@ -129,7 +129,7 @@ class Corrupter:
         return torch.cat(index), torch.cat(key), torch.cat(row)
 
     def generate(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """`generate` that is refused where the gate could not see the whole prompt."""
+        """Replaces `generate`, and raises ExpungeError if the gate could not see the whole prompt."""
 
         @wraps(original)
         def generate(model: Any, *args: Any, **kwargs: Any) -> Any:

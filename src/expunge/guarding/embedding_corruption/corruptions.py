@@ -1,4 +1,4 @@
-"""Corrupts the embeddings of selected tokens: the 14 edits of the released code, vectorized, pure, and the same in any batch.
+"""Corrupts the embeddings of selected tokens: the 14 edits of the released code, vectorized and independent of the batch.
 
     name                                     edit of a selected row e                      which coordinates j
     rand_noise_first_n, _rand_n, _top_k      e_j + N(0, strength^2)                        first n, n drawn, n largest |e_j|
@@ -9,9 +9,9 @@
     sub_value_top_k, add_value_least_k       e_j -+ strength                               n largest e_j, n smallest e_j
     reverse_order, shuffle                   the selected rows of a prompt change places   all
 
-Noise is read from a table of normal draws at an offset that is a hash of (seed, prompt, position), so a token has the same noise
-alone, in a batch, today and tomorrow, on a CPU and on a GPU. The released code draws from the global generator at each call, and
-its two permutations and `set_rand_noise_first_n` change unselected tokens and prompts of which nothing should change.
+Noise is read from a table of normal draws at an offset that is a hash of (seed, prompt, position), so that a token has the same
+noise alone, in a batch, in every call, on a CPU and on a GPU. The released code draws from the global generator at each call, and
+its two permutations and `set_rand_noise_first_n` also change tokens and prompts that are not selected.
 
 Shape suffixes: B rows of a batch, T positions, D width, N selected positions in row-major order.
 """
@@ -28,18 +28,18 @@ from expunge.guarding.random_bits import mix
 
 TABLE_SEED, TABLE_SIZE = 20_240_611, 2**22
 AT_ONCE = 2**17
-"""Values that are edited at a time, so that they stay in the processor's cache."""
+"""Number of values edited at a time, to fit into the CPU's cache."""
 
 
 def corrupt(values_ND: Tensor, kind: Kind, dims: int | None, strength: float, key_N: Tensor, row_N: Tensor) -> Tensor:
-    """New values of the selected positions, [N, D] in the dtype of `values_ND`, which is left as it is.
+    """Returns new values of the selected positions, [N, D] in the dtype of `values_ND`, which is not changed.
 
-    dims      how many coordinates of each row change, 1 to D; None for all
+    dims      number of coordinates of each row that change, 1 to D; None for all
     strength  standard deviation of the noise, or the number that is added or subtracted, in units of the embeddings
     key_N     int64 hashes of (seed, prompt, position)
-    row_N     which prompt each position is of
+    row_N     index of each position's prompt
 
-    Raises ExpungeError where dims is not between 1 and D.
+    Raises ExpungeError if dims is not between 1 and D.
     """
     found_ND = values_ND.clone()
     write(found_ND, torch.arange(len(found_ND), device=found_ND.device), kind, dims, strength, key_N, row_N)
@@ -49,7 +49,7 @@ def corrupt(values_ND: Tensor, kind: Kind, dims: int | None, strength: float, ke
 def write(
     embeddings_MD: Tensor, index_N: Tensor, kind: Kind, dims: int | None, strength: float, key_N: Tensor, row_N: Tensor
 ) -> None:
-    """`corrupt` of the rows index_N of `embeddings_MD`, written into it a few rows at a time; no other row is touched.
+    """Applies `corrupt` to the rows index_N of `embeddings_MD`, in place, a few rows at a time; other rows are not changed.
 
     For the output of an embedding that was just made and that nobody else holds.
     """
@@ -101,13 +101,13 @@ def _changed(values_ND: Tensor, kind: Kind, strength: float, key_N: Tensor) -> T
 
 
 def drawn_coordinates(key: Tensor, width: int, count: int) -> Tensor:
-    """`count` of `width` coordinates, drawn without replacement for a prompt by the key of its first selected position."""
+    """Draws `count` of `width` coordinates without replacement for a prompt, by the key of its first selected position."""
     generator = torch.Generator().manual_seed(int(key) & (2**62 - 1))
     return torch.randperm(width, generator=generator)[:count]
 
 
 def largest(values_ND: Tensor, count: int) -> Tensor:
-    """Where the `count` largest values of each row are, bool [N, D]: exactly so many; of equal values the first."""
+    """Marks the `count` largest values of each row, bool [N, D]: exactly that many; of equal values the first."""
     place = values_ND.shape[1] - count
     if values_ND.device.type == "cpu":  # NumPy selects with vector instructions, several times as fast as torch's kthvalue
         least_N1 = torch.from_numpy(np.partition(values_ND.detach().numpy(), place, axis=1)[:, place : place + 1])
@@ -122,7 +122,7 @@ def largest(values_ND: Tensor, count: int) -> Tensor:
 
 
 def noise(key_N: Tensor, count: int) -> Tensor:
-    """Draws of N(0, 1) for each key, float32 [N, count]: a stretch of a fixed table that begins at a place given by the key."""
+    """Draws N(0, 1) for each key, float32 [N, count]: a part of a fixed table, from an offset given by the key."""
     table = _table(key_N.device)
     offset_N = (mix(key_N) & (2**62 - 1)) % (len(table) - count)
     return table.as_strided((len(table) - count, count), (1, 1))[offset_N]

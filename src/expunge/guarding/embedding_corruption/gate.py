@@ -1,8 +1,8 @@
-"""Scores how likely a prompt asks for what was to be forgotten: by its characters, its hidden states, or a text classifier.
+"""Scores how likely a prompt asks for forgotten content, by its characters, its hidden states, or a text classifier.
 
 A prompt's score is the largest over its parts (each turn of a conversation, and all of it), the readings of each part
-(`canonical.readings`) and, of a long reading, its overlapping windows. So neither an earlier turn, nor a disguise, nor a long
-harmless preamble takes the request out of sight. Texts are scored one at a time, so a score does not depend on its neighbours.
+(`canonical.readings`) and, for a long reading, its overlapping windows. A request is therefore also found in an earlier turn, in
+disguise, or after a long harmless text. Texts are scored one at a time, so that a score does not depend on the batch.
 """
 
 import re
@@ -23,21 +23,21 @@ from expunge.models.load import causal_model
 
 FEATURES, NGRAMS = 2**15, (5, 8)
 REMEMBERED = 2**16
-"""Prompts whose score is kept."""
+"""Number of prompts whose scores are cached."""
 
 
 class Gate(Protocol):
-    """Gives p(forget) of texts; `window` is the number of characters that it reads at once."""
+    """Interface of gates: p(forget) of texts; `window` is the number of characters read at once."""
 
     window: int
 
     def probabilities(self, texts: Sequence[str]) -> list[float]:
-        """p(forget) of each text, 0 to 1."""
+        """Returns p(forget) of each text, 0 to 1."""
         ...
 
 
 class Scores:
-    """The score of whole prompts by one gate. Each is computed once."""
+    """Scores whole prompts with one gate, with a cache."""
 
     def __init__(self, gate: Gate, encoder: Encoder) -> None:
         self.gate, self._encoder = gate, encoder
@@ -45,7 +45,7 @@ class Scores:
         self._lock = threading.Lock()
 
     def of(self, text: str) -> float:
-        """The score of a rendered prompt; 1 where the gate cannot score it: empty, or not a number."""
+        """Returns the score of a rendered prompt; 1 if the gate cannot score it (it is empty, or the score is not a number)."""
         with self._lock:
             if text not in self._known:
                 if len(self._known) >= REMEMBERED:
@@ -58,7 +58,7 @@ class Scores:
 
 
 def views(parts: Sequence[str], window: int) -> list[str]:
-    """Every text that counts for a prompt of these parts, each once."""
+    """Returns every text that is scored for a prompt of these parts, without duplicates."""
     found: dict[str, None] = {}
     for part in parts:
         for reading in readings(part):
@@ -67,7 +67,7 @@ def views(parts: Sequence[str], window: int) -> list[str]:
 
 
 def windows(text: str, width: int) -> list[str]:
-    """Stretches of `width` characters that overlap by a half; none where the text is no longer than that."""
+    """Returns parts of `width` characters that overlap by half; empty if the text is not longer than that."""
     if len(text) <= width:
         return []
     step = max(1, width // 2)
@@ -75,7 +75,8 @@ def windows(text: str, width: int) -> list[str]:
 
 
 def requests(text: str, encoder: Encoder) -> list[str]:
-    """A rendered prompt without the template around it: every turn on its own and, of several, all of them together."""
+    """Returns a rendered prompt without the template around it: every turn separately and, if there are several, all
+    together."""
     special = [token for token in encoder.tokenizer.all_special_tokens if token]
     pieces = [piece.strip() for piece in _template_pieces(encoder) if piece.strip()]
     marks = sorted({*special, *pieces}, key=len, reverse=True)
@@ -85,7 +86,7 @@ def requests(text: str, encoder: Encoder) -> list[str]:
 
 
 def _template_pieces(encoder: Encoder) -> tuple[str, ...]:
-    """What the format writes around a prompt."""
+    """Returns what the format writes around a prompt."""
     mark = "\ue0e1"
     if encoder.format.kind == "plain":
         head, _, rest = encoder.format.template.partition("{prompt}")
@@ -95,7 +96,7 @@ def _template_pieces(encoder: Encoder) -> tuple[str, ...]:
 
 
 class TextGate:
-    """Logistic regression on hashed character n-grams (5 to 8) of letters and digits alone, scaled to length 1."""
+    """Logistic regression on hashed character n-grams (5 to 8) of letters and digits, scaled to unit length."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         self._weight, self._bias = tensors["gate.weight"].double().numpy(), float(tensors["gate.bias"])
@@ -103,7 +104,8 @@ class TextGate:
 
     @staticmethod
     def fit(forget: Sequence[str], retain: Sequence[str]) -> dict[str, Tensor]:
-        """Tensors of a gate; every text counts as it is in its canonical form, and both classes weigh the same."""
+        """Returns the tensors of a gate; each text counts as it is and in canonical form, and both classes have the same
+        weight."""
         texts = [canonical(text) for text in (*forget, *retain)]
         return _regression(_ngrams(texts), len(forget), 30.0) | {"gate.window": torch.tensor(_window(texts))}
 
@@ -122,7 +124,7 @@ class HiddenGate:
 
     @staticmethod
     def fit(forget: Sequence[str], retain: Sequence[str], states: Callable[[str], Tensor]) -> dict[str, Tensor]:
-        """Tensors of a gate; texts count as they are and in canonical form."""
+        """Returns the tensors of a gate; each text counts as it is and in canonical form."""
         both = [view for text in (*forget, *retain) for view in (text, canonical(text))]
         features_NF = torch.stack([states(text) for text in both]).double()
         mean_F, scale_F = features_NF.mean(0), features_NF.std(0).clamp(min=1e-6)
@@ -137,7 +139,8 @@ class HiddenGate:
 
 
 def hidden_states(model: nn.Module, encoder: Encoder, layer: int) -> Callable[[str], Tensor]:
-    """Text -> mean over its tokens of the hidden state after a block, float32 [D]. No later block is run."""
+    """Returns a function from text to the mean over its tokens of the hidden state after a block, float32 [D]. Later blocks
+    are not run."""
     root, places = causal_model(model), blocks_of(model)
     block = root.get_submodule(places.block(layer))
 
@@ -164,18 +167,18 @@ def hidden_states(model: nn.Module, encoder: Encoder, layer: int) -> Callable[[s
 
 
 class _Enough(Exception):
-    """Leaves a forward pass once the state that was asked for is there."""
+    """Raised to leave a forward pass once the wanted hidden state is computed."""
 
 
 def _ngrams(texts: Sequence[str]) -> np.ndarray:  # type: ignore[type-arg]
-    """A sparse matrix [N, FEATURES]; the hash is the same on every machine."""
+    """Returns a sparse matrix [N, FEATURES]; the hash is the same on every machine."""
     hasher = HashingVectorizer(analyzer="char", ngram_range=NGRAMS, n_features=FEATURES, alternate_sign=False, lowercase=False)
     found: np.ndarray = hasher.transform([squeezed(text) or "?" for text in texts])  # type: ignore[type-arg]
     return found
 
 
 def _regression(features: object, forget: int, strength: float) -> dict[str, Tensor]:
-    """Weights and bias of a logistic regression that tells the first `forget` rows from the others.
+    """Fits weights and bias of a logistic regression that separates the first `forget` rows from the others.
 
     strength   inverse of the penalty on the squared weights
     """
@@ -186,5 +189,5 @@ def _regression(features: object, forget: int, strength: float) -> dict[str, Ten
 
 
 def _window(texts: Sequence[str]) -> int:
-    """Characters of nearly all of the texts, a half more."""
+    """Returns the number of characters of nearly all texts, and a half more."""
     return max(48, int(1.5 * float(np.quantile([len(text) for text in texts], 0.95))))

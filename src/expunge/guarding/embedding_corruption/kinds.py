@@ -1,4 +1,4 @@
-"""Names of the corruptions and of the rules for the threshold: what the method's fields are typed by, without torch."""
+"""Names the corruptions and the threshold rules; imports no torch, since the method's fields use it."""
 
 from typing import Literal, get_args
 
@@ -20,7 +20,7 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 WITH_STRENGTH = frozenset(kind for kind in KINDS if "noise" in kind or "value" in kind)
-"""Those that read `strength`."""
+"""The corruptions that read `strength`."""
 PERMUTING: frozenset[Kind] = frozenset({"reverse_order", "shuffle"})
 
 Rule = Literal["fixed", "simple", "conformal", "class_conditional"]

@@ -1,7 +1,7 @@
-"""Chooses which tokens of a flagged prompt are corrupted: all but the last, or those of names and given texts.
+"""Selects the tokens of a flagged prompt that are corrupted: all but the last, or those of names and given texts.
 
-Names are found in the text, and a token is chosen where its characters overlap a name's: half-open spans, and special tokens have
-none. Where no token is chosen, all but the last are, so that a flagged prompt never stays as it is.
+Names are found in the text, and a token is chosen if its characters overlap a name (spans are half-open, and special tokens have
+none). If no token is chosen, all but the last are, so that every flagged prompt is corrupted.
 """
 
 from collections import deque
@@ -17,7 +17,7 @@ Span = tuple[int, int]
 
 
 class Finder:
-    """Finds many texts in one pass over a text, whatever their case (Aho and Corasick 1975). Only whole words count."""
+    """Finds many texts in one pass over a text, ignoring case (Aho and Corasick 1975). Only whole words count."""
 
     def __init__(self, texts: Iterable[str]) -> None:
         self._next: list[dict[str, int]] = [{}]
@@ -27,7 +27,7 @@ class Finder:
         self._link()
 
     def spans(self, text: str) -> list[Span]:
-        """Half-open character spans of every occurrence."""
+        """Returns half-open character spans of every occurrence."""
         folded = text.casefold()
         if len(folded) != len(text):  # a letter that folds into two: look at the text as it is
             folded = text.lower() if len(text.lower()) == len(text) else text
@@ -64,8 +64,8 @@ class Finder:
 
 
 def own_entities(forget: Sequence[Example], retain: Sequence[Example]) -> list[str]:
-    """Names of the forget set: values of its attributes that its prompts name, and runs of capitalized words that no retain
-    prompt has."""
+    """Returns names of the forget set: values of its attributes that occur in its prompts, and runs of capitalized words that
+    no retain prompt has."""
     kept = "\n".join(f"{e.prompt or ''}\n{e.response}" for e in retain).casefold()
     found: dict[str, None] = {}
     for example in forget:
@@ -77,7 +77,7 @@ def own_entities(forget: Sequence[Example], retain: Sequence[Example]) -> list[s
 
 
 def token_spans(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> tuple[str, list[Span]]:
-    """The text of the tokens without special ones, and the characters of each token; (0, 0) for a special token."""
+    """Returns the text of the tokens without special ones, and the characters of each token; (0, 0) for a special token."""
     special, text, spans = set(tokenizer.all_special_ids), "", []
     plain: list[int] = []
     for token in ids:
@@ -92,7 +92,7 @@ def token_spans(ids: Sequence[int], tokenizer: "PreTrainedTokenizerBase") -> tup
 
 
 def overlapping(tokens: Sequence[Span], marked: Sequence[Span]) -> list[int]:
-    """Places of the tokens that share a character with a marked span."""
+    """Returns the indices of the tokens that share a character with a marked span."""
     return [i for i, (start, stop) in enumerate(tokens) if any(s < stop and e > start for s, e in marked)]
 
 
@@ -101,7 +101,7 @@ def all_but_last(count: int) -> list[int]:
 
 
 def _capitalized(text: str) -> list[str]:
-    """Runs of words that begin with a capital letter, without the first word of the text."""
+    """Returns runs of words that begin with a capital letter, without the first word of the text."""
     runs: list[list[str]] = [[]]
     for i, word in enumerate(text.replace("?", " ? ").replace(",", " , ").split()):
         bare = word.strip(".,;:!?\"'()").removesuffix("'s")

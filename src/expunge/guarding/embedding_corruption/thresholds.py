@@ -1,10 +1,10 @@
-"""Sets the score above which a gate flags a prompt, by scores of calibration prompts that the gate was not trained on.
+"""Sets the score above which a gate flags a prompt, from the scores of calibration prompts that the gate was not trained on.
 
     fixed              as given
     simple             the smallest threshold that flags at most a share alpha of retain prompts
-    conformal          split conformal prediction over both classes together: the set {y : 1 - p(y) <= q} holds the true class
-                       with probability 1 - alpha; flagged where the set is {forget} alone
-    class_conditional  the same with a q for each class, so that the probability holds within each
+    conformal          split conformal prediction over both classes together: the set {y : 1 - p(y) <= q} contains the true class
+                       with probability 1 - alpha; a prompt is flagged if the set is {forget}
+    class_conditional  the same with one q per class, so that the probability holds within each class
 
 q is the ceil((n + 1)(1 - alpha))-th smallest 1 - p(true class) of n calibration prompts. For `simple` and `class_conditional` a
 fresh retain prompt is flagged with a probability of at most alpha, if it is exchangeable with the calibration prompts.
@@ -24,11 +24,11 @@ from expunge.guarding.embedding_corruption.kinds import Rule
 def threshold(
     rule: Rule, forget_N: Tensor, retain_N: Tensor, alpha: float, *, fixed: float = 0.99, cautious: bool = False
 ) -> float:
-    """The score above which (strictly) a prompt is flagged.
+    """Returns the score above which (strictly) a prompt is flagged.
 
     forget_N, retain_N  p(forget) of calibration prompts of either class
 
-    Raises ExpungeError where there are too few calibration prompts to hold alpha.
+    Raises ExpungeError if there are too few calibration prompts for alpha.
     """
     match rule:
         case "fixed":
@@ -43,13 +43,13 @@ def threshold(
 
 
 def _flagging(forget_q: float, retain_q: float, cautious: bool) -> float:
-    """forget is in the set where p >= 1 - forget_q, retain where p <= retain_q."""
+    """Combines the thresholds: forget is in the set where p >= 1 - forget_q, retain where p <= retain_q."""
     above = math.nextafter(1 - forget_q, -math.inf)
     return min(above, retain_q) if cautious else max(above, retain_q)
 
 
 def _quantile(values_N: Tensor, alpha: float, which: str) -> float:
-    """The ceil((n + 1)(1 - alpha))-th smallest value."""
+    """Returns the ceil((n + 1)(1 - alpha))-th smallest value."""
     rank = math.ceil((len(values_N) + 1) * (1 - alpha) - 1e-9)
     if rank > len(values_N):
         raise ExpungeError(

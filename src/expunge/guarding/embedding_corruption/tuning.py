@@ -1,4 +1,4 @@
-"""Finds the strength or the number of coordinates by the scores of the guarded model alone, without gradients.
+"""Finds the corruption strength or the number of coordinates from the guarded model's scores, without gradients.
 
 The noise of a token is the same at every strength (`corruptions.noise`), so two strengths are compared with common random
 numbers. A setting is scored once. Every search returns the best setting that it saw, not the last.
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 Distance = Callable[[float], float]
-"""How far the score at a setting is from what it should be; 0 at best."""
+"""Distance of the score at a setting from the target score; 0 is best."""
 
 
 class Tuned(NamedTuple):
@@ -19,7 +19,7 @@ class Tuned(NamedTuple):
 
 
 class _Remembered:
-    """A function that is asked once for each setting."""
+    """Caches a function that is evaluated once for each setting."""
 
     def __init__(self, function: Distance) -> None:
         self._function, self.known = function, dict[float, float]()
@@ -37,15 +37,14 @@ class _Remembered:
 def strength_search(
     distance: Distance, start: float, *, low: float, high: float, close: float = 0.01, steps: int = 12, reach: float = 0.35
 ) -> Tuned:
-    """Zeroth-order descent in x = log(strength) between low and high:
+    """Minimizes by zeroth-order descent in x = log(strength) between low and high:
 
         g = [d(x + reach) - d(x - reach)] / (the distance between these two, clamped points)
 
-    and a step of Newton's length where d looks like the distance |m(x) - target|, d / |g|, at most 1.5 wide. Where d is flat (a
-    step function, or noise that is far too weak or too strong) there is no slope to follow, and the largest gap between
-    settings that were tried, next to the best of them, is bisected.
+    with a step of length d / |g|, at most 1.5 (Newton's step for a distance |m(x) - target|). Where d is flat (a step function,
+    or noise that is far too weak or too strong), the wider gap next to the best setting so far is bisected instead.
 
-    close   a distance that is small enough to stop
+    close   distance at which the search stops
     """
     f = _Remembered(lambda x: distance(math.exp(x)))
     floor, ceiling = math.log(low), math.log(high)
@@ -68,7 +67,7 @@ def strength_search(
 
 
 def _between(f: _Remembered, floor: float, ceiling: float) -> float:
-    """The middle of the wider gap beside the best setting so far; the ends of the range come first."""
+    """Returns the middle of the wider gap next to the best setting so far; the ends of the range come first."""
     for end in (floor, ceiling):
         if end not in f.known:
             return end
@@ -79,7 +78,8 @@ def _between(f: _Remembered, floor: float, ceiling: float) -> float:
 
 
 def dims_search(distance: Distance, width: int, close: float = 0.01) -> Tuned:
-    """A whole number from 1 to `width`: powers of two first, then the gaps beside the best one are bisected until they close."""
+    """Finds an integer from 1 to `width`: powers of two first, then the gaps next to the best one are bisected until they
+    close."""
     f = _Remembered(distance)
     tried = sorted({*(2**i for i in range(width.bit_length())), width})
     for count in tried:
