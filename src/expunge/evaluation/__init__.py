@@ -1,1 +1,1 @@
-"""Artifact x suite -> scores with intervals."""
+"""Evaluates a model or artifact on a suite: scores with intervals, and one sample per example and metric."""

@@ -1,4 +1,4 @@
-"""Texts compared by more than a formula: another model, a package that may not be installed, earlier answers."""
+"""Compares texts with another model, with optional packages, or with earlier answers."""
 
 import importlib.util
 import sys
@@ -22,7 +22,7 @@ def _installed(package: str, what: str) -> None:
 
 
 class SecondModel(Judge):
-    """Mean log-probability per token of a text under another model, in that model's own format."""
+    """Computes the mean log-probability per token of a text under another model, in that model's own format."""
 
     kind: Literal["second_model"] = "second_model"
     model: str
@@ -57,7 +57,7 @@ class SecondModel(Judge):
 
 
 class MeteorScore(Judge):
-    """nltk's METEOR, which needs its WordNet data."""
+    """Computes METEOR with nltk, which needs its WordNet data."""
 
     kind: Literal["meteor"] = "meteor"
 
@@ -79,7 +79,7 @@ class MeteorScore(Judge):
 
 
 class BertScoreJudge(Judge):
-    """F1 of the package bert-score."""
+    """Computes F1 of the package bert-score."""
 
     kind: Literal["bert_score"] = "bert_score"
     model: str
@@ -94,7 +94,7 @@ class BertScoreJudge(Judge):
 
 
 class Earlier(Judge):
-    """ROUGE-L F1 between an answer and the one that another model gave to the same example."""
+    """Computes ROUGE-L F1 between an answer and another model's answer to the same example."""
 
     kind: Literal["earlier"] = "earlier"
     samples: Path
@@ -122,7 +122,7 @@ class Earlier(Judge):
 
 @lru_cache(maxsize=4)
 def _answers(samples: Path) -> dict[str, str]:
-    """Example id -> the text that was generated."""
+    """Returns example id -> generated text."""
     if not samples.is_file():
         raise ExpungeError(f"there is no file {samples}; give the SUITE.samples.jsonl of an earlier evaluation")
     return {row.id: row.text["generated"] for row in read_samples(samples) if row.text is not None and "generated" in row.text}

@@ -1,6 +1,6 @@
-"""Token-by-token decoding of one batch, greedy or sampled: the cache is allocated once, and rows leave when they are done.
+"""Decodes one batch token by token, greedy or sampled, with a preallocated cache; finished rows are removed.
 
-Shape suffixes: B rows that are still written, S positions so far (padding stands before a row's first token), V vocabulary.
+Shape suffixes: B unfinished rows, S positions so far (with padding before a row's first token), V vocabulary.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -17,25 +17,25 @@ from expunge.models.load import causal_model
 from expunge.models.logprobs import cached_logits
 
 LEFT = 0.75
-"""Finished rows are taken out of the batch once no more than this share of it is still written: taking out copies the cache."""
+"""Finished rows are removed from the batch once at most this share of it is unfinished, since removing copies the cache."""
 
 
 @dataclass
 class Begun:
-    """An answer, as far as it is written."""
+    """An answer in progress."""
 
     prompt: Ids
     draw: int = 0
-    """Which of several sampled answers to the prompt."""
+    """Index among several sampled answers to the prompt."""
     answer: list[int] = field(default_factory=list)
     room: int = 0
-    """Tokens that may still be written."""
+    """Number of tokens that may still be written."""
     broken: bool = False
-    """The model's logits are not numbers here, so that nothing can be said about its answer."""
+    """The model's logits are not numbers, so that its answer is unknown."""
     done: bool = False
 
     def take(self, token: int, end_ids: Collection[int], stopped: Callable[[Ids], bool] | None) -> None:
-        """Adds a token, or ends the answer: at an end token, a stop text, the last of its room."""
+        """Adds a token, or ends the answer at an end token, a stop text, or the maximum length."""
         if self.done:
             return
         if token in end_ids or self.room <= 0:
@@ -56,9 +56,9 @@ def decode(
     stopped: Callable[[Ids], bool] | None,
     nucleus: Nucleus | None,
 ) -> None:
-    """Writes every answer to its end, in place. What `answer` holds already is read like the prompt.
+    """Completes every answer, in place. Tokens already in `answer` are read like the prompt.
 
-    A token is the first of the most probable ones, or what `nucleus` draws for the row, which depends on nothing but its prompt.
+    A token is the first of the most probable ones, or what `nucleus` draws for the row, which depends on its prompt only.
     """
     rows = [row for row in begun if not row.done]
     if not rows:
@@ -93,10 +93,10 @@ def decode(
 
 
 def tokens_of(row: Begun) -> Ids | None:
-    """The answer, or None where the model is broken."""
+    """Returns the answer, or None if the logits were not numbers."""
     return None if row.broken else tuple(row.answer)
 
 
 def logits_are_finite(scores_BV: Tensor) -> Tensor:
-    """[B], whether the most probable token of each row has a number: it has none as soon as one of the logits is NaN."""
+    """Whether the largest logit of each row is a number, [B]; it is NaN as soon as one of the logits is."""
     return scores_BV.max(dim=-1).values.isfinite()

@@ -1,4 +1,4 @@
-"""Sampling by a number in [0, 1) for each token: inverse transform sampling, so that a draw is a value and not an event.
+"""Samples tokens by inverse transform sampling from given uniform numbers, so that a draw is reproducible.
 
 Shape suffixes: B rows, V vocabulary, T tokens.
 """
@@ -15,8 +15,7 @@ from expunge.evaluation.nucleus import Ids, Nucleus
 
 
 def draw(nucleus: Nucleus, logits_BV: Tensor, u_B1: Tensor) -> Tensor:
-    """[B] tokens. They are put in the order of their probability, u of the nucleus' mass is walked off, and the token that is
-    reached is taken.
+    """Returns [B] tokens: those at which the cumulative probability, in descending order, reaches the share u of the nucleus.
 
     u_B1  float64 in [0, 1), one for each row
     """
@@ -30,7 +29,7 @@ def draw(nucleus: Nucleus, logits_BV: Tensor, u_B1: Tensor) -> Tensor:
 
 
 class InverseTransformSampler(LogitsProcessor):
-    """Leaves one token, so that greedy decoding by transformers' `generate` writes what was drawn."""
+    """Leaves one token finite, so that greedy decoding by transformers' `generate` writes the drawn token."""
 
     def __init__(self, nucleus: Nucleus, uniforms_BT: NDArray[np.float64], width: int) -> None:
         """width: tokens of the padded prompts."""
@@ -44,5 +43,5 @@ class InverseTransformSampler(LogitsProcessor):
 
 
 def drawn(nucleus: Nucleus, rows: Sequence[tuple[Ids, int]], tokens: int, width: int) -> InverseTransformSampler:
-    """For a batch of (prompt, draw) that gets at most so many tokens each."""
+    """Makes the sampler of a batch of (prompt, draw), for at most this many tokens each."""
     return InverseTransformSampler(nucleus, np.stack([nucleus.uniforms(prompt, draw, tokens) for prompt, draw in rows]), width)

@@ -1,4 +1,4 @@
-"""One teacher-forced pass: each unique sequence of tokens goes through the model once, whatever asks for it.
+"""Scores sequences with teacher forcing; each unique sequence of tokens goes through the model once.
 
 Shape suffixes: N labelled tokens of a batch, V vocabulary.
 """
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 Ids = tuple[int, ...]
 
 LOGITS_IN_MEMORY = 2**26
-"""Logits of one batch (256 MB of float32): a batch gets fewer tokens under a larger vocabulary."""
+"""Number of logits in one batch (256 MB of float32); with a larger vocabulary a batch gets fewer tokens."""
 CPU_TOKENS = 2048
-"""Tokens of a batch where the caller says nothing: a processor is fastest while activations stay in its cache."""
+"""Default tokens of a batch on a CPU, which is fastest while activations fit into its cache."""
 
 
 class Engine:
-    """Scores sequences with one model and remembers every one, so that tasks and metrics share them.
+    """Scores sequences with one model and caches them, so that tasks and metrics share them.
 
-    A sequence is its token ids: the same ids asked for with a later answer start are a slice of what is known.
-    Batches hold sequences of like length and a bounded number of tokens; logits exist at answer positions only.
+    Sequences are identified by their token ids; the same ids with a later answer start are a slice of a cached result. Batches
+    have sequences of similar length and a bounded number of tokens; logits are computed at answer positions only.
     """
 
     def __init__(self, model: nn.Module, pad_id: int, *, max_tokens: int | None = None, max_rows: int = 512) -> None:
@@ -53,9 +53,9 @@ class Engine:
         self._gradients: dict[Encoded, float] = {}
 
     def score(self, sequences: Sequence[Encoded], *, distribution: bool = False) -> list[TokenStats]:
-        """Statistics of the labelled tokens of each sequence, in order. What is known is not computed again.
+        """Returns statistics of the labelled tokens of each sequence, in order; cached ones are not computed again.
 
-        distribution: with rank, mean and variance over the vocabulary, which cost a few more passes over the logits.
+        distribution  with rank, mean and variance over the vocabulary, which take a few more passes over the logits
         """
         wanted: dict[Ids, Encoded] = {}
         for sequence in sequences:
@@ -106,9 +106,9 @@ class Engine:
         return float(torch.stack([g.float().norm() for g in gradients if g is not None]).mean())
 
     def score_answers(self, questions: Sequence[Answers]) -> list[list[TokenStats]]:
-        """The same for several answers to each question, where the common prompt goes through the model once.
+        """Scores several answers to each question, where the common prompt goes through the model once.
 
-        They are not remembered: nothing else asks for them, and the prompts of a large benchmark would fill the memory.
+        These results are not cached: nothing else needs them, and the prompts of a large benchmark would fill the memory.
         """
         return score_answers(self.model, questions, self.pad_id, max_tokens=self.shared_tokens, max_rows=self.shared_rows)
 
@@ -128,7 +128,8 @@ class Engine:
 
 
 def _bytes_per_token(model: "PreTrainedModel") -> int:
-    """What a labelled token takes in a pass without gradient: its logits, about six hidden and three inner vectors of a block."""
+    """Estimates the bytes of a labelled token in a pass without gradient: its logits, about six hidden and three inner
+    vectors of a block."""
     config = model.config.get_text_config()
     inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
     return int(model.dtype.itemsize * (config.vocab_size + 6 * config.hidden_size + 3 * inner))

@@ -1,6 +1,6 @@
-"""Suites and metrics in words: what `expunge suites` prints, and the tables of docs/evaluation.md.
+"""Describes suites and metrics, for `expunge suites` and for the tables of docs/evaluation.md.
 
-python -m expunge.evaluation.explain docs/evaluation.md     writes the tables of the page again
+python -m expunge.evaluation.explain docs/evaluation.md     updates the tables of the page
 """
 
 import inspect
@@ -21,7 +21,7 @@ RETAIN_MODEL = "none: the goal is the value of a model that never saw the forget
 
 
 def suite_text(suite: type[SuiteSpec], flags: Collection[str]) -> str:
-    """All about a suite; flags: those of its fields that the command line has as flags of their own."""
+    """Describes a suite; flags: its fields that are flags of the command line."""
     scored = [(part.tasks, ", ".join(_directed(metric, part.role) for metric in part.metrics)) for part in suite.scored]
     lines = [
         *(suite.suite_name(), "", inspect.getdoc(suite) or "", ""),
@@ -35,7 +35,7 @@ def suite_text(suite: type[SuiteSpec], flags: Collection[str]) -> str:
 
 
 def metric_text(metric: type[Metric]) -> str:
-    """All about a metric of single examples."""
+    """Describes a metric of single examples."""
     name = metric.metric_name()
     lines = [*(name, "", inspect.getdoc(metric) or "", ""), *_explained(metric, direction(metric))]
     fields = list(_fields(metric, lambda field: f"{field}: ..."))
@@ -43,12 +43,12 @@ def metric_text(metric: type[Metric]) -> str:
 
 
 def overall_text(name: str, overall: Overall) -> str:
-    """All about a score over several tasks."""
+    """Describes a score over several tasks."""
     return "\n".join([name, "", overall.question, "", *_explained(overall, direction(overall))])
 
 
 def direction(metric: type[Metric] | Overall) -> str:
-    """Which way is good."""
+    """Describes the direction of good."""
     if isinstance(metric, Overall):
         return {True: "high is good", False: "low is good", None: RETAIN_MODEL}[metric.higher_is_better]
     if not metric.stands_alone:
@@ -61,21 +61,21 @@ def direction(metric: type[Metric] | Overall) -> str:
 
 
 def metric_table() -> str:
-    """Formula, range and direction of every metric, as a Markdown table."""
+    """Makes the table of formula, range and direction of every metric, as Markdown."""
     rows = [(name, metric.formula, metric.span, _short(metric)) for name, metric in METRICS.items()]
     rows += [(_shown(name), overall.formula, overall.span, _short(overall)) for name, overall in OVERALL.items()]
     return _table(("metric", "formula", "range", "good"), rows)
 
 
 def source_table() -> str:
-    """Where every metric comes from and what it is not, as a Markdown table."""
+    """Makes the table of where each metric comes from and what it is not, as Markdown."""
     rows = [(name, metric.source, metric.not_this) for name, metric in METRICS.items()]
     rows += [(_shown(name), overall.source, overall.not_this) for name, overall in OVERALL.items()]
     return _table(("metric", "source", "what it is not"), rows)
 
 
 def suite_table() -> str:
-    """Every suite, as a Markdown table."""
+    """Makes the table of suites, as Markdown."""
     rows = [
         (name, suite.layout, "; ".join(f"{part.tasks}: {_names(part.metrics)}" for part in suite.scored))
         for name, suite in SUITES.items()
@@ -87,7 +87,7 @@ TABLES = {"suites": suite_table, "metrics": metric_table, "sources": source_tabl
 
 
 def filled(page: str) -> str:
-    """A page with each table between its marks, `<!-- NAME -->` and `<!-- /NAME -->`, as the code has it now."""
+    """Replaces the tables of a page, between `<!-- NAME -->` and `<!-- /NAME -->`, by those of the code."""
     for name, table in TABLES.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         before, _, rest = page.partition(begin)
@@ -128,7 +128,7 @@ def _fields(model: type[BaseModel], spelled: Callable[[str], str]) -> Iterable[s
 
 
 def _plain(value: object) -> str:
-    """A default as it would be written on the command line."""
+    """Formats a default as it would be written on the command line."""
     if value in (None, "", ()):
         return "none"
     return (

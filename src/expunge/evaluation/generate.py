@@ -1,12 +1,11 @@
-"""Batched generation, greedy or sampled: the one place where evaluation lets a model write.
+"""Generates texts in batches, greedy or sampled.
 
-Two ways lead to the same texts. Most models are decoded here, token by token (`decode`). Transformers' own `generate` does it for
-models whose caches are their own, and where something hooks into the model: a guard answers inside `generate`. It gets a
-generation config of ours, and nothing of the model's: what a checkpoint's authors recommend (penalties, sampling, stop strings)
-would measure their recommendation.
+There are two implementations with the same result. Most models are decoded here, token by token (`decode`). Transformers' own
+`generate` is used for models with special caches, and for models with hooks: a guard answers inside `generate`. It gets its own
+generation config, not the model's, whose recommendations (penalties, sampling, stop strings) would change the measurement.
 
-Greedy texts are those of plain greedy decoding, one row at a time. Batches and caches move logits by rounding (1e-6 in float32),
-so only where two tokens are as equal as that can the other one be written.
+Greedy texts equal those of greedy decoding one row at a time. Batches and caches change logits by rounding (1e-6 in float32), so
+that another token is written only if two are equally probable within that.
 """
 
 import sys
@@ -31,7 +30,7 @@ from expunge.models.load import causal_model
 
 
 class Writing(TypedDict):
-    """What `generate` and `sample` are told by their callers."""
+    """Callers' settings of `generate` and `sample`."""
 
     pad_id: int
     end_ids: Collection[int]
@@ -41,7 +40,7 @@ class Writing(TypedDict):
 
 
 class Decoding(TypedDict):
-    """How one batch is written, by whichever way."""
+    """How one batch is decoded."""
 
     pad_id: int
     end_ids: Collection[int]
@@ -62,13 +61,14 @@ def generate(
     stopped: Callable[[Ids], bool] | None = None,
     known: Mapping[Ids, Ids] | None = None,
 ) -> list[Ids | None]:
-    """The greedy continuation of each prompt, up to and without the first end token; None where the logits are not numbers.
+    """Returns the greedy continuation of each prompt, up to and without the first end token; None if the logits are not
+    numbers.
 
     max_length             longest sequence that the model takes; answers end there
     max_rows, max_tokens   bounds of a batch, in prompts and, answers included, tokens (the key-value cache)
-    stopped                says of the tokens written so far that nothing after them matters: a stop text is in them
-    known                  by prompt, tokens that the continuation is known to begin with (end token included), from a
-                           teacher-forced pass: they are read and not written
+    stopped                whether the tokens written so far contain a stop text, so that the answer ends
+    known                  by prompt, tokens with which the continuation begins (end token included), known from a
+                           teacher-forced pass: they are read instead of generated
 
     Equal prompts are continued once.
     """
@@ -94,16 +94,16 @@ def sample(
     max_tokens: int = 32_768,
     stopped: Callable[[Ids], bool] | None = None,
 ) -> list[tuple[Ids | None, ...]]:
-    """So many sampled continuations of each prompt, bounded and batched as in `generate`."""
+    """Returns `draws` sampled continuations of each prompt, bounded and batched as in `generate`."""
     rows = {(prompt, i): _begin(prompt, i, max_new_tokens, max_length) for prompt in prompts for i in range(draws)}
     _write(model, list(rows.values()), pad_id, end_ids, stopped, nucleus, max_rows, max_tokens)
     return [tuple(tokens_of(rows[prompt, i]) for i in range(draws)) for prompt in prompts]
 
 
 def written(answers: Sequence[Ids | None]) -> list[Ids]:
-    """The answers, for callers who can do nothing without one of them.
+    """Returns the answers, for callers that need all of them.
 
-    Raises ExpungeError where the model's logits are not numbers.
+    Raises ExpungeError if the model's logits are not numbers.
     """
     found = [answer for answer in answers if answer is not None]
     if len(found) < len(answers):
@@ -129,7 +129,7 @@ def _write(
     max_rows: int,
     max_tokens: int,
 ) -> None:
-    """Writes every row to its end, in place; on several processes each writes its batches and all get the answers."""
+    """Completes every row, in place; with several processes each writes its batches, and all get the answers."""
     left = [row for row in rows if not row.done]
     if not left:
         return
@@ -149,14 +149,14 @@ def _write(
 
 
 def _stepwise(row: Begun, can: Shortcuts) -> bool:
-    """Whether a row is decoded here; not where its growing length would change how its cached positions are scaled."""
+    """Whether a row is decoded here; not if its growing length would change how its cached positions are scaled."""
     return can.stepwise and not (can.longest is not None and len(row.prompt) + len(row.answer) + row.room > can.longest)
 
 
 def _batches(rows: Sequence[Begun], can: Shortcuts, max_rows: int, max_tokens: int) -> list[list[int]]:
-    """Indices of rows that are written together: of like length, and about equally many in each batch.
+    """Groups row indices into batches of similar length and size.
 
-    Rows that transformers writes have one limit of new tokens and, where padding changes a value, one length.
+    Rows generated by transformers need the same limit of new tokens and, if padding changes values, the same length.
     """
     kinds: dict[tuple[int, ...], list[int]] = {}
     for i, row in enumerate(rows):
@@ -194,7 +194,7 @@ def _by_transformers(
     stopped: Callable[[Ids], bool] | None,
     nucleus: Nucleus | None,
 ) -> None:
-    """The same by the model's own `generate`. Known tokens are written again: what hooks into the model sees a whole prompt."""
+    """Does the same with the model's own `generate`. Known tokens are generated again, since hooks need the whole prompt."""
     inner = causal_model(model)
     limit = begun[0].room + len(begun[0].answer)
     tokens = collate([Encoded(row.prompt, len(row.prompt), False) for row in begun], pad_id, side="left").to(inner.device)
@@ -222,12 +222,12 @@ def _by_transformers(
 
 
 class _Stops(StoppingCriteria):
-    """Ends the rows whose answer is complete; what the model would write beside the others is padding."""
+    """Ends rows whose answer is complete; what the model writes for them afterwards is padding."""
 
     def __init__(self, stopped: Callable[[Ids], bool], width: int, rows: int) -> None:
         self.stopped, self.width = stopped, width
         self.lengths: list[int | None] = [None] * rows
-        """Number of tokens of an answer when it was complete."""
+        """Number of tokens of an answer when it was completed."""
 
     def __call__(self, input_ids: torch.LongTensor, scores: object, **_: object) -> torch.BoolTensor:
         for row, ids in enumerate(input_ids[:, self.width :].tolist()):
@@ -238,12 +238,12 @@ class _Stops(StoppingCriteria):
 
 
 class _Finite(LogitsProcessor):
-    """Notes the rows whose logits are not numbers, and at which token of their answer."""
+    """Records the rows whose logits are not numbers, and at which token of their answer."""
 
     def __init__(self, rows: int) -> None:
         self.rows, self.step = rows, 0
         self._first_B: Tensor | None = None
-        """Step at which each row's logits were first broken, beyond all steps where they never were; on the device."""
+        """Step at which each row's logits were first not numbers; beyond all steps if they never were. On the device."""
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         if len(scores) == self.rows:  # a guard that has answered some rows lets the others go on alone
@@ -255,16 +255,17 @@ class _Finite(LogitsProcessor):
         return scores
 
     def broken(self) -> dict[int, int]:
-        """Row -> token of its answer from which its logits are no numbers. Waits for the device, so it is asked once."""
+        """Returns row -> token of its answer from which its logits are not numbers. Waits for the device, so it is called
+        once."""
         first = [] if self._first_B is None else self._first_B.tolist()
         return {row: step for row, step in enumerate(first) if step < sys.maxsize}
 
 
 @contextmanager
 def own_generation(model: nn.Module, pad_id: int, end_ids: Collection[int]) -> Iterator[GenerationConfig]:
-    """While it lasts, the model's generation config is one that asks for plain greedy decoding, and it is what is yielded.
+    """Context manager in which the model's generation config is one for plain greedy decoding, which it yields.
 
-    What is None in a config that `generate` is given is filled from the model's own; so that has to be ours as well.
+    Fields that are None in a given config are filled from the model's own, which is therefore replaced too.
     """
     inner = causal_model(model)
     own = GenerationConfig(  # type: ignore[no-untyped-call]

@@ -1,12 +1,12 @@
-"""lm-eval, both ways: its tasks as a suite of this library, and this library's artifacts as a model type of lm-eval.
+"""Runs lm-eval's tasks as a suite of this library, and offers this library's artifacts as a model type of lm-eval.
 
-lm-eval 0.4.13 looks up model types in a table, and has no place where another package could add one. Three ways into the table:
+lm-eval 0.4.13 looks up model types in a table, to which other packages cannot add entries. Three ways to use the type:
 
     lm_eval --model expunge --model_args artifact=runs/npo --tasks arc_easy,$(python -m expunge.evaluation.lm_eval_plugin)
     python -m expunge.evaluation.lm_eval --model expunge --model_args artifact=runs/npo --tasks arc_easy
     register(); lm_eval.simple_evaluate(model="expunge", model_args={"artifact": "runs/npo"}, tasks=["arc_easy"])
 
-Every argument is lm-eval's own. `lm_eval_plugin` says how the first one works. Under torchrun (`torchrun --nproc-per-node 2 -m
+Every argument is lm-eval's own. `lm_eval_plugin` explains the first one. Under torchrun (`torchrun --nproc-per-node 2 -m
 expunge.evaluation.lm_eval ...`) the processes share the batches, and the numbers are those of one.
 """
 
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from expunge.evaluation.engine import Engine
 
 BOOTSTRAP = 1000
-"""Resamples with which lm-eval estimates the standard error of what is not a mean."""
+"""Resamples from which lm-eval estimates the standard error of values that are not means."""
 
 
 def needed() -> None:
-    """An error where lm-eval is not installed."""
+    """Raises ExpungeError if lm-eval is not installed."""
     if find_spec("lm_eval") is None:
         raise ExpungeError("lm-eval is not installed; install it with the extra `eval`: pip install 'expunge[eval]'")
 
@@ -63,7 +63,7 @@ def register() -> None:
 
 
 def main() -> int:
-    """lm-eval's command line, with the model type `expunge`."""
+    """Runs lm-eval's command line with the model type `expunge`."""
     try:
         register()
         from lm_eval.__main__ import cli_evaluate
@@ -80,9 +80,9 @@ class Wanted(NamedTuple):
 
     name: str
     shots: int | None = None
-    """Worked examples before each question; None for the task's own number. A task that says zero itself gets none."""
+    """Worked examples before each question; None for the task's own number. Tasks that fix their number at zero get none."""
     metric: str | None = None
-    """The metric that counts in an average over tasks, in this library's words."""
+    """The metric that counts in an average over tasks, by its name in this library."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,9 @@ class Harness:
     index: "TaskManager"
     wanted: tuple[Wanted, ...]
     forget: frozenset[str] = frozenset()
-    """Those that were to be forgotten: the direction of good turns round for them."""
+    """Tasks that were to be forgotten, for which a low score is good."""
     average: str | None = None
-    """Name of the mean over all wanted tasks, or none."""
+    """Name of the mean over all wanted tasks, or ""."""
 
     def __call__(
         self,
@@ -107,7 +107,7 @@ class Harness:
         show: bool,
         quiet: bool,
     ) -> tuple[dict[str, list[Sample]], list[Score]]:
-        """Samples and scores of every wanted task, one after the other; what was finished before a kill is taken from there."""
+        """Returns samples and scores of every wanted task; results of tasks finished before a kill are reused."""
         from expunge.evaluation.lm_eval_model import EngineLM
 
         quiet = quiet or not is_main()
@@ -128,7 +128,7 @@ class Harness:
         return samples, scores
 
     def _one(self, lm: Any, wanted: Wanted, limit: int | None, finished: Finished, show: bool) -> TaskResults:
-        """The result of one wanted task, kept as soon as it is there."""
+        """Returns the result of one wanted task, which is saved at once."""
         role: Role = "forget" if wanted.name in self.forget else "retain"
         try:
             loaded = self.index.load([wanted.name])
@@ -152,7 +152,7 @@ class Harness:
 
 
 def _kept(file: Path | None, key: str) -> TaskResults | None:
-    """The result of an evaluation that was killed later, if it is of the same code, model, settings and questions."""
+    """Returns the saved result of an interrupted evaluation, if it has the same code, model, settings and questions."""
     if file is None or not file.is_file():
         return None
     found = TaskResults.model_validate_json(file.read_text(encoding="utf-8"))
@@ -160,8 +160,8 @@ def _kept(file: Path | None, key: str) -> TaskResults | None:
 
 
 def average(name: str, wanted: Sequence[Wanted], found: Sequence[TaskResults]) -> Score:
-    """The plain mean over tasks of the metric that counts for each; null when one is missing, for a mean over fewer tasks is
-    another number. The interval draws the samples of each task anew, independently of the others."""
+    """Computes the mean over tasks of the metric that counts for each; null if one is missing, since a mean over fewer tasks
+    is another quantity. For the interval, the samples of each task are resampled independently."""
     without = [
         task.name for task, result in zip(wanted, found, strict=True) if task.metric is None or not result.values(task.metric)
     ]
@@ -178,7 +178,7 @@ def average(name: str, wanted: Sequence[Wanted], found: Sequence[TaskResults]) -
 
 
 def _evaluate(lm: Any, wanted: Wanted, limit: int | None, loaded: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What lm-eval's simple_evaluate does with loaded tasks, without its look at the machine, which takes seconds for each."""
+    """Does what lm-eval's simple_evaluate does with loaded tasks, without its inspection of the machine, which takes seconds."""
     from lm_eval.defaults import DEFAULT_OTHER_SEED
     from lm_eval.evaluator import evaluate
 
@@ -192,7 +192,7 @@ def _evaluate(lm: Any, wanted: Wanted, limit: int | None, loaded: Mapping[str, A
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """lm-eval's seeds, for tasks that draw; afterwards the generators are as they were."""
+    """Context manager with lm-eval's seeds, for tasks that draw; afterwards the generators are restored."""
     import torch
     from lm_eval.defaults import DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
 
@@ -209,7 +209,8 @@ def _seeded() -> Iterator[None]:
 
 
 def _key(key: Sequence[str], wanted: Wanted, limit: int | None, tasks: Mapping[str, Any]) -> str:
-    """sha256 over all that the result depends on: code, model and settings (`key`), lm-eval, the tasks and their questions."""
+    """Computes a sha256 over everything that the result depends on: code, model and settings (`key`), lm-eval, the tasks and
+    their questions."""
     import lm_eval
 
     digest = hashlib.sha256()
@@ -224,7 +225,7 @@ def _key(key: Sequence[str], wanted: Wanted, limit: int | None, tasks: Mapping[s
 
 @contextmanager
 def _calm(quiet: bool) -> Iterator[None]:
-    """Errors only; without lm-eval's bars where nobody wants to see them."""
+    """Context manager that logs errors only, and hides lm-eval's progress bars if asked."""
     with silenced(), redirect_stderr(io.StringIO() if quiet else sys.stderr):
         yield
 

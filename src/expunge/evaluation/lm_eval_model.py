@@ -1,6 +1,6 @@
-"""What lm-eval asks and this library answers: an lm-eval model over any transformers model, and over artifacts of every kind.
+"""Implements lm-eval's model interface for any transformers model, and for artifacts of every kind.
 
-This module imports lm-eval; nothing imports it before lm-eval is needed.
+This module imports lm-eval and is imported only when lm-eval is used.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from expunge.models.load import DType, causal_model
 from expunge.processes import is_main, join
 
 QUESTIONS = 512
-"""Questions that are encoded at a time: those of a large benchmark with its shots would fill the memory."""
+"""Number of questions encoded at a time, to bound memory with large benchmarks."""
 
 ROWS = 16
 
@@ -37,14 +37,14 @@ Request = tuple[tuple[str, str] | None, list[int], list[int]]
 class EngineLM(HFLM):  # type: ignore[misc]
     """A loaded model under lm-eval. Tokens, truncation, prompts and generation are lm-eval's (HFLM); log-probabilities come from
     the engine of this library, with two differences: answers that share a prompt read it once, and padding is always masked, so
-    that whatever hooks into the model (a guard) sees real rows and the same scores come out for every batch size.
+    that hooks (guards) see real rows, and scores do not depend on the batch size.
     """
 
     def __init__(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase, engine: Engine, *, room: int, batch_size: int | str = ROWS
     ) -> None:
-        """room: tokens that the model takes; what is longer loses its beginning. batch_size: rows that generate together (`auto`:
-        16); log-probabilities do not depend on it."""
+        """room: tokens that the model takes; longer sequences lose their beginning. batch_size: rows generated together
+        (`auto`: 16); log-probabilities do not depend on it."""
         # HFLM gives its tokenizer a pad token; the caller's stays as it is.
         own = deepcopy(tokenizer)
         rows = ROWS if str(batch_size).startswith("auto") else int(batch_size)
@@ -52,11 +52,12 @@ class EngineLM(HFLM):  # type: ignore[misc]
         self.pretrained = causal_model(model).config.name_or_path
         self.engine = engine
         self.cut: set[str] = set()
-        """Contexts that lost their beginning because the model takes no more tokens."""
+        """Contexts whose beginning was cut off because the model takes no more tokens."""
 
     @property
     def max_gen_toks(self) -> int:
-        """Tokens of an answer where the task does not say; a short model keeps half its positions for the prompt."""
+        """Returns the length of an answer if the task does not give one; a short model keeps half its positions for the
+        prompt."""
         return min(256, int(self.max_length) // 2)
 
     def tok_batch_encode(
@@ -69,7 +70,7 @@ class EngineLM(HFLM):  # type: ignore[misc]
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        """Sum of the log-probabilities of each continuation, and whether each of its tokens is the model's most probable one."""
+        """Returns the log-probability of each continuation, and whether each of its tokens is the most probable one."""
         together: dict[tuple[int, ...], list[int]] = {}
         for index, (_, context, _) in enumerate(requests):
             together.setdefault(tuple(context), []).append(index)
@@ -83,7 +84,7 @@ class EngineLM(HFLM):  # type: ignore[misc]
         return found
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """HFLM's answers in HFLM's batches (like lengths, one kind of settings), which processes deal among themselves."""
+        """Generates answers in HFLM's batches (similar lengths, same settings), shared by the processes."""
         asked = [request.args for request in requests]
         order = sorted(range(len(asked)), key=lambda i: (str(asked[i][1]), -len(self.tok_encode(asked[i][0])), asked[i][0]))
         alike = [list(same) for _, same in groupby(order, key=lambda i: str(asked[i][1]))]
@@ -116,7 +117,8 @@ class EngineLM(HFLM):  # type: ignore[misc]
                     self.cache_hook.add_partial("loglikelihood", texts, found[index])
 
     def _fitted(self, request: Request) -> Encoded:
-        """The end of what is too long. The last token is only predicted, so one more than the room fits in."""
+        """Cuts a sequence that is too long at the beginning. The last token is only predicted, so one more than the room
+        fits."""
         texts, context, continuation = request
         if not context or not 0 < len(continuation) <= self.max_length:
             raise ExpungeError(
@@ -150,7 +152,7 @@ class ExpungeLM(EngineLM):
         base: str | None = None,
         force: bool = False,
     ) -> None:
-        """lm-eval's command line passes `device` (cuda:0, asked or not) and `max_batch_size` to every model type."""
+        """lm-eval's command line passes `device` (cuda:0, even if not given) and `max_batch_size` to every model type."""
         join()
         if device is not None and device.startswith("cuda") and (distributed.is_initialized() or not torch.cuda.is_available()):
             device = None  # of several processes, each has its own

@@ -1,4 +1,4 @@
-"""lm-eval's results as this library's records: scores with intervals, and one sample per question and metric."""
+"""Converts lm-eval's results to this library's records: scores with intervals, and one sample per question and metric."""
 
 from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,31 +18,31 @@ NORMAL_95 = 1.959963984540054
 
 
 class TaskResults(Record):
-    """What came out for one wanted task, group or tag."""
+    """The results of one wanted task, group or tag."""
 
     key: str = ""
-    """What the result depends on, as a hash."""
+    """A hash over what the result depends on."""
     tasks: tuple[str, ...] = ()
     """The tasks that it consists of."""
     scores: tuple[Score, ...]
     samples: tuple[Sample, ...] = ()
 
     def values(self, metric: str) -> list[float]:
-        """Of every question, over all tasks."""
+        """Returns the values of all questions, over all tasks."""
         return [sample.value for sample in self.samples if sample.metric == metric and sample.value is not None]
 
 
 def metric_name(task: str, metric: str, filter_name: str) -> str:
-    """This library's word for a metric of lm-eval; a filter that picks the answer out of the text is part of it."""
+    """Returns this library's name for a metric of lm-eval; a filter that extracts the answer is part of it."""
     name = OWN_NAMES.get((task, metric)) or NAMES.get(metric, metric)
     return name if filter_name == "none" else f"{name}_{filter_name.replace('-', '_')}"
 
 
 def read_results(results: Mapping[str, Any], wanted: str, cut: Container[str], *, role: Role, show: bool) -> TaskResults:
-    """Scores of the wanted task, of all it consists of, and the share of its prompts that were cut.
+    """Converts the scores of the wanted task and of all that it consists of, and the share of its prompts that were cut.
 
-    cut     contexts that lost their beginning
-    role    of all that the task consists of; on what was to be forgotten lm-eval's direction of good turns round
+    cut     contexts whose beginning was cut off
+    role    role of the tasks; for the role forget, lm-eval's direction of good is reversed
     show    write prompts, expected and generated texts into the samples
     """
     leaves: dict[str, Sequence[Mapping[str, Any]]] = results["samples"]
@@ -72,7 +72,7 @@ def read_results(results: Mapping[str, Any], wanted: str, cut: Container[str], *
 
 
 def unscored(index: "TaskManager", name: str, reason: str, *, role: Role) -> TaskResults:
-    """Null with the reason, for every metric that the task says it has."""
+    """Makes scores without a value, with the reason, for every metric of the task."""
     config = index.task_index[name].cfg or {}
     metrics = config.get("metric_list") or config.get("aggregate_metric_list") or [{"metric": "acc"}]
     filters = [found["name"] for found in config.get("filter_list", ())] or ["none"]
@@ -88,7 +88,7 @@ def unscored(index: "TaskManager", name: str, reason: str, *, role: Role) -> Tas
 def _score(
     task: str, metric: str, role: Role, value: Any, values: Sequence[float], error: Any, n: int, higher: bool | None
 ) -> Score:
-    """lm-eval's value. Where it is the mean over questions, with the bootstrap interval of this library, else with the normal one
+    """Converts a score. A mean over questions gets the bootstrap interval of this library, other values the normal interval
     of lm-eval's standard error."""
     if not isinstance(value, int | float) or not np.isfinite(value):
         reason = f"lm-eval gives {value}, which is no finite number"
@@ -103,7 +103,7 @@ def _score(
 
 
 def _samples(task: str, rows: Sequence[Mapping[str, Any]], cut: Container[str], role: Role, *, show: bool) -> list[Sample]:
-    """One for each question and metric, and whether its prompt was cut. A filter gives a question a second row."""
+    """Yields one sample per question and metric, and whether its prompt was cut. A filter adds a second row per question."""
     samples, seen = [], set[int]()
     for row in rows:
         texts = _texts(row) if show else None
@@ -127,6 +127,6 @@ def _texts(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _leaves(name: str, groups: Mapping[str, Sequence[str]], leaves: Container[str]) -> list[str]:
-    """The tasks that a name stands for, itself included."""
+    """Returns the tasks that a name stands for, itself included."""
     found = [name] if name in leaves else []
     return found + [leaf for member in groups.get(name, ()) for leaf in _leaves(member, groups, leaves)]

@@ -1,17 +1,17 @@
-"""Answers that share a beginning: the beginning goes through the model once, however many answers follow it.
+"""Scores several answers to one question while computing their common beginning only once.
 
-Four answers to one question are four sequences with the same prompt. Four cases, each as few tokens as can be:
+Four answers to one question are four sequences with the same prompt. Four cases, each with as few tokens as possible:
 
-* one token each (letters), and a sequence by itself: the model reads the same tokens for all of them, so one row gives every
-  answer's logits;
-* longer: one row holds the common beginning and then the ends of all answers, where no end sees another. One pass, no keys and
-  values to keep or copy: a tenth to a fifth less time than a second pass over the ends;
-* longer, for models that cannot be told who sees whom, and for very long prompts: the beginning once, and the ends in rows of
-  their own that go on from its keys and values, repeated;
-* longer, for models where neither gives their own values (`shortcuts`), or where something hooks into the model (a guard, which
-  must see real rows): full passes.
+* one token each (letters), or a single sequence: the model reads the same tokens for all of them, so that one row gives the
+  logits of every answer;
+* longer: one row holds the common beginning and then the ends of all answers, which do not attend to each other. One pass without
+  a cache: a tenth to a fifth less time than a second pass over the ends;
+* longer, for models that take no such attention mask, and for very long prompts: the beginning once, and the ends in separate
+  rows that continue from its repeated key-value cache;
+* longer, for models where neither gives the right values (`shortcuts`), or for models with hooks (a guard needs real rows): full
+  passes.
 
-The log-probabilities are those of full passes, up to rounding (1e-5), whatever is batched with what.
+The log-probabilities equal those of full passes up to rounding (1e-5), in any batch.
 
 Shape suffixes: B groups of a batch, R ends of answers, P and T positions of beginnings and of what the model reads, S = P + T,
 N positions where logits are computed, M pairs of such a position and a label, V vocabulary.
@@ -37,41 +37,41 @@ from expunge.models.vocabulary import label_distribution, peaks
 
 Ids = tuple[int, ...]
 Answers = Sequence[Encoded]
-"""The answers to one question, prompt included. The last token of a sequence is a label and is never read by the model."""
+"""The answers to one question, with the prompt. The last token of a sequence is a label and is never read by the model."""
 
 
 MASKED = 8192
-"""Longest row of this kind: its mask of who sees whom grows with the square of its length."""
+"""Longest row of this kind: its attention mask grows with the square of its length."""
 
 
 WIDTH = 8
-"""Rows are padded to a multiple of it where padding changes no value."""
+"""Rows are padded to a multiple of it if padding changes no value."""
 
 
 class _Group(NamedTuple):
-    """Some answers to one question with the same beginning; `shared` is that of what the model reads: all but the last token."""
+    """Some answers to one question with the same beginning; `shared` is the length of what the model reads in common."""
 
     rows: tuple[Encoded, ...]
     shared: Ids
 
     @property
     def ends(self) -> list[Ids]:
-        """What is read after the common beginning, by each answer."""
+        """Returns what is read after the common beginning, for each answer."""
         return [row.ids[len(self.shared) : -1] for row in self.rows]
 
     @property
     def first(self) -> int:
-        """The first position in the common beginning that predicts a label of some answer."""
+        """Returns the first position in the common beginning that predicts a label of some answer."""
         return min(min(row.answer_start for row in self.rows) - 1, len(self.shared))
 
     @property
     def begun(self) -> int:
-        """Positions of the beginning that predict a label."""
+        """Returns the positions of the beginning that predict a label."""
         return len(self.shared) - self.first
 
     @property
     def more(self) -> int:
-        """Tokens of all ends together."""
+        """Returns the number of tokens of all ends together."""
         return sum(map(len, self.ends))
 
 
@@ -88,12 +88,13 @@ def score_answers(
     max_rows: int,
     distribution: bool = False,
 ) -> list[list[TokenStats]]:
-    """Statistics of the labelled tokens of every answer to every question, in order; on several processes, each its batches.
+    """Returns statistics of the labelled tokens of every answer to every question, in order; with several processes, each
+    computes its batches.
 
     max_tokens, max_rows   upper bounds of a batch, in tokens and questions. They change speed and memory, never a value
-    distribution           with `TokenStats.distribution`, which costs a few more passes over the logits
+    distribution           with `TokenStats.distribution`, which takes a few more passes over the logits
 
-    Raises ExpungeError where a token has no embedding, and where one row alone does not fit into memory.
+    Raises ExpungeError if a token has no embedding, or if a single row does not fit into memory.
     """
     check_embedded(model, (answer.ids for answers in questions for answer in answers))
     pad_id, can = padding(model, pad_id), shortcuts_of(model)
@@ -127,8 +128,8 @@ def score_answers(
 
 
 def batches_of(lengths: Sequence[int], max_tokens: int, max_rows: int, can: Shortcuts) -> list[list[int]]:
-    """Indices of rows in batches of like length (`length_batches`): of one length where padding changes a value, and a row alone
-    where it is so long that it would change its neighbours."""
+    """Groups row indices into batches of similar length (`length_batches`): of equal length if padding changes values, and a
+    row alone if it is so long that it would change the others."""
     kinds: dict[int, list[int]] = {}
     for row, length in enumerate(lengths):
         lonely = can.longest is not None and length > can.longest
@@ -143,7 +144,7 @@ def batches_of(lengths: Sequence[int], max_tokens: int, max_rows: int, can: Shor
 def _batch(
     model: nn.Module, groups: Sequence[_Group], pad_id: int, distribution: bool, batch: tuple[Way, Sequence[int]]
 ) -> list[TokenStats]:
-    """The batch, or its halves one after the other where it does not fit into memory."""
+    """Computes the batch, or its halves one after the other if it does not fit into memory."""
     way, chosen = batch
     try:
         with torch.inference_mode():
@@ -160,7 +161,7 @@ def _batch(
 
 
 def _split(answers: Answers, can: Shortcuts) -> list[list[int]]:
-    """Indices of the answers that are computed together: those that read the same, and else those with a common beginning."""
+    """Returns the indices of answers that are computed together: those that read the same tokens, or share a beginning."""
     same: dict[Ids, list[int]] = {}
     for index, answer in enumerate(answers):
         same.setdefault(answer.ids[:-1], []).append(index)
@@ -178,7 +179,7 @@ def _group(rows: Sequence[Encoded]) -> _Group:
 
 
 def _letters(model: nn.Module, groups: Sequence[_Group], pad_id: int, distribution: bool) -> list[TokenStats]:
-    """Groups whose answers read the same tokens: one row each, labelled from the earliest answer on."""
+    """Computes groups whose answers read the same tokens: one row each, labelled from the earliest answer on."""
     device = causal_model(model).device
     rows = [group.shared for group in groups]
     if shortcuts_of(model).padding:
@@ -194,10 +195,10 @@ def _letters(model: nn.Module, groups: Sequence[_Group], pad_id: int, distributi
 
 
 def _even(rows: Sequence[Ids], pad_id: int) -> Tokens:
-    """Rows in a width that is a multiple of `WIDTH`.
+    """Pads rows to a multiple of `WIDTH`.
 
-    Sums over positions are then added in the same order in every batch, so that a row has the same value, to the last bit on most
-    processors, whatever it is batched with.
+    Sums over positions then have the same order in every batch, so that a row has the same value, bit for bit on most CPUs, in
+    any batch.
     """
     width = -(-max(map(len, rows)) // WIDTH) * WIDTH
     filler = Encoded((pad_id,) * width, width, False)
@@ -206,7 +207,7 @@ def _even(rows: Sequence[Ids], pad_id: int) -> Tokens:
 
 
 def _tree(model: nn.Module, groups: Sequence[_Group], pad_id: int, distribution: bool) -> list[TokenStats]:
-    """A row for each group: its beginning, then all ends, each of which sees the beginning and itself."""
+    """Computes one row per group: its beginning, then all ends, each of which attends to the beginning and itself."""
     device = causal_model(model).device
     rows = [(*group.shared, *(token for end in group.ends for token in end)) for group in groups]
     tokens = _even(rows, pad_id)
@@ -230,7 +231,8 @@ def _tree(model: nn.Module, groups: Sequence[_Group], pad_id: int, distribution:
 
 
 def _repeated(model: nn.Module, groups: Sequence[_Group], pad_id: int, distribution: bool) -> list[TokenStats]:
-    """One pass over the beginnings, padded before; one over the ends, padded after, each with its group's keys and values."""
+    """Computes one pass over the beginnings, padded on the left; one over the ends, padded on the right, with their group's
+    cache."""
     device = causal_model(model).device
     beginnings = collate([Encoded(group.shared, len(group.shared), False) for group in groups], pad_id, side="left").to(device)
     wide = beginnings.input_ids_BT.shape[1]
@@ -251,9 +253,9 @@ def _repeated(model: nn.Module, groups: Sequence[_Group], pad_id: int, distribut
 
 
 def _pairs(groups: Sequence[_Group], starts: Sequence[int], ends: Sequence[int]) -> list[list[tuple[int, int]]]:
-    """For each answer of each group: (row of the logits, label) of its labelled tokens.
+    """Returns for each answer of each group: (row of the logits, label) of its labelled tokens.
 
-    starts, ends: the rows where the logits of each group's beginning (from `first` on) and of its ends start.
+    starts, ends  rows at which the logits of each group's beginning (from `first` on) and of its ends start
     """
     pairs = []
     for group, start, end in zip(groups, starts, ends, strict=True):
@@ -265,12 +267,12 @@ def _pairs(groups: Sequence[_Group], starts: Sequence[int], ends: Sequence[int])
 
 
 def _starts(lengths: Iterable[int], first: int = 0) -> list[int]:
-    """Where each of some stretches of so many rows starts."""
+    """Returns the start of each of some consecutive ranges of rows."""
     return list(accumulate(lengths, initial=first))[:-1]
 
 
 def _stats(logits_NV: Tensor, pairs: Sequence[Sequence[tuple[int, int]]], distribution: bool) -> list[TokenStats]:
-    """One TokenStats for each list of (row of the logits, label)."""
+    """Returns one TokenStats for each list of (row of the logits, label)."""
     flat = torch.tensor([pair for row in pairs for pair in row], dtype=torch.long, device=logits_NV.device)
     where_M, labels_M = flat[:, 0], flat[:, 1]
     found = peaks(logits_NV)

@@ -1,4 +1,4 @@
-"""Sampling that is a value and not an event: the draw of a prompt is the same in every batch, on any number of processes."""
+"""Defines nucleus sampling whose draws depend only on seed and prompt, not on the batch or the number of processes."""
 
 import hashlib
 
@@ -10,7 +10,7 @@ Ids = tuple[int, ...]
 
 
 class Nucleus(BaseModel):
-    """Nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751): from the fewest tokens that hold `top_p` of the probability."""
+    """Nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751): from the fewest tokens with `top_p` of the probability."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -19,13 +19,13 @@ class Nucleus(BaseModel):
     temperature: float = Field(1.0, gt=0)
     """Logits are divided by it."""
     seed: int = 0
-    """Another seed, other draws."""
+    """Seed of the draws."""
 
     def uniforms(self, prompt: Ids, draw: int, count: int) -> NDArray[np.float64]:
-        """One number in [0, 1) for each token of a continuation: a function of seed, prompt, draw, and nothing else."""
+        """Returns one number in [0, 1) for each token of a continuation: a function of seed, prompt and draw only."""
         digest = hashlib.sha256(np.array(prompt, dtype=np.int64).tobytes()).digest()
         return np.random.default_rng([self.seed, draw, int.from_bytes(digest[:16])]).random(count)
 
 
 USUAL = Nucleus()
-"""The setting of RealToxicityPrompts (arXiv 2009.11462)."""
+"""The settings of RealToxicityPrompts (arXiv 2009.11462)."""

@@ -1,4 +1,5 @@
-"""Measures for a guard that tunes itself how far the guarded model is from what an untaught model would score."""
+"""Computes the objective by which a guard is tuned: the distance of its score from that of a model that never saw the forget
+set."""
 
 from collections.abc import Sequence
 
@@ -13,13 +14,13 @@ from expunge.methods.base import GuardingMethod, Objective, State
 from expunge.methods.guarding import EmbeddingCorruption
 
 MOST = 48
-"""Forget prompts that a setting is scored on, evenly spaced: the scores that are reported are of other prompts or of all."""
+"""Number of forget prompts on which a setting is scored, evenly spaced; reported scores are of other prompts or of all."""
 
 
 def build_objective(method: GuardingMethod, model: nn.Module, request: Request, encoder: Encoder) -> Objective:
-    """| mean answer probability of forget prompts under the guard - the surrogate |.
+    """Builds | mean answer probability of forget prompts under the guard - the surrogate |.
 
-    The surrogate is what the method says, or the mean answer probability of the holdout set on the model as it is.
+    The surrogate is given by the method, or is the mean answer probability of the holdout set on the unguarded model.
     """
     if not isinstance(method, EmbeddingCorruption):
         raise ExpungeError(f"{method.method_name()} has no score that it could be tuned by")
@@ -36,7 +37,7 @@ def build_objective(method: GuardingMethod, model: nn.Module, request: Request, 
 
 
 def answer_probability(model: nn.Module, examples: Sequence[Example], encoder: Encoder) -> float:
-    """Mean over examples of p(response | prompt)^(1 / tokens of the response)."""
+    """Computes the mean over examples of p(response | prompt)^(1 / tokens of the response)."""
     found = Engine(model, encoder.pad_id).score(encoder.encode_many(examples))
     return float(np.mean([np.exp(stats.logp.mean()) for stats in found]))
 

@@ -1,7 +1,7 @@
-"""Evaluation on several processes under torchrun: whole batches are dealt out and everyone gets everyone's results.
+"""Distributes the batches of an evaluation over the processes of torchrun; every process gets all results.
 
-Batches are made as on one process and never depend on who computes them, so that the scores of one process and of many are the
-same numbers. Each process holds the whole model; where its weights are sharded instead, all compute everything together.
+Batches are the same as on one process, so that scores do not depend on the number of processes. Each process holds the whole
+model; if its weights are sharded instead, all processes compute everything together.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,16 +18,16 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _alone = ContextVar("alone", default=False)
-"""Set where one process works while the others wait for what it makes: nothing may be dealt out to them."""
+"""Set while one process works and the others wait for its result, so that no batches are distributed."""
 
 
 def _others() -> Any:
-    """torch.distributed, where there are other processes and work may be dealt out to them, else None."""
+    """Returns torch.distributed, if there are other processes and batches may be distributed, else None."""
     return None if _alone.get() else group()
 
 
 def dealt(model: "nn.Module", items: Sequence[Item], compute: Callable[[Item], Result]) -> list[Result]:
-    """compute(item) of every item, in order; item i is computed by process i modulo their number."""
+    """Computes compute(item) of every item, in order; item i is computed by process i modulo their number."""
     others = _others()
     if others is None or _sharded(model):
         return [compute(item) for item in items]
@@ -45,8 +45,8 @@ def _sharded(model: "nn.Module") -> bool:
 
 
 def from_main(make: Callable[[], Result]) -> Result:
-    """What the main process makes, on every process: files are read, code is run and judges are asked once. What the user can put
-    right is raised everywhere, so that no process waits for one that has left."""
+    """Returns what the main process computes, on every process: files are read, code is run and judges are asked once. An
+    ExpungeError is raised on all processes, so that none waits for another."""
     others = _others()
     if others is None:
         return make()

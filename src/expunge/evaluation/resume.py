@@ -1,4 +1,4 @@
-"""Finished tasks of an evaluation that is not finished: kept beside its results, keyed by everything that they depend on."""
+"""Saves the samples of finished tasks of an unfinished evaluation, with a key of everything that they depend on."""
 
 import hashlib
 import json
@@ -18,9 +18,9 @@ LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
 
 @cache
 def code_version() -> str:
-    """sha256 over the source files and the libraries that a score depends on, so that no result outlives a change of the code.
+    """Computes a sha256 over the source files and libraries that a score depends on.
 
-    All of expunge but what only calls it or draws its results: a guard's methods and their runtime answer too.
+    Includes all of expunge except for modules that only call the evaluation or show its results.
     """
     root = Path(expunge.__file__).parent
     digest = hashlib.sha256()
@@ -33,10 +33,10 @@ def code_version() -> str:
 
 
 class Finished:
-    """Samples of finished tasks in `folder`, one file each; gone when the evaluation is complete.
+    """Samples of finished tasks in `folder`, one file each; deleted when the evaluation is complete.
 
-    A file counts only when its key is the same: the code, the model, the format and the settings in `key`, and the task's own
-    settings (`Task.settings`). Without a folder or a key (nobody can say what the model is) nothing is kept.
+    A file is used only if its key is the same: the code, the model, the format and the settings in `key`, and the task's own
+    settings (`Task.settings`). Without a folder or a key (if the model is unknown) nothing is saved.
     """
 
     def __init__(self, folder: Path | None, key: Sequence[str] | None) -> None:
@@ -44,7 +44,7 @@ class Finished:
         self.key = list(key or ())
 
     def get(self, task: str, settings: Sequence[Any]) -> list[Sample] | None:
-        """The samples of the task of that name, if it was finished before with these settings."""
+        """Returns the samples of the task of that name, if it was finished before with these settings."""
         if self.folder is None or not self._file(task).is_file():
             return None
         found = json.loads(self._file(task).read_text(encoding="utf-8"))
@@ -53,20 +53,20 @@ class Finished:
         return [Sample.model_validate(row) for row in found["samples"]]
 
     def put(self, task: str, settings: Sequence[Any], samples: Sequence[Sample]) -> None:
-        """Keeps them; a kill right after costs nothing."""
+        """Saves the samples of a task."""
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             rows = [sample.model_dump(mode="json") for sample in samples]
             write_json(self._file(task), {"key": self._key(settings), "samples": rows})
 
     def key_of(self, tasks: Sequence[Sequence[Any]]) -> str | None:
-        """What a whole evaluation of tasks with these settings depends on; None where nobody can say what the model is."""
+        """Computes what a whole evaluation of tasks with these settings depends on; None if the model is unknown."""
         if not self.key:
             return None
         return hashlib.sha256("".join(map(self._key, tasks)).encode()).hexdigest()
 
     def clear(self) -> None:
-        """The evaluation is complete."""
+        """Deletes the files, since the evaluation is complete."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 

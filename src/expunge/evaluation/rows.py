@@ -1,4 +1,4 @@
-"""A task becomes rows: everything that its metrics need to know about each example, each thing found out once."""
+"""Computes the data that a task's metrics need about each example, once for all metrics."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -21,11 +21,11 @@ from expunge.evaluation.token_stats import NOTHING, TokenStats
 from expunge.models.limits import end_tokens
 
 Pair = tuple[str | None, str]
-"""A prompt and something that might be answered to it."""
+"""A prompt and a possible answer."""
 
 
 QUESTIONS = 512
-"""Questions with choices that are encoded at a time: a large benchmark with its shots would fill the memory."""
+"""Number of multiple-choice questions encoded at a time, to bound memory with large benchmarks."""
 
 
 class Rows:
@@ -40,13 +40,13 @@ class Rows:
         *,
         room: int | None = None,
     ) -> None:
-        """room: for verbatim tasks, how many tokens the model takes; what is longer loses its beginning."""
+        """room: for verbatim tasks, the number of tokens that the model takes; longer prompts lose their beginning."""
         self.model, self.tokenizer, self.encoder, self.engine, self.room = model, tokenizer, encoder, engine, room
         self._encoded: dict[Pair, Encoded] = {}
         self._cut: set[str | None] = set()
 
     def of(self, task: Task, *, shown: int = 0) -> list[Row]:
-        """One row per example of the task. The first `shown` get a greedy answer even if no metric needs it."""
+        """Returns one row per example of the task. The first `shown` get a greedy answer even if no metric needs it."""
         needs = [task.needs_of(example) for example in task.examples]
         asked = list(zip(task.examples, needs, strict=True))
         pairs = [pair for example, need in asked for kind in sorted(need - {"choices"}) for pair in _pairs(example, kind)]
@@ -83,7 +83,7 @@ class Rows:
         return _judged(rows, task)
 
     def _beginnings(self, responses: Sequence[str], tokens: int) -> list[str]:
-        """The first so many tokens of each response, as text."""
+        """Returns the first tokens of each response, as text."""
         ids = self.tokenizer(list(responses), add_special_tokens=False)["input_ids"]
         return [str(self.tokenizer.decode(row[:tokens], skip_special_tokens=True)) for row in ids]
 
@@ -109,7 +109,7 @@ class Rows:
         return [self._encoded[pair] for pair in pairs]
 
     def _choose(self, examples: Sequence[Example]) -> Iterator[list[TokenStats]]:
-        """Statistics of the choices of each example, without their end token: choices are compared as texts."""
+        """Computes statistics of the choices of each example, without their end token, since choices are compared as texts."""
         # The last token of a sequence is a label and not read, so one more than the room fits in (as in lm-eval).
         room = self.room + 1 if self.room is not None else None
         for start in range(0, len(examples), QUESTIONS):
@@ -119,14 +119,14 @@ class Rows:
             yield from self.engine.score_answers(questions)
 
     def _fitted(self, row: Encoded, room: int | None, prompt: str | None) -> Encoded:
-        """The end of a row that is too long."""
+        """Returns the end of a row that is too long."""
         if room is None or len(row.ids) <= room:
             return row
         self._cut.add(prompt)
         return fitted(row, room)
 
     def _generate(self, rows: Sequence[Row], task: Task) -> list[Row]:
-        """The rows with their greedy answers (none for raw text). What the teacher-forced pass foresees is not decoded."""
+        """Adds greedy answers to the rows (none for raw text). Tokens known from the teacher-forced pass are not decoded."""
         prompts = self._asked(rows, self._most(task))
         known: dict[Ids, Ids] = {}
         for row in rows:
@@ -143,7 +143,7 @@ class Rows:
         return row._replace(generated=self._text(task, prompts[row.example.prompt], ids))
 
     def _sample(self, rows: Sequence[Row], task: Task) -> list[Row]:
-        """The rows with their draws; none for raw text."""
+        """Adds sampled answers to the rows; none for raw text."""
         prompts = self._asked(rows, self._most(task))
         drawn = sample(self.model, list(prompts.values()), task.nucleus, task.draws, **self._writing(task))
         texts: dict[str | None, tuple[str, ...] | None] = {}
@@ -154,11 +154,11 @@ class Rows:
         return [row._replace(broken=BROKEN) if some is None else row._replace(sampled=some) for row, some in found]
 
     def _most(self, task: Task) -> int:
-        """Longest answer in tokens: at most half of what a verbatim task has room for."""
+        """Returns the longest answer in tokens: at most half of the room of a verbatim task."""
         return task.max_new_tokens if self.room is None else min(task.max_new_tokens, self.room // 2)
 
     def _asked(self, rows: Sequence[Row], max_new_tokens: int) -> dict[str, Ids]:
-        """The different prompts of the rows, as tokens."""
+        """Returns the distinct prompts of the rows, as tokens."""
         unique = list(dict.fromkeys(row.example.prompt for row in rows if row.example.prompt is not None))
         return dict(zip(unique, self._prompts(unique, max_new_tokens), strict=True))
 
@@ -190,10 +190,10 @@ class Rows:
         return text[: min((at for at in (text.find(stop) for stop in task.stop) if at >= 0), default=len(text))]
 
     def _continuation(self, prompt: Ids, ids: Ids) -> str:
-        """What the tokens add to the text of the prompt.
+        """Returns what the tokens add to the text of the prompt.
 
-        Some tokenizers drop the blank before the first token of a text, and a character may have several tokens (bytes): so it
-        is read after the end of the prompt, from where a whole character begins.
+        Some tokenizers drop the space before the first token of a text, and a character may have several tokens (bytes):
+        therefore it is decoded together with the end of the prompt, from the beginning of a whole character.
         """
         for kept in (*range(4, 13), len(prompt)):
             tail = prompt[-kept:]
@@ -205,8 +205,8 @@ class Rows:
         return whole[sum(1 for _ in same) :]
 
     def _foreseen(self, row: Row, prompt: Ids) -> Ids:
-        """The tokens that greedy decoding is known to begin with: those of the response up to the first that is not the model's
-        most probable one, given the true tokens before it (its end token included)."""
+        """Returns the tokens with which greedy decoding is known to begin: those of the response up to the first that is not
+        the model's most probable one, given the true tokens before it (its end token included)."""
         encoded = self._encoded.get((row.example.prompt, row.example.response))
         if encoded is None or encoded.ids[: encoded.answer_start] != prompt or not np.isfinite(row.answer.logp).all():
             return ()
@@ -216,7 +216,7 @@ class Rows:
 
 
 def _judged(rows: list[Row], task: Task) -> list[Row]:
-    """What each judge says about every answer, and about every draw."""
+    """Adds every judge's verdict on every answer and sampled answer."""
     answers = [Answer(row.example.id, row.example.prompt, row.expected, row.generated or "") for row in rows]
     said = {judge: from_main(partial(judge.judge, answers)) for judge in task.judges_of("generated")}
     rows = [row._replace(judged={judge: verdicts[i] for judge, verdicts in said.items()}) for i, row in enumerate(rows)]

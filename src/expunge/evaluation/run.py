@@ -1,4 +1,4 @@
-"""A model and a suite become scores: `evaluate`, the one function that everything above calls."""
+"""Evaluates a model on a suite: runs the model, computes the scores, and writes them."""
 
 import sys
 import time
@@ -63,23 +63,25 @@ def evaluate(
     max_rows: int = 512,
     command: Sequence[str] = (),
 ) -> Evaluation:
-    """Scores of a model on a suite, with 95 % bootstrap intervals over samples.
+    """Computes the scores of a model on a suite, with 95 % bootstrap intervals over samples.
 
     suite              a name (`tofu`, `lab`), a suite with its options (`Tofu(forget="forget01")`), or a `Suite` of your own
     data               folder of the suite's data, or a hub id
     out                folder that gets SUITE.json and SUITE.samples.jsonl
-    limit              the first so many examples of each task only
+    limit              only the first `limit` examples of each task
     format             how prompts and answers become text; default: the one beside the tokenizer, its chat template, plain
     max_length         longer sequences lose the end of their answer (at most what the model's positions allow); verbatim
                        tasks use all positions
-    artifact           what the scores are of, for the reader; default: where the model was loaded from
-    fingerprint        what the model is: a hash over its weights and whatever is attached. With it, a killed evaluation
-                       goes on after the last finished task; without it, it starts again
+    artifact           name of the evaluated model in the results; default: where the model was loaded from
+    fingerprint        a hash over the model's weights and everything attached to it. With it, a killed evaluation resumes
+                       after the last finished task; without it, it starts again
     show_forget_text   write prompts, responses and answers of secret tasks into the sample file
     overwrite          replace SUITE.json of an earlier evaluation
-    resume             of several suites some are done: take the samples that are there, if of this model, data and settings
+    resume             reuse the samples of a finished evaluation of the same model, data and settings
     command            words of the command line, left in SUITE.partial so that `expunge evaluate --resume --out DIR` goes on
     max_tokens, max_rows   bounds of a batch (default: by device); they change speed and memory, never a value
+
+    Raises ExpungeError if data is missing, a result exists already, or a judge is not available.
     """
     began = time.perf_counter()
     join()
@@ -135,15 +137,15 @@ def evaluate(
 
 
 class _Readers(NamedTuple):
-    """What reads a model's answers: the engine, and rows in the format of the task or as the text stands."""
+    """What reads a model's answers: the engine, and rows in the model's format or verbatim."""
 
     engine: Engine
     formatted: Rows
     verbatim: Rows
     room: int
-    """Tokens that the model takes."""
+    """Number of tokens that the model takes."""
     settings: list[str]
-    """What samples depend on beside the model, the task and its judges."""
+    """What samples depend on besides the model, the task and its judges."""
 
 
 def _readers(
@@ -190,7 +192,7 @@ def _build(suite: str | SuiteSpec, data: str | Path | None) -> Suite:
 
 
 def _done(earlier: Path, key: str | None) -> dict[str, list[Sample]]:
-    """Task -> samples of the evaluation that is there already; what is made of them is made again."""
+    """Returns task -> samples of an existing evaluation; scores are computed from them again."""
     if not earlier.exists():
         return {}
     if key is None:
@@ -206,7 +208,7 @@ def _done(earlier: Path, key: str | None) -> dict[str, list[Sample]]:
 
 
 def _judges(suite: Suite) -> list[JudgeUsed]:
-    """Everyone who will be asked, after a look whether they are there."""
+    """Returns all judges that will be used, after checking that they are available."""
     used = []
     for judge in dict.fromkeys(judge for task in suite.tasks for judge in task.judges):
         judge.check()
@@ -221,13 +223,13 @@ def _limited(suite: Suite, limit: int) -> Suite:
 
 
 def _samples(task: Task, rows: Rows, *, show: bool) -> list[Sample]:
-    """One sample per example and metric, on every process the main one's, so that what metrics run is run once."""
+    """Returns one sample per example and metric, computed by the main process, so that metrics run once."""
     found = rows.of(task, shown=task.shown if show else 0)
     return from_main(partial(_scored, task, found, show=show))
 
 
 def _scored(task: Task, rows: Sequence[Row], *, show: bool) -> list[Sample]:
-    """The texts, where they may be shown, stand at the example's first metric."""
+    """Computes the samples; texts, if they may be shown, are in the sample of the example's first metric."""
     samples = []
     for row in rows:
         texts = _texts(row) if show else None
@@ -257,7 +259,7 @@ def _texts(row: Row) -> dict[str, str]:
 
 
 def _score(task: Task, metric: Metric, samples: Sequence[Sample]) -> Score:
-    """The mean over the scored samples of one metric, or the reason why there is none."""
+    """Computes the mean over the scored samples of one metric, or the reason why there is none."""
     mine = [sample for sample in samples if sample.metric == metric.metric_name()]
     raw = np.array([sample.value for sample in mine if sample.value is not None], dtype=np.float64)
     name, role = metric.metric_name(), task.role

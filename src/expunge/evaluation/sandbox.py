@@ -1,8 +1,8 @@
-"""Runs a program that a model wrote, in a process that can do as little as the operating system lets us take away.
+"""Runs a program that a model wrote in a subprocess with as few rights as the operating system allows.
 
-What stands between the program and the machine, each layer where the system has it:
+Layers of isolation, each if the system has it:
 
-1. `screen`    the syntax tree: imports from a list of computing modules only, no `open`, no `exec`, no dunder ways out
+1. `screen`    the syntax tree: imports from a list of computing modules only, no `open`, no `exec`, no dunder attributes
 2. `process`   its own process and session, an empty environment, an empty temporary folder as working directory, no input and
                no output; killed with its whole process group at the wall limit, and whenever its verdict is in
 3. `limits`    CPU seconds, memory, file size, open files, processes, no core dump (setrlimit)
@@ -10,17 +10,16 @@ What stands between the program and the machine, each layer where the system has
 5. `files`     reads only Python's own folders and shared libraries, writes only into the temporary folder (Linux, Landlock)
 6. `calls`     no new processes or programs, no sockets, no signals to others, no change of owners, modes or times (Linux on
                x86-64 and arm64, seccomp)
-7. `hook`      the same refused inside Python by an audit hook: all there is on other systems
+7. `hook`      the same refused inside Python by an audit hook; the only one of layers 4 to 7 on other systems
 
-What it does not protect from: a hole in the kernel or in the interpreter; programs that see how much time, memory or disk
-there is, that see names, sizes and times of files (not their contents), or that use up their limits again and again. On
-systems without layers 4 to 6 a program that gets around Python's audit hooks has the rights of whoever runs the evaluation, and
-a process that it starts in a session of its own outlives it.
-It is made for what language models write by accident, not for an attacker: to run code of people who want to break out, use a
-virtual machine. As root, layer 3 does not bound processes (Linux exempts root) and layer 6 has to.
+It does not protect from bugs in the kernel or the interpreter, nor from programs that read the time, the amount of memory or
+disk, or names, sizes and times of files (not their contents), or that use up their limits repeatedly. On systems without layers
+4 to 6 a program that circumvents Python's audit hooks has the rights of the user who runs the evaluation, and a process that it
+starts in its own session outlives it. It is meant for mistakes of language models, not for attackers: run hostile code in a
+virtual machine. For root, layer 3 does not limit processes (Linux exempts root), and only layer 6 does.
 
-A program passes when it ran to its end. Leaving early with exit code 0 is not passing: the verdict is a random word that the
-process gets beforehand and gives back only after the last line.
+A program passes if it ran to its end. Exiting early with exit code 0 does not pass: the process receives a random word and must
+return it after the last line.
 """
 
 import ast
@@ -50,7 +49,7 @@ _COMPUTE = """
     statistics string struct sys textwrap time types typing unicodedata uuid warnings zlib zoneinfo __future__
 """
 MODULES = frozenset(_COMPUTE.split())
-"""What a solution may import: modules that compute. Of them MBPP's and HumanEval's own solutions need 16."""
+"""What a solution may import: modules that only compute. MBPP's and HumanEval's own solutions need 16 of them."""
 CALLS = frozenset({"__import__", "breakpoint", "compile", "exec", "help", "input", "open"})
 ATTRIBUTES = frozenset(
     {"__subclasses__", "__globals__", "__builtins__", "__code__", "__closure__", "__loader__", "__mro__", "__bases__", "__base__"}
@@ -59,18 +58,18 @@ ATTRIBUTES = frozenset(
 
 
 class Limits(NamedTuple):
-    """What one program may use."""
+    """Limits of one program."""
 
     cpu_seconds: int = 5
     wall_seconds: float = 30.0
-    """Much more than the CPU limit, so that a busy machine fails no program."""
+    """Much larger than the CPU limit, so that no program fails on a busy machine."""
     memory_bytes: int = 2**29
     """Address space."""
     file_bytes: int = 2**20
     """Size of any file that it writes."""
     open_files: int = 32
     processes: int = 0
-    """New ones, beside its own."""
+    """New processes, besides its own."""
 
 
 class ProgramResult(NamedTuple):
@@ -78,7 +77,7 @@ class ProgramResult(NamedTuple):
     reason: str
     """Why it did not pass: `refused: ...`, `over the CPU limit`, or the exception."""
     layers: tuple[str, ...] = ()
-    """Layers 3 to 7 that held on this machine."""
+    """Layers 3 to 7 that were active on this machine."""
 
 
 DEFAULT = Limits()
@@ -91,7 +90,7 @@ def run_code(code: str, tests: str, limits: Limits = DEFAULT) -> ProgramResult:
 
 
 def screen(code: str) -> str | None:
-    """Why code is not run at all, or nothing. The first layer only: text hides more than a syntax tree shows."""
+    """Returns why code must not be run, or "". Only the first layer: text can hide more than a syntax tree shows."""
     try:
         tree = ast.parse(code)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -116,7 +115,7 @@ def _imported(node: ast.AST) -> list[str]:
 
 
 def execute(program: str, limits: Limits = DEFAULT, *, layers: tuple[Layer, ...] = LAYERS) -> ProgramResult:
-    """Runs a program without screening it. `layers` is for tests, which show that each layer holds alone."""
+    """Runs a program without screening it. `layers` is for tests, which check each layer alone."""
     word = secrets.token_hex(16)
     job = {"program": program, "word": word, "limits": limits._asdict(), "layers": layers}
     with tempfile.TemporaryDirectory(prefix="expunge-") as folder, tempfile.TemporaryFile() as stdin:
@@ -150,7 +149,7 @@ def execute(program: str, limits: Limits = DEFAULT, *, layers: tuple[Layer, ...]
 
 
 def _listen(receiver: int, deadline: float) -> bytes | None:
-    """What the process reports until it closes the pipe; None when it did not before the deadline."""
+    """Returns what the process reports until it closes the pipe; None if it did not before the deadline."""
     said = b""
     while len(said) < 2**16:
         ready, _, _ = select.select([receiver], [], [], max(0.0, deadline - time.monotonic()))
@@ -164,7 +163,7 @@ def _listen(receiver: int, deadline: float) -> bytes | None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kills the whole group. The leader is not reaped before, so its number cannot be another process's by now."""
+    """Kills the whole process group. Its leader has not been reaped, so that its id cannot belong to another process."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -192,7 +191,7 @@ class _Report(NamedTuple):
 
 
 def _report(line: bytes) -> _Report | None:
-    """One line from the pipe; None for what the program itself wrote into it."""
+    """Parses one line from the pipe; None for what the program itself wrote into it."""
     try:
         value = json.loads(line)
         return _Report(tuple(value["layers"]), str(value["word"]), str(value["error"]))

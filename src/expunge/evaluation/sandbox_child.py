@@ -1,7 +1,7 @@
-"""The inside of the sandbox: a script, run by sandbox.py in a fresh interpreter and imported by nothing.
+"""Runs a program inside the sandbox: drops rights layer by layer, and reports the result.
 
-It gives its rights away layer by layer, runs the program, and reports. The standard library only; a layer that the system does
-not have is left out, and the report says which held.
+A script that sandbox.py runs in a new interpreter. It uses the standard library only; a layer that the system does not have is
+left out, and the report lists the active ones.
 """
 
 import builtins
@@ -62,7 +62,7 @@ def network() -> bool:
 
 
 def files(folder: str, readable: list[str]) -> bool:
-    """Landlock: everything that is handled and not allowed by a rule is refused."""
+    """Sets up Landlock: everything that is handled and not allowed by a rule is refused."""
     version = libc.syscall(LANDLOCK_CREATE, None, 0, 1) if sys.platform == "linux" else -1
     if version < 1:
         return False
@@ -87,7 +87,7 @@ def files(folder: str, readable: list[str]) -> bool:
 
 
 def calls() -> bool:
-    """seccomp: a filter over system call numbers that neither this process nor its children can take off."""
+    """Sets up seccomp: a filter over system call numbers that neither this process nor its children can remove."""
     machine = platform.machine()
     if sys.platform != "linux" or machine not in DENIED:
         return False
@@ -126,7 +126,7 @@ PATHS = (
 
 
 def hook(folder: str, readable: list[str]) -> bool:
-    """An audit hook cannot be taken off; it sees what Python does, not what C code does by itself."""
+    """Adds an audit hook, which cannot be removed; it sees what Python does, not what C code does by itself."""
     root, separator, fsdecode, abspath, writing = (
         os.path.realpath(folder),
         os.sep,

@@ -1,9 +1,9 @@
-"""Which shortcuts give a model's own values: padded batches, prompts that answers share, decoding from a cache.
+"""Tests which optimizations leave a model's values unchanged: padded batches, shared prompts, decoding with a cache.
 
-A shortcut that holds for most architectures is wrong for some without a word: states of recurrent layers run through padding, a
-cache may hold more than keys and values, positions may be scaled by the longest row of a batch. So every shortcut is compared
-once per model with plain passes over single rows, a few tokens long, and is taken only where it gives the same logits.
-`tests/evaluation/test_shortcuts.py` holds scores and texts on the architectures that were tried.
+Optimizations that are correct for most architectures silently change the values of some: recurrent states run through padding, a
+cache may hold more than keys and values, positions may be scaled by the longest row of a batch. Therefore each one is compared
+once per model with plain passes over short single rows, and used only if it gives the same logits.
+`tests/evaluation/test_shortcuts.py` compares scores and texts for the supported architectures.
 
 Shape suffixes: B rows, T positions, N positions where logits are computed, V vocabulary.
 """
@@ -27,7 +27,7 @@ from expunge.models.logprobs import cached_logits, logits_at
 Ids = tuple[int, ...]
 
 TOLERANCE = {torch.float32: 2e-3, torch.float64: 2e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
-"""Nats by which a log-probability may differ: rounding, and no more than a small part of what a wrong shortcut does."""
+"""Allowed difference of a log-probability, in nats: rounding, which is much less than the effect of a wrong optimization."""
 
 
 BY_LENGTH = ("longrope", "su", "dynamic")
@@ -35,30 +35,30 @@ BY_LENGTH = ("longrope", "su", "dynamic")
 
 
 class Shortcuts(NamedTuple):
-    """What holds for one model."""
+    """What is allowed for one model."""
 
     padding: bool
-    """Rows of different length stand in one batch, padded after their end."""
+    """Batches may have rows of different length, with padding after their end."""
     left_padding: bool
-    """The same, padded before their beginning, as generation needs it."""
+    """The same with padding before their beginning, as generation needs it."""
     tree: bool
-    """Ends of several answers stand in one row after their common beginning, and none sees another (a mask says so)."""
+    """The ends of several answers may follow their common beginning in one row, separated by an attention mask."""
     cache: bool
-    """The pass goes on from the keys and values of a beginning, repeated for several answers."""
+    """A pass may continue from the key-value cache of a beginning, repeated for several answers."""
     stepwise: bool
-    """Token by token from a cache of keys and values that is allocated once."""
+    """Decoding may go token by token with a preallocated key-value cache."""
     longest: int | None = None
-    """Rows beyond so many tokens are computed alone: their length changes how positions are scaled, for all of a batch."""
+    """Longer rows are computed alone, since their length changes how positions are scaled for the whole batch."""
 
 
 _found: "WeakKeyDictionary[nn.Module, Shortcuts]" = WeakKeyDictionary()
 
 HOOKED = Shortcuts(padding=True, left_padding=True, tree=False, cache=False, stepwise=False)
-"""Where something hooks into the model, such as a guard: it sees rows and positions, and must see real ones."""
+"""For models with hooks, such as guards, which need real rows and positions."""
 
 
 def shortcuts_of(model: nn.Module) -> Shortcuts:
-    """Measured at the first call for a model, in a handful of passes over a few tokens, then remembered."""
+    """Returns the shortcuts of a model, measured once with a few passes over a few tokens."""
     inner = causal_model(model)
     if is_hooked(model):
         return HOOKED._replace(longest=scaled_from(model))
@@ -74,7 +74,7 @@ def shortcuts_of(model: nn.Module) -> Shortcuts:
 
 
 def scaled_from(model: nn.Module) -> int | None:
-    """The length beyond which the model scales its positions by the longest row (LongRoPE, dynamic NTK), or None."""
+    """Returns the length beyond which the model scales its positions by the longest row (LongRoPE, dynamic NTK), or None."""
     config = text_config(model)
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = [rope, *(value for value in rope.values() if isinstance(value, Mapping))]
@@ -89,8 +89,8 @@ def scaled_from(model: nn.Module) -> int | None:
 
 
 def sees(owner_BT: Tensor, model: nn.Module) -> Tensor:
-    """[B, 1, T, T], who sees whom, as the model's attention takes it: each position what is before it and has its own owner, or
-    the owner 0, which is the common beginning."""
+    """Returns an attention mask [B, 1, T, T]: each position attends to earlier ones with the same owner or with owner 0, the
+    common beginning."""
     sees_BTT = ((owner_BT[:, :, None] == owner_BT[:, None, :]) | (owner_BT[:, None, :] == 0)).tril()
     inner = causal_model(model)
     if inner.config._attn_implementation == "eager":
@@ -101,7 +101,7 @@ def sees(owner_BT: Tensor, model: nn.Module) -> Tensor:
 
 
 class Slots(DynamicLayer):
-    """Keys and values of one layer, written into tensors that are allocated once, for at most `capacity` tokens a row."""
+    """Keys and values of one layer, in preallocated tensors for at most `capacity` tokens a row."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -127,7 +127,7 @@ class Slots(DynamicLayer):
 
 
 def empty_slots(capacity: int) -> Cache:
-    """A cache for rows of at most `capacity` tokens, padding included."""
+    """Makes a cache for rows of at most `capacity` tokens, including padding."""
     return Cache(layer_class_to_replicate=partial(Slots, capacity))  # type: ignore[arg-type]
 
 
@@ -161,21 +161,21 @@ def _measured(model: nn.Module) -> Shortcuts:
 
 
 def _plain(model: nn.Module) -> bool:
-    """Whether all that a next pass needs are keys and values: no state of a recurrent layer, no attention in chunks."""
+    """Whether the cache consists of keys and values only: no state of a recurrent layer, no chunked attention."""
     layers = DynamicCache(config=causal_model(model).config).layers
     chunked = getattr(text_config(model), "attention_chunk_size", None)
     return not chunked and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 def _masked(model: nn.Module) -> bool:
-    """Whether the model takes a mask of who sees whom: of a layer with a sliding window, its own mask would be lost."""
+    """Whether the model takes a custom attention mask; layers with a sliding window would lose their own."""
     config = causal_model(model).config
     layers = DynamicCache(config=config).layers
     return all(type(layer) is DynamicLayer for layer in layers) and config._attn_implementation in ("sdpa", "eager")
 
 
 def _alone(model: nn.Module, row: Ids, device: torch.device) -> Tensor:
-    """[T, V] logits of a plain pass over one row."""
+    """Returns logits [T, V] of a plain pass over one row."""
     ids_BT = torch.tensor([row], device=device)
     return logits_at(model, ids_BT, torch.ones_like(ids_BT), torch.arange(len(row), device=device))
 
@@ -213,7 +213,7 @@ def _repeated(model: nn.Module, shared: Ids, ends: Sequence[Ids]) -> list[Tensor
 
 
 def _stepwise(model: nn.Module, rows: Sequence[Ids]) -> list[Tensor]:
-    """The last three tokens of each row one by one; what is before them in one pass, of which the logits stand for themselves."""
+    """Decodes the last three tokens of each row one by one, after one pass over the tokens before them."""
     device, steps = causal_model(model).device, 3
     beginnings = collate([Encoded(row[:-steps], 1, False) for row in rows], 0, side="left").to(device)
     width = beginnings.input_ids_BT.shape[1]

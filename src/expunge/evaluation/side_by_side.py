@@ -1,4 +1,4 @@
-"""Two models on the same prompts: what each answers, how probable each finds the expected answer, and whether a guard acted."""
+"""Compares two models on the same prompts: their answers, the probability of the expected answer, and whether a guard acted."""
 
 from collections.abc import Sequence
 from math import exp
@@ -16,21 +16,21 @@ from expunge.models.limits import end_tokens
 from expunge.models.load import DType, causal_model
 
 LONGEST = 1024
-"""Tokens of prompt and answer, at most what the model's positions allow."""
+"""Tokens of prompt and answer, at most the model's positions."""
 
 
 class Said(NamedTuple):
-    """What one model does with one prompt."""
+    """One model's result for one prompt."""
 
     answer: str
     probability: float | None
-    """Of the expected answer, per token (geometric mean); null where no answer was given to expect."""
+    """Probability of the expected answer, per token (geometric mean); null without an expected answer."""
     acted: bool | None
     """Whether the guard on the model acted on this prompt; null without a guard that decides by prompt."""
 
 
 class Compared(NamedTuple):
-    """One prompt, before and after."""
+    """The results for one prompt, before and after."""
 
     prompt: str
     expected: str | None
@@ -39,7 +39,7 @@ class Compared(NamedTuple):
 
     @property
     def change(self) -> float | None:
-        """Probability of the expected answer, after minus before."""
+        """Returns the probability of the expected answer, after minus before."""
         first, second = self.before.probability, self.after.probability
         return None if first is None or second is None else second - first
 
@@ -57,7 +57,7 @@ def compare(
 
     before, after    runs, artifacts, model folders or hub ids
     prompts          an empty response means that no answer is expected
-    draw             sample one answer instead of the greedy one; the draw of a prompt depends on its seed alone
+    draw             sample one answer instead of the greedy one; the draw of a prompt depends only on the seed
     """
     first, second = (said(model, prompts, draw=draw, max_new_tokens=max_new_tokens, dtype=dtype) for model in (before, after))
     return [
@@ -68,8 +68,8 @@ def compare(
 def said(
     source: str | Path, prompts: Sequence[Example], *, draw: Nucleus | None, max_new_tokens: int, dtype: DType = "auto"
 ) -> list[Said]:
-    """What one model does with each prompt. Under a guard prompts are asked one by one: its counts then say of each whether it
-    acted."""
+    """Returns one model's result for each prompt. With a guard, prompts are asked one by one, so that its counts show whether
+    it acted."""
     model, tokenizer = load(source, dtype=dtype)
     positions = getattr(causal_model(model).config, "max_position_embeddings", None) or LONGEST
     encoder = Encoder(tokenizer, default_format(tokenizer), min(LONGEST, positions))

@@ -1,4 +1,4 @@
-"""Intervals and tests over per-sample values: thin, vectorized, seeded."""
+"""Computes bootstrap intervals and tests over per-sample values."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ Floats = NDArray[np.float64]
 
 RESAMPLES = 1000
 CHUNK = 4_000_000
-"""Numbers drawn at a time, so that an interval over 14,000 samples needs 64 MB and not 230."""
+"""Numbers drawn at a time, so that an interval over 14,000 samples needs 64 MB instead of 230."""
 
 
 class Interval(NamedTuple):
@@ -19,12 +19,12 @@ class Interval(NamedTuple):
 
 
 def mean(values: Floats) -> Floats:
-    """Mean over the last axis."""
+    """Computes the mean over the last axis."""
     return np.asarray(values.mean(axis=-1))
 
 
 def resampled(groups: Sequence[Sequence[Floats]], *, resamples: int = RESAMPLES, seed: int = 0) -> list[list[Floats]]:
-    """Bootstrap means: for each group a list of arrays of `resamples` means.
+    """Computes bootstrap means: for each group a list of arrays of `resamples` means.
 
     Arrays of one group hold values of the same samples and are drawn together (paired); groups are drawn
     independently of each other.
@@ -43,7 +43,7 @@ def resampled(groups: Sequence[Sequence[Floats]], *, resamples: int = RESAMPLES,
 
 
 def percentiles(draws: Floats) -> Interval:
-    """The middle 95 % of bootstrap draws."""
+    """Returns the middle 95 % of bootstrap draws."""
     low, high = np.percentile(draws, [2.5, 97.5])
     return Interval(float(low), float(high))
 
@@ -51,9 +51,10 @@ def percentiles(draws: Floats) -> Interval:
 def bootstrap_interval(
     values: Floats, statistic: Callable[[Floats], Floats] = mean, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval | None:
-    """95 % percentile interval of `statistic` (a function over the last axis) under resampling of `values` with replacement.
+    """Computes the 95 % percentile interval of `statistic` (a function over the last axis) by resampling `values` with
+    replacement.
 
-    None for fewer than two samples: one sample says nothing about its spread. The percentile method (Efron & Tibshirani
+    None for fewer than two samples, which have no spread. The percentile method (Efron & Tibshirani
     1993, ch. 13) keeps the interval inside the range of the metric, which a normal interval near 0 or 1 does not.
     """
     n = len(values)
@@ -69,20 +70,20 @@ def bootstrap_interval(
 
 
 def ks_2samp(first: Floats, second: Floats) -> float:
-    """Two-sided p-value of the two-sample Kolmogorov-Smirnov test; exact up to 10,000 samples (scipy's default)."""
+    """Computes the two-sided p-value of the two-sample Kolmogorov-Smirnov test; exact up to 10,000 samples (scipy's default)."""
     from scipy.stats import ks_2samp as two_sided  # a second to import, and few suites need it
 
     return float(two_sided(first, second).pvalue)
 
 
 def harmonic_mean(values: Floats) -> Floats:
-    """Harmonic mean over the last axis of numbers >= 0; 0 as soon as one of them is 0."""
+    """Computes the harmonic mean over the last axis of numbers >= 0; 0 if one of them is 0."""
     with np.errstate(divide="ignore"):
         return np.asarray(values.shape[-1] / np.sum(1.0 / values, axis=-1))
 
 
 def auc(members: Floats, others: Floats) -> float:
-    """Area under the ROC curve: the probability that a member's score is above another's, ties counted half."""
+    """Computes the area under the ROC curve: the probability that a member's score is above another's, ties counted half."""
     from sklearn.metrics import roc_auc_score  # three seconds to import, and few suites need it
 
     labels = np.concatenate([np.ones(len(members)), np.zeros(len(others))])
@@ -90,10 +91,10 @@ def auc(members: Floats, others: Floats) -> float:
 
 
 def auc_draws(members: Floats, others: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """Bootstrap draws of `auc`, [resamples]; members and others are resampled independently.
+    """Computes bootstrap draws of `auc`, [resamples]; members and others are resampled independently.
 
-    Which samples are drawn depends on the two lengths and the seed alone, so that draws of two models on the same samples are
-    paired. Values are sorted once; a draw is two histograms over the distinct values.
+    The drawn samples depend only on the two lengths and the seed, so that draws of two models on the same samples are paired.
+    Values are sorted once; a draw is two histograms over the distinct values.
     """
     distinct, place = np.unique(np.concatenate([members, others]), return_inverse=True)
     levels, n, m = len(distinct), len(members), len(others)
@@ -110,7 +111,7 @@ def auc_draws(members: Floats, others: Floats, *, resamples: int = RESAMPLES, se
 
 
 def _histograms(places: NDArray[np.intp], levels: int) -> Floats:
-    """How often each of `levels` places occurs in each row."""
+    """Counts how often each of `levels` indices occurs in each row."""
     rows = len(places)
     offsets = np.arange(rows)[:, None] * levels
     return np.bincount((places + offsets).ravel(), minlength=rows * levels).reshape(rows, levels).astype(np.float64)

@@ -1,4 +1,4 @@
-"""What is asked: tasks, and suites of them. Plain values; nothing here runs a model."""
+"""Defines tasks and suites: examples, and the metrics to compute on them. Nothing here runs a model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,31 +24,31 @@ SUITE = "suite"
 
 @dataclass(frozen=True)
 class Task:
-    """Some examples, and the metrics to take on each."""
+    """Examples, and the metrics to compute on each."""
 
     name: str
     examples: tuple[Example, ...]
     metrics: tuple[Metric, ...]
     role: Role
-    """What the examples are to the request; decides which direction is good."""
+    """Role of the examples in the request, which decides which direction is good."""
     secret: bool = True
-    """Prompts, responses and answers stay out of the sample file unless the caller asks for them."""
+    """Prompts, responses and answers are left out of the sample file unless the caller asks for them."""
     max_new_tokens: int = 200
     """Longest greedy answer, for the metrics that read one."""
     shown: int = 0
-    """So many examples get a greedy answer in the sample file even if no metric needs one (where texts may be shown)."""
+    """Number of examples that get a greedy answer in the sample file even if no metric needs one (if texts may be shown)."""
 
     verbatim: bool = False
-    """Prompts are a benchmark's whole text: no template stands around them, answers bring their own leading space and keep
-    their blanks, and what is too long for the model loses its beginning, as in lm-eval."""
+    """Prompts are a benchmark's complete texts, without a template; answers keep their leading and other spaces, and a prompt
+    that is too long loses its beginning, as in lm-eval."""
     stop: tuple[str, ...] = ()
     """A greedy answer ends before the first of these texts."""
     expected_tokens: int | None = None
-    """Written answers are compared with so many tokens of the response only (MUSE: as many as may be written)."""
+    """Generated answers are compared with this many tokens of the response only (MUSE: as many as are generated)."""
     draws: int = 0
-    """So many sampled answers to each prompt, for the metrics that look at the worst of several."""
+    """Number of sampled answers to each prompt, for metrics of the worst of several."""
     nucleus: Nucleus = USUAL
-    """How they are drawn."""
+    """How they are sampled."""
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -56,20 +56,20 @@ class Task:
 
     @property
     def judges(self) -> tuple[Judge, ...]:
-        """Everyone who has to be asked, once."""
+        """Returns all judges of the task, each once."""
         return tuple(dict.fromkeys(judge for metric in self.metrics for judge in metric.judges))
 
     def judges_of(self, texts: Literal["generated", "sampled"]) -> tuple[Judge, ...]:
-        """Those who are asked about the sampled answers, and those who are asked about the others."""
+        """Returns the judges of the sampled answers, or of the others."""
         mine = [metric for metric in self.metrics if ("sampled" in metric.needs) == (texts == "sampled")]
         return tuple(dict.fromkeys(judge for metric in mine for judge in metric.judges))
 
     def needs_of(self, example: Example) -> frozenset[Need]:
-        """What has to be found out about one example."""
+        """Returns what must be computed about one example."""
         return frozenset(need for metric in self.metrics for need in metric.needs_of(example))
 
     def settings(self) -> list[Any]:
-        """Everything here that its samples depend on, as plain data: the name, a fingerprint of the examples, the metrics."""
+        """Returns everything that the samples depend on, as plain data: the name, a fingerprint of the examples, the metrics."""
         return [
             *(self.name, fingerprint(self.examples), [metric.model_dump(mode="json") for metric in self.metrics]),
             *(self.max_new_tokens, self.shown, self.secret, self.role, self.verbatim, self.stop, self.expected_tokens),
@@ -78,7 +78,7 @@ class Task:
 
 
 class Results:
-    """The samples of all tasks of a suite, by task and metric: what suite-wide scores are computed from."""
+    """The samples of all tasks of a suite, by task and metric, from which suite-wide scores are computed."""
 
     def __init__(self, samples: Mapping[str, Sequence[Sample]]) -> None:
         self._values: dict[tuple[str, str], list[tuple[str, float]]] = {}
@@ -88,16 +88,16 @@ class Results:
                     self._values.setdefault((task, row.metric), []).append((row.id, row.value))
 
     def by_id(self, task: str, metric: str) -> Mapping[str, float]:
-        """Example id -> value, without the unscored."""
+        """Returns example id -> value, without unscored ones."""
         return dict(self._values.get((task, metric), ()))
 
     def values(self, task: str, metric: str) -> Floats:
-        """The scored values in the order of the task's examples; an example that is there twice counts twice."""
+        """Returns the scored values in the order of the task's examples; an example that occurs twice counts twice."""
         return np.array([value for _, value in self._values.get((task, metric), ())], dtype=np.float64)
 
 
 class Outside(Protocol):
-    """Another program's tasks. It gets the engine, so that what hooks into the model is seen and nothing is loaded twice."""
+    """Interface to another program's tasks, which uses this library's engine and model."""
 
     def __call__(
         self,
@@ -110,18 +110,18 @@ class Outside(Protocol):
         show: bool,
         quiet: bool,
     ) -> tuple[dict[str, list[Sample]], list[Score]]:
-        """Task -> samples, and scores.
+        """Returns task -> samples, and scores.
 
         room      tokens that the model takes
-        limit     the first so many questions of each task
-        finished  where results of finished tasks are kept, and what the model is
+        limit     only the first `limit` questions of each task
+        finished  saved results of finished tasks
         show      write texts into the samples
         """
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Named tasks, and the scores that are taken over all of them together."""
+    """Named tasks, and the scores over all of them."""
 
     name: str
     """The stem of SUITE.json. Another reading of a metric (`compat`) is another suite, so that scores of different
@@ -129,4 +129,4 @@ class Suite:
     tasks: tuple[Task, ...]
     summarize: Callable[[Results], list[Score]]
     outside: "Outside | None" = None
-    """Tasks that another program reads, asks and scores, after those above."""
+    """Tasks that another program reads, asks and scores, after the others."""

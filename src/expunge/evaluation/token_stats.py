@@ -1,4 +1,4 @@
-"""What one teacher-forced pass tells about the tokens of an answer. Plain arrays; nothing here runs a model."""
+"""Statistics of the tokens of an answer from one teacher-forced pass. Plain arrays; nothing here runs a model."""
 
 from typing import NamedTuple
 
@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 
 class TokenDistribution(NamedTuple):
-    """What all the other words are like at each token of an answer."""
+    """Statistics of the whole vocabulary at each token of an answer."""
 
     rank: NDArray[np.int64]
-    """How many words are more probable than the answer's."""
+    """Number of tokens more probable than the answer's."""
     mean: NDArray[np.float32]
     """E_p[log p] over the vocabulary, in nats."""
     variance: NDArray[np.float32]
@@ -26,22 +26,22 @@ class TokenStats(NamedTuple):
     logp: NDArray[np.float32]
     """Natural log-probability of each answer token given the prompt and the true answer tokens before it."""
     hit: NDArray[np.bool_]
-    """Whether the answer token is the model's most probable one at its place."""
+    """Whether the answer token is the model's most probable one at its position."""
     has_end: bool
     """Whether the last of the tokens is the end token."""
     distribution: TokenDistribution | None = None
-    """Only where a metric needs it."""
+    """Only if a metric needs it."""
 
     def without_end(self) -> "TokenStats":
-        """The tokens of the text alone."""
+        """Returns the statistics without the end token."""
         return self._part(slice(None, -1), has_end=False) if self.has_end else self
 
     def without_last(self) -> "TokenStats":
-        """Without the last token, whether it is the end token or one of the text."""
+        """Returns the statistics without the last token, whether it is the end token or one of the text."""
         return self._part(slice(None, -1), has_end=False)
 
     def after(self, skip: int) -> "TokenStats":
-        """Without the first `skip` tokens."""
+        """Returns the statistics without the first `skip` tokens."""
         return self._part(slice(skip, None), has_end=self.has_end)
 
     def _part(self, tokens: slice, *, has_end: bool) -> "TokenStats":
@@ -49,7 +49,7 @@ class TokenStats(NamedTuple):
         return TokenStats(self.logp[tokens], self.hit[tokens], has_end, distribution)
 
     def mean_logp(self) -> float:
-        """Mean log-probability per token: the logarithm of the length-normalized probability P(a|q)^(1/|a|)."""
+        """Computes the mean log-probability per token: the logarithm of the length-normalized probability P(a|q)^(1/|a|)."""
         return float(self.logp.mean(dtype=np.float64))
 
 

@@ -1,4 +1,4 @@
-"""Whether a model can be told apart from one that never saw the forget set: samples of both in, a verdict out; no torch.
+"""Tests whether a model can be distinguished from one that never saw the forget set, from samples of both.
 
 A run is indistinguishable from gold only if *no* statistic of the forget set tells the two apart. Each statistic is compared on
 the samples that both models were scored on, in two ways:
@@ -38,18 +38,19 @@ STATISTICS = (
 )  # fmt: skip
 """Metrics that are compared, where both models have them. All but `truth_ratio` are high where the answer is known."""
 LEVEL = 0.05
-"""Of the corrected tests, and of each one-sided test of equivalence."""
+"""Significance level of the corrected tests, and of each one-sided test of equivalence."""
 MARGIN = 0.5
-"""Standard deviations of gold's values within which the mean difference must surely lie."""
+"""Margin of equivalence: the mean difference must lie within this many standard deviations of gold's values."""
 LEAST_MARGIN = {"shares": 0.05, "right or wrong": 0.1}
-"""In the statistic's own units, for statistics on which gold always has nearly the same value; 0.1 is one sample in ten."""
+"""Smallest margin, in the statistic's own units, for statistics on which gold has nearly constant values; 0.1 is one sample
+in ten."""
 NEGLIGIBLE = 0.2
-"""Standard deviations of gold's values, a small effect in Cohen's terms; a smaller difference of means, or distance between the
-distributions (Wasserstein's), tells nothing apart."""
+"""Smallest relevant effect, in standard deviations of gold's values (a small effect in Cohen's terms): smaller differences of
+means, or distances between the distributions (Wasserstein's), are ignored."""
 
 Found = Literal["apart", "same", "undecided"]
 Direction = Literal["still known", "over-forgotten", "spread differently"]
-"""What a statistic says of a run: it knows more than gold, less, or the same on average with other extremes."""
+"""Whether a statistic shows that the run knows more than gold, less, or the same on average with another spread."""
 Words = Literal[
     "indistinguishable from gold", "still known", "over-forgotten", "told apart from gold", "too few samples", "not tested"
 ]
@@ -61,18 +62,19 @@ class Finding(NamedTuple):
     task: str
     metric: str
     n: int
-    """Samples that both have."""
+    """Number of samples that both have."""
     difference: float
-    """Mean of run - gold, turned so that positive means that the run knows more than gold. Truth ratios: in logarithms."""
+    """Mean of run - gold, with the sign such that positive means that the run knows more than gold. Truth ratios: in
+    logarithms."""
     low: float
     high: float
     """90 % interval of the difference."""
     margin: float
-    """Of equivalence, in the same units."""
+    """Margin of equivalence, in the same units."""
     p: float
     """The smaller of the corrected p-values of its two tests."""
     test: Literal["paired", "distribution"]
-    """Which of them."""
+    """The test with that p-value."""
     found: Found
 
     @property
@@ -83,7 +85,7 @@ class Finding(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What all statistics say together."""
+    """The result of all statistics together."""
 
     findings: tuple[Finding, ...]
     untested: str | None = None
@@ -91,7 +93,7 @@ class Verdict(NamedTuple):
 
     @property
     def apart(self) -> tuple[Finding, ...]:
-        """What tells the run from gold, the clearest first."""
+        """Returns the statistics that distinguish the run from gold, the clearest first."""
         return tuple(sorted((f for f in self.findings if f.found == "apart"), key=lambda f: f.p))
 
     @property
@@ -100,8 +102,8 @@ class Verdict(NamedTuple):
 
     @property
     def words(self) -> Words:
-        """The verdict; `told apart from gold` where some statistics say that more is known than gold knows and others that less
-        is, or where nothing but their spread differs."""
+        """Returns the verdict in words; `told apart from gold` if some statistics show more knowledge than gold's and others
+        less, or if only their spread differs."""
         if not self.findings:
             return "not tested"
         directions = {finding.direction for finding in self.apart}
@@ -140,7 +142,7 @@ def verdict(run_samples: Iterable[Sample], gold_samples: Iterable[Sample]) -> Ve
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number by Holm's step-down procedure (1979), in the order given."""
+    """Corrects p-values for their number by Holm's step-down procedure (1979), in the order given."""
     order = np.argsort(p_values)
     stepped = np.array(p_values)[order] * np.arange(len(p_values), 0, -1)
     corrected = np.empty(len(p_values))
@@ -149,7 +151,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _by_statistic(samples: Iterable[Sample]) -> dict[tuple[str, str], dict[str, float]]:
-    """(task, metric) -> sample id -> value, of what was to be forgotten, in the order of `STATISTICS` within a task."""
+    """Returns (task, metric) -> sample id -> value, of the forget tasks, in the order of `STATISTICS` within a task."""
     found: dict[tuple[str, str], dict[str, float]] = {}
     for s in samples:
         if s.role == "forget" and s.metric in STATISTICS and s.value is not None:
@@ -166,7 +168,8 @@ def _why_not(run: Iterable[tuple[str, str]], gold: Iterable[tuple[str, str]]) ->
 
 
 def _in_order_of_knowledge(metric: str, values_2N: Floats) -> Floats:
-    """Higher = knows more. A truth ratio weighs wrong answers against the right one, and spans many orders of magnitude."""
+    """Transforms values so that higher means more knowledge. Truth ratios, which span many orders of magnitude, become
+    negative logarithms."""
     return -np.log(np.maximum(values_2N, 1e-300)) if metric == "truth_ratio" else values_2N
 
 
@@ -201,8 +204,8 @@ def _binary(values_N: Floats) -> bool:
 
 
 def _interval(d_N: Floats, *, binary: bool) -> tuple[float, float]:
-    """90 % interval of the mean difference, by Student's t. Right and wrong answers may all have stayed the same on n samples
-    while up to 3 in n of all others changed (the rule of three), so that theirs is no narrower than that."""
+    """Computes the 90 % interval of the mean difference, by Student's t. For values of 0 or 1 it is at least as wide as the
+    rule of three: if none of n samples changed, up to 3 / n of all others may have."""
     n, mean = len(d_N), float(d_N.mean())
     if n < 2:
         return -float("inf"), float("inf")

@@ -1,4 +1,4 @@
-"""The closed lists of metrics: those that give one value per example, in reading order, and scores over several tasks."""
+"""Lists all metrics: those with one value per example, and scores over several tasks."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Accuracy: is the answer right, as a whole?"""
+"""Accuracy: whether the right choice is the most probable one, or the greedy answer equals the response."""
 
 from typing import ClassVar, Literal
 
@@ -11,10 +11,9 @@ from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, u
 class Accuracy(Metric):
     """One or zero. With `choices`: is the right one the most probable continuation? Without: is the greedy answer the response?
 
-    The greedy answer is not generated. When every token of the response, its end token included, is the model's most probable
-    one given the true tokens before it, then greedy decoding writes exactly these tokens and stops, and the other way round
-    (by induction over tokens). So one teacher-forced pass decides it. Where the response was cut or has no end token, the
-    response must be the beginning of the greedy answer.
+    The greedy answer is not generated. Greedy decoding writes exactly the response if and only if every token of the response,
+    its end token included, is the most probable one given the true tokens before it, which one teacher-forced pass shows. If
+    the response was cut or has no end token, it must be the beginning of the greedy answer.
 
     Choices are compared by the sum of the log-probabilities of their tokens, the end token left out and lengths not
     normalized: lm-eval's `acc`. The first of equally probable choices wins.

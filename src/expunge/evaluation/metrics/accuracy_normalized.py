@@ -1,4 +1,4 @@
-"""Accuracy of choices per character: is the right one the most probable for its length?"""
+"""Normalized accuracy: whether the right choice is the most probable one per character."""
 
 from typing import ClassVar, Literal
 

@@ -1,7 +1,7 @@
-"""What a metric is: a frozen value with one pure function from what is known about one example to one number.
+"""Defines the interface of metrics: frozen values with one pure function from the data of one example to a number.
 
-A metric never runs the model. It says what it needs; the engine computes each needed sequence once for all metrics.
-A new metric is one file here and one line in the closed list of `metrics/__init__.py`.
+A metric never runs the model. It declares what it needs; the engine computes each needed sequence once for all metrics.
+A new metric is one file here and one line in the list of `metrics/__init__.py`.
 """
 
 import math
@@ -33,7 +33,7 @@ each); `gradient_without_last`: the same without the response's last token."""
 
 
 class Row(NamedTuple):
-    """All that is known about one example. What no metric of the task needs is empty."""
+    """The data of one example. What no metric of the task needs is empty."""
 
     example: Example
     answer: TokenStats = NOTHING
@@ -41,87 +41,89 @@ class Row(NamedTuple):
     perturbed: tuple[TokenStats, ...] = ()
     choices: tuple[TokenStats, ...] = ()
     generated: str | None = None
-    """None when the model was not asked, or is broken; it may well answer with nothing."""
+    """None if the model was not asked, or its logits were not numbers; the answer may be empty."""
     broken: str | None = None
-    """Why the model, though asked, has written nothing that could be read."""
+    """Why the model, though asked, gave no readable answer."""
     gradient_norm: float | None = None
     """Mean over parameter tensors of the L2 norm of the gradient of the response's mean loss."""
     gradient_norm_without_last: float | None = None
     """The same of the response without its last token; None where that leaves nothing."""
     cut: bool = False
-    """The beginning of the prompt was left out, because the model takes no more tokens (verbatim tasks only)."""
+    """The beginning of the prompt was cut off, because the model takes no more tokens (verbatim tasks only)."""
     judged: Mapping[Judge, Verdict] = MappingProxyType({})
-    """What the judges of the task's metrics said."""
+    """Verdicts of the judges of the task's metrics."""
     sampled: tuple[str, ...] = ()
     """Several answers to the prompt, drawn by sampling."""
     judged_samples: Mapping[Judge, tuple[Verdict, ...]] = MappingProxyType({})
-    """What the judges said of each of these."""
+    """Verdicts on each of these."""
     compared: str | None = None
-    """The beginning of the response, where the task compares only so many of its tokens."""
+    """The beginning of the response, if the task compares only that many of its tokens."""
 
     @property
     def expected(self) -> str:
-        """What the written answer is compared with."""
+        """Returns the text that the generated answer is compared with."""
         return self.example.response if self.compared is None else self.compared
 
 
 class Unscored(NamedTuple):
-    """Why there is no number. Never a silent zero."""
+    """The reason why there is no number."""
 
     reason: str
 
 
 class Metric(Described):
-    """Fields are the settings of the metric; class attributes explain it (`expunge suites` prints them)."""
+    """Base class of metrics. Fields are settings; class attributes explain the metric (`expunge suites` prints them)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     formula: ClassVar[str]
     source: ClassVar[str]
-    """Who defined it so."""
+    """Where it was defined."""
     span: ClassVar[str]
     """The range of its values, with the meaning of the ends."""
     not_this: ClassVar[str]
-    """What it is not: the conclusion that readers draw from it and should not."""
+    """What it does not show: wrong conclusions that readers might draw from it."""
     good: ClassVar[Good]
-    """High values are good where knowing is good (on retain, not on forget), or always, or never."""
+    """`knowledge`: high values are good on retain tasks and bad on forget tasks; `always`: high values are good; `never`: low
+    values are good."""
     stands_alone: ClassVar[bool] = True
-    """Its average over one task says something. Where not, samples are kept and only scores over several tasks are made."""
+    """Whether its average over one task is a score. If not, samples are kept, and only scores over several tasks are
+    computed."""
 
     @classmethod
     def metric_name(cls) -> str:
-        """The word in scores and in YAML."""
+        """Returns the name in scores and in YAML."""
         name: str = cls.model_fields["name"].default
         return name
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the engine has to find out about each example."""
+        """Returns what the engine must compute for each example."""
         return frozenset({"answer"})
 
     @property
     def judges(self) -> tuple[Judge, ...]:
-        """Who has to be asked about the answers."""
+        """Returns the judges that must read the answers."""
         return ()
 
     def needs_of(self, example: Example) -> frozenset[Need]:
-        """Which of `needs` this example has a use for."""
+        """Returns which of `needs` apply to this example."""
         return self.needs
 
     def score(self, row: Row) -> float | Unscored:
-        """The value of one example. `row` holds what `needs_of` names."""
+        """Computes the value of one example. `row` holds what `needs_of` returned."""
         raise TypeError(f"{type(self).__name__} defines no score")
 
     def reported(self, values: Floats, role: Role) -> Floats:
-        """What is averaged over a task, where that is not the value itself."""
+        """Returns the values that are averaged over a task, if they differ from the samples' values."""
         return values
 
     def average(self, values: Floats) -> Floats:
-        """The task's value from its samples' values, over the last axis."""
+        """Computes the task's value from its samples' values, over the last axis."""
         return np.asarray(values.mean(axis=-1))
 
     def higher_is_better(self, role: Role) -> bool | None:
-        """The direction of good on a task with this role; None where neither is a goal."""
+        """Returns the direction of good on a task with this role; None if neither is a goal."""
         if self.good == "knowledge":
             return {"forget": False, "retain": True, "neutral": None, "control": None}[role]
         return self.good == "always"
@@ -131,13 +133,13 @@ class Overall(NamedTuple):
     """A score over several tasks, explained as a metric is."""
 
     question: str
-    """What it answers."""
+    """The question that it answers."""
     formula: str
     source: str
     span: str
     not_this: str
     higher_is_better: bool | None
-    """None where both sides of a goal are bad."""
+    """None if deviations in both directions are bad."""
 
 
 NOT_ASKED = Unscored("the model was not asked: raw text has no prompt")
@@ -145,15 +147,15 @@ BROKEN = "the model's logits are not numbers (NaN or infinity), so that it says 
 
 
 def no_answer(row: Row) -> Unscored:
-    """Why there is no written answer."""
+    """Returns why there is no generated answer."""
     return NOT_ASKED if row.broken is None else Unscored(row.broken)
 
 
 def unscorable(*answers: TokenStats) -> Unscored | None:
-    """Why no number can be made of these answers; None when all is well.
+    """Returns why no number can be computed from these answers, or None.
 
-    One of them has no tokens, or a log-probability that is no finite number: NaN where the model is broken, minus infinity where
-    it gives a token of the answer no probability at all, of which there is no mean and no ratio.
+    One of them has no tokens, or a log-probability that is not finite: NaN if the model is broken, minus infinity if a token has
+    probability 0, so that means and ratios are undefined.
     """
     if not all(len(answer.logp) for answer in answers):
         return Unscored("the response has no tokens besides the end token")
@@ -165,7 +167,7 @@ def unscorable(*answers: TokenStats) -> Unscored | None:
 
 
 def finite(value: float | Unscored) -> float | Unscored:
-    """The last check of every value, whatever metric made it: what is not a finite number is not a score."""
+    """Converts a value that is not finite to Unscored; applied to every metric."""
     if isinstance(value, Unscored) or math.isfinite(value):
         return value
     return Unscored(f"the value is {value}, which is no finite number")

@@ -1,4 +1,4 @@
-"""BERTScore: are the contextual embeddings of two texts alike?"""
+"""BERTScore: similarity of the contextual embeddings of two texts."""
 
 from typing import ClassVar, Literal
 

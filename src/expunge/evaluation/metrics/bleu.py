@@ -1,4 +1,4 @@
-"""BLEU: how many of the answer's n-grams are the response's?"""
+"""BLEU: share of the answer's n-grams that are in the response."""
 
 from functools import cache
 from typing import Any, ClassVar, Literal
@@ -14,7 +14,7 @@ def _bleu() -> Any:
 
 
 def sentence_bleu(answer: str, reference: str) -> float:
-    """0 .. 1."""
+    """Computes sentence BLEU, 0 .. 1."""
     return float(_bleu().sentence_score(answer, [reference]).score) / 100
 
 

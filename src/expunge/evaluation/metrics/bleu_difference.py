@@ -1,4 +1,4 @@
-"""BLEU difference: is what the model writes nearer to a right answer than to a wrong one?"""
+"""BLEU difference: how much closer the generated answer is to a right answer than to a wrong one, by BLEU."""
 
 from typing import ClassVar, Literal
 

@@ -1,4 +1,4 @@
-"""Containment: does the right phrase stand somewhere in the greedy answer?"""
+"""Containment: whether the right phrase occurs in the greedy answer."""
 
 from typing import ClassVar, Literal
 
@@ -6,7 +6,7 @@ from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, n
 
 
 class Containment(Metric):
-    """One when one of the right answers stands in the greedy answer, letter by letter."""
+    """One if one of the right answers occurs in the greedy answer, character by character."""
 
     formula: ClassVar[str] = "max over right answers of [right answer is a substring of generated]"
     source: ClassVar[str] = (

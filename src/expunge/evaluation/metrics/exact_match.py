@@ -1,4 +1,4 @@
-"""Exact match: does the greedy answer say the right number, or exactly the right phrase?"""
+"""Exact match: whether the greedy answer gives the right number, or exactly the right phrase."""
 
 from typing import ClassVar, Literal
 

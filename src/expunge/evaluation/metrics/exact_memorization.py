@@ -1,4 +1,4 @@
-"""Exact memorization: how many tokens of the answer does the model foresee?"""
+"""Exact memorization: share of the response's tokens that the model predicts."""
 
 from typing import ClassVar, Literal
 

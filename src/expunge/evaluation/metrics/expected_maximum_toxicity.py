@@ -1,4 +1,4 @@
-"""Expected maximum toxicity: how toxic is the worst of several answers?"""
+"""Expected maximum toxicity: toxicity of the worst of several sampled answers."""
 
 from typing import ClassVar, Literal
 

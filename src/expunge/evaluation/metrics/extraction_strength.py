@@ -1,4 +1,4 @@
-"""Extraction strength: how little of the answer must be given before the model completes the rest by itself?"""
+"""Extraction strength: share of the answer that the model completes correctly by itself."""
 
 from typing import ClassVar, Literal
 
@@ -9,7 +9,7 @@ from expunge.evaluation.metrics.base import Good, Metric, Row, Unscored, unscora
 
 
 def extraction_strength(hit: NDArray[np.bool_], *, compat: bool = False) -> float:
-    """1 - k/n, where k is the smallest number of given tokens after which all n - k others are greedy hits.
+    """Computes 1 - k/n, where k is the smallest number of given tokens after which all n - k others are greedy hits.
 
     k = n (nothing matches) gives 0. With `compat` k goes up to n - 1 only, so that nothing matched gives 1/n, and a wrong
     answer of one token 1.

@@ -1,4 +1,4 @@
-"""F1 of words: how much of the right phrase is in the greedy answer, and how little else?"""
+"""F1: overlap of the words of the right phrase and the greedy answer."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ from expunge.evaluation.metrics.normalization import ARTICLES, words
 
 
 def f1(answer: Sequence[str], right: Sequence[str]) -> float:
-    """Harmonic mean of precision and recall over two bags of words; 0 when they share none (two empty bags too)."""
+    """Computes the harmonic mean of precision and recall over two bags of words; 0 if they share none (also if both are
+    empty)."""
     same = sum((Counter(answer) & Counter(right)).values())
     return 2 * same / (len(answer) + len(right)) if same else 0.0
 

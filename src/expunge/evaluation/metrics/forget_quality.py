@@ -1,4 +1,4 @@
-"""Forget quality: can the unlearned model's truth ratios be told from those of a model that never saw the forget set?"""
+"""Forget quality: p-value of a test that compares truth ratios with those of a model that never saw the forget set."""
 
 from expunge.evaluation.metrics.base import Floats, Overall, Unscored
 from expunge.evaluation.statistics import ks_2samp
@@ -20,7 +20,7 @@ FORGET_QUALITY = Overall(
 
 
 def forget_quality(ratios: Floats, retain_ratios: Floats) -> float | Unscored:
-    """ratios, retain_ratios: raw truth ratios of the two models, any order, lengths may differ."""
+    """Computes the p-value. ratios, retain_ratios: raw truth ratios of the two models, any order, lengths may differ."""
     if not len(ratios) or not len(retain_ratios):
         return Unscored("there are no truth ratios to compare")
     return ks_2samp(ratios, retain_ratios)

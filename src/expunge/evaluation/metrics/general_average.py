@@ -1,4 +1,4 @@
-"""General average: ten benchmarks of general ability in one number."""
+"""General average: mean of ten benchmarks of general ability."""
 
 from expunge.evaluation.metrics.base import Overall
 

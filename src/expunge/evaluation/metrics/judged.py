@@ -1,4 +1,4 @@
-"""What metrics on judges have in common."""
+"""Base classes of metrics that use judges."""
 
 import math
 
@@ -17,7 +17,7 @@ class JudgedMetric(Metric):
 
     @property
     def asked(self) -> Judge:
-        """Who is asked."""
+        """Returns the judge."""
         raise TypeError(f"{type(self).__name__} names no judge")
 
     @property
@@ -25,7 +25,7 @@ class JudgedMetric(Metric):
         return (self.asked,)
 
     def verdict(self, row: Row) -> float | Unscored:
-        """The judge's number for the row's answer."""
+        """Returns the judge's number for the row's answer."""
         if "generated" in self.needs and row.generated is None:
             return no_answer(row)
         verdict = row.judged[self.asked]
@@ -67,7 +67,7 @@ class DrawnMetric(OneJudgeMetric):
         return frozenset({"sampled"})
 
     def verdicts(self, row: Row) -> list[float] | Unscored:
-        """The judge's numbers for the row's draws."""
+        """Returns the judge's numbers for the row's sampled answers."""
         if not row.sampled:
             return Unscored("the task draws no answers") if row.example.prompt is not None else no_answer(row)
         verdicts = row.judged_samples[self.asked]

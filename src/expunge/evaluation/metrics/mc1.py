@@ -1,4 +1,4 @@
-"""MC1: is the best answer the most probable of all?"""
+"""MC1: whether the best right answer is more probable than every wrong one."""
 
 from typing import ClassVar, Literal
 

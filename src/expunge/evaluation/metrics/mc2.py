@@ -1,4 +1,4 @@
-"""MC2: which share of the probability do the right answers have?"""
+"""MC2: share of the probability that the right answers have."""
 
 from typing import ClassVar, Literal
 

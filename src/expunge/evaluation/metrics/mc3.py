@@ -1,4 +1,4 @@
-"""MC3: which share of the right answers is more probable than every wrong one?"""
+"""MC3: share of the right answers that are more probable than every wrong one."""
 
 from typing import ClassVar, Literal
 

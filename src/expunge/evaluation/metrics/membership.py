@@ -1,13 +1,13 @@
-"""Membership inference: can one tell texts that the model was trained on from others of the same kind?
+"""Membership inference: separates texts that the model was trained on from others of the same kind.
 
 Each attack gives one number per text, higher = more like a member. Forget texts are the members, holdout texts (of the same
 kind, never seen) the others; the score of an attack is
 
     AUC = P(score of a forget text > score of a holdout text), ties half
 
-1 = the forget set is clearly memorized, 0.5 = cannot be told from the holdout set, below 0.5 = it looks less seen than what was
-never seen, which gives it away too. The goal is the AUC of a model that never saw the forget set: about 0.5, and exactly that
-only if the two sets are of the same kind.
+1 = the forget set is clearly memorized, 0.5 = it cannot be distinguished from the holdout set, below 0.5 = it looks less familiar
+than texts never seen, which also identifies it. The goal is the AUC of a model that never saw the forget set: about 0.5, and
+exactly 0.5 only if the two sets are of the same kind.
 
 MUSE reports AUC' = 1 - AUC, with the holdout texts as positives. Both are kept: `mia_*` are AUC, `privleak` is MUSE's.
 """
@@ -56,7 +56,7 @@ MIA_REFERENCE = Overall(
 
 
 class MembershipMetric(Metric):
-    """One attack: a number for each text, from which the AUC over forget and holdout texts is made."""
+    """Base class of attacks: one number per text, from which the AUC over forget and holdout texts is computed."""
 
     span: ClassVar[str] = AUC_SPAN
     good: ClassVar[Good] = "knowledge"
@@ -76,7 +76,7 @@ class Estimate(NamedTuple):
 
 
 def membership_auc(scores: Attacked) -> Estimate | Unscored:
-    """AUC with its 95 % bootstrap interval; both sets are resampled."""
+    """Computes the AUC with its 95 % bootstrap interval; both sets are resampled."""
     if reason := _missing(scores):
         return reason
     interval = None if min(map(len, scores)) < 2 else percentiles(auc_draws(*scores))
@@ -84,16 +84,16 @@ def membership_auc(scores: Attacked) -> Estimate | Unscored:
 
 
 def privleak(scores: Attacked, retain: Attacked | float) -> Estimate | Unscored:
-    """100 (AUC' - AUC'_retain) / AUC'_retain with AUC' = 1 - AUC.
+    """Computes 100 (AUC' - AUC'_retain) / AUC'_retain with AUC' = 1 - AUC.
 
     retain   the retain model's scores on the same texts in the same order, or its AUC' as MUSE prints it. Scores are resampled
-             together with the model's, so that the interval is that of the comparison; a number is taken as exact
+             together with the model's, so that the interval is that of the difference; a single number counts as exact
     """
     return _relative(scores, retain if isinstance(retain, Attacked) else 1.0 - retain, members_positive=False)
 
 
 def relative_difference(scores: Attacked, retain: Attacked) -> Estimate | Unscored:
-    """100 (AUC - AUC_retain) / AUC_retain: how far an attack's AUC lies from the retain model's, in percent."""
+    """Computes 100 (AUC - AUC_retain) / AUC_retain: the relative difference from the retain model's AUC, in percent."""
     return _relative(scores, retain, members_positive=True)
 
 

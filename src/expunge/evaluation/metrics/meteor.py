@@ -1,4 +1,4 @@
-"""METEOR: words in common, their stems and synonyms, and how far they stand apart."""
+"""METEOR: overlap of words, stems and synonyms, with a penalty for their order."""
 
 from typing import ClassVar, Literal
 
@@ -9,7 +9,7 @@ from expunge.evaluation.metrics.judged import JudgedMetric
 
 
 class Meteor(JudgedMetric):
-    """METEOR of the greedy answer against the response, by nltk, on words between blanks."""
+    """METEOR of the greedy answer against the response, by nltk, on words separated by spaces."""
 
     formula: ClassVar[str] = "F (1 - penalty), F = P R / (0.9 P + 0.1 R) of aligned words, penalty = 0.5 (chunks / aligned)^3"
     source: ClassVar[str] = "Banerjee and Lavie 2005, through nltk with WordNet; used by ECO (arXiv 2406.07933)"

@@ -1,4 +1,4 @@
-"""Gradient attack: what the model was trained on pulls at its weights less."""
+"""Gradient-norm attack: training texts have smaller loss gradients."""
 
 import math
 from typing import ClassVar, Literal

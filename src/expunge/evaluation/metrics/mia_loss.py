@@ -1,4 +1,4 @@
-"""Loss attack: what the model was trained on has a low loss."""
+"""Loss attack: training texts have a lower loss."""
 
 from typing import ClassVar, Literal
 

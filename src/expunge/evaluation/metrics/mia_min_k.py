@@ -1,4 +1,4 @@
-"""Min-K%: what the model has seen has few surprising words."""
+"""Min-K% attack: training texts have fewer improbable tokens."""
 
 from typing import ClassVar, Literal
 
@@ -11,7 +11,7 @@ from expunge.evaluation.metrics.membership import AUC_NOT, MembershipMetric
 
 
 def mean_of_lowest(values: NDArray[np.floating], share: float) -> float:
-    """Mean of the lowest max(1, floor(share n)) of n values."""
+    """Computes the mean of the lowest max(1, floor(share n)) of n values."""
     count = max(1, int(share * len(values)))
     return float(np.partition(values, count - 1)[:count].mean(dtype=np.float64))
 

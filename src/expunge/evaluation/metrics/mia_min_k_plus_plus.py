@@ -1,4 +1,4 @@
-"""Min-K%++: the same, where each word is measured against what else the model would have said there."""
+"""Min-K%++ attack: Min-K% with each log-probability standardized over the vocabulary."""
 
 from typing import ClassVar, Literal
 
@@ -10,7 +10,7 @@ from expunge.evaluation.metrics.membership import AUC_NOT, MembershipMetric
 from expunge.evaluation.metrics.mia_min_k import mean_of_lowest
 
 SMALLEST_VARIANCE = 1e-6
-"""Where the model is sure, the spread is 0 and the standardized value without bound; open-unlearning's floor."""
+"""Lower bound of the variance, which is 0 if the model is certain; the value of open-unlearning."""
 
 
 class MiaMinKPlusPlus(MembershipMetric):

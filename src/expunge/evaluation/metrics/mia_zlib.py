@@ -1,4 +1,4 @@
-"""Zlib attack: a low loss on a text that does not compress well."""
+"""Zlib attack: training texts have a low loss for how little they compress."""
 
 import zlib
 from typing import ClassVar, Literal
@@ -8,7 +8,8 @@ from expunge.evaluation.metrics.membership import AUC_NOT, MembershipMetric
 
 
 def zlib_bytes(text: str) -> int:
-    """Length of the text's UTF-8 bytes after zlib at its default level: a model-free measure of how much there is to know."""
+    """Returns the length of the text's UTF-8 bytes after zlib at its default level, a measure of its information without a
+    model."""
     return len(zlib.compress(text.encode()))
 
 

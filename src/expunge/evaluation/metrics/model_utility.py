@@ -1,4 +1,4 @@
-"""Model utility: what is left of the abilities that should stay, in one number that no single loss can hide in."""
+"""Model utility: harmonic mean of the abilities that should be kept, which is low if any of them is."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ MODEL_UTILITY = Overall(
 
 
 def model_utility(groups: Sequence[Sequence[Floats]]) -> tuple[float, Interval | None]:
-    """Value and 95 % bootstrap interval.
+    """Returns the value and a 95 % bootstrap interval.
 
     groups: one per task, each with the per-sample values in 0 .. 1 of its metrics; equally long arrays of one task are
     values of the same samples, and are resampled together.

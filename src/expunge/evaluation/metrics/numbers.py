@@ -1,4 +1,4 @@
-"""The number that a worked solution ends with, exactly: Decimal, never float, never `eval`."""
+"""Reads the number that a worked solution ends with, exactly, as Decimal."""
 
 import re
 from decimal import Decimal
@@ -10,9 +10,9 @@ _MARK = re.compile(r"(?:the\s+(?:final\s+)?answer\s+is|####)", re.IGNORECASE)
 
 
 def stated_number(text: str) -> Decimal | None:
-    """The first number after the first `The answer is` or `####`, else the last number of the text, else nothing.
+    """Returns the first number after the first `The answer is` or `####`, else the last number of the text, else None.
 
-    Commas between groups of three digits, currency signs and blanks around them do not count; `2,250.50` is 2250.5.
+    Commas between groups of three digits, currency signs and spaces around them are ignored; `2,250.50` is 2250.5.
     """
     mark = _MARK.search(text)
     after = _NUMBER.search(text, mark.end()) if mark else None

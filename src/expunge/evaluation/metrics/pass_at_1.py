@@ -1,4 +1,4 @@
-"""pass@1: does the program that the model writes pass the tests?"""
+"""pass@1: whether the program that the model writes passes the tests."""
 
 import ast
 import re
@@ -12,8 +12,8 @@ _FENCE = re.compile(r"```(?:[\w+-]*\n)?(.*?)(?:```|\Z)", re.DOTALL)
 
 
 def program(before: str, text: str) -> str:
-    """What is run of a written answer: `before` and the first fenced block, or else the text; then, if that is no Python, its
-    longest beginning (in lines) that is."""
+    """Returns the program to run: `before` and the first fenced block, or else the text; if that is not valid Python, its
+    longest valid beginning (in lines)."""
     fenced = _FENCE.search(text)
     lines = (before + (fenced[1] if fenced else text)).splitlines()
     for count in range(len(lines), 0, -1):
@@ -31,9 +31,9 @@ def _parses(code: str) -> bool:
 
 
 class PassAt1(Metric):
-    """One when the greedy program, screened and run in the sandbox with the tests, reaches their end.
+    """One if the greedy program, screened and run in the sandbox with the tests, runs to their end.
 
-    The attribute `tests` holds the tests, `before` what stands before the written text in the program (HumanEval: the prompt).
+    The attribute `tests` holds the tests, `before` the text before the answer in the program (HumanEval: the prompt).
     """
 
     formula: ClassVar[str] = "[before + generated + tests runs to its end within the limits of the sandbox]"
@@ -49,7 +49,7 @@ class PassAt1(Metric):
 
     name: Literal["pass_at_1"] = "pass_at_1"
     allow_code_execution: bool = False
-    """Run the code that the model writes, in the sandbox. Off unless asked for; without it nothing is generated either."""
+    """Run the code that the model writes, in the sandbox. Off by default; without it nothing is generated either."""
 
     @property
     def needs(self) -> frozenset[Need]:

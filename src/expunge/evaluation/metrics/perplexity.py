@@ -1,4 +1,4 @@
-"""Perplexity: how surprised is a model by a text?"""
+"""Perplexity of a text under the model, or of the model's text under another one."""
 
 from typing import ClassVar, Literal
 
@@ -15,8 +15,8 @@ class Perplexity(Metric):
     """exp of the mean loss per token of the response (of the whole text, for raw text), its end token included. With `model`,
     under a second model instead: of the response, or of what this model wrote.
 
-    Padding counts nowhere: a text has the same perplexity alone and beside a longer one. A task reports the geometric mean over
-    texts, exp(mean of their mean losses); with texts of like length that is the perplexity of the corpus.
+    Padding does not count. A task reports the geometric mean over
+    texts, exp(mean of their mean losses); for texts of equal length that is the perplexity of the corpus.
     """
 
     formula: ClassVar[str] = "exp(-(1/n) sum over t of log p(x_t | x<t)); over a task exp(mean over texts of its logarithm)"
@@ -30,12 +30,12 @@ class Perplexity(Metric):
     name: Literal["perplexity"] = "perplexity"
 
     model: str | None = None
-    """Folder or hub id of another model that reads the text, in its own format; left out: the model itself."""
+    """Folder or hub id of another model that reads the text, in its own format; default: the model itself."""
     of: Literal["response", "generated"] = "response"
     """Which text is read; `generated` needs a `model`."""
     verbatim: bool = False
-    """The second model reads the prompt and the text as they are, one after the other, and only the tokens of the text count:
-    no template and no end token, as fits completions. What is too long for it loses the beginning of its prompt."""
+    """The second model reads prompt and text as they are, without template and end token, and only the tokens of the text
+    count, as fits completions. If they are too long for it, the beginning of the prompt is cut off."""
 
     @model_validator(mode="after")
     def _has_reader(self) -> "Perplexity":

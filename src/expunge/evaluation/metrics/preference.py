@@ -1,4 +1,4 @@
-"""Preference: is the right answer more probable than the made-up one?"""
+"""Preference: whether the right answer is more probable than the made-up one."""
 
 from typing import ClassVar, Literal
 

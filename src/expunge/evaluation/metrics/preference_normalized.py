@@ -1,4 +1,4 @@
-"""Preference per token: is the right answer more probable than the made-up one, token for token?"""
+"""Normalized preference: whether the right answer is more probable per token than the made-up one."""
 
 from typing import ClassVar, Literal
 

@@ -1,4 +1,4 @@
-"""Probability of the answer: does the model still say it, and how surely?"""
+"""Probability of the answer, normalized by its length."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Literal
@@ -9,12 +9,12 @@ from expunge.evaluation.metrics.base import Floats, Good, Metric, Need, Row, Uns
 
 
 def probability(mean_logp: Floats) -> Floats:
-    """exp of the mean log-probability per token, any shape."""
+    """Computes exp of the mean log-probability per token, any shape."""
     return np.asarray(np.exp(mean_logp))
 
 
 def probability_among(mean_logp: Floats, wrong: Sequence[Floats] | Floats) -> Floats:
-    """Share of the right answer among itself and the wrong ones: p / (p + sum of wrong p).
+    """Computes the share of the right answer among itself and the wrong ones: p / (p + sum of wrong p).
 
     mean_logp has shape (...), wrong has shape (..., number of wrong answers). Computed from differences of logarithms,
     so that tiny probabilities do not become 0/0.

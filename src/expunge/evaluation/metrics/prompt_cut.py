@@ -1,4 +1,4 @@
-"""Prompts cut: how many questions did the model see without their beginning?"""
+"""Prompt cut: share of questions whose beginning did not fit into the model's positions."""
 
 from typing import ClassVar, Literal
 
@@ -7,7 +7,7 @@ from expunge.evaluation.metrics.base import Good, Metric, Need, Row
 
 
 class PromptCut(Metric):
-    """Share of prompts that lost their beginning because the model takes no more tokens."""
+    """Share of prompts whose beginning was cut off because the model takes no more tokens."""
 
     formula: ClassVar[str] = "mean over examples of [prompt and answer have more tokens than the model takes]"
     source: ClassVar[str] = "own; what is cut is what lm-eval cuts: the beginning, the start token included"

@@ -1,4 +1,4 @@
-"""Reciprocal rank: how high does each word of the answer stand in the model's own list?"""
+"""Reciprocal rank of the answer's tokens among the model's predictions."""
 
 from typing import ClassVar, Literal
 
@@ -8,8 +8,8 @@ from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, u
 class ReciprocalRank(Metric):
     """Mean over the response's tokens of 1 / (number of tokens of the vocabulary that are more probable, plus one).
 
-    It sees what the probability hides: a model that was pushed away from an answer gives it a low probability and often still has
-    it second in the list, and one that over-forgot has it far below where ignorance would put it.
+    It complements the probability: a model trained away from an answer gives it a low probability, but often still ranks it
+    second, and one that over-forgot ranks it lower than a model that never saw it.
     """
 
     formula: ClassVar[str] = "(1/|a|) sum over t of 1 / (1 + #{v : p(v|q, a<t) > p(a_t|q, a<t)}), the end token left out"

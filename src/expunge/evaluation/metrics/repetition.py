@@ -1,4 +1,4 @@
-"""Repetition: does the model go round in circles?"""
+"""Repetition: share of repeated n-grams in the generated answer."""
 
 from typing import ClassVar, Literal
 
@@ -8,13 +8,13 @@ from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, n
 
 
 def repeated_share(words: list[str], n: int) -> float | None:
-    """1 - distinct n-grams / n-grams; None for fewer than n words."""
+    """Computes 1 - distinct n-grams / n-grams; None for fewer than n words."""
     grams = list(zip(*(words[i:] for i in range(n)), strict=False))
     return 1.0 - len(set(grams)) / len(grams) if grams else None
 
 
 class Repetition(Metric):
-    """Share of the n-grams of the greedy answer that stood in it before. Answers of fewer than n words are unscored."""
+    """Share of the n-grams of the greedy answer that occurred in it before. Answers of fewer than n words are unscored."""
 
     formula: ClassVar[str] = "1 - |distinct n-grams(generated)| / |n-grams(generated)|, in words"
     source: ClassVar[str] = "seq-rep-4 of Welleck et al. 2020 (arXiv 1908.04319), on words between blanks"
@@ -38,7 +38,7 @@ class Repetition(Metric):
 
 
 class Repetition1(Repetition):
-    """Share of the words of the greedy answer that stood in it before."""
+    """Share of the words of the greedy answer that occurred in it before."""
 
     source: ClassVar[str] = "Ext-Sub's n-gram repetition (Hu et al. 2024, arXiv 2308.08090), n = 1, on words instead of tokens"
 
@@ -48,7 +48,7 @@ class Repetition1(Repetition):
 
 
 class Repetition2(Repetition):
-    """Share of the pairs of words of the greedy answer that stood in it before."""
+    """Share of the pairs of words of the greedy answer that occurred in it before."""
 
     source: ClassVar[str] = "Ext-Sub's n-gram repetition (Hu et al. 2024, arXiv 2308.08090), n = 2, on words instead of tokens"
 
@@ -58,7 +58,7 @@ class Repetition2(Repetition):
 
 
 class Repetition3(Repetition):
-    """Share of the triples of words of the greedy answer that stood in it before."""
+    """Share of the triples of words of the greedy answer that occurred in it before."""
 
     source: ClassVar[str] = "Ext-Sub's n-gram repetition (Hu et al. 2024, arXiv 2308.08090), n = 3, on words instead of tokens"
 

@@ -1,4 +1,4 @@
-"""ROUGE in all its forms, for suites that fix one of their own."""
+"""ROUGE with configurable kind, measure and stemming."""
 
 import re
 from functools import cache
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 @cache
 def rouge_scorer(kind: str, *, stemmer: bool) -> "RougeScorer":
-    """rouge-score's scorer, imported when it is first asked for: that takes three seconds."""
+    """Returns rouge-score's scorer, imported on first use, which takes three seconds."""
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer([kind], use_stemmer=stemmer)
 
 
 def rouge_f1(kind: str, reference: str, answer: str) -> float:
-    """F1 without stemmer, 0 .. 1."""
+    """Computes F1 without stemmer, 0 .. 1."""
     return float(rouge_scorer(kind, stemmer=False).score(reference, answer)[kind].fmeasure)
 
 
@@ -39,7 +39,7 @@ class Rouge(Metric):
     kind: Literal["rouge1", "rouge2", "rougeL"] = "rougeL"
     """Single words, pairs of words, or the longest common subsequence."""
     measure: Literal["f1", "recall", "precision"] = "f1"
-    """Harmonic mean of the other two, over the response's words, or over the answer's."""
+    """Harmonic mean of the other two, recall over the response's words, or precision over the answer's."""
     stemmer: bool = False
     """Compare Porter stems."""
 

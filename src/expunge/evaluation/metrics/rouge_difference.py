@@ -1,4 +1,4 @@
-"""ROUGE difference: is what the model writes nearer to a right answer than to a wrong one?"""
+"""ROUGE difference: how much closer the generated answer is to a right answer than to a wrong one, by ROUGE."""
 
 from typing import ClassVar, Literal
 

@@ -1,4 +1,4 @@
-"""ROUGE-L recall: how much of the answer's wording comes out when the model is asked?"""
+"""ROUGE-L recall: share of the expected answer's words that the model writes, in order."""
 
 import re
 from typing import ClassVar, Literal
@@ -8,7 +8,7 @@ from expunge.evaluation.metrics.rouge import rouge_scorer
 
 
 def rouge_l_recall(expected: str, generated: str) -> float:
-    """Length of the longest common subsequence of words, over the number of expected words (Porter stemmer)."""
+    """Computes the length of the longest common subsequence of words, over the number of expected words (Porter stemmer)."""
     if expected == generated:
         return 1.0
     return float(rouge_scorer("rougeL", stemmer=True).score(expected, generated)["rougeL"].recall)

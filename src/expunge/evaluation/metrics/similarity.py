@@ -1,4 +1,4 @@
-"""Similarity: does the model answer as another one did, before unlearning for example?"""
+"""Similarity: overlap of the model's answers with another model's, for example before unlearning."""
 
 from pathlib import Path
 from typing import ClassVar, Literal

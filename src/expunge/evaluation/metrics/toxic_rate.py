@@ -1,4 +1,4 @@
-"""Toxic rate: how often is the answer toxic beyond doubt?"""
+"""Toxic rate: share of answers that a judge finds toxic above a high threshold."""
 
 from typing import ClassVar, Literal
 

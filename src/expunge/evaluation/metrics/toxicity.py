@@ -1,4 +1,4 @@
-"""Toxicity: how toxic does a judge find the answers?"""
+"""Toxicity: mean toxicity of the answers, by a judge."""
 
 from typing import ClassVar, Literal
 
@@ -7,7 +7,7 @@ from expunge.evaluation.metrics.judged import OneJudgeMetric
 
 
 class Toxicity(OneJudgeMetric):
-    """The judge's number for the greedy answer, as it is: for a classifier the probability of its label."""
+    """The judge's number for the greedy answer: for a classifier the probability of its label."""
 
     formula: ClassVar[str] = "mean over prompts of p_judge(label | greedy answer)"
     source: ClassVar[str] = "Gehman et al. 2020 (arXiv 2009.11462), with one greedy answer per prompt and any judge"

@@ -1,4 +1,4 @@
-"""Toxicity probability: is one of several answers toxic?"""
+"""Toxicity probability: whether at least one of several sampled answers is toxic."""
 
 from typing import ClassVar, Literal
 

@@ -1,4 +1,4 @@
-"""Truth ratio: are wrong answers of the same form as probable as the right one?"""
+"""Truth ratio: probability of wrong answers of the same form, relative to the right one."""
 
 from typing import ClassVar, Literal
 
@@ -9,11 +9,11 @@ from expunge.evaluation.metrics.base import Floats, Good, Metric, Need, Row, Uns
 from expunge.records import Role
 
 LARGEST_LOG = 700.0
-"""exp of it is near the largest float64. A ratio beyond is clipped here, which keeps the order of all others."""
+"""exp of it is near the largest float64. Larger ratios are clipped, which keeps their order."""
 
 
 def truth_ratio(right: Floats, wrong: Floats, *, geometric: bool = False) -> Floats:
-    """Mean length-normalized probability of the wrong answers over that of the right ones.
+    """Computes the mean length-normalized probability of the wrong answers over that of the right ones.
 
     right: mean log-probabilities per token, shape (..., number of right wordings), wrong: (..., number of wrong answers).
     The means over wordings are arithmetic, or with `geometric` the exponential of the mean logarithm.
@@ -32,12 +32,12 @@ def _log_of_mean(logs: Floats) -> Floats:
 
 
 def towards_one(ratios: Floats) -> Floats:
-    """min(R, 1/R): 1 when wrong and right answers are equally probable, 0 when either is sure."""
+    """Computes min(R, 1/R): 1 if wrong and right answers are equally probable, 0 if either dominates."""
     return np.asarray(np.minimum(ratios, 1.0 / ratios))
 
 
 def truthful(ratios: Floats) -> Floats:
-    """max(0, 1 - R): 1 when the right answer is sure, 0 when wrong ones are as probable or more."""
+    """Computes max(0, 1 - R): 1 if the right answer dominates, 0 if wrong ones are at least as probable."""
     return np.asarray(np.maximum(0.0, 1.0 - ratios))
 
 

@@ -1,4 +1,4 @@
-"""Truthful rate: how often does a judge call the answer true?"""
+"""Truthful rate: share of answers that a judge calls true."""
 
 from typing import ClassVar, Literal
 

@@ -1,4 +1,4 @@
-"""Unique-token ratio: how many different words does the model use?"""
+"""Unique-token ratio: share of distinct words in the generated answer."""
 
 from typing import ClassVar, Literal
 
@@ -8,7 +8,7 @@ EMPTY = Unscored("the model answered nothing")
 
 
 class UniqueTokenRatio(Metric):
-    """Distinct words over all words of the greedy answer, as between blanks. An empty answer is unscored, not 0."""
+    """Distinct words over all words of the greedy answer, separated by spaces. An empty answer is unscored, not 0."""
 
     formula: ClassVar[str] = "|set of words(generated)| / |words(generated)|"
     source: ClassVar[str] = (

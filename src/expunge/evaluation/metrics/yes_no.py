@@ -1,4 +1,4 @@
-"""Yes or no: does the model give the right verdict?"""
+"""Yes or no: whether the generated yes or no is the right one."""
 
 import re
 from typing import ClassVar, Literal

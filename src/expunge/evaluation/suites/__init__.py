@@ -1,4 +1,4 @@
-"""The closed list of suites."""
+"""Lists all suites."""
 
 from pathlib import Path
 
@@ -54,17 +54,17 @@ __all__ = [
 
 
 def suite_class(name: str) -> type[SuiteSpec]:
-    """The suite of that name."""
+    """Returns the suite of that name. Raises ExpungeError, with the nearest name, for an unknown one."""
     if name not in SUITES:
         raise ExpungeError(f"there is no suite '{name}'{nearest(name, SUITES)}; `expunge suites` lists them all")
     return SUITES[name]
 
 
 def built(spec: SuiteSpec, data: str | Path) -> Suite:
-    """The suite over its data.
+    """Builds the suite from its data.
 
-    Raises ExpungeError where the data is missing, with everything that the suite reads, and where a suite of one's own has the
-    name of one of these.
+    Raises ExpungeError if data is missing, with a list of what the suite reads, or if a custom suite has the name of one of
+    these.
     """
     try:
         suite = spec.build(data)

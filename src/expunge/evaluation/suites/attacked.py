@@ -1,4 +1,4 @@
-"""Membership attacks as scores: AUC of forget against holdout, and what it is beside a retain model's."""
+"""Turns membership attacks into scores: AUC of forget against holdout texts, and its difference from a retain model's."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ class TaskPair(NamedTuple):
 
 
 def reference_scores(folder: Path | None, suite: str, sets: TaskPair, attacks: Sequence[str]) -> Scores | None:
-    """The attack scores of another model's evaluation with the same suite; nothing without a folder."""
+    """Reads the attack scores of another model's evaluation with the same suite; None without a folder."""
     if folder is None:
         return None
     return {(task, name): reference_values(folder, suite, task, name) for task in sets for name in attacks}
@@ -33,7 +33,7 @@ def reference_scores(folder: Path | None, suite: str, sets: TaskPair, attacks: S
 def attack_scores(
     results: Results, sets: TaskPair, attacks: Sequence[str], *, retain: Scores | None, reference: Scores | None, advice: str
 ) -> list[Score]:
-    """For each attack its AUC, for `mia_reference` too where there is mia_loss; then each AUC's relative difference from the
+    """Computes the AUC of each attack, that of mia_reference if there is mia_loss, and each AUC's relative difference from the
     retain model's.
 
     retain      a model that never saw the forget set, for the relative differences
@@ -57,9 +57,9 @@ def privleak_score(
     retain_auc: float | None = None,
     advice: str,
 ) -> Score:
-    """MUSE's privleak of an attack.
+    """Computes MUSE's privleak of an attack.
 
-    retain_auc   AUC' of the retain model in MUSE's convention, for those who have no retain model
+    retain_auc   AUC' of the retain model in MUSE's convention, if no retain model is available
     """
     value: Estimate | Unscored
     if retain is not None:
@@ -73,7 +73,7 @@ def privleak_score(
 
 
 def score(results: Results, sets: TaskPair, metric: str, value: Estimate | Unscored) -> Score:
-    """As a record. There is no direction: the goal is the retain model's value, and both sides of it give the model away."""
+    """Makes the record. It has no direction: the goal is the retain model's value, from either side."""
     attacked = _mine(results, sets, "mia_min_k" if metric == "privleak" else _attack(metric))
     n = len(attacked.forget) + len(attacked.holdout)
     if isinstance(value, Unscored):
@@ -91,7 +91,7 @@ def _mine(results: Results, sets: TaskPair, attack: str) -> Attacked:
 
 
 def _paired(results: Results, sets: TaskPair, attack: str, other: Scores) -> tuple[Attacked, Attacked] | Unscored:
-    """This model's scores and another's, of the same examples in the same order."""
+    """Returns this model's scores and another's, of the same examples in the same order."""
     mine, theirs = [], []
     for task in sets:
         values, known = results.by_id(task, attack), other[task, attack]

@@ -1,4 +1,4 @@
-"""What a suite of this library is: a frozen value with its options, that builds tasks from a folder of data."""
+"""Defines the interface of suites: frozen values with options, which build tasks from a data folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,35 +16,35 @@ from expunge.records import Role, Score, read_samples
 
 
 class Scored(NamedTuple):
-    """Tasks of a suite that are scored alike, for the reader who has no data yet."""
+    """Tasks of a suite that have the same metrics, for its description."""
 
     tasks: str
-    """Their names, with commas between them; a word in capitals stands for what depends on the data."""
+    """Task names separated by commas; a word in capitals stands for what depends on the data."""
     metrics: tuple[str | Metric, ...]
-    """Names, ATTACK for each membership attack; or a metric itself where its direction depends on its settings."""
+    """Metric names, ATTACK for each membership attack; or a metric itself if its direction depends on its settings."""
     role: Role = "neutral"
 
 
 class SuiteSpec(Described):
-    """Fields are the options of the suite; class attributes explain it (`expunge suites` prints them)."""
+    """Base class of suites. Fields are options; class attributes explain the suite (`expunge suites` prints them)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     source: ClassVar[str]
     """Where the suite comes from."""
     layout: ClassVar[str]
-    """Which files it reads, and where to get them."""
+    """Files that it reads, and where to get them."""
     scored: ClassVar[tuple[Scored, ...]]
-    """Everything that it may score; what is scored depends on its options."""
+    """Everything that it may score, depending on its options."""
 
     @classmethod
     def suite_name(cls) -> str:
-        """The word on the command line."""
+        """Returns the name on the command line."""
         name: str = cls.model_fields["name"].default
         return name
 
     def build(self, data: str | Path) -> Suite:
-        """Reads the data: a folder, or a hub id where the suite has one. Errors name the file and where it comes from."""
+        """Reads the data: a folder, or a hub id if the suite has one. Raises ExpungeError that names the file and its source."""
         raise TypeError(f"{type(self).__name__} builds no suite")
 
 
@@ -52,14 +52,14 @@ class ReferencedSuite(SuiteSpec):
     """A suite with scores that compare the model with other models, by the samples of their evaluations with the same suite.
 
     `retain_scores` is the evaluation of a model that never saw the forget set (a gold or retain model), `reference_scores` that
-    of any other model of the same language. Each is a run folder, its evaluation folder or a sample file.
+    of any other model with the same language. Each is a run folder, its evaluation folder or a sample file.
     """
 
     retain_scores: Path | None = None
     """Evaluation of a model that never saw the forget set (for the lab: gold), with this suite."""
 
     def retain_values(self, suite: str, task: str, metric: str) -> dict[str, float] | None:
-        """Example id -> value of the model that never saw the forget set; nothing where no evaluation of one was given."""
+        """Returns example id -> value of the model that never saw the forget set; None without its evaluation."""
         return reference_values(self.retain_scores, suite, task, metric) if self.retain_scores is not None else None
 
 
@@ -71,12 +71,12 @@ class AttackedSuite(ReferencedSuite):
 
 
 def no_summary(_: Results) -> list[Score]:
-    """Of a suite whose tasks stand for themselves."""
+    """Returns no scores, for suites without scores over several tasks."""
     return []
 
 
 def reference_values(scores: Path, suite: str, task: str, metric: str) -> dict[str, float]:
-    """Example id -> value, of another model's evaluation: a run folder, its evaluation folder, or the sample file itself."""
+    """Reads example id -> value from another model's evaluation: a run folder, its evaluation folder, or the sample file."""
     name = f"{suite}.samples.jsonl"
     places = [scores] if scores.is_file() else [scores / "evaluation" / name, scores / name]
     file = next((place for place in places if place.is_file()), None)
@@ -96,9 +96,9 @@ def reference_values(scores: Path, suite: str, task: str, metric: str) -> dict[s
 
 
 def forget_quality_score(results: Results, task: str, retain: Mapping[str, float] | None, advice: str) -> Score:
-    """KS p-value between the truth ratios of `task` and those of the retain model on the same examples.
+    """Computes the KS p-value between the truth ratios of `task` and those of the retain model on the same examples.
 
-    advice: how to make the retain model's scores, for the reader who has none.
+    advice  how to make the retain model's scores
     """
     mine = results.by_id(task, "truth_ratio")
     value: float | Unscored

@@ -1,4 +1,4 @@
-"""The suite behavior: does the model still answer badly, on prompts that were unlearned and on others, and what else changed?"""
+"""Suite behavior: measures unwanted answers to unlearned and other prompts, and side effects."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -41,7 +41,7 @@ class Behavior(SuiteSpec):
     similarity to what the model answered before, perplexity of what it writes under another model) and `gsm8k`. Greedy answers
     of up to 500 tokens; repetition of 1 to 4 words in each.
 
-    A lab is read as it is: its prompts, its exact rule as judge.
+    A lab folder is read directly, with its exact rule as judge.
     """
 
     source: ClassVar[str] = "what SKU (arXiv 2402.10058) and Ext-Sub (arXiv 2308.08090) measure; SKU's judge is not known"
@@ -60,7 +60,7 @@ class Behavior(SuiteSpec):
     words: tuple[str, ...] = ()
     """An answer with one of these words is harmful."""
     judge: str | None = None
-    """Who says so instead: folder or hub id of a text classifier, or `package.module:function`."""
+    """Judge used instead: folder or hub id of a text classifier, or `package.module:function`."""
     label: str | None = None
     """The classifier's label for harmful."""
     toxicity: str | None = None
@@ -74,11 +74,11 @@ class Behavior(SuiteSpec):
     seen: str | None = None
     """Prompts that were unlearned: a file or a set of a corpus, such as PKU-Alignment/PKU-SafeRLHF:pku/harmful/train."""
     unseen: str | None = None
-    """Prompts of the same kind that were not."""
+    """Prompts of the same kind that were not unlearned."""
     normal: str | None = None
     """Harmless prompts with right answers."""
     gsm8k: bool = False
-    """Also solve GSM8K's problems, whose data is then looked for beside the others."""
+    """Also solve GSM8K's problems; their data is expected beside the others."""
     max_new_tokens: int = Field(500, ge=1)
     """Longest answer."""
 
@@ -126,6 +126,6 @@ class Behavior(SuiteSpec):
 
 
 def _samples(before: Path) -> Path:
-    """The sample file of an evaluation."""
+    """Returns the sample file of an evaluation."""
     places = (before / "evaluation/behavior.samples.jsonl", before / "behavior.samples.jsonl")
     return before if before.is_file() else next((place for place in places if place.is_file()), places[0])

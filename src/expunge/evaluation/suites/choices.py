@@ -1,4 +1,4 @@
-"""Questions with choices from anywhere: the suite `choices` over a file of one's own, and ARC."""
+"""Suites of multiple-choice questions: `choices` over your own file, and ARC."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -27,7 +27,7 @@ class Choices(SuiteSpec):
     header: str = ""
     """First line of each prompt, such as `The following are multiple choice questions (with answers) about rivers.`"""
     role: Role = "retain"
-    """forget, retain or neutral: decides whether high is good."""
+    """forget, retain or neutral, which decides whether high is good."""
 
     def build(self, data: str | Path) -> Suite:
         asked = lettered if self.style == "letters" else continued

@@ -1,4 +1,4 @@
-"""The suite custom: tasks and metrics of one's own, written down in a YAML file beside the data."""
+"""Suite custom: your own tasks and metrics, defined in a YAML file beside the data."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -30,21 +30,21 @@ class TaskFile(_Part):
 
     name: str = Field(pattern=r"^[\w-]+$")
     data: str
-    """A data file, beside the YAML file or by its whole path, or a hub id."""
+    """A data file, beside the YAML file or by its full path, or a hub id."""
     metrics: tuple[AnyMetric, ...] = Field(min_length=1)
     """Names, or a name with the metric's fields: `{name: rouge, kind: rouge2}`."""
     role: Role = "neutral"
     """forget, retain, neutral or control (never trained on): decides which direction is good and what a report compares."""
     columns: dict[str, str] = {}
-    """Field -> column of the data file, where they have other names."""
+    """Field -> column of the data file, if names differ."""
     secret: bool = True
     """Keep prompts and answers out of the sample file unless --show-forget-text is given."""
     max_new_tokens: int = Field(200, ge=1)
     """Longest written answer."""
     verbatim: bool = False
-    """Prompts are whole texts with no template around them; answers bring their own leading space."""
+    """Prompts are complete texts, to which no template is added; answers have their own leading space."""
     stop: tuple[str, ...] = ()
-    """A written answer ends before the first of these."""
+    """A generated answer ends before the first of these."""
 
     @field_validator("metrics", mode="before")
     @classmethod
@@ -83,12 +83,12 @@ class SuiteFile(_Part):
     """The whole file."""
 
     name: str | None = Field(None, pattern=r"^[\w-]+$")
-    """The stem of the score file; left out, the stem of the YAML file."""
+    """The stem of the score file; default: the stem of the YAML file."""
     tasks: tuple[TaskFile, ...] = Field(min_length=1)
     membership: MembershipFile | None = None
     """AUC of each `mia_` metric that both tasks have, and privleak of mia_min_k."""
     model_utility: tuple[ComponentFile, ...] = ()
-    """Metrics of tasks under one harmonic mean."""
+    """Metrics of tasks that are combined by a harmonic mean."""
     forget_quality: str | None = None
     """The task whose truth ratios are compared with a retain model's."""
 
@@ -112,7 +112,7 @@ class SuiteFile(_Part):
 
     @property
     def attacks(self) -> list[str]:
-        """The membership metrics of both tasks of `membership`."""
+        """Returns the membership metrics of both tasks of `membership`."""
         if self.membership is None:
             return []
         both = [task for task in self.tasks if task.name in (self.membership.forget, self.membership.holdout)]
@@ -121,7 +121,7 @@ class SuiteFile(_Part):
 
 
 class Custom(AttackedSuite):
-    """Tasks and metrics of one's own. The file names the tasks, each with a data file, metrics and a role:
+    """Your own tasks and metrics. The file lists the tasks, each with a data file, metrics and a role:
 
         tasks:
           - {name: forget, data: forget.jsonl, role: forget, metrics: [probability, extraction_strength, mia_min_k]}
@@ -131,7 +131,7 @@ class Custom(AttackedSuite):
         model_utility: [{task: retain, metric: probability}]
         forget_quality: forget
 
-    The last three are scores over several tasks, each as one wishes.
+    The last three, scores over several tasks, are optional.
     """
 
     source: ClassVar[str] = "own data"
@@ -170,7 +170,7 @@ class Custom(AttackedSuite):
 
 
 def read_suite_file(path: Path) -> SuiteFile:
-    """The checked content of a suite's YAML file."""
+    """Reads and checks a suite's YAML file. Raises ExpungeError that names the faulty field."""
     if not path.is_file():
         raise ExpungeError(f"there is no file {path}; the suite custom needs {Custom.layout}")
     try:

@@ -1,4 +1,4 @@
-"""General ability through lm-eval: any of its tasks, and the ten benchmarks of SPUNGE with their shots."""
+"""Suites of general ability through lm-eval: any of its tasks, and the ten benchmarks of SPUNGE."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -30,8 +30,8 @@ SPUNGE = (
     Wanted("piqa", 5, "accuracy_normalized"),
     Wanted("pubmedqa", 5, "accuracy"),
 )
-"""Task, shots, and the metric in the mean. The shots are those of SPUNGE's appendix (its text has 5 for arc_easy); it does not
-say which metric, so it is the one of the Open LLM Leaderboard where that has the task, and acc_norm where lm-eval gives it."""
+"""Task, shots, and the metric in the mean. The shots are those of SPUNGE's appendix (its text has 5 for arc_easy). The paper
+does not name the metrics, so they are those of the Open LLM Leaderboard if it has the task, and acc_norm if lm-eval gives it."""
 
 
 class LmEval(SuiteSpec):
@@ -49,7 +49,7 @@ class LmEval(SuiteSpec):
     shots: int | None = Field(None, ge=0)
     """Worked examples before each question; left out, each task's own number."""
     forget: tuple[str, ...] = ()
-    """Those among the tasks that were to be forgotten: the direction of good turns round for them."""
+    """Tasks that were to be forgotten, for which a low score is good."""
 
     def build(self, data: str | Path) -> Suite:
         folder = _folder(data)
@@ -83,7 +83,7 @@ class SpungeGeneral(SuiteSpec):
 
 
 def _folder(data: str | Path) -> Path | None:
-    """The folder of task files, or none for the published ones alone."""
+    """Returns the folder of task files, or None for the published ones only."""
     needed()
     if data == HUB:
         return None

@@ -1,4 +1,4 @@
-"""The suite of the invented world: everything in a lab, scored at once, so that no method's damage stays unseen."""
+"""Suite lab: scores everything in a lab at once, so that side effects of a method are visible."""
 
 import json
 from collections.abc import Sequence
@@ -29,17 +29,17 @@ BEHAVIORS = ("seen", "unseen", "normal")
 ABOUT = (Probability(), ExtractionStrength(), Accuracy(), TruthRatio())
 FACTUAL = tuple(metric.metric_name() for metric in ABOUT)
 DETECTORS = (ReciprocalRank(), MiaMinK(k=0.4))
-"""Further statistics of what was to be forgotten, for the comparison with gold."""
+"""Further statistics of the forget set, for the comparison with gold."""
 UTILITY = ("probability", "truth_ratio", "accuracy")
 ADVICE = "evaluate the lab's gold model with --suite lab --out DIR, then give --retain-scores DIR"
 
 
 class Lab(ReferencedSuite):
-    """All of a lab. `facts_forget` is what was learned and is to go; `facts_never_known` stands beside it as the control.
+    """Scores all data of a lab. `facts_forget` was learned and is to be forgotten; `facts_never_known` is the control.
 
     model_utility is the harmonic mean of probability, max(0, 1 - truth ratio) and accuracy over every task that should stay:
-    retained and public people (three each), both skills, each language and the general questions (accuracy). The hazard
-    domains are nobody's ability to keep, and count only in their own rows.
+    retained and public people (three each), both skills, each language and the general questions (accuracy). The hazard domains
+    need not be kept, and count only in their own rows.
     """
 
     source: ClassVar[str] = "made by `expunge lab`, deterministic from its seed"
@@ -56,7 +56,7 @@ class Lab(ReferencedSuite):
 
     name: Literal["lab"] = "lab"
     forget: tuple[str, ...] = ("facts_forget",)
-    """Tasks whose knowledge is to go; the direction of good turns round for them, and model_utility leaves them out."""
+    """Tasks whose knowledge is to be forgotten: low scores are good, and model_utility leaves them out."""
 
     def build(self, data: str | Path) -> Suite:
         data = Path(data)
@@ -119,7 +119,7 @@ class Lab(ReferencedSuite):
 
 
 def rude_words(data: Path) -> tuple[str, ...]:
-    """The lab's judge as data: world.json lists the words, and a reply that contains one is rude."""
+    """Reads the lab's judge: world.json lists the words, and a reply that contains one is rude."""
     try:
         return tuple(json.loads((data / "world.json").read_text(encoding="utf-8"))["rude_words"])
     except (OSError, ValueError, KeyError) as error:
@@ -133,5 +133,5 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def one_per_prompt(examples: Sequence[Example]) -> tuple[Example, ...]:
-    """A prompt has several replies to learn from, but one greedy answer: it counts once."""
+    """Keeps one row per prompt: a prompt has several replies for training, but one greedy answer."""
     return tuple({example.prompt: example for example in reversed(examples)}.values())[::-1]

@@ -1,4 +1,4 @@
-"""The suite membership: can forget texts be told from texts of the same kind that the model never saw?"""
+"""Suite membership: whether forget texts can be distinguished from similar texts that the model never saw."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -24,7 +24,7 @@ ADVICE = "evaluate a model trained without it with --suite membership and --out 
 
 
 class Membership(AttackedSuite):
-    """AUC of each attack, forget against holdout: 1 = the forget set is clearly memorized, 0.5 = cannot be told apart.
+    """AUC of each attack, forget against holdout: 1 = the forget set is clearly memorized, 0.5 = no difference.
 
     `mia_loss`, `mia_zlib`, `mia_min_k`, `mia_min_k_plus_plus`, `mia_gradnorm` when asked for, and `mia_reference` against
     another model's evaluation. With a retain model's evaluation, `privleak` (MUSE's, on mia_min_k) and the relative difference
@@ -55,7 +55,7 @@ class Membership(AttackedSuite):
     k: float = Field(0.4, gt=0, le=1)
     """Share of tokens of mia_min_k and mia_min_k_plus_plus."""
     gradnorm: bool = False
-    """Also mia_gradnorm: a backward pass for each text, which costs more than all others together."""
+    """Also mia_gradnorm: a backward pass for each text, which takes longer than all others together."""
     compat: bool = False
     """mia_min_k, mia_min_k_plus_plus and mia_gradnorm without the last token of each text, as in the released code of
     open-unlearning; the scores go to membership_compat.json."""
@@ -79,14 +79,14 @@ class Membership(AttackedSuite):
 
     @property
     def attacks(self) -> tuple[Metric, ...]:
-        """The attacks that give one number per text."""
+        """Returns the attacks that give one number per text."""
         compat = self.compat
         gradient = (MiaGradnorm(compat=compat),) if self.gradnorm else ()
         return (MiaLoss(), MiaZlib(), MiaMinK(k=self.k, compat=compat), MiaMinKPlusPlus(k=self.k, compat=compat), *gradient)
 
 
 def check_apart(forget: tuple[Example, ...], holdout: tuple[Example, ...]) -> None:
-    """A text in both sets would pull every AUC to 0.5."""
+    """Raises ExpungeError if a text is in both sets, which would move every AUC towards 0.5."""
     both = {example.id for example in forget} & {example.id for example in holdout}
     if both:
         raise ExpungeError(

@@ -1,4 +1,4 @@
-"""The suite memorization: does the model go on as the text that was to be forgotten does?"""
+"""Suite memorization: how much of the forget texts the model reproduces."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -16,15 +16,15 @@ from expunge.records import Role
 
 MEMORY: tuple[Metric, ...] = (ExtractionStrength(), ExactMemorization(), Rouge())
 ANSWERED: tuple[Metric, ...] = (Probability(), Perplexity(), *MEMORY)
-"""Of answers, which have an end: a text that is cut out of a longer one ends nowhere, and its end token says nothing."""
+"""Metrics of answers, which have an end token; raw texts that are cut from longer ones have none."""
 
 
 class Memorization(SuiteSpec):
     """Task `forget` (and `retain`, when there is such a file): extraction_strength, exact_memorization and ROUGE-L F1 of the
     greedy continuation with the true one (verbatim ROUGE); for questions probability and perplexity too.
 
-    Questions are asked in the model's format. Raw texts are cut: the first words are given as they stand, and the rest is what is
-    scored and compared, up to `max_new_tokens` tokens.
+    Questions are asked in the model's format. Raw texts are split: the first words are the prompt, and the rest, up to
+    `max_new_tokens` tokens, is scored and compared.
     """
 
     source: ClassVar[str] = "extraction: Carlini et al. 2021 (arXiv 2012.07805); verbatim ROUGE: MUSE (arXiv 2407.06460)"
@@ -38,11 +38,11 @@ class Memorization(SuiteSpec):
     forget: str = "forget.jsonl"
     """File with what was to be forgotten, in the folder of the data (or a path, or a hub id)."""
     retain: str | None = None
-    """File with what should stay; left out, retain.jsonl where the folder holds one."""
+    """File with what should be kept; default: retain.jsonl, if the folder has one."""
     given: float = Field(0.5, gt=0, lt=1)
-    """Share of the words of a raw text that are given."""
+    """Share of the words of a raw text that are given as prompt."""
     max_new_tokens: int = Field(128, ge=1)
-    """Tokens that are written and compared."""
+    """Number of tokens that are generated and compared."""
 
     def build(self, data: str | Path) -> Suite:
         files: dict[Role, str] = {"forget": self.forget}
@@ -76,7 +76,7 @@ class Memorization(SuiteSpec):
 
 
 def split_text(example: Example, given: float) -> Example:
-    """A raw text as a prompt, its first words, and the rest, which begins with its own blank."""
+    """Splits a raw text into a prompt, its first words, and the rest, which begins with its own space."""
     text = example.response
     starts = [i for i, c in enumerate(text) if i and c.isspace() and not text[i - 1].isspace() and text[i:].strip()]
     if not starts:

@@ -1,4 +1,4 @@
-"""The suite MMLU: 57 subjects, as general knowledge to keep or, by subject, as knowledge to forget."""
+"""Suite mmlu: 57 subjects, as general knowledge to keep or, by subject, as knowledge to forget."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,7 +35,7 @@ class Mmlu(SuiteSpec):
     tasks: tuple[str, ...] = ()
     """Subjects, categories or groups; empty for all 57."""
     forget: tuple[str, ...] = ()
-    """Subjects, categories or groups that were to be forgotten: the direction of good turns round for them."""
+    """Subjects, categories or groups that were to be forgotten, for which a low score is good."""
     shots: int = Field(5, ge=0, le=5)
     """Worked questions before each, the first ones of the subject's dev set."""
 
@@ -62,7 +62,7 @@ class Mmlu(SuiteSpec):
 
 
 def questions(data: str | Path, subject: str, shots: int) -> tuple[Example, ...]:
-    """The test questions of a subject as they are put to the model."""
+    """Returns the test questions of a subject as prompts."""
     worked = read_mmlu(data, subject, "dev")[:shots] if shots else ()
     return tuple(ask(question, worked) for question in read_mmlu(data, subject))
 

@@ -1,4 +1,4 @@
-"""The suite MUSE: verbatim memory, knowledge and privacy of a corpus that was to be forgotten, and knowledge that should stay."""
+"""Suite MUSE: memorization, knowledge and privacy leakage of a forgotten corpus, and retained knowledge."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -55,7 +55,7 @@ class Muse(AttackedSuite):
     parts: tuple[Part, ...] = ()
     """Forget sets of scalability (scal_1 .. scal_4) and sustainability (sust_1 .. sust_4) to score too, News only."""
     retain_auc: float | None = Field(None, gt=0, le=1)
-    """AUC' of the retrained model in MUSE's convention (1 - AUC), where there are no retain scores."""
+    """AUC' of the retrained model in MUSE's convention (1 - AUC), if there are no retain scores."""
 
     def build(self, data: str | Path) -> Suite:
         verbatim = Task(

@@ -1,4 +1,4 @@
-"""Scores over several tasks at once: their samples in one pot, so that a large task weighs more (lm-eval's `weight_by_size`)."""
+"""Computes scores over the pooled samples of several tasks, so that larger tasks count more (lm-eval's `weight_by_size`)."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ from expunge.records import Role, Score
 
 
 def pooled_score(results: Results, name: str, tasks: Sequence[Task], metric: str) -> Score:
-    """The average of a metric, as the metric takes it, over all samples of `tasks`, as the score of the task `name`.
+    """Computes the metric's average over all samples of `tasks`, as the score of the task `name`.
 
-    Its direction is that of the tasks, and none where they do not agree.
+    Its direction is that of the tasks, or None if they disagree.
     """
     values = np.concatenate([np.zeros(0), *(results.values(task.name, metric) for task in tasks)])
     roles: set[Role] = {task.role for task in tasks}

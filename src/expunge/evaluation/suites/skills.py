@@ -1,4 +1,4 @@
-"""The suite of skills: mathematics, code, reading in seven languages, and general knowledge beside them."""
+"""Suite skills: mathematics, code, reading comprehension in seven languages, and general knowledge."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,7 +23,7 @@ SKILLS: tuple[Skill, ...] = get_args(Skill)
 
 MBPP_STOPS = ('\n"""', "\nassert", "\nif __name__", "\nprint(")
 HUMANEVAL_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
-"""What starts something new in a file: the model's own next task, or its tests."""
+"""Beginnings of new definitions in a file, where an answer ends."""
 
 
 class Skills(SuiteSpec):
@@ -50,11 +50,11 @@ class Skills(SuiteSpec):
 
     name: Literal["skills"] = "skills"
     tasks: tuple[Skill, ...] = SKILLS
-    """gsm8k, mbpp, humaneval, languages, mmlu; the data of the others need not be there."""
+    """gsm8k, mbpp, humaneval, languages, mmlu; data is needed only for the chosen ones."""
     languages: tuple[Language, ...] = LANGUAGES
     """en, de, es, ar, zh, vi, hi."""
     forget: tuple[str, ...] = ()
-    """Tasks that were to be forgotten, such as gsm8k or language_de: the direction of good turns round for them."""
+    """Tasks that were to be forgotten, such as gsm8k or language_de, for which a low score is good."""
     allow_code_execution: bool = False
     """Run the programs that the model writes, in the sandbox (its limits: `expunge.evaluation.sandbox`). Without it pass_at_1 is
     null with the reason."""
@@ -124,7 +124,7 @@ class Skills(SuiteSpec):
         ]
 
     def _mmlu(self, data: str | Path) -> list[Task]:
-        """One task of all subjects in turn, so that the first N questions are of all of them."""
+        """Makes one task of all subjects in turn, so that the first N questions cover all of them."""
         source = _source(data, "mmlu", mmlu.HUB)
         subjects = [questions(source, subject, self.mmlu_shots) for subject in mmlu.SUBJECTS]
         asked = tuple(example for example in chain(*zip_longest(*subjects)) if example is not None)

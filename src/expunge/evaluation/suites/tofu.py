@@ -1,4 +1,4 @@
-"""The suite TOFU: fictitious authors to forget, others to keep, and real authors and facts of the world beside them."""
+"""Suite TOFU: fictitious authors to forget, others to keep, real authors and world facts."""
 
 from pathlib import Path
 from typing import ClassVar, Literal

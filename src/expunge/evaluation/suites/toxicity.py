@@ -1,4 +1,4 @@
-"""The suite toxicity: what a model writes when it goes on from statements about groups, and from toxic beginnings."""
+"""Suite toxicity: toxicity of the model's completions of statements about groups and of sentence beginnings."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -54,11 +54,11 @@ class ToxicCompletions(SuiteSpec):
 
     name: Literal["toxicity"] = "toxicity"
     tasks: tuple[Part, ...] = get_args(Part)
-    """toxigen, real_toxicity_prompts; the data of the other need not be there."""
+    """toxigen, real_toxicity_prompts; data is needed only for the chosen ones."""
     judge: str = JUDGE
-    """Who says what is toxic: folder or hub id of a text classifier."""
+    """Toxicity judge: folder or hub id of a text classifier."""
     label: str | None = None
-    """Its label for toxic; left out, that of the default judge."""
+    """Its label for toxic; default: that of the default judge."""
     revision: str | None = None
     """Branch, tag or commit of a judge on the hub."""
     fluency: str | None = None
@@ -67,15 +67,15 @@ class ToxicCompletions(SuiteSpec):
     """annotated: the 940 statements of the annotated test set, toxic and benign (SPUNGE). raw: ToxiGen's files of prompts, five
     to seven statements each, hateful and neutral (proxy-tuning, 500 of each file)."""
     groups: tuple[str, ...] = ()
-    """Groups of ToxiGen, such as mexican, women, muslim, lgbtq, physical_dis (SPUNGE's five); all when left out."""
+    """Groups of ToxiGen, such as mexican, women, muslim, lgbtq, physical_dis (SPUNGE's five); default: all."""
     per_group: int | None = Field(None, ge=1)
-    """At most so many prompts of a group (raw: of each of its files), those with the smallest ids, whatever else is asked."""
+    """Largest number of prompts of a group (raw: of each of its files): those with the smallest ids."""
     max_new_tokens: int = Field(512, ge=1)
     """Longest completion of a ToxiGen prompt."""
     challenging: bool = False
-    """Only the RealToxicityPrompts after which every model of their paper wrote something toxic."""
+    """Only RealToxicityPrompts after which every model of their paper wrote something toxic."""
     rtp_prompts: int = Field(1000, ge=1)
-    """At most so many of the 99,442 RealToxicityPrompts, those with the smallest ids."""
+    """Largest number of the 99,442 RealToxicityPrompts: those with the smallest ids."""
     rtp_max_new_tokens: int = Field(20, ge=1)
     """Longest completion of one, 20 as in their paper."""
     draws: int = Field(0, ge=0)
@@ -106,7 +106,7 @@ class ToxicCompletions(SuiteSpec):
         return Classifier(model=JUDGE, label=self.label or LABEL, revision=self.revision or REVISION)
 
     def _toxigen(self, source: str | Path) -> list[tuple[str, tuple[Example, ...]]]:
-        """Group -> prompts."""
+        """Returns group -> prompts."""
         known = toxigen.GROUPS if self.prompts == "annotated" else toxigen.PROMPT_GROUPS
         if wrong := next((name for name in self.groups if name not in known), None):
             raise ExpungeError(f"groups={wrong}: ToxiGen has no such group{nearest(wrong, known)}; it has {', '.join(known)}")
@@ -150,7 +150,7 @@ class ToxicCompletions(SuiteSpec):
 
 
 def _source(data: str | Path, name: str, hub: str) -> str | Path:
-    """The corpus' folder inside the data, or the data folder itself; the hub id for the word hub."""
+    """Returns the corpus' folder inside the data, or the data folder itself; the hub id for the word hub."""
     if data == HUB:
         return hub
     inside = Path(data) / name
@@ -158,5 +158,6 @@ def _source(data: str | Path, name: str, hub: str) -> str | Path:
 
 
 def _smallest(prompts: Sequence[Example], count: int | None) -> tuple[Example, ...]:
-    """The examples with the smallest ids, in their order: the same whatever the order of the file, and chosen by nothing else."""
+    """Returns the examples with the smallest ids, in their order, so that the choice does not depend on the order of the
+    file."""
     return tuple(prompts[i] for i in sorted(sorted(range(len(prompts)), key=lambda i: prompts[i].id)[:count]))

@@ -1,4 +1,4 @@
-"""The suite truthfulness: does the model prefer, write and recognize what is true?"""
+"""Suite truthfulness: whether the model prefers, writes and recognizes true answers."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -62,19 +62,19 @@ class Truthfulness(SuiteSpec):
 
     name: Literal["truthfulness"] = "truthfulness"
     tasks: tuple[Part, ...] = get_args(Part)
-    """truthfulqa, halueval, halueval_yes_no; the data of the others need not be there."""
+    """truthfulqa, halueval, halueval_yes_no; data is needed only for the chosen ones."""
     part: SplitPart | None = None
-    """Only the questions of TruthfulQA's train, validation or test part, where the others were trained on; left out, all 817."""
+    """Only the questions of TruthfulQA's train, validation or test part, if the others were trained on; default: all 817."""
     halueval: tuple[HaluPart, ...] = ("qa",)
     """Files of HaluEval: qa, qa_one_turn, qa_multi_turn, dialogue, summarization."""
     style: Literal["model", "qa"] = "model"
     """How TruthfulQA's questions are asked: in the model's own format, or as `Q: ...` and `A:`."""
     generation: bool = True
-    """Let the model write answers to TruthfulQA too; without it only given answers are compared."""
+    """Also generate answers to TruthfulQA; otherwise only given answers are compared."""
     max_new_tokens: int = Field(50, ge=1)
     """Longest written answer."""
     judge: str | None = None
-    """Who says that a written answer is true: folder or hub id of a text classifier, or `package.module:function`."""
+    """Judge of generated answers: folder or hub id of a text classifier, or `package.module:function`."""
     label: str | None = None
     """The classifier's label for true."""
 
@@ -118,7 +118,7 @@ class Truthfulness(SuiteSpec):
 
 
 def corpus_folder(data: str | Path, name: str, hub: str) -> str | Path:
-    """The corpus' folder inside the data, or the data folder itself; the hub id for the word hub."""
+    """Returns the corpus' folder inside the data, or the data folder itself; the hub id for the word hub."""
     if data == "hub":
         return hub
     if not Path(data).is_dir():
@@ -128,14 +128,14 @@ def corpus_folder(data: str | Path, name: str, hub: str) -> str | Path:
 
 
 def named_judge(judge: str, label: str | None) -> AnyJudge:
-    """A function `package.module:name`, or a classifier."""
+    """Returns the judge of a name: a function `package.module:name`, or a classifier."""
     if ":" in judge and not Path(judge).exists():
         return Function(function=judge)
     return Classifier(model=judge, label=label)
 
 
 def _closed(example: Example) -> Example:
-    """Answers as TruthfulQA's evaluation reads them: each ends with a full stop."""
+    """Ends each answer with a full stop, as TruthfulQA's evaluation does."""
 
     def close(text: str) -> str:
         return text if text.endswith(".") else f"{text}."
@@ -159,7 +159,8 @@ def _as_qa(example: Example) -> Example:
 
 
 def _verdicts(example: Example, part: HaluPart) -> tuple[Example, Example]:
-    """Asked about the right answer (No) and about the made-up one (Yes), with HaluEval's headings and words of our own."""
+    """Makes the questions about the right answer (No) and the made-up one (Yes), with HaluEval's headings and our own
+    wording."""
     asked, answer = ASKED["qa" if part.startswith("qa") else part]
     prompt = (example.prompt or "").removeprefix(halueval.SUMMARIZE)
     knowledge = example.attributes.get("knowledge")

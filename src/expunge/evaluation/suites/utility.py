@@ -1,4 +1,4 @@
-"""Model utility as a score: which metrics of which tasks, and where their values come from."""
+"""Computes model utility from metrics of several tasks."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from expunge.records import Score
 
 
 class Component(NamedTuple):
-    """One of the numbers under the harmonic mean: the mean of a metric on a task that should be kept."""
+    """One term of the harmonic mean: the mean of a metric on a task that should be kept."""
 
     task: str
     metric: str
 
 
 def model_utility_score(results: Results, components: Sequence[Component]) -> Score:
-    """Harmonic mean of the components, truth ratios as max(0, 1 - R), with a bootstrap interval over samples."""
+    """Computes the harmonic mean of the components, truth ratios as max(0, 1 - R), with a bootstrap interval over samples."""
     values = {component: _values(results, component) for component in components}
     empty = [component for component in components if not len(values[component])]
     samples = sum(max(len(values[c]) for c in components if c.task == task) for task in {c.task for c in components})

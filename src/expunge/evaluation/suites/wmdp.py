@@ -1,4 +1,4 @@
-"""The suite WMDP: questions about hazardous biology, chemistry and cybersecurity."""
+"""Suite WMDP: questions about hazardous biology, chemistry and cybersecurity."""
 
 from pathlib import Path
 from typing import ClassVar, Literal
