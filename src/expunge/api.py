@@ -5,6 +5,7 @@ from pathlib import Path
 
 from expunge.artifact import verify
 from expunge.data.format import Format
+from expunge.evaluation.alternates import draw_answers
 from expunge.evaluation.objectives import build_objective
 from expunge.evaluation.run import evaluate
 from expunge.loading import load
@@ -72,7 +73,15 @@ def unlearn(
         device_map=device_map,
         method=method,
     )
-    return execute(run, Path(out), resume=resume, overwrite=overwrite, quiet=quiet, build_objective=build_objective)
+    return execute(
+        run,
+        Path(out),
+        resume=resume,
+        overwrite=overwrite,
+        quiet=quiet,
+        build_objective=build_objective,
+        draw_answers=draw_answers,
+    )
 
 
 def finetune(

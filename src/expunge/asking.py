@@ -20,7 +20,7 @@ from expunge.data.encode import Encoder
 from expunge.data.format import default_format
 from expunge.data.general_questions import GENERAL_QUESTIONS
 from expunge.errors import ExpungeError
-from expunge.evaluation.generate import Writing, generate, sample, written
+from expunge.evaluation.generate import generate, sample, writing, written
 from expunge.evaluation.nucleus import Nucleus
 from expunge.processes import is_main
 from expunge.records import write_text
@@ -143,7 +143,7 @@ def _wordings(model: PreTrainedModel, encoder: Encoder, question: str, nucleus: 
 def _sampled(model: PreTrainedModel, encoder: Encoder, prompt: str, nucleus: Nucleus) -> list[str]:
     """Questions that the model writes: the lines of each draw that end in a question mark."""
     (ids,) = encoder.encode_prompts([prompt])
-    drawn = sample(model, [ids], nucleus, DRAWS, **_writing(encoder, QUESTION_TOKENS))
+    drawn = sample(model, [ids], nucleus, DRAWS, **writing(model, encoder, QUESTION_TOKENS))
     texts = [encoder.tokenizer.decode(list(row), skip_special_tokens=True) for row in written(drawn[0])]
     lines = [line for text in texts for line in re.findall(r"[^\n?]{8,200}\?", str(text))]
     return list(dict.fromkeys(re.sub(r"^[\s\d.)\"'*-]+", "", line) for line in lines))
@@ -151,15 +151,10 @@ def _sampled(model: PreTrainedModel, encoder: Encoder, prompt: str, nucleus: Nuc
 
 def _writer(model: PreTrainedModel, encoder: Encoder, tokens: int) -> Callable[[Sequence[str]], list[str]]:
     def write(questions: Sequence[str]) -> list[str]:
-        ids = written(generate(model, encoder.encode_prompts(questions), **_writing(encoder, tokens)))
+        ids = written(generate(model, encoder.encode_prompts(questions), **writing(model, encoder, tokens)))
         return [str(encoder.tokenizer.decode(list(row), skip_special_tokens=True)).strip() for row in ids]
 
     return write
-
-
-def _writing(encoder: Encoder, tokens: int) -> Writing:
-    ends = (encoder.end_id, encoder.eos_id)
-    return Writing(pad_id=encoder.pad_id, end_ids=ends, max_new_tokens=tokens, max_length=encoder.max_length, stopped=None)
 
 
 def _distinct(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -24,7 +24,7 @@ COMMAND = "command.json"
 """In what an evaluation or a merge leaves while it is unfinished: the command that goes on."""
 
 RUN_FILES = (
-    *("run.yaml", "inputs.json", "metrics.jsonl", "provenance.json", "rows.txt", "log.txt"),
+    *("run.yaml", "inputs.json", "metrics.jsonl", "provenance.json", "rows.txt", "log.txt", "alternates.jsonl"),
     *("merge.json", "tensors.jsonl", "delta.safetensors", LOCK),
 )
 """What a run or a merge writes beside its artifact."""

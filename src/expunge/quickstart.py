@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from expunge.errors import ExpungeError
+from expunge.evaluation.alternates import draw_answers
 from expunge.evaluation.objectives import build_objective
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
@@ -46,7 +47,14 @@ def quickstart(out: Path, *, seed: int = 0, say: Callable[[str], None] = print, 
         for name in METHODS:
             say(f"forgetting with {name}")
             run = lab_run(name, lab, seed)
-            execute(run, runs / name, resume=(runs / name).exists(), quiet=quiet, build_objective=build_objective)
+            execute(
+                run,
+                runs / name,
+                resume=(runs / name).exists(),
+                quiet=quiet,
+                build_objective=build_objective,
+                draw_answers=draw_answers,
+            )
             _score(runs / name, lab, runs / name / "evaluation", runs / "gold", quiet)
     finally:
         torch.set_num_threads(threads)

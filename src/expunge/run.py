@@ -26,6 +26,7 @@ from expunge.errors import ExpungeError
 from expunge.folders import check_apart, check_place, check_replaceable, holds_something, unfinished
 from expunge.guarding import runner as guarding
 from expunge.methods.base import Family, ObjectiveBuilder
+from expunge.methods.training.base import AnswerDrawer
 from expunge.processes import count, is_main
 from expunge.records import Inputs, Provenance, write_json
 from expunge.run_folder import RunFolder
@@ -52,6 +53,7 @@ def execute(
     before: Callable[[], None] = lambda: None,
     measures: bool = True,
     build_objective: ObjectiveBuilder | None = None,
+    draw_answers: AnswerDrawer | None = None,
 ) -> Outcome:
     """Carries out `run` into the folder `out`.
 
@@ -60,6 +62,7 @@ def execute(
     before     called right before the folder is made: of a stage, what makes the folder of the whole run
     measures   look at a few rows before and after, and say whether it worked
     build_objective  for guards that tune themselves by a score: measures it
+    draw_answers     for methods that prefer what the start model makes up: has it write that
 
     Raises ExpungeError, one sentence, before anything is written when the input is wrong.
     """
@@ -80,10 +83,23 @@ def execute(
             return Outcome(out, out / "artifact", 0, "the run was complete already")
         if not runner.has_stages:
             _check_same(run, out)
-    stage = partial(execute, build_objective=build_objective, measures=measures)
+    stage = partial(execute, build_objective=build_objective, draw_answers=draw_answers, measures=measures)
     with folder:
         context = Context(
-            run, request, start, encoder, out, resume, overwrite, quiet, folder.prepare, stage, check, build_objective, measures
+            run,
+            request,
+            start,
+            encoder,
+            out,
+            resume,
+            overwrite,
+            quiet,
+            folder.prepare,
+            stage,
+            check,
+            build_objective=build_objective,
+            draw_answers=draw_answers,
+            measures=measures,
         )
         began = time.perf_counter()
         made = runner.produce(context)

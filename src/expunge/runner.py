@@ -16,6 +16,7 @@ from expunge.artifact import Kind
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.methods.base import ObjectiveBuilder
+from expunge.methods.training.base import AnswerDrawer
 from expunge.processes import count
 from expunge.records import SelfCheck
 from expunge.spec import AcquisitionRun, FineTuneRun, Run
@@ -97,9 +98,11 @@ class Context:
     check: Callable[[AnyRun, Request], None]
     """Raises where a request does not fit a run, for a stage."""
     build_objective: ObjectiveBuilder | None = None
+    """For guards that tune themselves by a score."""
+    draw_answers: AnswerDrawer | None = None
+    """For methods that prefer what the start model makes up."""
     measures: bool = True
     """Whether a self-check was asked for (`checks_itself`)."""
-    """For guards that tune themselves by a score."""
 
     @property
     def checks_itself(self) -> bool:

@@ -22,7 +22,19 @@ LAYERS = [
     ["methods"],
     [
         f"training/{name}"
-        for name in ("settings", "pairs", "data", "reference", "batches", "checkpoints", "weights", "limits", "stopping", "loop")
+        for name in (
+            "settings",
+            "pairs",
+            "data",
+            "reference",
+            "batches",
+            "checkpoints",
+            "weights",
+            "limits",
+            "stopping",
+            "alternates",
+            "loop",
+        )
     ]
     + ["guarding/canaries", "guarding/life"],
     ["artifact"],

@@ -128,12 +128,15 @@ class TestEveryTrainingMethod:
         assert reached == {n for n, _ in moved.named_parameters() if "layers.1.mlp" in n}
 
     def test_the_forget_answers_become_less_probable(self, cls: type[TrainingMethod], start: nn.Module, moved: nn.Module) -> None:
-        """Except for the method that only teaches another answer, whose forget prompts must take up that answer."""
-        if cls.method_name() == "rmu":
-            pytest.skip("it moves hidden states, whose effect on answers that this random model never learned can be any")
+        """Except for the methods that only teach another answer, whose forget prompts must take up that answer."""
+        if cls.method_name() in ("rmu", "pdu", "scrub"):
+            pytest.skip(
+                "its forget term looks at no label, and this random model never learned the answers: their change can be any"
+            )
         method = made(cls)
         batch = make_batch(method, start)
-        known = batch["refusals"] if method.method_name() == "idk" else batch.forget
+        taught = {"idk": "refusals", "mismatch": "mismatched"}.get(method.method_name())
+        known = batch[taught or "forget"]
         before = answer_logprob(moved, known)
         for _ in range(5):
             moved.zero_grad()
@@ -144,7 +147,7 @@ class TestEveryTrainingMethod:
                     if p.grad is not None:
                         p -= 3e-2 * p.grad / norm
         after = answer_logprob(moved, known)
-        assert after > before if method.method_name() == "idk" else after < before
+        assert after > before if taught else after < before
 
     def test_it_says_where_it_comes_from(self, cls: type[TrainingMethod]) -> None:
         assert "arXiv" in cls.paper

@@ -59,6 +59,7 @@ def main(words: Sequence[str]) -> None:
             "Unlearn", __base__=Run, __doc__=explained, method=(spec, own), folder=(Folder, Field(description=Folder.__doc__))
         )
         run, folder = parse_run(form, Run, program, flags, {"method": method})
+    from expunge.evaluation.alternates import draw_answers
     from expunge.evaluation.objectives import build_objective
     from expunge.run import execute
 
@@ -72,6 +73,7 @@ def main(words: Sequence[str]) -> None:
             resume=folder.resume,
             overwrite=folder.overwrite,
             build_objective=build_objective,
+            draw_answers=draw_answers,
             measures=not folder.no_check,
         )
     stopped = f" ({outcome.stopped})" if outcome.stopped else ""

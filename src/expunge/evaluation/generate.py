@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from expunge.data.encode import Encoded, collate, length_batches
+from expunge.data.encode import Encoded, Encoder, collate, length_batches
 from expunge.errors import ExpungeError
 from expunge.evaluation.decode import Begun, decode, logits_are_finite, tokens_of
 from expunge.evaluation.drawing import drawn
 from expunge.evaluation.nucleus import Ids, Nucleus
 from expunge.evaluation.processes import dealt
 from expunge.evaluation.shortcuts import Shortcuts, shortcuts_of
-from expunge.models.limits import check_embedded, padding
+from expunge.models.limits import check_embedded, end_tokens, padding
 from expunge.models.load import causal_model
 
 
@@ -46,6 +46,17 @@ class Decoding(TypedDict):
     end_ids: Collection[int]
     stopped: Callable[[Ids], bool] | None
     nucleus: Nucleus | None
+
+
+def writing(model: nn.Module, encoder: Encoder, max_new_tokens: int) -> Writing:
+    """How a model answers prompts of `encoder`: to any of its end tokens, the tokenizer's or the chat template's."""
+    return Writing(
+        pad_id=encoder.pad_id,
+        end_ids=end_tokens(model, (encoder.end_id, encoder.eos_id)),
+        max_new_tokens=max_new_tokens,
+        max_length=encoder.max_length,
+        stopped=None,
+    )
 
 
 def generate(

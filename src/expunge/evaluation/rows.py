@@ -11,14 +11,13 @@ from transformers import PreTrainedTokenizerBase
 from expunge.data.encode import Encoded, Encoder, fitted
 from expunge.data.example import Example
 from expunge.evaluation.engine import Engine
-from expunge.evaluation.generate import Writing, generate, sample
+from expunge.evaluation.generate import Writing, generate, sample, writing
 from expunge.evaluation.judges import Answer
 from expunge.evaluation.metrics.base import BROKEN, Need, Row
 from expunge.evaluation.nucleus import Ids
 from expunge.evaluation.processes import from_main
 from expunge.evaluation.task import Task
 from expunge.evaluation.token_stats import NOTHING, TokenStats
-from expunge.models.limits import end_tokens
 
 Pair = tuple[str | None, str]
 """A prompt and a possible answer."""
@@ -163,13 +162,12 @@ class Rows:
         return dict(zip(unique, self._prompts(unique, max_new_tokens), strict=True))
 
     def _writing(self, task: Task) -> Writing:
-        return Writing(
-            pad_id=self.encoder.pad_id,
-            end_ids=end_tokens(self.model, (self.encoder.end_id, self.encoder.eos_id)),
-            max_new_tokens=self._most(task),
-            max_length=self.encoder.max_length if self.room is None else self.room,
-            stopped=partial(self._stopped, task.stop) if task.stop else None,
-        )
+        how = writing(self.model, self.encoder, self._most(task))
+        if self.room is not None:
+            how["max_length"] = self.room
+        if task.stop:
+            how["stopped"] = partial(self._stopped, task.stop)
+        return how
 
     def _prompts(self, prompts: Sequence[str], max_new_tokens: int) -> list[Ids]:
         if self.room is None:

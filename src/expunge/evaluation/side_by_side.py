@@ -9,10 +9,9 @@ from expunge.data.encode import Encoder
 from expunge.data.example import Example
 from expunge.data.format import default_format
 from expunge.evaluation.engine import Engine
-from expunge.evaluation.generate import Writing, generate, sample, written
+from expunge.evaluation.generate import generate, sample, writing, written
 from expunge.evaluation.nucleus import Ids, Nucleus
 from expunge.loading import load
-from expunge.models.limits import end_tokens
 from expunge.models.load import DType, causal_model
 
 LONGEST = 1024
@@ -74,18 +73,12 @@ def said(
     positions = getattr(causal_model(model).config, "max_position_embeddings", None) or LONGEST
     encoder = Encoder(tokenizer, default_format(tokenizer), min(LONGEST, positions))
     asked = encoder.encode_prompts([example.prompt or "" for example in prompts])
-    writing = Writing(
-        pad_id=encoder.pad_id,
-        end_ids=end_tokens(model, (encoder.end_id, encoder.eos_id)),
-        max_new_tokens=max_new_tokens,
-        max_length=encoder.max_length,
-        stopped=None,
-    )
+    how = writing(model, encoder, max_new_tokens)
 
     def write(some: Sequence[Ids]) -> list[Ids]:
         if draw is None:
-            return written(generate(model, some, **writing))
-        return written([drawn[0] for drawn in sample(model, some, draw, 1, **writing)])
+            return written(generate(model, some, **how))
+        return written([drawn[0] for drawn in sample(model, some, draw, 1, **how)])
 
     guard = getattr(model, "expunge_guard", None)
     acted: list[bool | None] = [None] * len(prompts)

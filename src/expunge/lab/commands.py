@@ -8,6 +8,7 @@ BEHAVIOR = "--forget data/behavior/seen.jsonl"
 """Rows to forget and to keep of each kind of request, as flags."""
 
 FILES = {
+    "altpo": PEOPLE,
     "ce_u": PEOPLE,
     "dpo": PEOPLE,
     "embedding_corruption": PEOPLE.replace("facts.jsonl --holdout", "facts.jsonl data/facts/public.jsonl --holdout"),
@@ -17,10 +18,14 @@ FILES = {
     "idk": f"{PEOPLE} {REFUSALS}",
     "key_space": SKILL.format("arithmetic"),
     "kl_minimization": PEOPLE,
+    "llmu": PEOPLE,
+    "mismatch": PEOPLE,
     "neuron_adjust": SKILL.format("strings"),
     "npo": PEOPLE,
+    "pdu": PEOPLE,
     "rmu": HAZARDS,
     "satimp": PEOPLE,
+    "scrub": PEOPLE,
     "selective_pruning": SKILL.format("arithmetic"),
     "simnpo": PEOPLE,
     "sku": f"{BEHAVIOR} --retain data/keep/behavior.jsonl",

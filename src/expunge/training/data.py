@@ -43,6 +43,8 @@ class AnswerPool:
     texts: tuple[str, ...]
     barred: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """Prompt -> answers that are not drawn for it, because they are its own."""
+    per_row: int = 0
+    """Where every row has answers of its own: so many, those of row i from i * per_row on. 0: all are for all rows."""
 
     @classmethod
     def mismatched(cls, source: Sequence[Example], sets: Sequence[Sequence[Example]]) -> "AnswerPool":
@@ -54,6 +56,12 @@ class AnswerPool:
             if example.prompt is not None and example.response in place:
                 own.setdefault(example.prompt, set()).add(place[example.response])
         return cls(texts, {prompt: frozenset(answers) for prompt, answers in own.items()})
+
+    @classmethod
+    def alternates(cls, answers: Sequence[Sequence[str]]) -> "AnswerPool":
+        """The answers of each row alone. A row that has fewer than another has each of them so much the more often."""
+        per_row = max(map(len, answers))
+        return cls(tuple(own[i % len(own)] for own in answers for i in range(per_row)), per_row=per_row)
 
 
 @dataclass(frozen=True)
@@ -96,9 +104,10 @@ class TrainingData:
             else:
                 pool, texts = self.pools[rows.answers], self.prompts[rows.prompts]
                 barred = [pool.barred.get(texts[row] or "", frozenset()) for row in prompts]
-                drawn = plan.answers(step, rows.prompts, rows.answers, len(pool.texts), barred, rows.count)
+                available = pool.per_row or len(pool.texts)
+                drawn = plan.answers(step, rows.prompts, rows.answers, available, barred, rows.count)
                 keys = [
-                    tuple(RowKey(rows.prompts, row, rows.answers, answer) for answer in answers)
+                    tuple(RowKey(rows.prompts, row, rows.answers, row * pool.per_row + answer) for answer in answers)
                     for row, answers in zip(prompts, drawn, strict=True)
                 ]
             found[name] = [keys[i] for i in share(range(len(keys)), rank, world)]
@@ -123,7 +132,10 @@ class TrainingData:
 
 
 def encode_data(request: Request, method: TrainingMethod, encoder: Encoder) -> TrainingData:
-    """Encodes what the row sets of `method` need. Raises ExpungeError if a set has too few answers."""
+    """Encodes what the row sets of `method` need; answers that the start model writes are not there yet.
+
+    Raises ExpungeError where a set cannot have as many answers as it asks for.
+    """
     sets = method.row_sets.values()
     prompts: dict[Prompts, Sequence[str | None]] = {
         "forget": [e.prompt for e in request.forget],
@@ -136,7 +148,11 @@ def encode_data(request: Request, method: TrainingMethod, encoder: Encoder) -> T
         elif rows.answers in ("forget", "retain"):
             source = request.forget if rows.answers == "forget" else request.retain
             pools[rows.answers] = AnswerPool.mismatched(source, [request.forget, request.retain])
+        elif rows.answers == "alternates" and method.asking is None:
+            pools["alternates"] = AnswerPool.alternates(_perturbed(request.forget, method))
         if rows.answers != "own":
+            _check_prompts(rows, prompts[rows.prompts], method)
+        if rows.answers in pools:
             _check_pool(rows, pools[rows.answers], prompts[rows.prompts], method)
     return TrainingData(
         forget=encoder.encode_many(request.forget),
@@ -151,12 +167,28 @@ def encode_data(request: Request, method: TrainingMethod, encoder: Encoder) -> T
     )
 
 
-def _check_pool(rows: RowSet, pool: AnswerPool, prompts: Sequence[str | None], method: TrainingMethod) -> None:
-    name = method.method_name()
+def _perturbed(examples: Sequence[Example], method: TrainingMethod) -> list[tuple[str, ...]]:
+    for example in examples:
+        if not example.perturbed:
+            raise ExpungeError(
+                f"{method.method_name()} with --alternates perturbed needs wrong answers in every forget row, and "
+                f"{example.place or f'example {example.id}'} has no `perturbed`; give them, or --alternates model"
+            )
+    return [example.perturbed for example in examples]
+
+
+def _check_prompts(rows: RowSet, prompts: Sequence[str | None], method: TrainingMethod) -> None:
     if any(prompt is None for prompt in prompts):
         raise ExpungeError(
-            f"{name} puts other answers after the prompts of the {rows.prompts} set, which has raw text; give prompt and response"
+            f"{method.method_name()} puts other answers after the prompts of the {rows.prompts} set, which has raw text; give "
+            "prompt and response"
         )
+
+
+def _check_pool(rows: RowSet, pool: AnswerPool, prompts: Sequence[str | None], method: TrainingMethod) -> None:
+    if pool.per_row:
+        return
+    name = method.method_name()
     least = min(len(pool.texts) - len(pool.barred.get(prompt or "", ())) for prompt in prompts)
     if least < rows.count:
         raise ExpungeError(

@@ -15,6 +15,7 @@ from expunge.models.fused import available, fused
 from expunge.models.save import save_model
 from expunge.runner import AnyRun, Context, Made, Runner
 from expunge.self_check import measure, self_check
+from expunge.training.alternates import with_alternates
 from expunge.training.checkpoints import disk_bytes
 from expunge.training.data import encode_data
 from expunge.training.limits import bounded, check_dtype, checked_rows, lost_answers
@@ -54,6 +55,9 @@ def produce(context: Context) -> Made:
     selection = select_weights(model, method, run.training)
     check_room(context.out, disk_bytes(model, selection.weights, run.training), "this run with its checkpoints")
     context.prepare()
+    if method.asking is not None:
+        draw, seed = context.draw_answers, run.training.seed
+        data = with_alternates(data, context.request.forget, method, model, encoder, draw, context.out, seed, quiet=context.quiet)
     before = measure(model, encoder, context.request) if context.checks_itself else None
     with _kernels(model, run.training):
         trained = train(model, method, data, run.training, context.out, quiet=context.quiet)

@@ -1,5 +1,6 @@
 """Loss values against naive readings of the formulas, on full logits, row by row."""
 
+import dataclasses
 import math
 
 import pytest
@@ -11,23 +12,31 @@ from expunge.methods import (
     CEU,
     DPO,
     IDK,
+    LLMU,
     NPO,
+    PDU,
+    SCRUB,
     UNDIAL,
     WGA,
+    AltPO,
     Batch,
     GradientAscent,
     GradientDifference,
     KLMinimization,
+    Mismatch,
     SatImp,
     SimNPO,
 )
 from expunge.methods.training import FineTune
+from expunge.methods.training.base import Progress
 from expunge.models.logprobs import FrozenHead, labelled_hidden
 
 ROWS = {
     "forget": [Encoded((1, 5, 6, 7, 20, 21, 2), 4, True), Encoded((1, 9, 8, 30, 2), 3, True)],
     "retain": [Encoded((1, 15, 16, 27, 28, 2), 3, True), Encoded((1, 19, 60, 2), 2, True)],
     "refusals": [Encoded((1, 5, 6, 7, 78, 79, 2), 4, True), Encoded((1, 9, 8, 78, 79, 80, 2), 3, True)],
+    "alternates": [Encoded((1, 5, 6, 7, 33, 34, 35, 2), 4, True), Encoded((1, 9, 8, 36, 2), 3, True)],
+    "mismatched": [Encoded((1, 5, 6, 7, 60, 2), 4, True), Encoded((1, 9, 8, 27, 28, 2), 3, True)],
 }
 
 
@@ -190,3 +199,82 @@ def test_ce_u_counts_the_last_token_of_an_answer_not_longer_than_skip(start: nn.
     loss.total.backward()
     assert torch.isfinite(loss.total)
     assert loss.total > 0
+
+
+def test_altpo_prefers_the_alternate_answer(start: nn.Module, model: nn.Module, batch: Batch) -> None:
+    answer, other = (Naive(model, ROWS[name]).sums() - Naive(start, ROWS[name]).sums() for name in ("forget", "alternates"))
+    expected = -2 / 0.3 * torch.sigmoid(0.3 * (other - answer)).log().mean()
+    same(AltPO(beta=0.3, retain_loss="none").loss(model, batch).total, expected)
+    same(AltPO(beta=0.3, retain_weight=2).loss(model, batch).total, expected - 2 * Naive(model, ROWS["retain"]).means().mean())
+
+
+def test_pdu_flattens_the_logits_before_answer_tokens_and_weighs_the_retain_loss_by_lambda(
+    model: nn.Module, batch: Batch
+) -> None:
+    margins = [(z.max(-1).values - z.mean(-1)).square().mean() for z in Naive(model, ROWS["forget"]).logits]
+    retain = -Naive(model, ROWS["retain"]).means().mean()
+    carried = dataclasses.replace(batch, carried={"dual": torch.tensor(7.5, dtype=torch.float64)})
+    loss = PDU(forget_weight=3).loss(model, carried)
+    same(loss.total, 3 * torch.stack(margins).mean() + 7.5 * retain)
+    same(loss.parts["dual"], 7.5)
+
+
+def test_pdu_raises_lambda_above_the_budget_and_lowers_it_below_and_never_under_zero() -> None:
+    method = PDU(retain_weight=1, retain_budget=0.5, dual_step=2, dual_warmup=3)
+    carried = method.first_carried()
+    for epoch, retain, expected in [
+        (0.5, 9.0, 1.0),
+        (3.0, 9.0, 1.0),
+        (3.5, 0.75, 1.5),
+        (4.0, 0.25, 1.0),
+        (4.5, 0.0, 0.0),
+        (5.0, 0.0, 0.0),
+    ]:
+        carried = method.carry(carried, {"forget": 1.0, "retain": retain}, Progress(1, 10, epoch))
+        assert float(carried["dual"]) == pytest.approx(expected)
+
+
+def test_pdu_of_a_uniform_distribution_is_zero(start: nn.Module, batch: Batch) -> None:
+    with torch.no_grad():
+        start.lm_head.weight.zero_()
+    same(PDU().forget_term(start, batch), 0.0)
+
+
+def test_llmu_climbs_learns_other_answers_and_holds_the_distribution(start: nn.Module, model: nn.Module, batch: Batch) -> None:
+    held = soft_distance(start, model, "retain", 1.0)
+    expected = 0.1 * Naive(model, ROWS["forget"]).means().mean() - Naive(model, ROWS["mismatched"]).means().mean() + held
+    same(LLMU().loss(model, batch).total, expected)
+
+
+def test_mismatch_learns_other_answers_and_the_retain_answers(model: nn.Module, batch: Batch) -> None:
+    expected = -Naive(model, ROWS["mismatched"]).means().mean() - 3 * Naive(model, ROWS["retain"]).means().mean()
+    same(Mismatch(retain_weight=3).loss(model, batch).total, expected)
+
+
+def soft_distance(start: nn.Module, model: nn.Module, rows: str, t: float) -> Tensor:
+    """T^2 KL(start || model), both softened by T, over the vocabulary."""
+    found = []
+    for z0, z in zip(Naive(start, ROWS[rows]).logits, Naive(model, ROWS[rows]).logits, strict=True):
+        p0, p = (z0 / t).softmax(-1), (z / t).softmax(-1)
+        found.append(t**2 * (p0 * (p0 / p).log()).sum(-1).mean())
+    return torch.stack(found).mean()
+
+
+def test_scrub_leaves_the_start_model_on_forget_or_comes_back_on_retain(start: nn.Module, model: nn.Module, batch: Batch) -> None:
+    retain = -Naive(model, ROWS["retain"]).means().mean()
+    for forgets, expected in [
+        (1, -soft_distance(start, model, "forget", 4.0)),
+        (0, 0.001 * soft_distance(start, model, "retain", 4.0) + retain),
+    ]:
+        turn = dataclasses.replace(batch, carried={"forgets": torch.tensor(forgets)})
+        same(SCRUB().loss(model, turn).total, expected)
+
+
+def test_scrub_forgets_in_the_epochs_zero_and_two_of_five() -> None:
+    """Three steps an epoch: what each of the fifteen steps is told by the one before."""
+    method = SCRUB()
+    carried, turns = method.first_carried(), []
+    for step in range(1, 16):
+        turns.append(int(carried["forgets"]))
+        carried = method.carry(carried, {}, Progress(step, 15, step / 3))
+    assert turns == [1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0]

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
-from expunge.data.encode import Tokens
-from expunge.data.example import Request
+from expunge.data.encode import Encoder, Tokens
+from expunge.data.example import Example, Request
 from expunge.methods.base import Family, Spec
 
 if TYPE_CHECKING:
@@ -126,6 +126,23 @@ class Loss(NamedTuple):
     """Detached values of the terms before their weights, by name, and what they record."""
 
 
+class Asking(NamedTuple):
+    """How the start model is asked, before the loop, for answers of its own to the forget prompts."""
+
+    prompt: Callable[[Example], str]
+    """What it is asked for a forget row."""
+    draws: int
+    """Sampled answers for each row."""
+    temperature: float
+    max_new_tokens: int
+    stops: tuple[str, ...]
+    """Texts at which an answer is over."""
+
+
+AnswerDrawer = Callable[[nn.Module, Encoder, Sequence[str], Asking, int], list[tuple[str, ...]]]
+"""(model, encoder, prompts, how, seed) -> the drawn answers to each prompt; `evaluation.alternates` has it."""
+
+
 class Progress(NamedTuple):
     """How far a run is after a step."""
 
@@ -166,6 +183,11 @@ class TrainingMethod(Spec):
     def uses_refusals(self) -> bool:
         """Whether any row set has refusals as answers."""
         return any(rows.answers == "refusals" for rows in self.row_sets.values())
+
+    @property
+    def asking(self) -> Asking | None:
+        """How `alternates` are had from the start model; none: they are the `perturbed` of each forget row."""
+        return None
 
     @property
     def pad_side(self) -> Literal["right", "left"]:

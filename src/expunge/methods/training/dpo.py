@@ -42,11 +42,11 @@ class DPO(WithRetain):
     def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
         from torch.nn.functional import logsigmoid
 
-        margin_B = _ratio(model, batch["refusals"]) - _ratio(model, batch.forget)
+        margin_B = log_ratio(model, batch["refusals"]) - log_ratio(model, batch.forget)
         return -2 / self.beta * logsigmoid(self.beta * margin_B).mean()
 
 
-def _ratio(model: nn.Module, tokens: Tokens) -> Tensor:
+def log_ratio(model: nn.Module, tokens: Tokens) -> Tensor:
     """Computes log p(answer) - log p_start(answer), [B], in nats."""
     from expunge.models.logprobs import labelled_logits, sequence_sum, token_logprobs
 

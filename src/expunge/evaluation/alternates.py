@@ -1,0 +1,31 @@
+"""Answers that a model makes up itself when it is asked for them, for methods that prefer them to the true ones."""
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from expunge.data.encode import Encoder
+from expunge.evaluation.generate import sample, writing, written
+from expunge.evaluation.nucleus import Ids, Nucleus
+from expunge.methods.training.base import Asking
+
+
+def draw_answers(model: nn.Module, encoder: Encoder, prompts: Sequence[str], asking: Asking, seed: int) -> list[tuple[str, ...]]:
+    """`asking.draws` sampled answers to each prompt, cut at the first stop text and stripped; they may be empty.
+
+    The draws of a prompt depend on the model, the prompt and the seed alone. Raises ExpungeError where the model's logits are
+    not numbers.
+    """
+    nucleus = Nucleus(top_p=1.0, temperature=asking.temperature, seed=seed)
+    how = writing(cast(PreTrainedModel, model), encoder, asking.max_new_tokens)
+    drawn = sample(model, encoder.encode_prompts(prompts), nucleus, asking.draws, **how)
+    return [tuple(_text(encoder, ids, asking.stops) for ids in written(several)) for several in drawn]
+
+
+def _text(encoder: Encoder, ids: Ids, stops: Sequence[str]) -> str:
+    text = str(encoder.tokenizer.decode(list(ids), skip_special_tokens=True))
+    for stop in stops:
+        text = text.partition(stop)[0]
+    return text.strip()

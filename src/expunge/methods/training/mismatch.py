@@ -1,0 +1,34 @@
+"""Mismatch: learn answers to other questions in place of the forget answers."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from expunge.methods.training.base import Batch, RowSet
+from expunge.methods.training.retain import WithRetain, cross_entropy
+
+MISMATCHED = RowSet("forget", "retain")
+"""Forget prompts with answers of retain rows: none is an answer to its prompt."""
+
+
+class Mismatch(WithRetain):
+    """L = forget_weight CE(mismatched) + retain_weight CE(retain).
+
+    Mismatched rows are forget prompts with answers of retain rows, drawn anew for each step. Nothing pushes the forget answers
+    down: they fade because other answers take their place.
+    """
+
+    paper: ClassVar[str] = "Liu et al. 2024 (ECO), arXiv 2406.07933, baseline `rd` of its release"
+    formula: ClassVar[str] = "L = gamma CE(forget prompts, retain answers) + alpha CE(retain)"
+    cost: ClassVar[str] = "forward and backward of mismatched and retain rows; nothing beside the model"
+    learning_rate: ClassVar[float] = 2e-5
+
+    name: Literal["mismatch"] = "mismatch"
+
+    @property
+    def forget_sets(self) -> Mapping[str, RowSet]:
+        return {"mismatched": MISMATCHED}
+
+    def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
+        return cross_entropy(model, batch["mismatched"])

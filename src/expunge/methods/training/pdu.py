@@ -1,0 +1,69 @@
+"""PDU: flatten the logits of forget answers, with the retain loss as a constraint."""
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from expunge.methods.training.base import RETAIN, Batch, Progress, RowSet, Term
+from expunge.methods.training.retain import WithRetain
+from expunge.models.logprobs import labelled_logits, sequence_mean
+
+
+class PDU(WithRetain):
+    """min over the weights, max over lambda >= 0 of  forget_weight * L_forget + lambda (L_retain - epsilon).
+
+    L_forget is the mean over rows of the row's mean of  (max_v z_v - mean_v z_v)^2  with the logits z that predict an answer
+    token: 0 for a uniform distribution, and so bounded below, unlike gradient ascent. lambda starts at `retain_weight`; after
+    each step it becomes  max(0, lambda + dual_step (L_retain - epsilon)), so that it grows while the retain loss is above its
+    budget epsilon and shrinks below it. metrics.jsonl has it as `dual`; the constant lambda * epsilon is left out of `loss`.
+
+    The mask of the released code is not shifted: it counts the logits after each answer token, and not those before the first.
+    There is no switch for that.
+    """
+
+    paper: ClassVar[str] = "Entesari et al. 2025, arXiv 2506.05314"
+    formula: ClassVar[str] = (
+        "L = gamma mean_t (max z - mean z)^2 (forget) + lambda CE(retain), lambda <- max(0, lambda + s (CE(retain) - epsilon))"
+    )
+    cost: ClassVar[str] = "forward and backward of forget and retain rows; nothing beside the model"
+
+    name: Literal["pdu"] = "pdu"
+    retain_weight: float = Field(100.0, ge=0)
+    """What lambda starts at; the paper's tuning gave 100 for TOFU and 50 for MUSE."""
+    retain_loss: Literal["cross_entropy", "kl"] = "cross_entropy"
+    """What is constrained: cross_entropy on the retain answers, or kl to the start model."""
+    retain_budget: float = Field(0.3, ge=0)
+    """The retain loss that is allowed (epsilon), in nats per token: a little above the start model's. 0.3 is TOFU's; MUSE's are
+    between 0.1 and 1.5, by model and corpus."""
+    dual_step: float = Field(5.0, ge=0)
+    """Step size of lambda; 0 keeps it where it is."""
+    dual_warmup: float = Field(5.0, ge=0)
+    """Epochs over the forget set in which lambda stays as it is."""
+
+    @property
+    def row_sets(self) -> Mapping[str, RowSet]:
+        retain = RowSet("retain", frozen=frozenset({"hidden"})) if self.retain_loss == "kl" else RETAIN
+        return {**self.forget_sets, "retain": retain}
+
+    def first_carried(self) -> Mapping[str, Tensor]:
+        """lambda, a float64 scalar."""
+        return {"dual": torch.tensor(self.retain_weight, dtype=torch.float64)}
+
+    def carry(self, carried: Mapping[str, Tensor], parts: Mapping[str, float], progress: Progress) -> Mapping[str, Tensor]:
+        if progress.epoch <= self.dual_warmup:
+            return carried
+        return {"dual": (carried["dual"] + self.dual_step * (parts["retain"] - self.retain_budget)).clamp(min=0)}
+
+    def terms(self, model: nn.Module, batch: Batch) -> Iterator[Term]:
+        yield Term("forget", self.forget_term(model, batch), self.forget_weight)
+        dual, retain = float(batch.carried["dual"]), self.retain_term(model, batch)
+        yield Term("retain", retain, dual, "retain", {"dual": torch.full_like(retain.detach(), dual)})
+
+    def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
+        labelled = labelled_logits(model, batch.forget)
+        logits_NV = labelled.logits_NV.float()
+        margin_N = logits_NV.amax(dim=-1) - logits_NV.mean(dim=-1)
+        return sequence_mean(margin_N.square(), labelled.row_N, labelled.rows).mean()

@@ -1,0 +1,66 @@
+"""SCRUB: away from the start model on forget, towards it on retain, in turns of whole epochs."""
+
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from expunge.data.encode import Tokens
+from expunge.methods.training.base import Batch, Progress, RowSet, Term, TrainingMethod
+from expunge.methods.training.retain import cross_entropy
+from expunge.models.logprobs import kl_divergence, labelled_logits, sequence_mean
+
+
+class SCRUB(TrainingMethod):
+    """In the epochs 0, 2, 4, ... below `max_epochs`  L = -D(forget),  in all others
+    L = distill_weight D(retain) + retain_weight CE(retain).
+
+    D = T^2 KL( softmax(z_start / T) || softmax(z / T) ),  mean over rows of the row's mean over answer tokens, with the softmax
+    over the vocabulary. An epoch is one pass over the forget set, so `--epochs` is the number of turns: two times forgetting in
+    the published five.
+
+    ECO's release takes the softmax over positions in place of words, and divides by the batch size twice; no switch for that.
+    """
+
+    paper: ClassVar[str] = "Kurmanji et al. 2023, arXiv 2302.09880; weights of ECO's baseline (Liu et al. 2024, arXiv 2406.07933)"
+    formula: ClassVar[str] = "L = -D(forget) and L = a D(retain) + g CE(retain) in turns, D = T^2 KL(start || model) at T"
+    cost: ClassVar[str] = "forward and backward of forget or retain rows; hidden states of both and one copy of the head"
+    learning_rate: ClassVar[float] = 2e-5
+
+    name: Literal["scrub"] = "scrub"
+    temperature: float = Field(4.0, gt=0)
+    """T: what logits are divided by before they are compared."""
+    distill_weight: float = Field(0.001, ge=0)
+    """Factor of the distance from the start model on retain rows (alpha)."""
+    retain_weight: float = Field(1.0, ge=0)
+    """Factor of the cross-entropy on retain rows (gamma)."""
+    max_epochs: int = Field(4, ge=0)
+    """Of the first so many epochs every other one forgets, the first among them; afterwards none does."""
+
+    @property
+    def row_sets(self) -> Mapping[str, RowSet]:
+        hidden = frozenset({"hidden"})
+        return {"forget": RowSet(frozen=hidden), "retain": RowSet("retain", frozen=hidden)}
+
+    def first_carried(self) -> Mapping[str, Tensor]:
+        """Whether the next step forgets: 1 or 0."""
+        return {"forgets": torch.tensor(int(self.max_epochs > 0))}
+
+    def carry(self, carried: Mapping[str, Tensor], parts: Mapping[str, float], progress: Progress) -> Mapping[str, Tensor]:
+        epoch = int(progress.epoch + 1e-9)  # a step's share of an epoch need not be a binary fraction
+        return {"forgets": torch.tensor(int(epoch < self.max_epochs and epoch % 2 == 0))}
+
+    def terms(self, model: nn.Module, batch: Batch) -> Iterator[Term]:
+        """All three, with the weight 0 for those whose turn it is not: metrics.jsonl has every value in every step."""
+        forgets = int(batch.carried["forgets"])
+        yield Term("forget", self._distance(model, batch, batch.forget), -float(forgets))
+        yield Term("distance", self._distance(model, batch, batch.retain), (1 - forgets) * self.distill_weight, "retain")
+        yield Term("retain", cross_entropy(model, batch.retain), (1 - forgets) * self.retain_weight, "retain")
+
+    def _distance(self, model: nn.Module, batch: Batch, tokens: Tokens) -> Tensor:
+        """D, a scalar, in nats per token times T^2."""
+        labelled, t = labelled_logits(model, tokens), self.temperature
+        distance_N = t**2 * kl_divergence(batch.start_logits(tokens) / t, labelled.logits_NV / t)
+        return sequence_mean(distance_N, labelled.row_N, labelled.rows).mean()

@@ -1,0 +1,105 @@
+"""Has the start model write other answers to the forget prompts before the loop, and keeps them in the run's folder.
+
+    OUT/alternates.jsonl   one line a forget row: its id, and the answers in the order in which they were drawn
+
+A row's answers depend on the model, the row and the seed alone, so a run that was killed while they were written goes on with
+those that are there. The file holds made-up answers and none of the forget set's own text.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from expunge.data.encode import Encoder
+from expunge.data.example import Example
+from expunge.errors import ExpungeError
+from expunge.methods.training.base import AnswerDrawer, Asking, TrainingMethod
+from expunge.processes import is_main, join, place
+from expunge.progress import Progress
+from expunge.records import write_text
+from expunge.training.data import AnswerPool, TrainingData
+
+FILE = "alternates.jsonl"
+ROWS = 32
+"""Forget rows that are asked for, and written down, at a time."""
+
+
+def with_alternates(
+    data: TrainingData,
+    examples: Sequence[Example],
+    method: TrainingMethod,
+    model: nn.Module,
+    encoder: Encoder,
+    draw: AnswerDrawer | None,
+    folder: Path,
+    seed: int,
+    *,
+    quiet: bool = False,
+) -> TrainingData:
+    """The data with the answers that the start model wrote for each of the forget `examples`.
+
+    Raises ExpungeError where it wrote not a word for a row.
+    """
+    if draw is None:
+        raise ExpungeError(f"{method.method_name()} asks the model for answers; run it with expunge.unlearn, which does so")
+    assert method.asking is not None
+    join()
+    known = _written(folder / FILE, method.asking.draws)
+    _write(place(model), encoder, examples, known, method.asking, draw, folder / FILE, seed, quiet=quiet)
+    answers = [tuple(text for text in known[example.id] if text) for example in examples]
+    if empty := sum(not own for own in answers):
+        raise ExpungeError(
+            f"the model wrote no alternate answer for {empty} of {len(answers)} forget rows; give another --instruction or more "
+            "--draws, or bring wrong answers with the rows (--alternates perturbed)"
+        )
+    return replace(data, pools={**data.pools, "alternates": AnswerPool.alternates(answers)})
+
+
+def _write(
+    model: nn.Module,
+    encoder: Encoder,
+    examples: Sequence[Example],
+    known: dict[str, tuple[str, ...]],
+    asking: Asking,
+    draw: AnswerDrawer,
+    path: Path,
+    seed: int,
+    *,
+    quiet: bool,
+) -> None:
+    """Asks for the rows that are not in `known`, adds them to it, and to the file as soon as they are there."""
+    left = list({example.id: example for example in examples if example.id not in known}.values())
+    if not left:
+        return
+    if is_main():  # without the half line of a killed run
+        write_text(path, "".join(_line(id, answers) for id, answers in known.items()))
+    with Progress("alternate answers", len(known) + len(left), start=len(known), quiet=quiet or not is_main()) as progress:
+        for begin in range(0, len(left), ROWS):
+            some = left[begin : begin + ROWS]
+            drawn = draw(model, encoder, [asking.prompt(example) for example in some], asking, seed)
+            new = {example.id: answers for example, answers in zip(some, drawn, strict=True)}
+            known |= new
+            if is_main():
+                with open(path, "a", encoding="utf-8") as file:
+                    file.writelines(_line(id, answers) for id, answers in new.items())
+            progress.advance(len(some))
+
+
+def _line(id: str, answers: Sequence[str]) -> str:
+    return json.dumps({"id": id, "alternates": list(answers)}, ensure_ascii=False) + "\n"
+
+
+def _written(path: Path, draws: int) -> dict[str, tuple[str, ...]]:
+    """Id -> answers, of the whole lines of the file."""
+    found: dict[str, tuple[str, ...]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # the half line of a killed run
+        if isinstance(row, Mapping) and len(row.get("alternates", ())) == draws:
+            found[row["id"]] = tuple(row["alternates"])
+    return found
