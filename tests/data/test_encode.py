@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoTokenizer, GPT2TokenizerFast, PreTrainedTokenizerFast
+from transformers import AddedToken, AutoTokenizer, GPT2TokenizerFast, PreTrainedTokenizerFast
 
 from expunge.data.encode import IGNORED, Encoded, Encoder, Tokens, collate, length_batches
 from expunge.data.example import Example
@@ -219,6 +219,30 @@ class TestChat:
         row = encoder.encode_answer("Where?", "Rome")
         assert answer(tokenizer, row) == "Rome<|im_end|>"
         assert tokenizer.decode(encoder.encode_prompts(["Where?"])[0]).endswith("<think></think>")
+
+    @pytest.mark.parametrize("response", ["Rome", " Rome", "\n Rome", "Rome ", " Rome \n"])
+    @pytest.mark.parametrize("gap", ["\n", " ", "\n ", ""])
+    @pytest.mark.parametrize("special", [True, False])
+    def test_tokens_that_swallow_blanks_are_never_labels(self, response: str, gap: str, special: bool):
+        """As Phi-3's: `<|assistant|>` takes the blanks behind it along, `<|stop|>` those on both sides."""
+        tokenizer = byte_tokenizer()
+        tokenizer.add_tokens([AddedToken("<|assistant|>", rstrip=True, special=special)], special_tokens=special)
+        tokenizer.add_tokens([AddedToken("<|stop|>", lstrip=True, rstrip=True, special=True)], special_tokens=True)
+        template = (
+            f"{{% for m in messages %}}{{{{ '<|' + m['role'] + '|>{gap}' + m['content'] + '<|stop|>' + '\n' }}}}{{% endfor %}}"
+            f"{{% if add_generation_prompt %}}{{{{ '<|assistant|>{gap}' }}}}{{% endif %}}"
+        )
+        encoder = Encoder(tokenizer, Format(kind="chat", template=template))
+        row = encoder.encode_answer("Where?", response)
+        assert answer(tokenizer, row) == "Rome<|stop|>"
+        assert row.ids[row.answer_start - 1] == tokenizer.convert_tokens_to_ids("<|assistant|>")
+        assert row.ids[: row.answer_start] == encoder.encode_prompts(["Where?"])[0]
+        assert encoder.end_id == row.ids[-1] == tokenizer.convert_tokens_to_ids("<|stop|>")
+
+    def test_an_added_token_inside_an_answer_is_a_label(self):
+        tokenizer = byte_tokenizer()
+        row = Encoder(tokenizer, Format(kind="chat", template=CHATML)).encode_answer("Where?", "<|head|>Rome<|eot|>")
+        assert answer(tokenizer, row) == "<|head|>Rome<|eot|><|im_end|>"
 
     def test_sentencepiece_chat_with_byte_fallback(self, data_root):
         tokenizer = AutoTokenizer.from_pretrained(data_root / "stories260k")

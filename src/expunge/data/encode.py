@@ -50,8 +50,9 @@ class Encoder:
     """Encodes prompts and responses with one tokenizer and one format.
 
     A token belongs to the answer if it ends after the beginning of the response: byte-level BPE joins the space before an answer
-    to its first word. The end token (of the text, or of the chat turn) is a label too; what a template puts after it is cut off.
-    A row longer than `max_length` tokens loses the end of its answer.
+    to its first word. An added token that begins before the response is never a label, even if it swallows blanks of it. The end
+    token (of the text, or of the chat turn) is a label too; what a template puts after it is cut off. A row longer than
+    `max_length` tokens loses the end of its answer.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", format: Format, max_length: int = 1024) -> None:
@@ -66,6 +67,7 @@ class Encoder:
             raise ExpungeError(f"the tokenizer {name} has no end token; set eos_token in its tokenizer_config.json")
         self.tokenizer, self.format, self.max_length = tokenizer, format, max_length
         self._template = _pin_date(format) if format.kind == "chat" else format.template
+        self._added = frozenset(tokenizer.added_tokens_decoder)
         self._special = frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
         self._front = _front_tokens(tokenizer)
         self.eos_id: int = tokenizer.eos_token_id
@@ -136,8 +138,17 @@ class Encoder:
         return Encoded((*self._front, *ids), max(1, len(self._front)), False)
 
     def _answer(self, ids: list[int], offsets: list[tuple[int, int]], rendered: _Rendered) -> Encoded:
-        first = next((i for i, (_, stop) in enumerate(offsets) if stop > rendered.start), len(ids))
-        after = next((i for i in range(first, len(ids)) if offsets[i][0] >= rendered.stop), len(ids))
+        # An added token may swallow the blanks beside it (Phi-3's <|assistant|>), and so reach into the response: one that begins
+        # before it, or ends behind it, is the template's and no part of the answer.
+        added = [token in self._added for token in ids]
+        first = next(
+            (i for i, (begin, stop) in enumerate(offsets) if stop > rendered.start and not (added[i] and begin < rendered.start)),
+            len(ids),
+        )
+        after = next(
+            (i for i in range(first, len(ids)) if offsets[i][0] >= rendered.stop or (added[i] and offsets[i][1] > rendered.stop)),
+            len(ids),
+        )
         end = next((i for i in range(after, len(ids)) if ids[i] in self._special), None)
         labelled = [*ids[:after], self.eos_id] if end is None else ids[: end + 1]
         # A chat template writes its own first token.

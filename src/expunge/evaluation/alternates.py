@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from expunge.data.encode import Encoder
-from expunge.evaluation.generate import sample, writing, written
+from expunge.evaluation.generate import sample, text_of, writing, written
 from expunge.evaluation.nucleus import Ids, Nucleus
 from expunge.methods.training.base import Asking
 
@@ -25,7 +25,7 @@ def draw_answers(model: nn.Module, encoder: Encoder, prompts: Sequence[str], ask
 
 
 def _text(encoder: Encoder, ids: Ids, stops: Sequence[str]) -> str:
-    text = str(encoder.tokenizer.decode(list(ids), skip_special_tokens=True))
+    text = text_of(encoder.tokenizer, ids)
     for stop in stops:
         text = text.partition(stop)[0]
     return text.strip()

@@ -16,7 +16,14 @@ from typing import TypedDict, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from expunge.data.encode import Encoded, Encoder, collate, length_batches
 from expunge.errors import ExpungeError
@@ -27,6 +34,9 @@ from expunge.evaluation.processes import dealt
 from expunge.evaluation.shortcuts import Shortcuts, shortcuts_of
 from expunge.models.limits import check_embedded, end_tokens, padding
 from expunge.models.load import causal_model
+
+UNFINISHED = "\ufffd"
+"""What tokenizers write for bytes that make no character."""
 
 
 class Writing(TypedDict):
@@ -57,6 +67,19 @@ def writing(model: nn.Module, encoder: Encoder, max_new_tokens: int) -> Writing:
         max_length=encoder.max_length,
         stopped=None,
     )
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Ids) -> str:
+    """The text of tokens without special ones. A character that the last tokens begin and do not end is left out: byte-fallback
+    tokenizers would give up the whole run of bytes that it stands in."""
+    whole = str(tokenizer.decode(list(ids), skip_special_tokens=True))
+    for cut in range(1, min(4, len(ids))):
+        if not whole.endswith(UNFINISHED):
+            return whole
+        shorter = str(tokenizer.decode(list(ids[:-cut]), skip_special_tokens=True))
+        if not shorter.endswith(UNFINISHED):
+            return shorter
+    return whole
 
 
 def generate(
@@ -211,7 +234,7 @@ def _by_transformers(
     tokens = collate([Encoded(row.prompt, len(row.prompt), False) for row in begun], pad_id, side="left").to(inner.device)
     width = tokens.input_ids_BT.shape[1]
     stops = _Stops(stopped, width, len(begun)) if stopped is not None else None
-    finite = _Finite(len(begun))
+    finite = Finite(len(begun))
     choice: list[LogitsProcessor] = [finite]
     if nucleus is not None:
         choice.append(drawn(nucleus, [(row.prompt, row.draw) for row in begun], limit, width))
@@ -248,7 +271,7 @@ class _Stops(StoppingCriteria):
         return cast(torch.BoolTensor, done)
 
 
-class _Finite(LogitsProcessor):
+class Finite(LogitsProcessor):
     """Records the rows whose logits are not numbers, and at which token of their answer."""
 
     def __init__(self, rows: int) -> None:

@@ -143,7 +143,7 @@ class Harness:
         if kept is not None:
             return kept
         results = _evaluate(lm, wanted, limit, loaded)
-        found = from_main(partial(read_results, results, wanted.name, lm.cut, role=role, show=show))
+        found = from_main(partial(read_results, results, wanted.name, lm.cut, lm.broken, role=role, show=show))
         found = found.model_copy(update={"key": key})
         if file is not None and is_main():
             file.parent.mkdir(parents=True, exist_ok=True)

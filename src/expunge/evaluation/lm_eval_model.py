@@ -13,15 +13,17 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from torch import distributed, nn
 from tqdm import tqdm  # type: ignore[import-untyped]
-from transformers import PreTrainedTokenizerBase
+from transformers import LogitsProcessorList, PreTrainedTokenizerBase
 
 from expunge.data.encode import Encoded
 from expunge.errors import ExpungeError
 from expunge.evaluation.engine import Engine
+from expunge.evaluation.generate import Finite, own_generation
+from expunge.evaluation.metrics.base import BROKEN
 from expunge.evaluation.multiple_choice import score_answers
 from expunge.evaluation.processes import dealt
 from expunge.loading import load
-from expunge.models.limits import room
+from expunge.models.limits import check_embedded, end_tokens, padding, room
 from expunge.models.load import DType, causal_model
 from expunge.processes import is_main, join
 
@@ -47,12 +49,20 @@ class EngineLM(HFLM):  # type: ignore[misc]
         (`auto`: 16); log-probabilities do not depend on it."""
         # HFLM gives its tokenizer a pad token; the caller's stays as it is.
         own = deepcopy(tokenizer)
+        if own.pad_token_id is not None and padding(model, own.pad_token_id) != own.pad_token_id:
+            own.pad_token = own.eos_token  # the model has no embedding for its own
         rows = ROWS if str(batch_size).startswith("auto") else int(batch_size)
         super().__init__(pretrained=model, backend="causal", tokenizer=own, max_length=room, batch_size=rows)
         self.pretrained = causal_model(model).config.name_or_path
         self.engine = engine
         self.cut: set[str] = set()
         """Contexts whose beginning was cut off because the model takes no more tokens."""
+        self.broken: set[str] = set()
+        """Contexts after which the model's logits are not numbers: what lm-eval makes of these is no score."""
+        self._asked: list[str] = []
+        """The contexts that were encoded last, as `_model_generate` gets them."""
+        self.refuses_broken = False
+        """Whether a broken model is an error: under lm-eval's own command line there is no place for a reason beside a score."""
 
     @property
     def max_gen_toks(self) -> int:
@@ -63,6 +73,7 @@ class EngineLM(HFLM):  # type: ignore[misc]
     def tok_batch_encode(
         self, strings: list[str], padding_side: str = "left", left_truncate_len: int | None = None, truncation: bool = False
     ) -> Any:
+        self._asked = list(strings)
         if left_truncate_len:
             self.cut |= {text for text in strings if len(self.tok_encode(text)) > left_truncate_len}
         return super().tok_batch_encode(strings, padding_side, left_truncate_len, truncation)
@@ -81,7 +92,23 @@ class EngineLM(HFLM):  # type: ignore[misc]
                 some = questions[start : start + QUESTIONS]
                 self._answer(requests, some, found)
                 bar.update(sum(map(len, some)))
+        self._check()
         return found
+
+    def _model_generate(self, context: Any, max_length: int, stop: list[str], **generation_kwargs: Any) -> Any:
+        """HFLM's, with the end tokens of this library and nothing that the model's authors recommend."""
+        check_embedded(self.engine.model, context.tolist())
+        ends = end_tokens(self.engine.model, (self.eot_token_id,))
+        finite = Finite(len(context))
+        with own_generation(self.engine.model, self.tokenizer.pad_token_id, ends):
+            written_BT = super()._model_generate(
+                context, max_length, stop, logits_processor=LogitsProcessorList([finite]), **generation_kwargs
+            )
+        self.broken |= {self._asked[row] for row in finite.broken()}
+        # HFLM knows one end token; text after another one would be read as the answer's.
+        ended_BT = torch.isin(written_BT, torch.tensor(ends, device=written_BT.device))
+        ended_BT[:, : context.shape[1]] = False
+        return written_BT.masked_fill(ended_BT.cumsum(dim=1) > 0, self.eot_token_id)
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Generates answers in HFLM's batches (similar lengths, same settings), shared by the processes."""
@@ -92,16 +119,23 @@ class EngineLM(HFLM):  # type: ignore[misc]
         texts = [""] * len(asked)
         with tqdm(total=len(asked), disable=disable_tqdm or not is_main(), desc="answers") as bar:
 
-            def write(batch: Sequence[int]) -> tuple[list[str], set[str]]:
+            def write(batch: Sequence[int]) -> tuple[list[str], set[str], set[str]]:
                 some = super(EngineLM, self).generate_until([requests[i] for i in batch], disable_tqdm=True)
                 bar.update(len(batch))
-                return some, {asked[i][0] for i in batch} & self.cut
+                contexts = {asked[i][0] for i in batch}
+                return some, contexts & self.cut, contexts & self.broken
 
-            for batch, (written, cut) in zip(batches, dealt(self.engine.model, batches, write), strict=True):
+            for batch, (written, cut, broken) in zip(batches, dealt(self.engine.model, batches, write), strict=True):
                 self.cut |= cut
+                self.broken |= broken
                 for i, text in zip(batch, written, strict=True):
                     texts[i] = text
+        self._check()
         return texts
+
+    def _check(self) -> None:
+        if self.refuses_broken and self.broken:
+            raise ExpungeError(f"{BROKEN} (after {len(self.broken)} contexts of lm-eval); give another model")
 
     def _answer(self, requests: Sequence[Request], questions: Sequence[Sequence[int]], found: list[tuple[float, bool]]) -> None:
         engine = self.engine
@@ -114,6 +148,8 @@ class EngineLM(HFLM):  # type: ignore[misc]
                 found[index] = (float(tokens.logp.sum(dtype=np.float64)), bool(tokens.hit.all()))
                 texts = requests[index][0]
                 if texts is not None:
+                    if np.isnan(tokens.logp).any():
+                        self.broken.add(texts[0])
                     self.cache_hook.add_partial("loglikelihood", texts, found[index])
 
     def _fitted(self, request: Request) -> Encoded:
@@ -168,6 +204,7 @@ class ExpungeLM(EngineLM):
         longest = max_length or room(model)
         super().__init__(model, tokenizer, Engine(model, pad(tokenizer)), room=longest, batch_size=batch_size)
         self.pretrained = artifact
+        self.refuses_broken = True
 
 
 def pad(tokenizer: PreTrainedTokenizerBase) -> int:

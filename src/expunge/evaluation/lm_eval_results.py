@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from expunge.evaluation.metrics.base import BROKEN
 from expunge.evaluation.statistics import bootstrap_interval
 from expunge.records import Record, Role, Sample, Score
 
@@ -38,19 +39,25 @@ def metric_name(task: str, metric: str, filter_name: str) -> str:
     return name if filter_name == "none" else f"{name}_{filter_name.replace('-', '_')}"
 
 
-def read_results(results: Mapping[str, Any], wanted: str, cut: Container[str], *, role: Role, show: bool) -> TaskResults:
-    """Converts the scores of the wanted task and of all that it consists of, and the share of its prompts that were cut.
+def read_results(
+    results: Mapping[str, Any], wanted: str, cut: Container[str], broken: Container[str], *, role: Role, show: bool
+) -> TaskResults:
+    """Scores of the wanted task, of all it consists of, and the share of its prompts that were cut.
 
-    cut     contexts whose beginning was cut off
-    role    role of the tasks; for the role forget, lm-eval's direction of good is reversed
+    cut     contexts that lost their beginning
+    broken  contexts after which the model's logits are not numbers: whatever lm-eval found there is no score
+    role    of all that the task consists of; on what was to be forgotten lm-eval's direction of good turns round
     show    write prompts, expected and generated texts into the samples
     """
     leaves: dict[str, Sequence[Mapping[str, Any]]] = results["samples"]
-    samples = [sample for task, rows in leaves.items() for sample in _samples(task, rows, cut, role, show=show)]
+    samples = [sample for task, rows in leaves.items() for sample in _samples(task, rows, cut, broken, role, show=show)]
     by_metric: dict[tuple[str, str], list[float]] = {}
+    silent: dict[str, set[str]] = {}
     for sample in samples:
         if sample.value is not None:
             by_metric.setdefault((sample.task, sample.metric), []).append(sample.value)
+        else:
+            silent.setdefault(sample.task, set()).add(sample.id)
 
     scores = []
     for name, numbers in results["results"].items():
@@ -64,6 +71,12 @@ def read_results(results: Mapping[str, Any], wanted: str, cut: Container[str], *
             n = len(values) or int(numbers["sample_len"])
             higher = results["higher_is_better"].get(name, {}).get(metric)
             higher = higher if higher is None or role != "forget" else not higher
+            if lost := sum(len(silent.get(member, ())) for member in members):
+                reason = f"{BROKEN} (after {lost} of its questions)"
+                scores.append(
+                    Score(task=name, metric=known, role=role, value=None, n=0, higher_is_better=higher, unscored=reason)
+                )
+                continue
             error = numbers.get(f"{metric}_stderr,{filter_name}")
             scores.append(_score(name, known, role, value, values, error, n, higher))
     cuts = np.array([sample.value for sample in samples if sample.metric == PROMPT_CUT], dtype=np.float64)
@@ -102,15 +115,20 @@ def _score(
     return Score(task=task, metric=metric, role=role, value=float(value), low=low, high=high, n=n, higher_is_better=higher)
 
 
-def _samples(task: str, rows: Sequence[Mapping[str, Any]], cut: Container[str], role: Role, *, show: bool) -> list[Sample]:
-    """Yields one sample per question and metric, and whether its prompt was cut. A filter adds a second row per question."""
+def _samples(
+    task: str, rows: Sequence[Mapping[str, Any]], cut: Container[str], broken: Container[str], role: Role, *, show: bool
+) -> list[Sample]:
+    """One for each question and metric, and whether its prompt was cut. A filter gives a question a second row."""
     samples, seen = [], set[int]()
     for row in rows:
         texts = _texts(row) if show else None
+        says_nothing = any(arguments[0] in broken for arguments in row["arguments"])
         for metric in row["metrics"]:
             value = row[metric]
-            if isinstance(value, bool | int | float | np.number) and np.isfinite(value):
-                name = metric_name(task, metric, row["filter"])
+            name = metric_name(task, metric, row["filter"])
+            if says_nothing:
+                samples.append(Sample(task=task, metric=name, role=role, id=row["doc_hash"][:16], value=None, unscored=BROKEN))
+            elif isinstance(value, bool | int | float | np.number) and np.isfinite(value):
                 samples.append(Sample(task=task, metric=name, role=role, id=row["doc_hash"][:16], value=float(value), text=texts))
                 texts = None
         if row["doc_id"] not in seen:

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from expunge.data.encode import Encoded, Encoder, fitted
 from expunge.data.example import Example
 from expunge.evaluation.engine import Engine
-from expunge.evaluation.generate import Writing, generate, sample, writing
+from expunge.evaluation.generate import UNFINISHED, Writing, generate, sample, text_of, writing
 from expunge.evaluation.judges import Answer
 from expunge.evaluation.metrics.base import BROKEN, Need, Row
 from expunge.evaluation.nucleus import Ids
@@ -182,7 +182,7 @@ class Rows:
 
     def _text(self, task: Task, prompt: Ids, ids: Ids) -> str:
         if not task.verbatim:
-            text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+            text = text_of(self.tokenizer, ids).strip()
         else:
             text = self._continuation(prompt, ids)
         return text[: min((at for at in (text.find(stop) for stop in task.stop) if at >= 0), default=len(text))]
@@ -196,9 +196,9 @@ class Rows:
         for kept in (*range(4, 13), len(prompt)):
             tail = prompt[-kept:]
             before = str(self.tokenizer.decode(list(tail), skip_special_tokens=True))
-            if before and not before.startswith("\ufffd"):
+            if before and not before.startswith(UNFINISHED):
                 break
-        whole = str(self.tokenizer.decode(list(tail + ids), skip_special_tokens=True))
+        whole = text_of(self.tokenizer, tail + ids)
         same = takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False))
         return whole[sum(1 for _ in same) :]
 
