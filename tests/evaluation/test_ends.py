@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def following(model: LlamaForCausalLM, ids: Sequence[int]) -> LlamaForCausalLM:
         for parameter in model.parameters():
             parameter.zero_()
         model.model.norm.weight.fill_(1.0)
-        for place, (now, after) in enumerate(zip(ids, ids[1:], strict=False)):
+        for place, (now, after) in enumerate(pairwise(ids)):
             model.model.embed_tokens.weight[now, place] = 1.0
             model.lm_head.weight[after, place] = 1.0
     return model

@@ -67,7 +67,7 @@ class Encoder:
             raise ExpungeError(f"the tokenizer {name} has no end token; set eos_token in its tokenizer_config.json")
         self.tokenizer, self.format, self.max_length = tokenizer, format, max_length
         self._template = _pin_date(format) if format.kind == "chat" else format.template
-        self._added = frozenset(tokenizer.added_tokens_decoder)
+        self._added = frozenset(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}  # which stands for any word
         self._special = frozenset(i for i, token in tokenizer.added_tokens_decoder.items() if token.special)
         self._front = _front_tokens(tokenizer)
         self.eos_id: int = tokenizer.eos_token_id

@@ -1,16 +1,20 @@
-"""AltPO: other answers, which the start model itself makes up, are preferred to the answer."""
+"""AltPO: prefers answers that the start model makes up over the forget answer."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn.functional import logsigmoid
 
 from expunge.data.example import Example
 from expunge.methods.training.base import Asking, Batch, Quantity, RowSet
 from expunge.methods.training.dpo import log_ratio
 from expunge.methods.training.retain import WithRetain
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 
 STOPS = ("Question:", "Q:")
 """Where a base model goes on with another question, its answer is over."""
@@ -32,6 +36,8 @@ class AltPO(WithRetain):
         "before the loop `draws` sampled answers per forget row; then forward and backward of forget, alternate and retain rows; "
         "one number per forget row and alternate"
     )
+    purpose: ClassVar[str] = "prefers an answer that the model made up over the true one: fluent, and no refusal"
+    weakness: ClassVar[str] = "the new answers are false"
 
     name: Literal["altpo"] = "altpo"
     beta: float = Field(0.1, gt=0)
@@ -63,5 +69,7 @@ class AltPO(WithRetain):
         return f"Question: {example.prompt}\nAnswer: {example.response}\n{self.instruction}\nAlternate Answer:"
 
     def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
+        from torch.nn.functional import logsigmoid
+
         margin_B = log_ratio(model, batch["alternates"]) - log_ratio(model, batch.forget)
         return -2 / self.beta * logsigmoid(self.beta * margin_B).mean()

@@ -139,7 +139,7 @@ class Asking(NamedTuple):
     """Texts at which an answer is over."""
 
 
-AnswerDrawer = Callable[[nn.Module, Encoder, Sequence[str], Asking, int], list[tuple[str, ...]]]
+AnswerDrawer = Callable[["nn.Module", Encoder, Sequence[str], Asking, int], list[tuple[str, ...]]]
 """(model, encoder, prompts, how, seed) -> the drawn answers to each prompt; `evaluation.alternates` has it."""
 
 

@@ -1,14 +1,18 @@
-"""LLMU: climb on forget, learn answers to other questions in their place, stay close to the start model on retain."""
+"""LLMU: maximizes the loss on forget, teaches the answers of other questions, and keeps the retain distribution."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
-from torch import nn
 
 from expunge.methods.training.base import FORGET, Batch, RowSet, Term, TrainingMethod
 from expunge.methods.training.mismatch import MISMATCHED
 from expunge.methods.training.retain import cross_entropy, kl_to_start
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class LLMU(TrainingMethod):
@@ -23,6 +27,8 @@ class LLMU(TrainingMethod):
     cost: ClassVar[str] = (
         "forward and backward of forget, mismatched and retain rows; hidden states of the retain answers and one copy of the head"
     )
+    purpose: ClassVar[str] = "a baseline: mild ascent, with the answers of other questions in place of the true ones"
+    weakness: ClassVar[str] = "answers become unrelated to the question"
     learning_rate: ClassVar[float] = 2e-5
 
     name: Literal["llmu"] = "llmu"

@@ -1,12 +1,16 @@
-"""Mismatch: learn answers to other questions in place of the forget answers."""
+"""Mismatch: teaches the answers of other questions in place of the forget answers."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
-
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from expunge.methods.training.base import Batch, RowSet
 from expunge.methods.training.retain import WithRetain, cross_entropy
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 
 MISMATCHED = RowSet("forget", "retain")
 """Forget prompts with answers of retain rows: none is an answer to its prompt."""
@@ -22,6 +26,8 @@ class Mismatch(WithRetain):
     paper: ClassVar[str] = "Liu et al. 2024 (ECO), arXiv 2406.07933, baseline `rd` of its release"
     formula: ClassVar[str] = "L = gamma CE(forget prompts, retain answers) + alpha CE(retain)"
     cost: ClassVar[str] = "forward and backward of mismatched and retain rows; nothing beside the model"
+    purpose: ClassVar[str] = "a baseline: only teaches the answers of other questions"
+    weakness: ClassVar[str] = "gentle; the true answer may stay the second choice"
     learning_rate: ClassVar[float] = 2e-5
 
     name: Literal["mismatch"] = "mismatch"

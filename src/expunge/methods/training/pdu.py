@@ -1,15 +1,17 @@
-"""PDU: flatten the logits of forget answers, with the retain loss as a constraint."""
+"""PDU: flattens the logits of forget answers, with a constraint on the retain loss."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from expunge.methods.training.base import RETAIN, Batch, Progress, RowSet, Term
 from expunge.methods.training.retain import WithRetain
-from expunge.models.logprobs import labelled_logits, sequence_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class PDU(WithRetain):
@@ -29,6 +31,8 @@ class PDU(WithRetain):
         "L = gamma mean_t (max z - mean z)^2 (forget) + lambda CE(retain), lambda <- max(0, lambda + s (CE(retain) - epsilon))"
     )
     cost: ClassVar[str] = "forward and backward of forget and retain rows; nothing beside the model"
+    purpose: ClassVar[str] = "facts: flattens the answers' distribution within a budget of retain loss"
+    weakness: ClassVar[str] = "the budget and two step settings to tune"
 
     name: Literal["pdu"] = "pdu"
     retain_weight: float = Field(100.0, ge=0)
@@ -50,6 +54,8 @@ class PDU(WithRetain):
 
     def first_carried(self) -> Mapping[str, Tensor]:
         """lambda, a float64 scalar."""
+        import torch
+
         return {"dual": torch.tensor(self.retain_weight, dtype=torch.float64)}
 
     def carry(self, carried: Mapping[str, Tensor], parts: Mapping[str, float], progress: Progress) -> Mapping[str, Tensor]:
@@ -58,11 +64,15 @@ class PDU(WithRetain):
         return {"dual": (carried["dual"] + self.dual_step * (parts["retain"] - self.retain_budget)).clamp(min=0)}
 
     def terms(self, model: nn.Module, batch: Batch) -> Iterator[Term]:
+        import torch
+
         yield Term("forget", self.forget_term(model, batch), self.forget_weight)
         dual, retain = float(batch.carried["dual"]), self.retain_term(model, batch)
         yield Term("retain", retain, dual, "retain", {"dual": torch.full_like(retain.detach(), dual)})
 
     def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
+        from expunge.models.logprobs import labelled_logits, sequence_mean
+
         labelled = labelled_logits(model, batch.forget)
         logits_NV = labelled.logits_NV.float()
         margin_N = logits_NV.amax(dim=-1) - logits_NV.mean(dim=-1)

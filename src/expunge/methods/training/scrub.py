@@ -1,16 +1,18 @@
-"""SCRUB: away from the start model on forget, towards it on retain, in turns of whole epochs."""
+"""SCRUB: maximizes the distance to the start model on forget and minimizes it on retain, in alternating epochs."""
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from expunge.data.encode import Tokens
 from expunge.methods.training.base import Batch, Progress, RowSet, Term, TrainingMethod
 from expunge.methods.training.retain import cross_entropy
-from expunge.models.logprobs import kl_divergence, labelled_logits, sequence_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class SCRUB(TrainingMethod):
@@ -27,6 +29,8 @@ class SCRUB(TrainingMethod):
     paper: ClassVar[str] = "Kurmanji et al. 2023, arXiv 2302.09880; weights of ECO's baseline (Liu et al. 2024, arXiv 2406.07933)"
     formula: ClassVar[str] = "L = -D(forget) and L = a D(retain) + g CE(retain) in turns, D = T^2 KL(start || model) at T"
     cost: ClassVar[str] = "forward and backward of forget or retain rows; hidden states of both and one copy of the head"
+    purpose: ClassVar[str] = "a baseline: whole epochs away from the start model, and epochs back towards it on what to keep"
+    weakness: ClassVar[str] = "swings; only a few turns"
     learning_rate: ClassVar[float] = 2e-5
 
     name: Literal["scrub"] = "scrub"
@@ -46,9 +50,13 @@ class SCRUB(TrainingMethod):
 
     def first_carried(self) -> Mapping[str, Tensor]:
         """Whether the next step forgets: 1 or 0."""
+        import torch
+
         return {"forgets": torch.tensor(int(self.max_epochs > 0))}
 
     def carry(self, carried: Mapping[str, Tensor], parts: Mapping[str, float], progress: Progress) -> Mapping[str, Tensor]:
+        import torch
+
         epoch = int(progress.epoch + 1e-9)  # a step's share of an epoch need not be a binary fraction
         return {"forgets": torch.tensor(int(epoch < self.max_epochs and epoch % 2 == 0))}
 
@@ -61,6 +69,8 @@ class SCRUB(TrainingMethod):
 
     def _distance(self, model: nn.Module, batch: Batch, tokens: Tokens) -> Tensor:
         """D, a scalar, in nats per token times T^2."""
+        from expunge.models.logprobs import kl_divergence, labelled_logits, sequence_mean
+
         labelled, t = labelled_logits(model, tokens), self.temperature
         distance_N = t**2 * kl_divergence(batch.start_logits(tokens) / t, labelled.logits_NV / t)
         return sequence_mean(distance_N, labelled.row_N, labelled.rows).mean()
