@@ -42,11 +42,11 @@ def metric_name(task: str, metric: str, filter_name: str) -> str:
 def read_results(
     results: Mapping[str, Any], wanted: str, cut: Container[str], broken: Container[str], *, role: Role, show: bool
 ) -> TaskResults:
-    """Scores of the wanted task, of all it consists of, and the share of its prompts that were cut.
+    """Converts the scores of the wanted task and of all that it consists of, and the share of its prompts that were cut.
 
-    cut     contexts that lost their beginning
+    cut     contexts whose beginning was cut off
     broken  contexts after which the model's logits are not numbers: whatever lm-eval found there is no score
-    role    of all that the task consists of; on what was to be forgotten lm-eval's direction of good turns round
+    role    role of the tasks; for the role forget, lm-eval's direction of good is reversed
     show    write prompts, expected and generated texts into the samples
     """
     leaves: dict[str, Sequence[Mapping[str, Any]]] = results["samples"]
@@ -118,7 +118,7 @@ def _score(
 def _samples(
     task: str, rows: Sequence[Mapping[str, Any]], cut: Container[str], broken: Container[str], role: Role, *, show: bool
 ) -> list[Sample]:
-    """One for each question and metric, and whether its prompt was cut. A filter gives a question a second row."""
+    """Yields one sample per question and metric, and whether its prompt was cut. A filter adds a second row per question."""
     samples, seen = [], set[int]()
     for row in rows:
         texts = _texts(row) if show else None
