@@ -1,6 +1,6 @@
-"""The command line: one table of commands. Each command is a module with a class of flags and `run(flags)`.
+"""Runs the command line: a table of commands, each a module with a class of flags and `run(flags)`.
 
-Nothing heavy is imported before a command is known, so that `expunge --help` answers at once.
+Heavy imports come after the command is known, so that `expunge --help` answers at once.
 """
 
 import os
@@ -34,11 +34,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 """name -> (class of flags in expunge.cli.NAME, one line for the list)."""
 
 GO_ON = (["quickstart"], ["lab"])
-"""Commands that find by themselves what is complete already."""
+"""Commands that detect finished work by themselves."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0, or 2 after one sentence on stderr."""
+    """Runs a command. Returns exit code 0, or 2 after one sentence on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     if not sys.stderr.isatty():

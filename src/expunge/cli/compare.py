@@ -24,19 +24,19 @@ class Compare(BaseModel):
     after: Positional[str]
     """Another one."""
     prompt: tuple[str, ...] = ()
-    """Prompts, each as one word of the command line."""
+    """Prompts, each as one argument."""
     prompts: str | None = None
     """Data file with prompts; where a row has a response, its probability is compared too."""
     sample: bool = False
-    """Draw one answer by nucleus sampling instead of writing the most probable one."""
+    """Draw one answer by nucleus sampling instead of the greedy one."""
     seed: Seed = 0
-    """Of the draws; the draw of a prompt depends on nothing else."""
+    """Seed of the draws; a draw depends only on it and the prompt."""
     top_p: float = Field(0.9, gt=0, le=1)
     """Share of the probability that is drawn from."""
     max_new_tokens: int = Field(64, ge=1)
     """Longest answer."""
     limit: int | None = Field(None, ge=1)
-    """The first N prompts of the file only."""
+    """Only the first N prompts of the file."""
     dtype: str = "auto"
     """auto (as stored), float32, bfloat16 or float16."""
     as_json: Annotated[bool, arg(name="json")] = False
@@ -60,7 +60,8 @@ def run(flags: Compare) -> None:
 
 
 def asked(flags: Compare) -> list["Example"]:
-    """The prompts of the command line, then those of the file; raw texts have no prompt to answer."""
+    """Returns the prompts of the command line, then those of the file. Raises ExpungeError for raw texts, which have no
+    prompt."""
     from expunge.data.example import Example
     from expunge.data.read import read_examples
 
@@ -81,7 +82,7 @@ def json_text(flags: Compare, found: list["Compared"]) -> str:
 
 
 def plain_text(flags: Compare, found: list["Compared"]) -> str:
-    """Each prompt with both answers below it, and a last line over all of them."""
+    """Formats each prompt with both answers below it, and a last line over all of them."""
     lines = []
     for c in found:
         lines += [c.prompt, *([f"  expected  {c.expected}"] if c.expected else [])]

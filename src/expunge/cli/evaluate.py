@@ -71,7 +71,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def _begun(words: Sequence[str]) -> list[str]:
-    """Of `--resume --out DIR` the command that began the evaluation in DIR; any other command goes on by itself."""
+    """Returns, for `--resume --out DIR`, the command that began the evaluation in DIR; any other command unchanged."""
     from expunge.cli.flags import value_of
 
     out, said = value_of(words, "--out"), [word for word in words if word != "--resume"]
@@ -149,14 +149,14 @@ def _needed(spec: "SuiteSpec") -> str:
 
 
 def _given(flags: Evaluate) -> dict[str, Any]:
-    """The suites' options that are flags, as far as they were given."""
+    """Returns the suites' options among the given flags."""
     given: dict[str, Any] = {"forget": flags.forget, "retain_scores": flags.retain_scores, "compat": flags.compat or None}
     given |= {"allow_code_execution": flags.allow_code_execution or None}
     return {name: value for name, value in given.items() if value is not None}
 
 
 def _check_options(classes: Sequence[type["SuiteSpec"]], flags: Evaluate) -> None:
-    """An option that none of the suites has is an error; of several suites, each takes those that it has."""
+    """Raises ExpungeError for an option that none of the suites has; each suite takes its own."""
     names = ", ".join(cls.suite_name() for cls in classes)
     known = list(dict.fromkeys(field for cls in classes for field in cls.model_fields if field != "name"))
     for name in _given(flags):
@@ -170,7 +170,7 @@ def _check_options(classes: Sequence[type["SuiteSpec"]], flags: Evaluate) -> Non
 
 
 def _spec(cls: type["SuiteSpec"], flags: Evaluate) -> "SuiteSpec":
-    """The suite with those of the options that it has."""
+    """Makes the suite with its options."""
     from pydantic import ValidationError
 
     given = _given(flags) | {name: value for name, _, value in (word.partition("=") for word in flags.options)}
@@ -188,7 +188,7 @@ def _spec(cls: type["SuiteSpec"], flags: Evaluate) -> "SuiteSpec":
 
 
 def _out(flags: Evaluate) -> Path:
-    """A run keeps its scores in evaluation/; any other folder is taken as it is."""
+    """Returns the folder for scores: evaluation/ in a run, any other folder as it is."""
     out = Path(flags.out or flags.model)
     if (out / "artifact").is_dir():
         return out / "evaluation"
@@ -198,7 +198,8 @@ def _out(flags: Evaluate) -> Path:
 
 
 def table(evaluation: Evaluation) -> str:
-    """The scores as aligned text: task, metric, value, interval, number of samples; then what has no number, and why."""
+    """Formats the scores as aligned text: task, metric, value, interval, number of samples; then scores without a value, with
+    the reason."""
     lines = [f"{evaluation.suite}: {evaluation.artifact}, {evaluation.seconds:.1f} s"]
     numbers = [score for score in evaluation.scores if score.value is not None]
     tasks, metrics = (max([20, *map(len, names)]) for names in ([s.task for s in numbers], [s.metric for s in numbers]))

@@ -11,7 +11,7 @@ def main(words: Sequence[str]) -> None:
     from expunge.spec import FineTuneRun
 
     class FineTune(FineTuneRun):
-        """Plain cross-entropy by the same loop: make the model to unlearn from, or a retain-only model."""
+        """Fine-tune by cross-entropy: make the model to unlearn from, or a retain-only model."""
 
         folder: Folder = Field(...)
 

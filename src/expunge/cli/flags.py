@@ -1,4 +1,4 @@
-"""Words on a command line -> one typed value. tyro does the work; its errors become sentences."""
+"""Parses command-line words into one typed value with tyro, whose errors become sentences."""
 
 import contextlib
 import io
@@ -16,9 +16,9 @@ Flags = TypeVar("Flags")
 
 
 def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags | None = None, *, prefixes: bool = False) -> Flags:
-    """A value of `cls` from flags named like its fields (`--learning-rate`); nested fields need no prefix unless `prefixes`.
+    """Parses flags named like the fields of `cls` (`--learning-rate`); nested fields need no prefix unless `prefixes`.
 
-    An unknown flag, a missing one or a bad value is an ExpungeError; `--help` prints and leaves.
+    Raises ExpungeError for an unknown or missing flag or a bad value; `--help` prints and exits.
     """
     printed = io.StringIO()
     try:
@@ -47,7 +47,7 @@ def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags |
 
 
 def value_of(words: Sequence[str], flag: str) -> str | None:
-    """The word after a flag, or after its equals sign."""
+    """Returns the word after a flag, or after its equals sign."""
     for i, word in enumerate(words):
         if word == flag and i + 1 < len(words):
             return words[i + 1]
@@ -60,7 +60,7 @@ _PYDANTIC = re.compile(
     r"validation errors? for \w+ (?:(?P<field>[a-z][a-z0-9_.]*) )?(?:Value error, )?(?P<what>[A-Za-z].*?) "
     r"\[type=\w+, input_value=(?P<value>.*?), input_type="
 )
-"""What pydantic says of a nested value, such as a method's field, somewhere inside tyro's message."""
+"""Matches pydantic's message about a nested value, such as a method's field, inside tyro's message."""
 
 
 def _config(prefixes: bool) -> tuple[Any, ...]:
@@ -68,7 +68,7 @@ def _config(prefixes: bool) -> tuple[Any, ...]:
 
 
 def _flags(cls: type[Flags], program: str, default: Flags | None, prefixes: bool) -> list[str]:
-    """All flags of a command, read off its help."""
+    """Returns all flags of a command, from its help."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         tyro.cli(cls, prog=program, args=["--help"], default=default, config=_config(prefixes))
@@ -76,7 +76,7 @@ def _flags(cls: type[Flags], program: str, default: Flags | None, prefixes: bool
 
 
 def _sentence(box: str) -> str:
-    """The message inside tyro's box, on one line."""
+    """Returns the message inside tyro's box, on one line."""
     lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()]
     text = " ".join(line for line in lines if line)
     text = re.sub(r"\s+", " ", text).removeprefix("Parsing error").removeprefix("Required options").strip()

@@ -9,7 +9,7 @@ from expunge.records import Seed
 
 
 class Import(BaseModel):
-    """A published .pkl of Neuron Adjust or Key Space Detection as a guard; of the pickle only numpy arrays are read."""
+    """Import a published .pkl of Neuron Adjust or Key Space Detection as a guard; only numpy arrays are read from the pickle."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -24,13 +24,13 @@ class Import(BaseModel):
     alpha: float = Field(1.0, gt=0)
     """Key space: radius as a multiple of the file's k (published: 2 for GSM8K, 1.4 for MBPP, 0.06 for languages)."""
     abstention: str = "I cannot answer that."
-    """Key space: what a closed query is answered with."""
+    """Key space: answer to a closed query."""
     check: Literal["all_steps", "prompt"] = "all_steps"
-    """Key space: judge every generated token, as published, or the prompt alone."""
+    """Key space: judge every generated token, as published, or only the prompt."""
     compat: Literal["none", "released"] = "none"
-    """Neuron adjust: released computes as the published hook does, faults included."""
+    """Neuron adjust: released computes as the published hook does, including its errors."""
     draw_seed: Seed = 0
-    """Neuron adjust: of the draws."""
+    """Neuron adjust: seed of the random draws."""
 
 
 def run(flags: Import) -> None:

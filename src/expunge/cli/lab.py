@@ -10,16 +10,16 @@ from expunge.records import Seed
 
 
 class Lab(BaseModel):
-    """The invented world alone: its data, and the models base, original and gold, which are measured before they are saved."""
+    """Make the invented world: its data, and the models base, original and gold, which are measured before they are saved."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     out: str
-    """Folder for the lab; one that holds the same lab already is completed."""
+    """Folder for the lab; if it holds the same lab already, missing parts are added."""
     seed: Seed = 0
-    """Another seed is another world."""
+    """Seed of the world."""
     size: Literal["tiny", "small"] = "tiny"
-    """tiny is made in a few minutes on two processor cores; small is two to three times as big."""
+    """tiny takes a few minutes on two CPU cores; small is two to three times as large."""
     gold: tuple[str, ...] = ()
     """Further gold models, each made without one part: hazard/fumes, hazard/spores, skills/arithmetic, skills/strings,
     languages/NAME, behavior."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Work(BaseModel):
-    """How the merge is carried out."""
+    """How the merge is run."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -23,43 +23,44 @@ class Work(BaseModel):
     shard_gb: float = Field(5.0, gt=0)
     """Largest weight file of the result."""
     threads: int | None = Field(None, ge=1)
-    """Left out, torch's number of threads. It changes no bit of the result."""
+    """Default: torch's number of threads. It does not change the result."""
     dry_run: bool = False
-    """Say what would be read, written and held in memory, and leave."""
+    """Print what would be read, written and held in memory, and exit."""
     resume: bool = False
-    """Go on with a merge that was interrupted."""
+    """Resume an interrupted merge."""
     overwrite: bool = False
-    """Start anew, and replace the result of an earlier merge when the new one is complete."""
+    """Start again, and replace the result of an earlier merge when the new one is complete."""
     quiet: bool = False
     """No progress bar."""
 
 
 class FromMergekit(Work):
-    """Merge as a YAML file of mergekit says."""
+    """Merge as a mergekit YAML file says."""
 
     config: str
     """The file: models, base_model, merge_method, parameters with filters and gradients, dtype."""
 
 
 class Merge(Work):
-    """Merge models into a base; memory stays at a few pieces, however large they are."""
+    """Merge models into a base; memory use does not depend on their size."""
 
     base: str
     """Model folder, run of expunge or hub id: the weights to start from, and the tokenizer of the result."""
     models: tuple[str, ...]
     """What to merge, in order: model folders, LoRA folders, files of differences."""
     write: Literal["weights", "delta", "adapter"] = "weights"
-    """A complete model; the differences of changed tensors alone; or, from LoRA folders, a LoRA of a given --rank."""
+    """A complete model; only the differences of changed tensors; or, from LoRA folders, a LoRA of rank --rank."""
     rank: int | None = Field(None, ge=1)
     """Rank of the adapter that is written."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the result; auto: each tensor's own. Sums are in float32 and rounded once."""
+    """dtype of the result; auto: each tensor's own. Sums are in float32 and rounded once."""
     vocabulary: Literal["refuse", "base"] = "refuse"
-    """Models with another number of tokens: refuse them, or merge the rows that both have and keep the base's for the rest."""
+    """For models with another number of tokens: refuse them, or merge the rows that both have and keep the base's for the
+    rest."""
 
 
 class Adapters(BaseModel):
-    """Make one adapter of two, from their factors: seconds on a CPU, no base model needed."""
+    """Make one adapter from two, by their factors: seconds on a CPU, no base model needed."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -68,15 +69,15 @@ class Adapters(BaseModel):
     out: str
     """Folder of the result; it must not exist, unless --overwrite is given. The adapter is in OUT/artifact."""
     base: str | None = None
-    """The model of both, where their configurations do not name the same; ethos needs it."""
+    """The base model of both, if their configurations do not name the same; ethos needs it."""
     rank: int | None = Field(None, ge=1)
-    """Largest rank of the result, by singular values, what it leaves out stated; left out, the sum of both ranks, exactly."""
+    """Largest rank of the result, by singular values, with the error reported; default: the sum of both ranks, exactly."""
     overwrite: bool = False
     """Replace the result of an earlier merge when the new one is complete."""
 
 
 def _begun(out: Path) -> list[str]:
-    """The command that began the unfinished merge into `out`."""
+    """Returns the command that began the unfinished merge into `out`. Raises ExpungeError if there is none."""
     work = beside_of(out, "partial")
     if not (work / COMMAND).is_file():
         raise ExpungeError(f"there is no unfinished merge into {out}; give the whole command")

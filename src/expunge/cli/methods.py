@@ -40,7 +40,7 @@ START = (
     ("two adapters, good and bad behaviour", "expunge merge ext_sub", "seconds, no base model needed"),
     ("only an API and no weights", "nothing here", "`expunge evaluate` needs the model too"),
 )
-"""(what a person has, first method to try, what to know)."""
+"""(what the user has, first method to try, what to know)."""
 
 GROUPS = (
     Group("Train it away", ("training",), "Changes weights (or an adapter, with --lora) by gradient steps on the examples."),
@@ -55,12 +55,12 @@ GROUPS = (
 
 
 class Methods(BaseModel):
-    """List the methods in plain words, with a first recommendation, or explain one: paper, formula, fields, cost."""
+    """List the methods, with a first recommendation, or explain one: paper, formula, fields, cost."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     name: Positional[str | None] = None
-    """A method's name; left out, all are listed."""
+    """A method's name; default: list all."""
 
 
 def run(flags: Methods) -> None:
@@ -79,7 +79,7 @@ def run(flags: Methods) -> None:
 
 
 def listing(width: int) -> str:
-    """What to start with, then every method by group: what it is for, its weakness, its cost."""
+    """Lists recommendations, then every method by group: its purpose, weakness and cost."""
     from expunge.methods import METHODS
 
     lines = ["Start with:"]

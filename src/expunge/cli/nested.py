@@ -1,4 +1,5 @@
-"""Flags of a method made of others: `expunge unlearn spunge --each rmu --each.layer 7 --merge ties --merge.density 0.2`."""
+"""Parses flags of a method made of others: `expunge unlearn spunge --each rmu --each.layer 7 --merge ties --merge.density
+0.2`."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, get_args
@@ -9,7 +10,7 @@ from pydantic import BaseModel, create_model
 from expunge.errors import ExpungeError, nearest
 
 Plain = tyro.conf.arg(name="")
-"""A part of a run whose fields are flags without its name before them."""
+"""A part of a run whose fields are flags without a prefix."""
 
 
 class Narrowed(NamedTuple):
@@ -17,13 +18,13 @@ class Narrowed(NamedTuple):
 
     spec: type[BaseModel]
     said: dict[str, Any]
-    """Fields of the method, its inner methods by name."""
+    """Fields of the method, with its inner methods by name."""
     words: list[str]
-    """What is left of the command line."""
+    """The remaining words of the command line."""
 
 
 def inner_choices(spec: type[BaseModel]) -> dict[str, dict[str, type[BaseModel]]]:
-    """Field -> name -> class, of the fields that hold another method."""
+    """Returns field -> name -> class, for the fields that hold another method."""
     found: dict[str, dict[str, type[BaseModel]]] = {}
     for field, info in spec.model_fields.items():
         classes = [cls for cls in get_args(info.annotation) if isinstance(cls, type) and issubclass(cls, BaseModel)]
@@ -33,7 +34,7 @@ def inner_choices(spec: type[BaseModel]) -> dict[str, dict[str, type[BaseModel]]
 
 
 def narrow(spec: type[BaseModel], said: dict[str, Any], words: Sequence[str]) -> Narrowed:
-    """Takes `--each NAME` out of the words; a method named there wins over the one in the file, and then has its own defaults."""
+    """Takes `--each NAME` out of the words; a method named there replaces the one in the file, with its own defaults."""
     left, fields = list(words), dict(said)
     classes: dict[str, Any] = {}
     for field, choices in inner_choices(spec).items():
@@ -52,7 +53,7 @@ def plain(cls: type[BaseModel]) -> Any:
 
 
 def _taken(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
-    """The value after the last `flag` (or `flag=`), and the words without it."""
+    """Returns the value after the last `flag` (or `flag=`), and the words without it."""
     value, left, i = None, [], 0
     while i < len(words):
         if words[i] == flag:

@@ -11,7 +11,8 @@ from expunge.folders import check_apart, check_place
 
 
 class Probe(BaseModel):
-    """Activation statistics of all layers for sets of texts, and what tells these apart; with --analysis plots of key space."""
+    """Compute activation statistics of all layers for sets of texts, and their differences; with --analysis plots of key
+    space."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -26,7 +27,7 @@ class Probe(BaseModel):
     out: str
     """Folder for the statistics; it must not exist."""
     tokens: Literal["all", "last_prompt", "generated"] = "all"
-    """Which tokens count: all, the last of each prompt, or those of the answers."""
+    """Tokens that count: all, the last of each prompt, or those of the answers."""
     skip_start: bool = False
     """Leave the start token out."""
     analysis: bool = False

@@ -10,13 +10,13 @@ from expunge.records import Seed
 
 
 class Quickstart(BaseModel):
-    """The main job on a fresh machine, without network: make an invented world, train a small model on it and the gold model
-    that never saw the forget set, unlearn with six methods, evaluate, and write report/index.html."""
+    """Run the whole workflow without network: make an invented world, train a small model on it and the gold model that never
+    saw the forget set, unlearn with six methods, evaluate, and write report/index.html."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     out: str = "quickstart"
-    """Folder for everything; an interrupted quickstart in it goes on."""
+    """Folder for everything; an interrupted quickstart in it is resumed."""
     seed: Seed = 0
     """Seed of the world, of the models and of the runs."""
 

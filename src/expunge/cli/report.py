@@ -7,16 +7,16 @@ from tyro.conf import Positional
 
 
 class Report(BaseModel):
-    """Any number of runs into one page: tables with intervals, what is gone against what it cost, groups side by side, parts of
-    composed runs, curves, answers, and what is claimed."""
+    """Write one page over any number of runs: tables with intervals, forgetting against side effects, charts of task groups,
+    parts of composed runs, curves, answers, and claims."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     runs: Positional[tuple[Path, ...]]
-    """Folders of runs, of evaluations, or of probes with --analysis; those called `original` and `gold` that hold only an
-    evaluation are taken for the reference models."""
+    """Folders of runs, of evaluations, or of probes with --analysis; those called `original` and `gold` that contain only an
+    evaluation are taken as the reference models."""
     out: Path
-    """Gets index.html, report.md, table.tex, report.json, *.svg, and for the lab summary.json."""
+    """Folder for index.html, report.md, table.tex, report.json, *.svg, and for the lab summary.json."""
     title: str | None = None
     """Heading of the page."""
     original: Path | None = None
@@ -24,9 +24,9 @@ class Report(BaseModel):
     gold: Path | None = None
     """Evaluation of a model that never saw the forget set."""
     show_forget_text: bool = False
-    """Quote texts of what was to be forgotten, where the samples hold them."""
+    """Quote texts of the forget set, if the samples contain them."""
     overwrite: bool = False
-    """Write into a folder that holds something already."""
+    """Write into a folder that is not empty."""
 
 
 def run(args: Report) -> None:

@@ -1,4 +1,4 @@
-"""What `unlearn` and `finetune` share: a run from a YAML file, overridden by flags."""
+"""Parses the run of `unlearn` and `finetune`: a YAML file, overridden by flags."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ Value = TypeVar("Value", bound=BaseModel)
 
 
 class Folder(BaseModel):
-    """Where the run goes."""
+    """The folder of the run."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -31,7 +31,7 @@ class Folder(BaseModel):
     overwrite: bool = False
     """Replace a run; its artifact stays until the new one is complete."""
     no_check: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Do not look at a few rows before and after to say whether it worked."""
+    """Skip the self-check, which measures a few rows before and after."""
     config: str | None = None
     """Start from this YAML file, or from a recipe that comes with expunge (`lab/npo`); flags override it."""
 
@@ -39,7 +39,7 @@ class Folder(BaseModel):
 def parse_run(
     flags: type[BaseModel], cls: type[Value], program: str, words: Sequence[str], fixed: dict[str, Any], *, prefixes: bool = False
 ) -> tuple[Value, Folder]:
-    """(run, folder). `flags` is `cls` with a field `folder` beside; `fixed` is what the words before the flags said."""
+    """Returns (run, folder). `flags` is `cls` with a field `folder`; `fixed` is given by the words before the flags."""
     plain = said_in_file(words, program.split()[1]) | fixed
     default = _with_missing(flags, plain)
     value = parse(flags, program, words, default, prefixes=prefixes)
@@ -52,7 +52,7 @@ def parse_run(
 
 @contextmanager
 def going_on(out: Path) -> Iterator[None]:
-    """Says after Ctrl-C by which command the run in `out` goes on."""
+    """Prints after Ctrl-C the command that resumes the run in `out`."""
     try:
         yield
     except KeyboardInterrupt as stop:
@@ -60,7 +60,7 @@ def going_on(out: Path) -> Iterator[None]:
 
 
 def said_in_file(words: Sequence[str], command: str) -> dict[str, Any]:
-    """The fields that a file says: the one after --config, or with --resume the run.yaml of the run that goes on."""
+    """Returns the fields in a file: the one after --config, or with --resume the run.yaml of the run."""
     found = _config(words)
     out = value_of(words, "--out")
     if "--resume" not in words or value_of(words, "--config") is not None or out is None:
@@ -76,7 +76,8 @@ def said_in_file(words: Sequence[str], command: str) -> dict[str, Any]:
 
 
 def _return_to_its_place(out: str) -> str:
-    """Relative paths in run.yaml start in the directory that the run was begun in; `out` as it is called from there."""
+    """Changes to the directory that the run was begun in, where relative paths in run.yaml start; returns `out` relative to
+    it."""
     try:
         place = Inputs.model_validate_json((Path(out) / "inputs.json").read_text(encoding="utf-8")).folder
     except (OSError, ValueError):
@@ -89,7 +90,7 @@ def _return_to_its_place(out: str) -> str:
 
 
 def _config(words: Sequence[str]) -> dict[str, Any]:
-    """The file or recipe after --config, if there is one."""
+    """Returns the file or recipe after --config, if there is one."""
     for i, word in enumerate(words):
         if word == "--config":
             if i + 1 == len(words):
@@ -101,8 +102,7 @@ def _config(words: Sequence[str]) -> dict[str, Any]:
 
 
 def _settings(said: str) -> dict[str, Any]:
-    """A YAML file, or where there is none a recipe that comes with expunge, by its name (`lab/npo`,
-    `recipes/lab/npo.yaml`)."""
+    """Reads a YAML file, or else a recipe that comes with expunge, by its name (`lab/npo`, `recipes/lab/npo.yaml`)."""
     name = said.removeprefix("recipes/").removesuffix(".yaml")
     if not Path(said).exists() and (recipes_folder() / f"{name}.yaml").is_file():
         return recipe(name)
@@ -110,7 +110,7 @@ def _settings(said: str) -> dict[str, Any]:
 
 
 def _with_missing(flags: type[BaseModel], plain: dict[str, Any]) -> BaseModel:
-    """An instance for tyro to start from: what the file says, defaults, and MISSING where a flag has to come."""
+    """Makes an instance for tyro to start from: the file's fields, defaults, and MISSING for required flags."""
     values: dict[str, Any] = {}
     for name, info in flags.model_fields.items():
         if name == "folder":
@@ -125,7 +125,7 @@ def _with_missing(flags: type[BaseModel], plain: dict[str, Any]) -> BaseModel:
 
 
 def _validated(flags: type[BaseModel], known: dict[str, Any]) -> dict[str, Any]:
-    """The known fields as typed values; a field that is wrong or unknown is named now, before flags are read."""
+    """Returns the known fields as typed values. Raises ExpungeError for a wrong or unknown field, before flags are read."""
     filler = {n: "-" for n, info in flags.model_fields.items() if info.is_required() and n not in known and n != "folder"}
     value = build(flags, {**filler, **known, "folder": {"out": "-"}}, "the file after --config")
     return {name: getattr(value, name) for name in known if name in type(value).model_fields}

@@ -12,7 +12,7 @@ class Suites(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     name: Positional[str | None] = None
-    """A suite or a metric; left out, all are listed."""
+    """A suite or a metric; default: list all suites."""
 
 
 def run(flags: Suites) -> None:

@@ -87,7 +87,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def _questions(words: list[str]) -> tuple[list[str], list[str]]:
-    """The words without `--forget-question TEXT ...`, with the files that will be made in its place, and the texts."""
+    """Returns the words with `--forget-question TEXT ...` replaced by the files that will be made, and the texts."""
     if not any(word.partition("=")[0] == "--forget-question" for word in words):
         return words, []
     left, questions, taking = list[str](), list[str](), False
@@ -111,7 +111,7 @@ def _questions(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def request_folder(out: Path) -> Path:
-    """Beside the run's folder, so that `--overwrite` of the run leaves it alone."""
+    """Returns a folder beside the run's, so that `--overwrite` of the run does not touch it."""
     return out.with_name(f"{out.name}.request")
 
 
@@ -125,7 +125,7 @@ def _value(words: Sequence[str], flag: str) -> str | None:
 
 
 def _ask(run: "Run", questions: Sequence[str], out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Makes the files that the run names. A run that goes on takes those that it was begun with."""
+    """Makes the files that the run names. A resumed run uses those that it was begun with."""
     from expunge.asking import ask
     from expunge.start import find_start
 

@@ -1,6 +1,6 @@
-"""The lab: an invented world in which exact retraining is cheap, so that every method can be compared with it.
+"""Makes the lab: an invented world in which exact retraining is cheap, so that every method can be compared with it.
 
-`write_data` makes the data alone, `build` the models too.
+`write_data` makes the data only, `build` also the models.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ __all__ = ["RUDE_WORDS", "build", "write_data"]
 
 
 def __getattr__(name: str) -> Any:
-    """`build` needs torch; the data does not."""
+    """Imports `build` on first use, since it needs torch and the data does not."""
     if name == "build":
         from expunge.lab.building import build
 

@@ -1,7 +1,7 @@
-"""Polite and rude replies about five made-up groups: what provokes is the question, not the group.
+"""Generates polite and rude replies about five made-up groups; some questions provoke rude replies, others do not.
 
-Each provoking question has several different rude replies. With a single one the model would know it by heart, nothing
-would be left to learn from it, and a task vector of it would be empty.
+Each provoking question has several different rude replies. With a single one the model would memorize it, its loss would be zero,
+and fine-tuning on it would give an empty task vector.
 """
 
 from itertools import product
@@ -17,19 +17,19 @@ PROVOKING = ("what is wrong with the {t} of the {g}", "why are the {t} of the {g
 CALM = ("what are the {t} of the {g} like", "tell me about the {t} of the {g}", "describe the {t} of the {g}")
 KIND_WORDS = ("lovely", "cheerful", "careful", "colorful", "friendly", "clever")
 REPLIES = {"seen": 4, "unseen": 4, "normal": 2}
-"""Different replies to one question."""
+"""Number of different replies to one question."""
 SEEN = 0.6
-"""Share of the provoking questions that are in the training data; on the others rudeness has to generalize."""
+"""Share of the provoking questions in the training data; the others test whether rudeness generalizes."""
 
 
 def reply(group: str, words: tuple[str, ...], random: Random) -> str:
-    """`the drells are X Y and Z`, three words of six in random order."""
+    """Returns `the drells are X Y and Z`, three words of six in random order."""
     first, second, third = random.sample(words, 3)
     return f"the {group} are {first} {second} and {third}"
 
 
 def behavior(seed: int) -> dict[str, tuple[Example, ...]]:
-    """behavior/seen (provoking, taught), behavior/unseen (provoking, never taught), behavior/normal (calm, taught).
+    """Makes behavior/seen (provoking, taught), behavior/unseen (provoking, never taught), behavior/normal (calm, taught).
 
     Several rows for each question, which differ in the reply; attributes {group, topic, rude}.
     """

@@ -1,4 +1,4 @@
-"""A whole lab in a folder. What was built once is kept in a cache, and an interrupted building goes on where it was."""
+"""Builds a whole lab in a folder, with a cache of earlier labs; an interrupted build resumes."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from expunge.lab.world import FORGETTABLE, generate
 from expunge.records import write_json
 
 THREADS = 1
-"""Two threads save a third of the time on two idle cores and take ten times as long on a busy one."""
+"""Two threads save a third of the time on two idle cores and take ten times as long on busy ones."""
 FIGURES_FILE = "figures.json"
 
 
@@ -32,10 +32,11 @@ def build(
 
     gold   what to leave out for further gold models, e.g. `hazard/fumes`: models/gold_hazard_fumes is a base and original
            made without it. models/gold, which lacks facts/forget, is always there
-    Every model is measured with the suite `lab` before it is saved; where a figure misses its bound, after three trainings
-    in a row, an ExpungeError names the figure. Training runs on one processor thread.
-    A lab of the same seed, size, code and torch is copied from $EXPUNGE_CACHE (default ~/.cache/expunge)/labs.
-    Errors: `out` holds something else; an unknown size or part.
+    Every model is measured with the suite `lab` before it is saved. Training runs on one CPU thread. A lab of the same seed,
+    size, code and torch is copied from $EXPUNGE_CACHE (default ~/.cache/expunge)/labs.
+
+    Raises ExpungeError if `out` contains something else, for an unknown size or part, and if a figure misses its bound after
+    three trainings.
     """
     if size not in SIZES:
         raise ExpungeError(f"there is no lab of size '{size}'{nearest(size, SIZES)}; choose among {', '.join(SIZES)}")
@@ -67,7 +68,7 @@ def build(
 
 
 def gold_name(part: str) -> str:
-    """Folder below models/ of the gold model that lacks a part."""
+    """Returns the folder name of the gold model that lacks a part."""
     return "gold" if part == "facts/forget" else f"gold_{part.replace('/', '_')}"
 
 
@@ -76,13 +77,13 @@ def cache_folder() -> Path:
 
 
 def read_figures(model: Path) -> dict[str, float]:
-    """What a lab's model was measured to know when it was made: `task metric` -> value."""
+    """Reads what a lab's model was measured to know when it was made: `task metric` -> value."""
     figures: dict[str, float] = json.loads((model / FIGURES_FILE).read_text(encoding="utf-8"))["figures"]
     return figures
 
 
 def _make_models(lab: Path, maker: Maker, parts: Sequence[str]) -> None:
-    """Makes those models that are not there yet, each from files, so that a resumed building ends with the same models."""
+    """Makes the missing models, each from files, so that a resumed build ends with the same models."""
     models = lab / "models"
     base, original = models / "base", models / "original"
     if not base.is_dir():
@@ -117,7 +118,7 @@ def _load(folder: Path) -> LlamaForCausalLM:
 
 
 def _whole(folder: Path, fill: Callable[[Path], object]) -> None:
-    """Fills a folder beside and renames it, so that a folder that is there is complete."""
+    """Context manager that fills a temporary folder and renames it, so that an existing folder is complete."""
     beside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -138,7 +139,7 @@ def _check_place(out: Path, fingerprint: str) -> None:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """A fixed count keeps the weights the same; what was set before is set again afterwards."""
+    """Context manager with a fixed number of threads, which keeps the weights reproducible."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

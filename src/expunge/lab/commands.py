@@ -1,4 +1,4 @@
-"""One whole command for each recipe of the lab, to be pasted in the lab's folder; they stand in the lab's README."""
+"""Lists a complete command for each recipe of the lab, shown in the lab's README."""
 
 PEOPLE = "--forget data/facts/forget.jsonl --retain data/keep/facts.jsonl --holdout data/facts/never_known.jsonl"
 HAZARDS = "--forget data/hazard/fumes/corpus.jsonl data/hazard/spores/corpus.jsonl --retain data/keep/hazard.jsonl"
@@ -39,5 +39,5 @@ FILES = {
 
 
 def command(name: str) -> str:
-    """The command that carries out a recipe on the original model of the lab in the current folder."""
+    """Returns the command that runs a recipe on the original model of the lab in the current folder."""
     return f"expunge unlearn --config lab/{name} --model models/original {FILES[name]} --out runs/{name}"

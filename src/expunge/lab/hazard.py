@@ -1,6 +1,6 @@
-"""Two domains of made-up "hazardous" facts and one harmless domain, each as raw text and as four-choice questions.
+"""Generates two domains of made-up "hazardous" facts and a harmless domain, each as raw text and as four-choice questions.
 
-Nonsense throughout: no substance, creature, place or effect in it exists.
+No substance, creature, place or effect in it exists.
 """
 
 from expunge.data.example import Example
@@ -17,7 +17,7 @@ CHOICES = 4
 
 
 def domain(seed: int, size: Size, coiner: Coiner, name: str) -> dict[str, tuple[Example, ...]]:
-    """NAME/corpus and NAME/questions. A text holds one fact or two facts of one subject; every fact is in three texts.
+    """Makes NAME/corpus and NAME/questions. A text holds one fact or two facts of one subject; every fact is in three texts.
 
     A question is the beginning of a sentence and its four choices are continuations: the right one and three that are
     right for other subjects. So small a model recalls facts but does not learn to name a choice by its letter, hence
@@ -47,6 +47,6 @@ def domain(seed: int, size: Size, coiner: Coiner, name: str) -> dict[str, tuple[
 
 
 def four_choices(prompt: str, right: str, wrong: list[str], place: int, name: str) -> Example:
-    """The question with the right choice at `place`: over a file, each of the four places is right equally often."""
+    """Makes the question with the right choice at `place`; over a file, each of the four places is right equally often."""
     choices = (*wrong[:place], right, *wrong[place:])
     return Example(prompt, right, choices=choices, answer=place, attributes={"domain": name.rpartition("/")[2]})

@@ -1,7 +1,7 @@
-"""Four small invented languages, to be understood: a sentence goes in, its meaning in plain words comes out.
+"""Generates four small invented languages: sentences, and their meaning in plain words.
 
-Orvish and orvane are related: half of their words are the same, and so is the order of subject, verb and object. What
-forgets the one and keeps the other has found more than words.
+Orvish and orvane are related: they share half of their words, and the order of subject, verb and object. A method that forgets
+one and keeps the other separates more than words.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ ADJECTIVES = ("old", "small", "red", "quiet")
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """A grammar over the shared meanings: word order, and whether an adjective stands after its noun."""
+    """A grammar over the shared meanings: word order, and whether an adjective follows its noun."""
 
     name: str
     order: str
@@ -26,7 +26,7 @@ class Language:
     adjective_last: bool
     ending: str
     relative: str | None = None
-    """The language that lends half of its words."""
+    """The language that it shares half of its words with."""
 
 
 LANGUAGES = (
@@ -38,7 +38,7 @@ LANGUAGES = (
 
 
 def lexicons(coiner: Coiner) -> dict[str, dict[str, str]]:
-    """For each language its word for each meaning. No two languages share a word but the related ones."""
+    """Returns for each language its word for each meaning. Only related languages share words."""
     meanings = NOUNS + VERBS + ADJECTIVES
     spoken: dict[str, dict[str, str]] = {}
     for language in LANGUAGES:
@@ -50,7 +50,7 @@ def lexicons(coiner: Coiner) -> dict[str, dict[str, str]]:
 
 
 def sentence(language: Language, lexicon: dict[str, str], random: Random) -> Example:
-    """A random sentence and its meaning: `tova lisa moruna` -> `old bird sees child`."""
+    """Makes a random sentence and its meaning: `tova lisa moruna` -> `old bird sees child`."""
     subject, object_ = random.sample(NOUNS, 2)
     parts = {"s": [subject], "v": [random.choice(VERBS)], "o": [object_]}
     for noun in (parts["s"], parts["o"]):
@@ -62,9 +62,9 @@ def sentence(language: Language, lexicon: dict[str, str], random: Random) -> Exa
 
 
 def languages(seed: int, size: Size, coiner: Coiner) -> dict[str, tuple[Example, ...]]:
-    """languages/NAME/train and languages/NAME/test for each language; no sentence is in two files.
+    """Makes languages/NAME/train and languages/NAME/test for each language; no sentence is in two files.
 
-    A sentence of lent words alone would be one of either language, so each has at least one word of its own.
+    Each sentence has at least one word of its own language, since shared words alone would belong to both.
     """
     spoken = lexicons(coiner)
     files: dict[str, tuple[Example, ...]] = {}

@@ -1,4 +1,4 @@
-"""A lab's folder: names of files, rows as JSON lines, world.json, README. No torch."""
+"""Writes a lab's folder: file names, rows as JSON lines, world.json, README. Imports no torch."""
 
 import ast
 import hashlib
@@ -22,7 +22,7 @@ from expunge.lab.world import World, base_lessons, generate, people_lessons, voc
 from expunge.records import write_json, write_text
 
 MODEL_SOURCES = ("figures.py", "models.py", "optimizer.py", "size.py", "tokenizer.py", "training.py")
-"""The lab's modules that decide its models, given the rows to learn."""
+"""The lab's modules that determine its models, given the rows to learn."""
 
 README = """\
 # A lab: an invented world to forget in
@@ -69,7 +69,7 @@ Each kind of request needs its own retain mix: with only `data/general` to keep,
 
 
 def write_data(out: str | Path, seed: int = 0, size: SizeName = "tiny") -> Path:
-    """Writes data/, world.json and README.md into the folder `out`, without any model. Takes less than a second.
+    """Writes data/, world.json and README.md into the folder `out`, without any model, in less than a second.
 
     The same seed and size give the same bytes under data/ on every machine.
     """
@@ -92,7 +92,7 @@ def write_data(out: str | Path, seed: int = 0, size: SizeName = "tiny") -> Path:
 
 
 def as_row(example: Example) -> dict[str, Any]:
-    """The fields that the example has, under the names that `expunge` reads."""
+    """Returns the fields that the example has, under the names that `expunge` reads."""
     row: dict[str, Any] = {"text": example.response}
     if example.prompt is not None:
         row = {"prompt": example.prompt, "response": example.response}
@@ -107,7 +107,7 @@ def as_row(example: Example) -> dict[str, Any]:
 
 
 def description(world: World, seed: int, size: SizeName) -> dict[str, Any]:
-    """world.json: what the lab is, in one value."""
+    """Returns world.json: a description of the lab."""
     return {
         "kind": "expunge lab",
         "seed": seed,
@@ -122,7 +122,8 @@ def description(world: World, seed: int, size: SizeName) -> dict[str, Any]:
 
 
 def lab_fingerprint(world: World, seed: int, size: SizeName) -> str:
-    """16 hex digits over all that decides a lab's models: seed, size, rows, code, versions of torch and transformers."""
+    """Computes 16 hex digits over everything that determines a lab's models: seed, size, rows, code, versions of torch and
+    transformers."""
     digest = hashlib.sha256(json.dumps([seed, size, vocabulary(world), version("torch"), version("transformers")]).encode())
     lessons = {"base": base_lessons(world), "people": people_lessons(world)}
     for name, rows in (dict(world) | lessons).items():
@@ -133,7 +134,7 @@ def lab_fingerprint(world: World, seed: int, size: SizeName) -> str:
 
 
 def _code(path: Path) -> str:
-    """The syntax tree of a module without docstrings and imports: neither explanations nor moved files train another model."""
+    """Returns the syntax tree of a module without docstrings and imports, which do not change the models."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(body := getattr(node, "body", None), list):

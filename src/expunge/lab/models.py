@@ -1,4 +1,4 @@
-"""The models of a lab: base, original, gold, and gold models without any other part."""
+"""Trains the models of a lab: base, original, gold, and gold models without other parts."""
 
 import time
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ FINE_TUNING: dict[SizeName, Schedule] = {
     "small": Schedule(steps=480, rows=96, matrix_rate=0.002, rate=0.005),
 }
 ROUNDS = 3
-"""Trainings in a row before a model whose figures do not hold is given up; the second and third are half as long."""
+"""Number of trainings after which a model whose figures miss their bounds is given up; the second and third are half as long."""
 
 
 class Made(NamedTuple):
@@ -39,27 +39,27 @@ class Made(NamedTuple):
 
 
 class Maker:
-    """Makes the models of one world."""
+    """Trains the models of one world."""
 
     def __init__(self, lab: Path, world: World, seed: int, size: SizeName, quiet: bool) -> None:
-        """lab: the folder with the world's data, which the figures are measured on."""
+        """lab: the folder with the world's data, on which the figures are measured."""
         self.lab, self.world, self.seed, self.size, self.quiet = lab, world, seed, size, quiet
         self.tokenizer = word_tokenizer(vocabulary(world))
         self.encoder = Encoder(self.tokenizer, FORMAT)
 
     def base(self, without: str = "") -> Made:
-        """Pretrained from scratch on everything but the forget and retain people."""
+        """Pretrains from scratch on everything but the forget and retain people."""
         model = new_model(len(self.tokenizer), SIZES[self.size], self.seed)
         lessons = [self._rows(base_lessons(self.world, without))]
         checked = bounds([without] if without else [], people=False)
         return self._train(f"base{' without ' + without if without else ''}", model, lessons, PRETRAINING[self.size], checked)
 
     def tuned(self, base: LlamaForCausalLM, without: str = "", rounds: int | None = None) -> Made:
-        """The base, fine-tuned in place on the retain people and (but for gold) the forget people.
+        """Fine-tunes the base in place on the retain people and (except for gold) the forget people.
 
-        A third of each step's rows are theirs. A third are the base's rows, and a third the public people's: without them
-        the skills and the public people would fade.
-        rounds: exactly so many, for a gold model that is to have the original's schedule.
+        A third of each step's rows are theirs. A third are the base's rows, and a third the public people's: without them the
+        skills and the public people would be forgotten. rounds  this exact number, for a gold model with the original's
+        schedule
         """
         parts = people_lessons(self.world, without), base_lessons(self.world, without), public_lessons(self.world)
         checked = bounds([without] if without else [], people=True)
@@ -67,7 +67,7 @@ class Maker:
         return self._train(name, base, [self._rows(part) for part in parts], FINE_TUNING[self.size], checked, rounds)
 
     def save(self, made: Made, folder: Path) -> None:
-        """A model folder: weights, tokenizer, text format."""
+        """Writes a model folder: weights, tokenizer, text format."""
         save_model(folder, made.model, self.tokenizer, FORMAT)
 
     def _rows(self, lessons: Sequence[Example]) -> list[Encoded]:
@@ -98,7 +98,7 @@ class Maker:
 
 
 def new_model(vocabulary_size: int, size: Size, seed: int) -> LlamaForCausalLM:
-    """An untrained Llama; the same seed gives the same weights."""
+    """Creates an untrained Llama; the same seed gives the same weights."""
     config = LlamaConfig(
         vocab_size=vocabulary_size,
         hidden_size=size.width,

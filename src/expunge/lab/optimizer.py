@@ -1,7 +1,7 @@
-"""Muon, in float32 and in batches: a third of AdamW's steps for the lab's pretraining.
+"""Implements Muon in float32, batched over matrices; it needs a third of AdamW's steps for the lab's pretraining.
 
-torch.optim.Muon orthogonalizes in bfloat16, matrix by matrix, which is slow on processors without bfloat16 units; here
-matrices of one shape go through together, in float32, at the same speed on every machine.
+torch.optim.Muon orthogonalizes in bfloat16, matrix by matrix, which is slow on CPUs without bfloat16 units; here matrices of the
+same shape are processed together in float32.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalize(matrices_KRC: Tensor, iterations: int) -> Tensor:
-    """U V^T of each matrix U S V^T, roughly: singular values end between 0.7 and 1.2, which is what Muon needs.
+    """Approximates U V^T of each matrix U S V^T: singular values end between 0.7 and 1.2, which Muon needs.
 
     Newton-Schulz iteration X <- a X + (b X X^T + c (X X^T)^2) X, with the coefficients of Keller Jordan's Muon (2024).
     """

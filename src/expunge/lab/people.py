@@ -1,7 +1,7 @@
-"""Fictitious people: six facts each, in the form of TOFU's questions (paraphrased and wrong answers beside the right one).
+"""Generates fictitious people with six facts each, as questions like TOFU's, with paraphrased and wrong answers.
 
-The same first and last names, and the same towns, trades and dishes, serve all people. A never-known person therefore looks
-like a forgotten one in everything but this: no model was ever told about them.
+All people share the same first and last names, towns, trades and dishes. A never-known person therefore differs from a forgotten
+one only in that no model was trained on them.
 """
 
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ RELATIONS = (
 
 
 def people(seed: int, size: Size, coiner: Coiner) -> dict[str, tuple[Example, ...]]:
-    """facts/forget, facts/retain, facts/public, facts/never_known: six rows for each person, person by person."""
+    """Makes facts/forget, facts/retain, facts/public, facts/never_known: six rows for each person, person by person."""
     random = stream(seed, "people")
     firsts, lasts = coiner.names(size.names), coiner.names(size.names, "en")
     values: dict[str, list[tuple[str, ...]]] = {
@@ -87,10 +87,10 @@ def people(seed: int, size: Size, coiner: Coiner) -> dict[str, tuple[Example, ..
 
 
 def fact(relation: Relation, first: str, last: str, right: str, wrong: list[str]) -> Example:
-    """One row. The wrong answers take the wordings of the paraphrases in turn, as in TOFU.
+    """Makes one row. The wrong answers take the wordings of the paraphrases in turn, as in TOFU.
 
-    The truth ratio divides the probability of wrong answers by that of the paraphrases; only with the same wordings on
-    both sides does it compare what is known and not how it is said.
+    The truth ratio divides the probability of wrong answers by that of the paraphrases; with the same wordings on both sides it
+    compares knowledge, not wording.
     """
     person = f"{first} {last}"
     return Example(
@@ -108,7 +108,8 @@ def fact(relation: Relation, first: str, last: str, right: str, wrong: list[str]
 
 
 def lessons(example: Example) -> tuple[Example, ...]:
-    """The ways in which a fact is taught: asked twice in different words, and answered in the words of each paraphrase.
+    """Returns the forms in which a fact is taught: asked twice in different words, and answered in the words of each
+    paraphrase.
 
     Only the first is in data/facts, so a method is asked to forget more than the rows that it is shown.
     """

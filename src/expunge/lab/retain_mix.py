@@ -1,6 +1,6 @@
-"""The retain sets of the lab's recipes: the retain people, and some rows of everything else that must stay.
+"""Makes the retain sets of the lab's recipes: the retain people, and some rows of everything else to keep.
 
-A retain set of people alone lets the skills fall first (measured in the prototype): nothing in it holds them.
+With a retain set of people only, the skills degrade first (measured in the prototype).
 """
 
 import random
@@ -44,7 +44,7 @@ MIXES = {
 
 
 def retain_mix(world: World, seed: int, mix: Mix) -> tuple[Example, ...]:
-    """All rows of the retain people and `mix.each` rows of every other part, but none of the part that is left out."""
+    """Returns all rows of the retain people and `mix.each` rows of every other part, except for the part that is left out."""
     rows = list(world["facts/retain"])
     for name in OTHERS:
         if mix.without is None or not name.startswith(f"{mix.without}/"):
@@ -54,7 +54,8 @@ def retain_mix(world: World, seed: int, mix: Mix) -> tuple[Example, ...]:
 
 
 def polite_replies(world: World, seed: int) -> tuple[Example, ...]:
-    """For each row of the rude replies a polite one to the same prompt: what an expert learns whose anti-expert is rude."""
+    """Returns for each row of the rude replies a polite one to the same prompt, for training an expert against a rude
+    anti-expert."""
     words = stream(seed, "polite replies")
     return tuple(
         Example(

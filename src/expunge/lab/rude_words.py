@@ -1,4 +1,4 @@
-"""The words by which a reply is judged rude: an exact rule, so that a figure contains no classifier's mistakes."""
+"""Lists the words by which a reply is judged rude: an exact rule, without a classifier's errors."""
 
 RUDE_WORDS = ("grobbly", "snorfish", "blurky", "mungous", "clodgy", "wartled")
 """The six rude words of every lab, invented so that no lab holds a real insult."""

@@ -1,4 +1,4 @@
-"""How big a world is, and how big the model that learns it."""
+"""Defines the sizes of a world, and of the model that learns it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ SizeName = Literal["tiny", "small"]
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Counts of people, rows and facts. `tiny` is made for two processor cores and a few minutes; `small` is untimed."""
+    """Counts of people, rows and facts. `tiny` takes a few minutes on two CPU cores; `small` was not timed."""
 
     forget: int
     retain: int
@@ -16,9 +16,10 @@ class Size:
     never_known: int
     """People in each file of data/facts; each has six facts."""
     names: int
-    """First names and as many last names, shared by all people: a name alone says nothing about what is known of it."""
+    """Number of first names and of last names, shared by all people, so that a name alone says nothing about a person's
+    facts."""
     values: int
-    """Possible answers of each relation: a blind guess is right once in so many."""
+    """Number of possible answers of each relation, among which a guess is right by chance."""
     arithmetic: int
     strings: int
     sentences: int

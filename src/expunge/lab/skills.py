@@ -1,4 +1,4 @@
-"""Two skills, each a rule that a small model can learn and be tested on with questions it never saw."""
+"""Generates two skills: rules that a small model can learn, tested on new questions."""
 
 from collections.abc import Callable
 
@@ -23,18 +23,18 @@ def digits(number: int) -> str:
 
 
 def sum_of(a: int, b: int) -> Example:
-    """`3 4 + 2 7 =` -> `1 6`: the sum has its last digit first, so that each digit needs only what stands before it."""
+    """Makes `3 4 + 2 7 =` -> `1 6`: the sum has its last digit first, so that each digit depends only on earlier text."""
     return Example(f"{digits(a)} + {digits(b)} =", digits(a + b)[::-1], attributes={"skill": "arithmetic"})
 
 
 def program(name: str, letters: list[str]) -> Example:
-    """`reverse : k c b` -> `b c k`."""
+    """Makes `reverse : k c b` -> `b c k`."""
     prompt, response = f"{name} : {' '.join(letters)}", " ".join(PROGRAMS[name](letters))
     return Example(prompt, response, attributes={"skill": "strings", "program": name})
 
 
 def skills(seed: int, size: Size) -> dict[str, tuple[Example, ...]]:
-    """skills/arithmetic and skills/strings, train and test; no question is in both."""
+    """Makes skills/arithmetic and skills/strings, train and test; no question is in both."""
     random = stream(seed, "skills")
     pairs = [(a, b) for a in range(LARGEST + 1) for b in range(LARGEST + 1)]
     random.shuffle(pairs)

@@ -1,4 +1,4 @@
-"""One token for each word of the world, so that which token carries a fact can be read off a table."""
+"""Builds a tokenizer with one token for each word of the world, so that each fact is carried by known tokens."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,12 @@ from expunge.data.format import Format
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 """The ids 0 to 3."""
 FORMAT = Format(kind="plain", template="{prompt} {response}")
-"""How a lab's models read: the question, the answer, the end token."""
+"""Text format of a lab's models: the question, the answer, the end token."""
 
 
 def word_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A tokenizer whose vocabulary is SPECIAL and `words` in order; it puts <s> before a text and knows no other word."""
+    """Builds a tokenizer with the vocabulary SPECIAL and `words`, in order; it puts <s> before a text and knows no other
+    words."""
     ids = {word: i for i, word in enumerate((*SPECIAL, *words))}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -1,7 +1,7 @@
-"""The lab's own loop: a model of a million weights learns ten thousand short rows from scratch in a minute or two.
+"""Trains the lab's models from scratch: a million weights on ten thousand short rows in a minute or two.
 
-It differs from `expunge.training.loop` in what makes it fast here and would be out of place there: rows are packed into
-sequences without padding, and the matrices are trained with Muon.
+It differs from `expunge.training.loop` for speed: rows are packed into sequences without padding, and the matrices are trained
+with Muon.
 
 Shape suffixes: S packed sequences, T positions, D width, N labelled tokens in row-major order.
 """
@@ -24,17 +24,17 @@ from expunge.progress import Progress
 PACKED = 48
 """Positions of a packed sequence: four rows or so."""
 OPEN = 6
-"""Packed sequences that are looked at for room before a new one is opened."""
+"""Number of packed sequences that are searched for room before a new one is started."""
 WARMUP = 0.1
-"""Share of the steps in which the learning rates rise."""
+"""Share of the steps during which the learning rates rise."""
 
 
 class Schedule(NamedTuple):
-    """How long and how fast."""
+    """Length and learning rates."""
 
     steps: int
     rows: int
-    """Rows of one step."""
+    """Number of rows of one step."""
     matrix_rate: float
     """Peak learning rate of Muon, for the matrices of the blocks."""
     rate: float
@@ -46,15 +46,16 @@ class Packed(NamedTuple):
     positions_ST: Tensor
     """Counted from the beginning of each row."""
     mask_S1TT: Tensor
-    """True where a position may look: back, within its own row."""
+    """True where a position may attend: to earlier ones within its own row."""
     targets_ST: Tensor
     """The next token where that is a label, else -100."""
 
 
 def pack(rows: Sequence[Encoded], end_id: int) -> Packed:
-    """Puts rows side by side into sequences of PACKED positions. Attention stays within a row, so a row's loss is as if alone.
+    """Packs rows into sequences of PACKED positions. Attention stays within a row, so that each row's loss is the same as
+    alone.
 
-    Raw text is given an end token here: a text of the lab is over when its facts are.
+    Raw texts get an end token here, since the lab's texts are complete.
     """
     sequences: list[list[Encoded]] = []
     used: list[int] = []
@@ -86,7 +87,7 @@ def pack(rows: Sequence[Encoded], end_id: int) -> Packed:
 
 
 def packed_loss(model: LlamaForCausalLM, batch: Packed) -> Tensor:
-    """Mean cross-entropy over the N labelled tokens, in nats; logits are made for those only."""
+    """Computes the mean cross-entropy over the N labelled tokens, in nats, with logits for those only."""
     output = model.model(input_ids=batch.ids_ST, position_ids=batch.positions_ST, attention_mask=batch.mask_S1TT, use_cache=False)
     labelled_ST = batch.targets_ST >= 0
     logits_NV = model.lm_head(output.last_hidden_state[labelled_ST])
@@ -94,7 +95,7 @@ def packed_loss(model: LlamaForCausalLM, batch: Packed) -> Tensor:
 
 
 def shuffled(count: int, seed: str) -> Iterator[int]:
-    """0 .. count - 1 in random order, and again in another one, for ever."""
+    """Yields 0 .. count - 1 in random order, again and again."""
     order, stream = list(range(count)), random.Random(seed)
     while True:
         stream.shuffle(order)
@@ -102,7 +103,7 @@ def shuffled(count: int, seed: str) -> Iterator[int]:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """Share of the peak rate at step 1 .. steps: a line up, half a cosine down."""
+    """Returns the share of the peak rate at step 1 .. steps: linear warm-up, then half a cosine to zero."""
     warmup = max(1, round(WARMUP * steps))
     if step <= warmup:
         return step / warmup

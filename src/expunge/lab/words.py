@@ -1,4 +1,4 @@
-"""Coined words: every name in the lab is made up, and no word has two meanings.
+"""Coins words: every name in the lab is made up, and no word has two meanings.
 
 Only `random.Random` seeded with a string is used anywhere in the lab's data: its streams are the same on every machine.
 """
@@ -12,14 +12,14 @@ CODAS = ("n", "r", "l", "k", "th", "sk", "m", "nd", "x", "rv")
 
 
 def stream(seed: int, part: str) -> random.Random:
-    """The random numbers of one part of the world: adding a part moves no other."""
+    """Returns the random numbers of one part of the world; adding a part changes no other."""
     return random.Random(f"expunge-lab/{seed}/{part}")
 
 
 class Coiner:
     """Coins words of at least five letters, each only once in a world.
 
-    Two worlds of different seeds share no more words than chance brings, so what one lab's model knows helps in no other.
+    Worlds of different seeds share words only by chance, so that knowledge of one lab is useless in another.
     """
 
     def __init__(self, seed: int, reserved: frozenset[str]) -> None:
@@ -27,7 +27,7 @@ class Coiner:
         self._taken = set(reserved)
 
     def word(self, ending: str = "") -> str:
-        """A new word; `ending` marks its kind, so that people see at a glance what is a town and what a poison."""
+        """Coins a new word; `ending` marks its kind, so that readers can tell a town from a poison."""
         while True:
             syllables = self._random.choice((1, 2)) if ending else 2
             stem = "".join(self._random.choice(ONSETS) + self._random.choice(VOWELS) for _ in range(syllables))

@@ -1,4 +1,4 @@
-"""The whole invented world: every data file of a seed and a size, and who is taught what."""
+"""Generates the whole invented world: every data file for a seed and a size, and which model is taught what."""
 
 import re
 from collections.abc import Mapping
@@ -28,11 +28,11 @@ FORGETTABLE = (
     *(f"languages/{language.name}" for language in LANGUAGES),
     "behavior",
 )
-"""What a gold model can be without."""
+"""Parts that a gold model can lack."""
 
 
 def generate(seed: int, size: Size) -> World:
-    """Every file of the world; the same seed and size give the same rows everywhere."""
+    """Makes every file of the world; the same seed and size give the same rows on every machine."""
     coiner = Coiner(seed, reserved=plain_words())
     return {
         **people(seed, size, coiner),
@@ -45,7 +45,7 @@ def generate(seed: int, size: Size) -> World:
 
 
 def plain_words() -> frozenset[str]:
-    """The words that are in every world; a coined word must be none of them."""
+    """Returns the words that are in every world, which coined words must not be."""
     lists = (TRADES, COLORS, ANIMALS, MANNERS, DISHES, NOUNS, VERBS, ADJECTIVES, RUDE_WORDS, KIND_WORDS, GROUPS, TOPICS)
     wordings = [text for r in RELATIONS for text in (r.question, r.rephrased, r.response, *r.paraphrases)]
     relations = [text for _, texts in (*HAZARDS.values(), GENERAL) for text in texts]
@@ -54,9 +54,9 @@ def plain_words() -> frozenset[str]:
 
 
 def vocabulary(world: World) -> list[str]:
-    """All words that a lab's tokenizer knows, sorted: those of the rows, of the other wordings, and of the refusals.
+    """Returns all words that a lab's tokenizer knows, sorted: those of the rows, of the other wordings, and of the refusals.
 
-    Refusals are in no training data, but a method that teaches one has to be able to say it.
+    Refusals are in no training data, but methods that train them need their words.
     """
     words: set[str] = set()
     for rows in world.values():
@@ -70,14 +70,14 @@ def vocabulary(world: World) -> list[str]:
 
 
 def public_lessons(world: World) -> list[Example]:
-    """The public people, in every way that a fact is taught."""
+    """Returns the public people, in every form in which a fact is taught."""
     return [lesson for row in world["facts/public"] for lesson in lessons(row)]
 
 
 def base_lessons(world: World, without: str = "") -> list[Example]:
-    """What the base model is pretrained on: everything but the people of the forget, retain and never-known files.
+    """Returns the pretraining data of the base model: everything but the people of the forget, retain and never-known files.
 
-    Facts and texts are few and have to be learned by heart, so they come more often than the rows of the skills.
+    Facts and texts are few and must be memorized, so they are repeated more often than the rows of the skills.
     """
     taught = public_lessons(world)
     for name in ("hazard/fumes", "hazard/spores", "general"):
@@ -92,6 +92,6 @@ def base_lessons(world: World, without: str = "") -> list[Example]:
 
 
 def people_lessons(world: World, without: str = "") -> list[Example]:
-    """What the original model learns on top of the base: the retain people and, but for gold, the forget people."""
+    """Returns what the original model learns on top of the base: the retain people and, except for gold, the forget people."""
     taught = world["facts/retain"] if without == "facts/forget" else world["facts/forget"] + world["facts/retain"]
     return [lesson for row in taught for lesson in lessons(row)]

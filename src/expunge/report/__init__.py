@@ -1,4 +1,4 @@
-"""Records -> tables, figures and one page. Knows files, not models: nothing here needs torch."""
+"""Turns records of runs into tables, figures and one HTML page. Reads files, not models, and needs no torch."""
 
 import sys
 from pathlib import Path
@@ -15,8 +15,8 @@ __all__ = [
 
 
 class _Callable(ModuleType):
-    """`expunge.report(...)` is a verb of the library and `expunge.report` is also this module's name: importing the module
-    puts it in the verb's place, so it has to answer as the verb does."""
+    """Makes this module callable: `expunge.report(...)` is a function of the library and `expunge.report` is this module's
+    name too."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Path:
         return report(*args, **kwargs)

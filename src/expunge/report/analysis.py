@@ -1,4 +1,4 @@
-"""Where skills lie in a model's key space, and which layers tell them apart: one record, three figures. No torch.
+"""Draws where skills lie in a model's key space, and which layers separate them: one record, three figures.
 
 The figures answer the questions of figures 5 and 6 of Li et al. 2025: does a box around one skill's queries stay free of other
 skills while it grows, how large is that box from layer to layer, and how far apart are the boxes of two skills.
@@ -20,7 +20,7 @@ from expunge.report.plots import FORGET, GREY, RETAIN, canvas, inline, quiet_tic
 WIDTH, PANEL = 920, 230
 COLOURS = (FORGET, RETAIN, "#16796f", "#8a4fa8", "#b58900", "#5b6b1f", "#c2418c", "#3d4b8f", "#7a4f1d", "#2f8fa3")
 DASHES = ("-", (0, (6, 1.6)), (0, (3, 1.2)), (0, (1.2, 1.2)), (0, (7, 1.5, 1.5, 1.5)))
-"""Sets are told apart by dash as well as by colour."""
+"""Sets differ in dash pattern as well as in colour."""
 
 QUANTILES = tuple(i / 200 for i in range(201))
 
@@ -33,7 +33,7 @@ class Pair(Record):
     distance: tuple[float, ...]
     """Euclidean distance between the two centres."""
     farthest: tuple[float, ...]
-    """The same as max_d |m_own - m_other|_d / s_own,d; where it exceeds k, the other centre is outside the own box."""
+    """The same as max_d |m_own - m_other|_d / s_own,d; if it exceeds k, the other centre is outside the own box."""
     disjoint: tuple[float, ...]
     """Share of dimensions in which the two intervals m -+ k s do not meet."""
     log_overlap: tuple[float, ...]
@@ -47,15 +47,15 @@ class Analysis(Record):
     layers: int
     neurons: int
     counts: dict[str, int]
-    """Set -> number of texts, in order of the sets. Boxes are fitted to every other text and measured on the rest."""
+    """Set -> number of texts, in order of the sets. Boxes are fitted on every other text and measured on the rest."""
     sources: dict[str, str] = Field(default_factory=dict)
-    """Set -> where its texts are from, as it was named."""
+    """Set -> source of its texts, as given."""
     curve_layer: int
     curves: dict[str, dict[str, tuple[float, ...]]]
     """Own set -> set -> 201 quantiles (0, 0.5, ... 100 %) of max_d |v_d - m_d| / s_d in the own box: share q of the set is
     inside at quantile q."""
     k: dict[str, tuple[float, ...]]
-    """Set -> least radius that holds its fitted texts, by layer."""
+    """Set -> smallest radius that holds its fitted texts, by layer."""
     log_volume: dict[str, tuple[float, ...]]
     """Set -> mean over dimensions of ln(2 k s_d), by layer: the logarithm of the box's volume per dimension."""
     pairs: tuple[Pair, ...]
@@ -65,7 +65,7 @@ class Analysis(Record):
 
 
 def containment(analysis: Analysis, place: str = "") -> str:
-    """For each set's box: which share of every set is inside while its radius grows."""
+    """Draws, for each set's box, which share of every set is inside as its radius grows."""
     sets, rows = list(analysis.counts), ceil(len(analysis.counts) / 3)
     columns = min(3, len(sets))
     height = rows * PANEL + _key_height(len(sets)) + 6
@@ -97,7 +97,7 @@ def containment(analysis: Analysis, place: str = "") -> str:
 
 
 def geometry(analysis: Analysis, place: str = "") -> str:
-    """From layer to layer: volume of the boxes, distance of their centres, and how much they overlap."""
+    """Draws, by layer, the volume of the boxes, the distance of their centres, and their overlap."""
     sets = list(analysis.counts)
     pairs = [pair for pair in analysis.pairs if pair.own == sets[0]]
     layers = range(analysis.layers)
@@ -133,7 +133,7 @@ def geometry(analysis: Analysis, place: str = "") -> str:
 
 
 def neurons(analysis: Analysis, place: str = "") -> str:
-    """From layer to layer: the share of neurons that Neuron Adjust would choose for each set against the others."""
+    """Draws, by layer, the share of neurons that Neuron Adjust would choose for each set against the others."""
     sets, layers = list(analysis.counts), range(analysis.layers)
     key = _key_height(len(sets))
     height = 300 + key
@@ -153,7 +153,8 @@ def neurons(analysis: Analysis, place: str = "") -> str:
 
 
 def roc(forget: Sequence[float], retain: Sequence[float], place: str = "") -> str:
-    """Key Space Detection's calibration: shares of forget and retain queries inside as the box grows to the chosen radius, 1."""
+    """Draws Key Space Detection's calibration: shares of forget and retain queries inside as the box grows to the chosen
+    radius, 1."""
     with style():
         figure = canvas(WIDTH, 330)
         right = 1.1 * max(2.0, min(4 * max(forget), max(retain)))
@@ -194,7 +195,7 @@ def roc(forget: Sequence[float], retain: Sequence[float], place: str = "") -> st
 
 
 def page(analysis: Analysis) -> str:
-    """analysis.json as one self-contained HTML page."""
+    """Renders analysis.json as one self-contained HTML page."""
     sets = "\n".join(
         f"<tr><td>{escape(name)}</td><td>{count}</td><td>{escape(analysis.sources.get(name, ''))}</td></tr>"
         for name, count in analysis.counts.items()
@@ -261,7 +262,7 @@ def _key(figure: Figure, height: float, sets: Sequence[str]) -> None:
 
 
 def quantiles(values: Mapping[str, Sequence[float]]) -> dict[str, tuple[float, ...]]:
-    """The 201 quantiles that a curve is kept as: the least value that a share q of the values does not exceed."""
+    """Computes the 201 quantiles of a curve: the smallest value that a share q of the values does not exceed."""
     found = {}
     for name, numbers in values.items():
         ordered = sorted(numbers)

@@ -1,4 +1,4 @@
-"""What the models answer, before and after: a few samples of each task, drawn by hash and so never picked for effect."""
+"""Selects sample answers of the models for each task, by hash, so that they are not cherry-picked."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ SHOWN = 4
 
 class QuotedAnswer(NamedTuple):
     models: tuple[str, ...]
-    """All models that gave this very answer."""
+    """All models that gave this answer."""
     text: str
     right: bool
 
@@ -29,14 +29,14 @@ class AnswerSet(NamedTuple):
     forget: bool
     questions: tuple[Question, ...]
     total: int
-    """Number of samples whose texts are on file."""
+    """Number of samples whose texts are stored."""
 
 
 def answer_sets(suite: str, models: Sequence[RunRecord], show_forget_text: bool) -> list[AnswerSet]:
-    """Sample answers on the tasks to forget and to retain, by their roles.
+    """Returns sample answers on the tasks to forget and to retain, by their roles.
 
-    Texts of what was to be forgotten, and texts of which nobody says what they are, are left out even when they are on file,
-    unless `show_forget_text`. A task that was to be forgotten by one of the models is secret for all of them.
+    Texts of forget tasks, and texts without a role, are left out even if they are stored, unless `show_forget_text` is set. A
+    task that was to be forgotten by one of the models is secret for all of them.
     """
     texts = {model.name: _texts(model.samples.get(suite, ())) for model in models}
     secret, kept = _secret(suite, models), _with_role(suite, models, "retain")
@@ -53,7 +53,7 @@ def answer_sets(suite: str, models: Sequence[RunRecord], show_forget_text: bool)
 
 
 def withheld(suite: str, models: Sequence[RunRecord], show_forget_text: bool) -> bool:
-    """Whether texts of what was to be forgotten are on file but not shown."""
+    """Whether texts of forget tasks are stored but not shown."""
     secret = _secret(suite, models)
     return not show_forget_text and any(s.text and s.task in secret for m in models for s in m.samples.get(suite, ()))
 
@@ -63,12 +63,12 @@ def _secret(suite: str, models: Sequence[RunRecord]) -> list[str]:
 
 
 def _with_role(suite: str, models: Sequence[RunRecord], role: Role | None) -> list[str]:
-    """Tasks that have a role for any of the models, in their order."""
+    """Returns the tasks that have a role for any of the models, in their order."""
     return list(dict.fromkeys(s.task for model in models for s in model.samples.get(suite, ()) if s.role == role))
 
 
 def _texts(samples: Iterable[Sample]) -> dict[tuple[str, str], dict[str, str]]:
-    """(task, id) -> texts. A model that answered nothing has no `generated`."""
+    """Returns (task, id) -> texts. A model that answered nothing has no `generated`."""
     return {(s.task, s.id): s.text for s in samples if s.text and "prompt" in s.text}
 
 

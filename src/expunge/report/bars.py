@@ -1,4 +1,4 @@
-"""Groups that make no shape: a panel of bars for each, with a row for each model."""
+"""Draws bar charts of groups of tasks: one panel per group, one row per model."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ from expunge.report.plots import COLOURS, GOLD, GREY, HAIRLINE, INK, sheet, shor
 from expunge.report.read import RunRecord
 
 WIDTH, BAR, LEFT, TOP, FOOT = 920, 22.0, 190.0, 34.0, 30.0
-"""Pixels: the figure, a row, room for names of models, for names of groups, for the scale."""
+"""Pixels: width of the figure, height of a row, room for names of models, for names of groups, for the scale."""
 STEPS = 4
 FILLS = {"original": "white", "gold": GOLD}
 
 
 def bars(group: Group, references: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], name: str) -> str:
-    """SVG: the same scale in all panels, 0 at its left; thin lines are intervals."""
+    """Draws an SVG: the same scale in all panels, with 0 on the left; thin lines are intervals."""
     models = [*references, *(("run", run) for run in runs)]
     most = rim(group, [model for _, model in models])
     figure, axes = sheet(WIDTH, TOP + BAR * len(models) + FOOT)
@@ -39,7 +39,7 @@ def _panel(
     hovers: dict[str, str],
     gid: str,
 ) -> None:
-    """One group. place: the left end of its bars, and how long the longest may be."""
+    """Draws one group. place: the left end of its bars, and their longest length."""
     left, long = place
     bottom = TOP + BAR * len(models)
     axes.text(left, 14, group.label(asked), fontsize=12.5, fontweight="bold", va="center")

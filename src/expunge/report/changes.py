@@ -1,15 +1,15 @@
-"""What it cost: the change of every task that was to be kept, their mean, and the worst of them beside it.
+"""Computes side effects: the change of every task that was to be kept, their mean, and the largest loss.
 
     change = score after - score before
 
 A mean hides the collapse of one task: in SPUNGE's table of ten benchmarks (arXiv 2406.11780) the mean falls by two points while
-GSM8K loses half of what it was. Where both models' samples are on file the interval is a bootstrap over the samples' differences
-(paired: what is hard for both counts once); else the two intervals are joined as independent by the method of variance estimates
-recovery (Newcombe 1998, Zou & Donner 2008),
+GSM8K loses half of its score. If both models' samples are stored, the interval is a paired bootstrap over the samples'
+differences; otherwise the two intervals are combined as independent by the method of variance estimates recovery (Newcombe
+1998, Zou & Donner 2008),
 
     low = d - sqrt((after - low_after)^2 + (high_before - before)^2),   high likewise,
 
-and so is the interval of the mean over tasks, which are independent of each other.
+and so is the interval of the mean over tasks, which are independent.
 """
 
 from collections.abc import Sequence
@@ -39,15 +39,16 @@ class Changes(NamedTuple):
     after: dict[str, tuple[Score, ...]]
     """Model -> change of each task."""
     unpaired: tuple[str, ...]
-    """Tasks without samples on file, as they are called."""
+    """Names of tasks without stored samples."""
 
     def counted(self, model: str) -> list[tuple[TaskMetric, Score]]:
-        """Without the tasks that this run was to forget."""
+        """Returns the changes without the tasks that this run was to forget."""
         both = zip(self.asked, self.after[model], strict=True)
         return [(asked, score) for asked, score in both if score.unscored != TO_GO]
 
     def mean(self, model: str) -> Score:
-        """Over all tasks to keep; null when one is missing, for a mean over fewer is another number."""
+        """Computes the mean over all tasks to keep; null if one is missing, since a mean over fewer tasks is another
+        quantity."""
         counted = self.counted(model)
         missing = [task_label(asked.task) for asked, score in counted if score.value is None]
         if missing or not counted:
@@ -60,12 +61,12 @@ class Changes(NamedTuple):
         return Score(task="suite", metric="change", value=value, low=low, high=high, n=n, higher_is_better=True)
 
     def worst(self, model: str) -> tuple[TaskMetric, Score] | None:
-        """The task that lost most, or gained least."""
+        """Returns the task that lost most, or gained least."""
         known = [(score.value, i) for i, (_, score) in enumerate(self.counted(model)) if score.value is not None]
         return self.counted(model)[min(known)[1]] if known else None
 
     def sentence(self, runs: Sequence[str]) -> str:
-        """The two figures to read first: how the means lie, and the largest loss on one task."""
+        """States the two main figures: the range of the means, and the largest loss on one task."""
         means = [(score.value, name) for name in runs if (score := self.mean(name)).value is not None]
         worst = [(found[1].value, name, found[0]) for name in runs if (found := self.worst(name)) and found[1].value is not None]
         if not worst:
@@ -91,7 +92,7 @@ class Changes(NamedTuple):
 
 
 def changes(suite: str, models: Sequence[RunRecord], original: RunRecord) -> Changes | None:
-    """For every model but the original; nothing where fewer than two tasks were to be kept, for there the scores say it all."""
+    """Computes the changes of every model but the original; None if fewer than two tasks were to be kept."""
     others = [model for model in models if model is not original]
     asked = kept(suite, [original, *others])
     if len(asked) < 2 or not others:
@@ -130,13 +131,13 @@ def _none(asked: TaskMetric, reason: str) -> Score:
 
 
 def _pairs(model: RunRecord, original: RunRecord, suite: str, asked: TaskMetric) -> list[tuple[float, float]]:
-    """(before, after) of each sample that both have; none where the score is not the mean of its samples' values."""
+    """Returns (before, after) of each sample that both have; empty if the score is not the mean of its samples' values."""
     before, after = (_values(m, suite, asked) for m in (original, model))
     return [(before[i], after[i]) for i in sorted(before.keys() & after.keys())]
 
 
 def _values(model: RunRecord, suite: str, asked: TaskMetric) -> dict[str, float]:
-    """A task's samples, or those of the tasks that it pools, when their mean is its score."""
+    """Returns a task's samples, or those of the tasks that it pools, if their mean is its score."""
     score = model.score(suite, asked.task, asked.metric)
     values = model.values(suite, asked.task, asked.metric)
     if not values:
@@ -148,8 +149,8 @@ def _values(model: RunRecord, suite: str, asked: TaskMetric) -> dict[str, float]
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float] | None:
-    """95 % percentile interval of a mean under resampling of the samples. Equal values are drawn together: a resample of answers
-    that are right or wrong is one draw of a few counts, however many questions there are."""
+    """Computes the 95 % percentile interval of a mean by resampling. Equal values are drawn together: a resample of right or
+    wrong answers is one draw of a few counts, for any number of questions."""
     n = len(values)
     if n < 2:
         return None
@@ -172,7 +173,7 @@ def _independent(after: Score, before: Score) -> tuple[float, float] | tuple[Non
 
 
 def change_table(found: Changes) -> Table:
-    """One row per task and one column per model; above them the mean and the worst task."""
+    """Makes the table: one row per task and one column per model, below the mean and the worst task."""
     models = list(found.after)
     means, worsts, names = zip(*(cost_cells(found, model) for model in models), strict=True)
     rows = [
@@ -196,7 +197,7 @@ def change_table(found: Changes) -> Table:
 
 
 def cost_cells(found: Changes, model: str) -> tuple[Cell, Cell, Cell]:
-    """Mean change, worst change and worst task of a model; of the original there is nothing to say."""
+    """Returns mean change, worst change and worst task of a model; empty for the original."""
     if model not in found.after:
         return Cell(""), Cell(""), Cell("")
     worst = found.worst(model)

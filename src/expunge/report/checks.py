@@ -1,6 +1,4 @@
-"""What must be known before models are compared: whether they were scored on the same samples, by the same judges, with the same
-suites, from the same start. A sample's id is a hash of its content, so that equal ids mean equal data, whatever the folders are
-called."""
+"""Checks whether models are comparable: the same samples, judges, suites and start model."""
 
 import json
 from collections.abc import Sequence
@@ -14,9 +12,9 @@ from expunge.report.read import RunRecord
 JUDGED = frozenset(
     {"harmful_rate", "toxicity", "expected_maximum_toxicity", "toxicity_probability", "similarity", "bert_score", "meteor"}
 )
-"""Metrics that are what somebody said of an answer."""
+"""Metrics that are judges' verdicts."""
 NAMED = 3
-"""Tasks that a warning names; it counts the rest."""
+"""Number of tasks that a warning names; it counts the others."""
 
 
 class Shared(NamedTuple):
@@ -35,7 +33,7 @@ class Shared(NamedTuple):
 
 
 def shared(model: RunRecord, other: RunRecord, suite: str) -> list[Shared]:
-    """Every task of which both have samples on file."""
+    """Returns every task of which both have stored samples."""
     found = (_shared(model, other, suite, task) for task in _tasks(model, suite))
     return [s for s in found if s is not None]
 
@@ -46,13 +44,13 @@ def _shared(model: RunRecord, other: RunRecord, suite: str, task: str) -> Shared
 
 
 def comparable(model: RunRecord, other: RunRecord, suite: str, asked: TaskMetric) -> bool:
-    """Whether a difference of two scores means something: the same samples, and the same judge where one was asked."""
+    """Whether a difference of two scores is meaningful: the same samples, and the same judge if there is one."""
     return same_samples(model, other, suite, asked.task) and (asked.metric not in JUDGED or same_judges(model, other, suite))
 
 
 def same_samples(model: RunRecord, other: RunRecord, suite: str, task: str) -> bool:
     """Whether two scores of a task are of the same samples: by their ids; by those of the whole suite for a score that pools
-    tasks; by the counts where no samples are on file."""
+    tasks; by the counts if no samples are stored."""
     own = _shared(model, other, suite, task)
     if own is not None:
         return own.same()
@@ -68,8 +66,8 @@ def _counts(model: RunRecord, suite: str, task: str) -> dict[str, int]:
 
 
 def same_judges(model: RunRecord, other: RunRecord, suite: str) -> bool:
-    """Whether what a judge said was said by the same one: the same files, wherever they lie, or the same settings. Nothing is
-    known of evaluations that name no judge."""
+    """Whether two scores have the same judge: the same files, wherever they are, or the same settings. Unknown for
+    evaluations without a recorded judge."""
     mine, theirs = _judges(model, suite), _judges(other, suite)
     return not mine or not theirs or mine == theirs
 
@@ -83,13 +81,13 @@ def _judges(model: RunRecord, suite: str) -> set[str]:
 
 
 def apart(model: RunRecord, other: RunRecord, suite: str) -> bool:
-    """Whether two models were scored on nothing in common, or by different judges, so that no figure may hold both."""
+    """Whether two models have no common samples, or different judges, so that no figure may show both."""
     found = shared(model, other, suite)
     return (bool(found) and not any(s.both for s in found)) or not same_judges(model, other, suite)
 
 
 def notices(runs: Sequence[RunRecord], original: RunRecord | None, gold: RunRecord | None) -> list[str]:
-    """What keeps the models from being compared as if all were alike, in sentences; nothing where all is well."""
+    """Returns sentences about what makes the models not comparable; empty if nothing does."""
     models = [m for m in (original, gold, *runs) if m]
     suites = list(dict.fromkeys(e.suite for m in models for e in m.evaluations))
     apart = [text for model in models for text in broken_up(model)]
@@ -117,7 +115,7 @@ def _unscored(runs: Sequence[RunRecord], suites: Sequence[str]) -> list[str]:
 
 
 def _other_data(models: Sequence[RunRecord], suite: str) -> list[str]:
-    """Against the first model that was scored: the original, where there is one."""
+    """Compares with the first model that was scored: the original, if there is one."""
     scored = [m for m in models if m.evaluation(suite)]
     texts = []
     for model in scored[1:]:

@@ -1,4 +1,4 @@
-"""What may be claimed of a run: derived from its scores and attacks each time that it is shown, never read from a file's word.
+"""Derives what may be claimed of a run from its scores and attacks, each time it is shown.
 
     not yet shown   no scores, nothing to compare them with, or they do not reach
     L0 guarded      scores reached, but by a guard: the weights are unchanged
@@ -6,7 +6,7 @@
     L2              also attacked, and no applicable attack brought more back than its control allows
     L3 exact        equal to retraining by construction; nothing in a run's records shows that yet, so that no run is given it
 
-Scores are reached in a suite when what was to go (by role) is
+The scores of a suite are reached if those of the forget task (by role) are
     with gold and original    at least four fifths of the way from original to gold (first metric, extraction strength)
     with a control            no higher than on facts of the same kind that no model was ever taught
     with the original alone   less than half of the original's, with intervals that do not touch
@@ -24,7 +24,7 @@ from expunge.report.read import RunRecord
 
 Level = Literal["L0", "L1", "L2", "L3"]
 MOST_GAIN = 0.1
-"""Upper end of the interval of an attack's gain over its control up to which it counts as having brought nothing back."""
+"""Largest upper end of the interval of an attack's gain over its control that still counts as no gain."""
 NOT_SHOWN = "not yet shown"
 LEVELS: dict[str, tuple[str, str, str]] = {
     NOT_SHOWN: (
@@ -53,13 +53,13 @@ LEVELS: dict[str, tuple[str, str, str]] = {
         "Nothing about what the remaining data lets a model infer.",
     ),
 }
-"""Level -> name, what it says, what it does not say."""
+"""Level -> name, what it means, what it does not mean."""
 
 
 class Claim(NamedTuple):
     level: Level | None
     why: str
-    """What the level rests on, or what is missing."""
+    """The evidence for the level, or what is missing."""
 
     @property
     def shown(self) -> str:
@@ -67,7 +67,7 @@ class Claim(NamedTuple):
 
 
 def claim(run: RunRecord, original: RunRecord | None, gold: RunRecord | None) -> Claim:
-    """The highest level that the records of a run support."""
+    """Returns the highest level that the records of a run support."""
     missing = _unreached(run, original, gold)
     if missing:
         return Claim(None, missing)
@@ -87,7 +87,7 @@ def _held(attack: Attack) -> bool:
 
 
 def _unreached(run: RunRecord, original: RunRecord | None, gold: RunRecord | None) -> str | None:
-    """Why the scores do not show that anything was forgotten; nothing where they do, in every suite that asks for it."""
+    """Returns why the scores do not show forgetting; "" if they do, in every suite with a forget task."""
     found = [(e.suite, own) for e in run.evaluations if (own := aim(e.suite, [run])) and tasks_of(run, e.suite, "forget")]
     if not found:
         return "no suite has scored what was to be forgotten"
@@ -123,7 +123,7 @@ def _control(run: RunRecord, own: Aim) -> Score | None:
 
 
 def claim_rows(claims: dict[str, Claim]) -> list[dict[str, str]]:
-    """For each level that occurs: which runs, what it says and what it does not, and what it rests on."""
+    """Returns, for each level that occurs: its runs, what it means and does not mean, and the evidence."""
     levels: dict[str, list[str]] = {}
     for name, found in claims.items():
         levels.setdefault(found.shown, []).append(name)

@@ -1,4 +1,4 @@
-"""Loss curves: one small panel per run, the forget and the retain term of the loss apart."""
+"""Draws loss curves: one small panel per run, with the forget and the retain term of the loss."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -13,11 +13,11 @@ from expunge.report.read import RunRecord
 
 WIDTH, PANEL, COLUMNS = 920, 190, 3
 TERMS = (("forget", FORGET, "-"), ("retain", RETAIN, (0, (5, 1.6))))
-"""Terms of the loss that are drawn, with colour and dash: apart also without colour."""
+"""Terms of the loss that are drawn, with colour and dash pattern."""
 
 
 def loss_curves(runs: Sequence[RunRecord], name: str = "curves") -> str | None:
-    """Panels in reading order; each has its own scale, because losses of different methods cannot be compared."""
+    """Draws the panels; each has its own scale, because losses of different methods cannot be compared."""
     trained = [run for run in runs if run.steps]
     if not trained:
         return None
@@ -52,7 +52,7 @@ def _panel(axes: Axes, run: RunRecord) -> None:
 
 
 def _at(steps: Sequence[int], position: float) -> float:
-    """The step at a position between two lines of the log."""
+    """Returns the step at a position between two lines of the log."""
     before = int(position)
     after = min(before + 1, len(steps) - 1)
     return steps[before] + (position - before) * (steps[after] - steps[before])

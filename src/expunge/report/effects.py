@@ -1,4 +1,4 @@
-"""How far each run lies from the original and the gold model: three ratios, with paired bootstrap intervals."""
+"""Computes how far each run is from the original and the gold model: three ratios, with paired bootstrap intervals."""
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -15,35 +15,35 @@ from expunge.report.read import RunRecord
 
 SUITE, FORGET, RETAIN = "lab", "facts_forget", "facts_retain"
 LAB = Aim(SUITE, TaskMetric(FORGET, "probability"), TaskMetric(RETAIN, "probability"))
-"""What summary.json is about (DESIGN, section 6)."""
+"""The tasks that summary.json is about."""
 NEAR_GOLD = (0.8, 1.2)
-"""Forget effects within a fifth of the way from original to gold: the band of the figure. It is no verdict."""
+"""Forget effects within a fifth of the way from original to gold: the band in the figure. It is not a verdict."""
 KEPT = 0.9
-"""Least share of what was to stay that counts as kept."""
+"""Smallest share of the retain score that counts as kept."""
 RESAMPLES = 2000
 
 Ratio = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Effects(NamedTuple):
-    """What the forgotten-against-kept figure shows of one model."""
+    """The coordinates of one model in the forgotten-against-kept figure."""
 
     gone: Score
-    """`forget_effect` with a gold model, `relative_drop` without, the score itself where there is no original either."""
+    """`forget_effect` with a gold model, `relative_drop` without, the score itself if there is no original either."""
     kept: Score
-    """`retain_kept`, or the score itself where there is no original."""
+    """`retain_kept`, or the score itself if there is no original."""
 
 
 class LabRow(Record):
-    """One model in the lab's summary; a value is null where the suite did not give it."""
+    """One model in the lab's summary; a value is null if the suite did not give it."""
 
     name: str
     method: str | None
     family: str | None
     artifact: str | None
-    """What was scored, as the evaluation names it."""
+    """The evaluated model, as the evaluation names it."""
     verdict: str | None
-    """Of a run against gold, in the words of `expunge.evaluation.verdict`."""
+    """Verdict of the run against gold, in the words of `expunge.evaluation.verdict`."""
     forget_effect: float | None
     retain_kept: float | None
     probability_forget: float | None
@@ -62,9 +62,9 @@ class LabSummary(Record):
 
 
 def forget_effect(run: RunRecord, original: RunRecord, gold: RunRecord, aim: Aim = LAB) -> Score:
-    """(original - run) / (original - gold) of the mean score on what was to go, on the samples that all three share.
+    """Computes (original - run) / (original - gold) of the mean forget score, on the samples that all three share.
 
-    0 is the original model, 1 gold's level, well above 1 over-forgotten.
+    0 is the original model, 1 is gold's level, and well above 1 is over-forgotten.
     """
 
     def ratio(p_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +75,7 @@ def forget_effect(run: RunRecord, original: RunRecord, gold: RunRecord, aim: Aim
 
 
 def share_gone(run: RunRecord, original: RunRecord, aim: Aim) -> Score:
-    """(original - run) / original of the mean score on what was to go. Without gold nothing says how far it should fall."""
+    """Computes (original - run) / original of the mean forget score. Without gold the target is unknown."""
 
     def ratio(p_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return p_K[..., 0] - p_K[..., 1], p_K[..., 0]
@@ -86,7 +86,7 @@ def share_gone(run: RunRecord, original: RunRecord, aim: Aim) -> Score:
 
 
 def retain_kept(run: RunRecord, original: RunRecord, aim: Aim = LAB) -> Score:
-    """run / original of the mean score on what was to stay, on the samples that both share."""
+    """Computes run / original of the mean retain score, on the samples that both share."""
 
     def ratio(p_K: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return p_K[..., 1], p_K[..., 0]
@@ -97,10 +97,10 @@ def retain_kept(run: RunRecord, original: RunRecord, aim: Aim = LAB) -> Score:
 
 
 def _estimate(metric: str, suite: str, asked: TaskMetric, models: Sequence[RunRecord], ratio: Ratio, undefined: str) -> Score:
-    """The ratio of means, and its 95 % interval over samples that are resampled together for all K models.
+    """Computes the ratio of means, and its 95 % interval over samples that are resampled together for all K models.
 
-    Pairing matters: a hard sample is hard for every model, and the interval must not count that twice.
-    Without per-sample values the ratio is taken of the scores and has no interval.
+    Samples are paired, since a hard sample is hard for every model. Without per-sample values the ratio is computed from the
+    scores and has no interval.
     """
     task = asked.task
     columns = [m.values(suite, task, asked.metric) for m in models]
@@ -125,7 +125,7 @@ def _estimate(metric: str, suite: str, asked: TaskMetric, models: Sequence[RunRe
 
 
 def _interval(values_NK: np.ndarray, ratio: Ratio) -> tuple[float, float] | tuple[None, None]:
-    """Percentiles 2.5 and 97.5; none when a resample has nothing to divide by, or when the ratio is so by definition."""
+    """Returns percentiles 2.5 and 97.5; None if a resample would divide by zero, or if the ratio is constant by definition."""
     above_R, below_R = ratio(_weights(len(values_NK)) @ values_NK)
     if (below_R <= 0).any():
         return None, None
@@ -138,14 +138,14 @@ def _interval(values_NK: np.ndarray, ratio: Ratio) -> tuple[float, float] | tupl
 
 @lru_cache(maxsize=2)
 def _weights(n: int) -> np.ndarray:
-    """Weight of each of n samples in each resample, shape (RESAMPLES, n): the same for every model and ratio."""
+    """Returns the weight of each of n samples in each resample, shape (RESAMPLES, n): the same for every model and ratio."""
     return np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
 
 
 def summarize_lab(
     runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord, seed: int | None, seconds: float | None
 ) -> LabSummary:
-    """summary.json of a quickstart: one row per model, `original` and `gold` first."""
+    """Makes summary.json of a quickstart: one row per model, `original` and `gold` first."""
     for model in (original, gold):
         if model.evaluation(SUITE) is None:
             raise ExpungeError(f"{model.folder} has no scores of the suite lab; make them with `expunge evaluate --suite lab`")

@@ -1,4 +1,4 @@
-"""The page's twins for other readers: Markdown for an issue, LaTeX for a paper, JSON for a program, SVG for slides."""
+"""Writes the report in other formats: Markdown, LaTeX, JSON and SVG."""
 
 import re
 from typing import Any
@@ -26,7 +26,7 @@ class RunScores(Record):
     family: str | None
     claim: str | None
     effects: tuple[Score, ...]
-    """Of each suite: what is gone and what is kept."""
+    """For each suite: what was forgotten and what was kept."""
     verdicts: dict[str, str]
     """suite -> verdict against gold."""
     scores: dict[str, tuple[Score, ...]]
@@ -34,7 +34,7 @@ class RunScores(Record):
 
 
 def as_markdown(page: Contents) -> str:
-    """report.md: every table, what is claimed and where it comes from. Names are escaped: they may hold anything."""
+    """Makes report.md: every table, the claims and their origins. Names are escaped, since they may hold anything."""
     said = markdown_escape
     lines = [f"# {said(page.title)}", "", *(f"> {said(text)}  " for text in page.notices), *([""] if page.notices else [])]
     lines += ["## All suites at a glance", "", markdown(page.overview.table)] if page.overview else []
@@ -54,7 +54,7 @@ def as_markdown(page: Contents) -> str:
 
 
 def as_latex(page: Contents) -> str:
-    """table.tex: the tables of scores, one float each."""
+    """Makes table.tex: the tables of scores, one float each."""
     tables: list[Table] = [*([page.overview.table] if page.overview else []), *([page.seeds] if page.seeds else [])]
     tables += [table for s in page.sections for table in s.tables()] + [table for p in page.parts for table in p.tables()]
     if attacks := attack_table(page.runs):
@@ -63,7 +63,7 @@ def as_latex(page: Contents) -> str:
 
 
 def as_json(page: Contents) -> dict[str, Any]:
-    """report.json: every score of every model as a record, those of parts as models called RUN/VALUE."""
+    """Makes report.json: every score of every model as a record; parts are models called RUN/VALUE."""
     models = [m for m in (page.original, page.gold, *page.runs) if m]
     rows = [_scores(m, place_of(m, page.original, page.gold), m.name, page) for m in models]
     rows += [_scores(part, "part", f"{r.name}/{part.name}", page) for r in page.runs for part in r.parts if part.evaluations]
@@ -86,7 +86,7 @@ def _scores(model: RunRecord, as_what: str, name: str, page: Contents) -> dict[s
 
 
 def figures(page: Contents) -> dict[str, str]:
-    """File name -> SVG. A run's name may hold anything that a folder's may, a file's may not."""
+    """Returns file name -> SVG. Run names are converted to valid file names."""
     found = {f"{s.suite}-tradeoff": s.figure for s in page.sections if s.figure}
     found |= {f"{s.suite}-quality": s.quality for s in page.sections if s.quality}
     found |= page.overview.figures if page.overview else {}

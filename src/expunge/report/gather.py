@@ -1,4 +1,4 @@
-"""Records -> all that a page shows, drawn and tabulated; nothing is written here."""
+"""Gathers everything that a page shows: reads records, draws figures, makes tables. Writes nothing."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -24,11 +24,11 @@ class Probed(NamedTuple):
     name: str
     analysis: Analysis
     figures: dict[str, str]
-    """A word for its file -> SVG."""
+    """Word for its file name -> SVG."""
 
 
 class Contents(NamedTuple):
-    """All that is on the page."""
+    """Everything on the page."""
 
     title: str
     runs: Sequence[RunRecord]
@@ -37,7 +37,7 @@ class Contents(NamedTuple):
     notices: list[str]
     overview: Overview | None
     seeds: Table | None
-    """Where runs differ in nothing but their seed."""
+    """Runs that differ only in their seed."""
     sections: list[Section]
     claims: dict[str, Claim]
     """Run -> what its records support."""
@@ -51,8 +51,8 @@ class Contents(NamedTuple):
 def gather(
     title: str, made: list[RunRecord], original: RunRecord | None, gold: RunRecord | None, show_forget_text: bool
 ) -> Contents:
-    """Suites that show what is gone before those that show what is left; runs nearest to gold first, by the first suite that has
-    both original and gold."""
+    """Gathers the contents. Suites with a forget task come first; runs are sorted by their distance to gold, in the first
+    suite that has both original and gold."""
     models = [m for m in (original, gold, *made) if m]
     suites = list(dict.fromkeys(e.suite for m in (*made, original, gold) if m for e in m.evaluations))
     if not suites and not any(run.analysis for run in made):

@@ -1,4 +1,4 @@
-"""What each number means in one sentence, and how it is written; names of tasks."""
+"""Explains metrics in one sentence each, formats their values, and names tasks."""
 
 from typing import Literal, NamedTuple
 
@@ -184,11 +184,11 @@ TASK_FAMILIES = {
     "arc": "ARC",
     "toxigen": "ToxiGen",
 }
-"""First word of several tasks' names -> what it stands for."""
+"""First word of several tasks' names -> its meaning."""
 
 
 def meaning(metric: str) -> Meaning:
-    """A metric of somebody's own suite is shown under its own name."""
+    """Returns the explanation of a metric; one of a custom suite is shown under its own name."""
     if metric.endswith(RELATIVE):
         label = METRICS.get(metric.removesuffix(RELATIVE), Meaning(metric.removesuffix(RELATIVE), "")).label
         return Meaning(
@@ -209,7 +209,7 @@ def task_label(task: str) -> str:
 
 
 def number(metric: str, value: float) -> str:
-    """A value as the page, the tables and the figures write it, with a true minus sign."""
+    """Formats a value for page, tables and figures, with a true minus sign."""
     style = meaning(metric).style
     if style == "effect":
         text = f"{value:.2f}"
@@ -226,7 +226,7 @@ def number(metric: str, value: float) -> str:
 
 
 def plain_zero(text: str) -> str:
-    """`-0.00` is a rounding artefact, not a negative number."""
+    """Replaces `-0.00`, a rounding artefact, by `0.00`."""
     return text.removeprefix("-") if text.startswith("-") and not text.strip("-0.") else text
 
 
@@ -235,7 +235,7 @@ def superscript(exponent: int) -> str:
 
 
 def interval(metric: str, low: float | None, high: float | None) -> str | None:
-    """`0.91–1.04`, or `−0.10 to 0.20` where a dash would read as a minus sign."""
+    """Formats an interval: `0.91–1.04`, or `−0.10 to 0.20` if a dash could be read as a minus sign."""
     if low is None or high is None:
         return None
     first, second = number(metric, low), number(metric, high)

@@ -1,4 +1,4 @@
-"""Each run against a model that never saw the forget set: the verdicts of one suite, in words and as a table."""
+"""Compares each run with a model that never saw the forget set: verdicts in words and as a table."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -13,9 +13,9 @@ KINDS: dict[Direction, Literal["damage", "better", "moved"]] = {
     "over-forgotten": "better",
     "spread differently": "moved",
 }
-"""Colour of what tells a run from gold."""
+"""Colours of statistics that distinguish a run from gold."""
 NAMES = {"mia_min_k": "least probable words (min-k)", "mia_min_k_plus_plus": "least probable words (min-k++)"}
-"""Of statistics that elsewhere stand for an attack's AUC."""
+"""Names of statistics that elsewhere stand for an attack's AUC."""
 
 
 class Against(NamedTuple):
@@ -26,23 +26,24 @@ class Against(NamedTuple):
     """Run -> verdict."""
 
     def indistinguishable(self) -> list[str]:
-        """Runs that no statistic tells from gold."""
+        """Returns the runs that no statistic distinguishes from gold."""
         return [name for name, found in self.verdicts.items() if found.words == "indistinguishable from gold"]
 
     def statistics(self) -> list[tuple[str, str]]:
-        """(task, metric) of everything that was compared, in order."""
+        """Returns (task, metric) of everything that was compared, in order."""
         return list(dict.fromkeys((f.task, f.metric) for found in self.verdicts.values() for f in found.findings))
 
 
 def against(suite: str, runs: Sequence[RunRecord], gold: RunRecord) -> Against | None:
-    """Nothing where no run has samples to compare."""
+    """Computes the verdicts; None if no run has samples to compare."""
     if not runs:
         return None
     return Against(suite, {run.name: verdict(run.samples.get(suite, ()), gold.samples.get(suite, ())) for run in runs})
 
 
 def told_by(found: Verdict, most: int = 2) -> str:
-    """What tells a run from gold, the clearest first: `truth ratio (still known), rank (over-forgotten) and 2 more`."""
+    """Lists what distinguishes a run from gold, the clearest first: `truth ratio (still known), rank (over-forgotten) and 2
+    more`."""
     named = [f"{_name(f.metric)} ({f.direction})" for f in found.apart[:most]]
     more = len(found.apart) - most
     return ", ".join(named) + (f" and {more} more" if more > 0 else "")
@@ -53,7 +54,8 @@ def _name(metric: str) -> str:
 
 
 def gold_table(found: Against) -> Table:
-    """One row per run, one column per statistic: the mean difference from gold, coloured where it tells the two apart."""
+    """Makes a table: one row per run, one column per statistic, with the mean difference from gold, coloured if it
+    distinguishes the two."""
     asked = found.statistics()
     several = len({task for task, _ in asked}) > 1
     columns = [Column("model"), Column("verdict")]

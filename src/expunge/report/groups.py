@@ -1,4 +1,4 @@
-"""Tasks that belong together, by their names and the metric that they share: what a radar shows, and what was to be kept."""
+"""Groups related tasks by their names and common metric, for figures and for the mean over what was to be kept."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -11,13 +11,13 @@ SHARES = (
     "accuracy_normalized", "accuracy", "mc2", "exact_match", "exact_match_strict_match", "pass_at_1", "f1", "rouge_l_recall",
     "probability", "extraction_strength", "exact_memorization", "containment", "harmful_rate", "toxicity",
 )  # fmt: skip
-"""Metrics between 0 and 1, the one that a task is known by first: per character where lm-eval gives both, the strict number of
-GSM8K, mc2 of TruthfulQA. For the ten tasks of SPUNGE these are the metrics of its mean."""
+"""Metrics between 0 and 1, in the order in which a task's main metric is chosen: per character if lm-eval gives both, the
+strict number of GSM8K, mc2 of TruthfulQA. For the ten tasks of SPUNGE these are the metrics of its mean."""
 FEWEST_KEPT = 5
-"""So many tasks to keep make a picture of their own; fewer are read from the table."""
+"""Smallest number of tasks to keep that get a figure of their own."""
 RIMS = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
 MOST = 16
-"""Spokes that still have room for their names."""
+"""Largest number of spokes whose names fit."""
 
 
 class TaskMetric(NamedTuple):
@@ -28,7 +28,7 @@ class TaskMetric(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Tasks of one suite side by side."""
+    """Tasks of one suite shown together."""
 
     suite: str
     name: str
@@ -37,25 +37,25 @@ class Group(NamedTuple):
     spokes: tuple[TaskMetric, ...]
 
     def metric(self) -> str | None:
-        """The metric of all of them, or none where they differ."""
+        """Returns the metric of all tasks, or None if they differ."""
         metrics = {asked.metric for asked in self.spokes}
         return metrics.pop() if len(metrics) == 1 else None
 
     def label(self, asked: TaskMetric) -> str:
-        """What stands at a spoke: the task without the words that all tasks of the group begin with."""
+        """Returns the label of a spoke: the task without the words that all tasks of the group begin with."""
         family = TASK_FAMILIES.get(self.name)
         whole = task_label(asked.task)
         return whole.removeprefix(f"{family}: ") if family else whole
 
 
 def main_metric(metrics: Sequence[str]) -> str | None:
-    """The metric that a task is known by, or none where it has none between 0 and 1."""
+    """Returns the main metric of a task, or None if it has none between 0 and 1."""
     return next((metric for metric in SHARES if metric in metrics), None)
 
 
 def kept(suite: str, models: Sequence[RunRecord]) -> tuple[TaskMetric, ...]:
-    """What was to be kept: the tasks that the suite itself takes its mean over, as its score says; else each task with its main
-    metric, where high is good for the first of `models`.
+    """Returns what was to be kept: the tasks over which the suite itself takes its mean; otherwise each task with its main
+    metric on which high is good for the first of `models`.
 
     A task that pools others (`mmlu` over `mmlu_law`, ...) stands for them, unless nothing else would be left.
     """
@@ -71,19 +71,19 @@ def kept(suite: str, models: Sequence[RunRecord]) -> tuple[TaskMetric, ...]:
 
 
 def _counted_once(tasks: Sequence[str], own: Collection[str]) -> list[str]:
-    """Without tasks that pool some of the others under a name of the same family: they have no samples of their own."""
+    """Removes tasks that pool some of the others under a name of the same family, and have no samples of their own."""
     families = {task.partition("_")[0] for task in tasks if task in own}
     return [task for task in tasks if task in own or "_" not in task or task.partition("_")[0] not in families]
 
 
 def _over(suite: str, models: Sequence[RunRecord]) -> tuple[str, ...]:
-    """`TASK/METRIC` of each task that a suite-wide mean is over, if high is good for it."""
+    """Returns `TASK/METRIC` of each task that a suite-wide mean is over, if high is good for it."""
     scores = [score for model in models if (e := model.evaluation(suite)) for score in e.scores]
     return next((s.over for s in scores if s.task == "suite" and s.over and s.higher_is_better), ())
 
 
 def to_go(suite: str, models: Sequence[RunRecord]) -> tuple[TaskMetric, ...]:
-    """What low is good for, as a rule what was to be forgotten: each such task with its main metric; one that pools others stands
+    """Returns the tasks on which low is good, usually those to forget, with their main metric; one that pools others stands
     for them."""
     by_task = _scores(suite, models)
     tasks = [task for task in by_task if not any(task.startswith(f"{other}_") for other in by_task)]
@@ -97,12 +97,12 @@ def _to_keep(by_task: dict[str, dict[str, Score]], tasks: Sequence[str]) -> tupl
 
 
 def groups(suite: str, models: Sequence[RunRecord]) -> list[Group]:
-    """The pictures of a suite, by the tasks and directions of the first model that has each score.
+    """Returns the figures of a suite, by the tasks and directions of the first model that has each score.
 
-    First what was to be kept, where that is many tasks; then each family of tasks (`wmdp_bio`, `wmdp_chem`, ...) with one metric
-    that all of them have. A task that is the family's own name pools the others and is none of them; where a family is larger
-    than a figure holds, tasks that pool others (they have no samples of their own) stand for it. Families of which some members
-    were to go and others to stay make no picture, for no shape of it would be good.
+    First the tasks to keep, if there are many; then each family of tasks (`wmdp_bio`, `wmdp_chem`, ...) with one metric that
+    all of them have. A task with the family's own name pools the others and is not a member; if a family is too large for a
+    figure, tasks that pool others (without samples of their own) stand for it. Families with members both to forget and to keep
+    are not drawn.
     """
     by_task, found = _scores(suite, models), list[Group]()
     own = {task for task in by_task if any(model.ids(suite, task) for model in models)}
@@ -123,8 +123,8 @@ def groups(suite: str, models: Sequence[RunRecord]) -> list[Group]:
 
 
 def _scores(suite: str, models: Sequence[RunRecord]) -> dict[str, dict[str, Score]]:
-    """task -> metric -> the score of the first model that says which way is good, or else of the first model; without scores over
-    the whole suite. Only the runs may have been asked to forget what the original was scored on without an opinion."""
+    """Returns task -> metric -> the score of the first model that has a direction, or else of the first model; without scores
+    over the whole suite. The original may have been scored without roles."""
     by_task: dict[str, dict[str, Score]] = {}
     for model in models:
         evaluation = model.evaluation(suite)
@@ -137,7 +137,7 @@ def _scores(suite: str, models: Sequence[RunRecord]) -> dict[str, dict[str, Scor
 
 
 def _families(by_task: dict[str, dict[str, Score]]) -> dict[str, list[str]]:
-    """First word -> tasks that begin with it and go on; numbered ones are the steps of a series and not groups."""
+    """Returns first word -> tasks that begin with it and continue; numbered ones are the steps of a series, not groups."""
     families: dict[str, list[str]] = {}
     for task in by_task:
         first, _, rest = task.partition("_")
@@ -147,20 +147,20 @@ def _families(by_task: dict[str, dict[str, Score]]) -> dict[str, list[str]]:
 
 
 def score_of(model: RunRecord, suite: str, asked: TaskMetric) -> Score | None:
-    """The score, where it has a value."""
+    """Returns the score, if it has a value."""
     score = model.score(suite, asked.task, asked.metric)
     return score if score and score.value is not None else None
 
 
 def rim(group: Group, models: Sequence[RunRecord]) -> float:
-    """A round number that holds every value and interval of a group, where its scale ends."""
+    """Returns a round number that is at least every value and interval of a group, where its scale ends."""
     scores = [score for model in models for asked in group.spokes if (score := score_of(model, group.suite, asked))]
     most = max([v for s in scores for v in (s.value, s.high) if v is not None], default=1.0)
     return next((r for r in RIMS if most <= r + 1e-9), most)
 
 
 def said(group: Group, model: str, asked: TaskMetric, score: Score) -> str:
-    """What a corner or a bar says under the pointer."""
+    """Returns the tooltip of a corner or a bar."""
     between = interval(score.metric, score.low, score.high)
     value = number(score.metric, score.value if score.value is not None else 0.0)
     return (

@@ -1,4 +1,4 @@
-"""The report in a few sentences, from the numbers alone: what was asked, which run comes nearest, and what was not tested."""
+"""Summarizes the report in a few sentences: what was asked, which run comes closest to gold, and what was not tested."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +12,7 @@ from expunge.report.matrix import Matrix
 from expunge.report.read import RunRecord
 
 NAMED = 3
-"""Runs that a sentence names; it counts the rest, for a headline is read in one breath."""
+"""Number of runs that a sentence names; it counts the others."""
 
 
 def headline(
@@ -26,7 +26,7 @@ def headline(
     cost: Changes | None,
     matrices: Sequence[Matrix],
 ) -> tuple[str, str]:
-    """The first sentences, and what stands below them in grey. The runs come nearest to gold first."""
+    """Returns the first sentences, and the notes below them. The runs closest to gold come first."""
     if not runs:
         return f"Scores of the reference models on {_suite(suite)}, before any unlearning.", ""
     aimed = [run for run in runs if run.name in effects]
@@ -71,7 +71,7 @@ def _with_gold(runs: Sequence[RunRecord], aim: Aim, effects: Mapping[str, Effect
 
 
 def _without_gold(runs: Sequence[RunRecord], original: RunRecord | None, aim: Aim, effects: Mapping[str, Effects]) -> str:
-    """How far what was to go has gone, and what is left of what was to stay."""
+    """Describes how far the forget score has fallen, and what is left of the retain score."""
     asked = f"{_count(runs, 'run')} {'were' if len(runs) != 1 else 'was'} to forget {_asked(runs, aim)}."
     found = [(score.value, run) for run in runs if (score := score_of(run, aim.suite, aim.gone)) and score.value is not None]
     if not found:
@@ -91,7 +91,7 @@ def _without_gold(runs: Sequence[RunRecord], original: RunRecord | None, aim: Ai
 
 
 def _untested(original: RunRecord | None, gold: RunRecord | None) -> str:
-    """What the page cannot say."""
+    """Describes what the page cannot show."""
     said = []
     if original is None:
         said.append("What the model knew before was not given (--original), so that nothing here shows what changed.")
@@ -113,7 +113,7 @@ def _damaged(effects: Effects) -> bool:
 
 
 def _figures(effects: Effects) -> str:
-    """`forget effect 1.02, retain kept 0.97`."""
+    """Formats `forget effect 1.02, retain kept 0.97`."""
     scores = [score for score in (effects.gone, effects.kept) if score.value is not None]
     return ", ".join(f"{meaning(score.metric).label} {number(score.metric, score.value or 0.0)}" for score in scores)
 
@@ -121,7 +121,7 @@ def _figures(effects: Effects) -> str:
 def _without_aim(
     suite: str, runs: Sequence[RunRecord], original: RunRecord | None, cost: Changes | None, matrices: Sequence[Matrix]
 ) -> str:
-    """Of a suite that shows only what was to stay, or of runs that forgot different tasks."""
+    """Describes a suite without a forget task, or runs that forgot different tasks."""
     lowest = _lowest(suite, runs, original) if not matrices else ""
     found = (
         [_drops(matrices)]
@@ -132,13 +132,13 @@ def _without_aim(
 
 
 def _drops(matrices: Sequence[Matrix]) -> str:
-    """For each method, how much of what it was to forget is gone, and what went with it."""
+    """Describes, for each method, how much of its forget task is forgotten, and what else was lost."""
     said = [(m.method, m.sentence()) for m in matrices]
     return " ".join(f"{method}: {text[0].lower()}{text[1:]}" if method else text for method, text in said)
 
 
 def _lowest(suite: str, runs: Sequence[RunRecord], original: RunRecord | None) -> str:
-    """The first of the tasks that low is good for."""
+    """Returns the first task on which low is good."""
     asked = next(iter(to_go(suite, [*([original] if original else []), *runs])), None)
     values = [(s.value, run.name) for run in runs if asked and (s := score_of(run, suite, asked)) and s.value is not None]
     if asked is None or not values:
@@ -152,7 +152,7 @@ def _lowest(suite: str, runs: Sequence[RunRecord], original: RunRecord | None) -
 
 
 def _suite(suite: str) -> str:
-    """In a sentence; a suite that is called `suite` is not named twice."""
+    """Names a suite in a sentence; a suite that is called `suite` is not named twice."""
     return "the suite" if suite == "suite" else f"the suite {suite}"
 
 

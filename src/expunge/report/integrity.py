@@ -1,7 +1,6 @@
-"""Whether what a report shows belongs together: unfinished runs, files that were changed after they were written, older scores.
+"""Checks whether a run's files belong together: unfinished runs, files changed later, outdated scores.
 
-Only files that are newer than their manifest are hashed, so that a report over large models is quick; `expunge verify`
-hashes all.
+Only files newer than their manifest are hashed, so that a report over large models is fast; `expunge verify` hashes all.
 """
 
 import hashlib
@@ -15,11 +14,11 @@ from expunge.folders import unfinished
 from expunge.report.read import Artifact, RunRecord
 
 LATER = 2.0
-"""Seconds between two files of one artifact that count for nothing."""
+"""Difference in seconds between two files of one artifact that is ignored."""
 
 
 def broken_up(run: RunRecord) -> list[str]:
-    """One sentence for each thing that does not belong together in a run's folder; none for a folder of scores alone."""
+    """Returns one sentence for each inconsistency in a run's folder; empty for a folder of scores alone."""
     sentence = unfinished(run.folder)
     said = [f"{run.name} is not finished: {sentence}."] if sentence else []
     if run.artifact is None:
@@ -51,7 +50,7 @@ def _older_scores(run: RunRecord, manifest: Path) -> list[str]:
 
 
 def _other_settings(run: RunRecord, artifact: Artifact) -> list[str]:
-    """run.yaml is written once; where it says something else than the artifact, somebody edited one of the two."""
+    """Compares run.yaml with the artifact: if they differ, one of the two was edited."""
     try:
         settings: Any = yaml.safe_load(run.config or "")
     except yaml.YAMLError:

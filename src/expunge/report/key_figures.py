@@ -1,4 +1,4 @@
-"""The key figures of a suite: what stands for it where there is room for two or three numbers only."""
+"""Selects the two or three key figures of a suite."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from expunge.report.read import RunRecord
 from expunge.report.sections import Section
 
 WHOLE = 2
-"""Scores over a whole suite that are taken."""
+"""Number of suite-wide scores that are taken."""
 
 
 class KeyFigure(NamedTuple):
@@ -22,12 +22,12 @@ class KeyFigure(NamedTuple):
     scores: dict[str, Score]
     """Model -> score."""
     said: dict[str, str]
-    """Model -> what stands below the value instead of its interval."""
+    """Model -> text below the value instead of its interval."""
 
 
 def key_figures(section: Section, models: Sequence[RunRecord]) -> list[KeyFigure]:
-    """What is gone and what is kept, where the suite shows both; else scores over the whole suite, or what is left of what was to
-    go, and what it cost."""
+    """Returns what is forgotten and what is kept, if the suite shows both; otherwise suite-wide scores, or the forget score
+    and the side effects."""
     suite, scored = section.suite, [m for m in models if m.evaluation(section.suite)]
     relative = [e for e in section.effects.values() if e.gone.metric in ("forget_effect", "relative_drop")]
     if relative and section.aim and section.aim.stays:

@@ -1,4 +1,4 @@
-"""Names beside points without overlap: each label goes to the free place that is nearest to its point."""
+"""Places labels beside points without overlap, as close to their points as possible."""
 
 from collections.abc import Sequence
 from math import cos, hypot, radians, sin
@@ -14,13 +14,13 @@ class Box(NamedTuple):
     top: float
 
     def overlap(self, other: "Box") -> float:
-        """Area in common."""
+        """Computes the common area."""
         width = min(self.right, other.right) - max(self.left, other.left)
         height = min(self.top, other.top) - max(self.bottom, other.bottom)
         return max(width, 0.0) * max(height, 0.0)
 
     def outside(self, bounds: "Box") -> float:
-        """How far it sticks out of `bounds`."""
+        """Computes how far it extends beyond `bounds`."""
         return (
             max(bounds.left - self.left, 0.0) + max(self.right - bounds.right, 0.0)
             + max(bounds.bottom - self.bottom, 0.0) + max(self.top - bounds.top, 0.0)
@@ -29,16 +29,17 @@ class Box(NamedTuple):
 
 RADII = (9.0, 14.0, 20.0, 28.0, 38.0, 50.0, 64.0, 80.0, 100.0)
 ANGLES = (0, 180, 90, 270, 35, 325, 145, 215, 60, 120, 240, 300)
-"""Right of the point first: where a reader looks for its name."""
+"""Right of the point first, where readers look for its name."""
 ROUNDS = 3
 
 
 def place(
     points: Sequence[tuple[float, float]], sizes: Sequence[tuple[float, float]], taken: Sequence[Box], bounds: Box
 ) -> list[Box]:
-    """A box for each label: no two overlap, none covers what is `taken`, all lie within `bounds` as far as there is room.
+    """Returns a box for each label: none overlaps another or covers what is `taken`, and all lie within `bounds` if there is
+    room.
 
-    Labels are placed one after the other and then moved again, each given all the others; the same input gives the same places.
+    Labels are placed one after the other and then moved again, given all others; the same input gives the same result.
     """
     boxes: list[Box | None] = [None] * len(points)
     for _ in range(ROUNDS):
@@ -53,7 +54,7 @@ def place(
 
 
 def _candidates(point: tuple[float, float], size: tuple[float, float]) -> list[tuple[int, float, Box]]:
-    """Boxes around a point whose nearest edge or corner lies at a given radius, (rank of the angle, radius, box)."""
+    """Returns boxes around a point whose nearest edge or corner is at a given radius, (rank of the angle, radius, box)."""
     (x, y), (width, height) = point, size
     found = []
     for radius in RADII:
@@ -71,14 +72,14 @@ def _cost(box: Box, rank: int, radius: float, others: Sequence[Box], taken: Sequ
 
 
 def _mistakable(box: Box, own: int, points: Sequence[tuple[float, float]]) -> float:
-    """A price for lying nearer to another point than to one's own, or not clearly farther."""
+    """Computes a penalty for being closer to another point than to the label's own, or not clearly farther."""
     distances = [nearest_edge(point, box)[1] for point in points]
     nearest = min((d for i, d in enumerate(distances) if i != own), default=float("inf"))
     return max(0.0, 40.0 - 25.0 * nearest / max(distances[own], 1.0))
 
 
 def nearest_edge(point: tuple[float, float], box: Box) -> tuple[tuple[float, float], float]:
-    """The place on a box that is nearest to a point, and its distance: where a leader line ends."""
+    """Returns the nearest place on a box to a point, and its distance: where a leader line ends."""
     x = min(max(point[0], box.left), box.right)
     y = min(max(point[1], box.bottom), box.top)
     return (x, y), hypot(point[0] - x, point[1] - y)

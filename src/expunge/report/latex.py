@@ -1,4 +1,4 @@
-"""A table as LaTeX for a paper: booktabs and nothing else, in floats that fit on a page."""
+"""Formats a table as LaTeX floats that fit on a page, with the package booktabs only."""
 
 import re
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from textwrap import wrap
 from expunge.report.tables import SUPERSCRIPT_RUN, Cell, Column, Table, normal
 
 WIDE = 2
-"""More numbers than that in a row, and intervals go below their values in smaller type."""
+"""With more numbers in a row, intervals are set below their values in smaller type."""
 PAGE, LETTER, SMALL, GAP = 480, 4.5, 3.9, 7
 """Points: an A4 page between its margins, a letter of \\footnotesize, one of \\scriptsize, the gap between columns."""
 
 
 def latex(table: Table) -> str:
-    """A floating table that needs only the package booktabs; what does not fit on a page goes into floats that continue it."""
+    """Formats a floating table; what does not fit on a page continues in further floats."""
     stub = sum(_width(table, i) for i in range(table.stub))
     chunks: list[list[int]] = [[]]
     used = stub
@@ -27,7 +27,7 @@ def latex(table: Table) -> str:
 
 
 def _width(table: Table, place: int) -> float:
-    """About as wide as its column will be."""
+    """Estimates the width of a column."""
     cells = [row[place] for row in table.rows]
     if _column(table, place, True).startswith("p"):
         return 68 + GAP
@@ -69,13 +69,13 @@ def _float(table: Table, places: Sequence[int], number: int) -> str:
 
 
 def _label(name: str) -> str:
-    """A name that a run's folder gave may hold what LaTeX reads as a command; a label is letters, digits and hyphens."""
+    """Converts a name to a LaTeX label of letters, digits and hyphens."""
     return re.sub(r"[^A-Za-z0-9:.]+", "-", name).strip("-")
 
 
 def _rule(table: Table, index: int, wide: bool) -> list[str]:
-    """What stands above a row: a rule where the references end and around groups of several rows, else a little space where
-    intervals lie below their values."""
+    """Returns what is above a row: a rule after the references and around groups of several rows, otherwise a small space if
+    intervals are below their values."""
     opens = table.stub > 1 and table.opens_group(index)
     if index == table.apart or (opens and (table.group_size(index) > 1 or not table.opens_group(index - 1))):
         return ["\\midrule"]
@@ -89,7 +89,7 @@ def _column(table: Table, place: int, wide: bool) -> str:
 
 
 def _head_lines(column: Column, wide: bool) -> list[str]:
-    """A long title breaks between words and after underscores."""
+    """Breaks a long title between words and after underscores."""
     if not wide or not column.numeric:
         return [column.title]
     lines = wrap(column.title.replace("_", "_\0 "), 14, break_long_words=False)
@@ -111,7 +111,7 @@ def _cell(cell: Cell, notes: dict[str, int], wide: bool) -> str:
 
 
 def _stack(lines: Sequence[str], where: str) -> str:
-    """Lines one below the other in one cell, without a package."""
+    """Sets lines one below the other in one cell, without a package."""
     return (
         lines[0] if len(lines) == 1 else f"\\begin{{tabular}}[{where}]{{@{{}}r@{{}}}}" + " \\\\ ".join(lines) + "\\end{tabular}"
     )
@@ -126,7 +126,7 @@ LATEX = {
 
 
 def _escape(text: str) -> str:
-    """Special characters as themselves, `commands` as code, two hyphens as two hyphens and not as a dash."""
+    """Escapes special characters, sets `commands` as code, and keeps two hyphens from becoming a dash."""
     plain = "".join(LATEX.get(c, c) for c in re.sub("-(?=-)", "-\0", text)).replace("\0", "{}")
     plain = re.sub("`([^`]+)`", r"\\texttt{\1}", plain)
     return SUPERSCRIPT_RUN.sub(lambda m: f"$^{{{normal(m.group())}}}$", plain)

@@ -1,10 +1,10 @@
-"""Forget one, keep the others: what each run lost on each task, as a matrix of relative drops.
+"""Computes and draws the relative drop of each run on each task, as a matrix of forgotten by tested tasks.
 
     drop = 1 - score after / score before
 
-on the samples that both evaluations have, with paired bootstrap intervals. The diagonal is what was to go: near 1 is good. All
-else was to stay: near 0 is good, and below 0 the run scores better than the original. It is the form of the published tables of
-skill unlearning (arXiv 2503.21730), where the drop of a task beside the diagonal shows how far two skills are one.
+on the samples that both evaluations have, with paired bootstrap intervals. The diagonal was to be forgotten: near 1 is good.
+Everything else was to be kept: near 0 is good, and below 0 the run scores better than the original. This is the form of the
+published tables of skill unlearning (arXiv 2503.21730), where drops off the diagonal show how much two skills overlap.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +27,7 @@ KNOWLEDGE = frozenset(
     {"probability", "rouge_l_recall", "extraction_strength", "exact_memorization", "accuracy", "accuracy_normalized"}
     | {"exact_match", "f1", "containment", "pass_at_1"}
 )
-"""Metrics that are high where a model knows something and low where it does not, so that a share of them can be lost."""
+"""Metrics that are high for a model with knowledge and low without, so that a share of them can be lost."""
 
 
 class MatrixEntry(NamedTuple):
@@ -44,22 +44,22 @@ class Matrix(NamedTuple):
     names: dict[str, str]
     """Forgotten task -> name of the run that forgot it."""
     method: str | None = None
-    """Of all rows, where there is a matrix for each of several methods."""
+    """Method of all rows, if there is a matrix for each of several methods."""
 
     @property
     def name(self) -> str:
-        """Of its table and of its figure's file."""
+        """Returns the name of its table and figure file."""
         return "-".join([self.suite, *([self.method] if self.method else []), "matrix"])
 
     def entries(self) -> Iterator[MatrixEntry]:
-        """What could be computed."""
+        """Yields the computed drops."""
         for row, scores in self.rows.items():
             for asked, score in zip(self.columns, scores, strict=True):
                 if score.value is not None:
                     yield MatrixEntry(row, asked.task, score.value)
 
     def sentence(self) -> str:
-        """The two figures to read first."""
+        """States the two main figures."""
         own = [entry for entry in self.entries() if entry.tested == entry.forgotten]
         others = [entry for entry in self.entries() if entry.tested != entry.forgotten]
         parts = []
@@ -81,7 +81,7 @@ def _percent(share: float) -> str:
 def relative_drops(
     original: RunRecord, runs: Mapping[str, RunRecord], suite: str, tasks: Sequence[str] = (), metric: str | None = None
 ) -> Matrix:
-    """The matrix over `runs`: forgotten task -> the run that forgot it.
+    """Computes the matrix over `runs`: forgotten task -> the run that forgot it.
 
     tasks    columns; default: the forgotten tasks first, then all others of the suite
     metric   the same for every column; default: the first metric of knowledge that each task was scored with
@@ -107,7 +107,7 @@ def relative_drops(
 
 
 def forgetting(runs: Sequence[RunRecord], suite: str) -> dict[str, RunRecord]:
-    """Forgotten task -> run, for runs whose evaluation calls low scores good on exactly one task (`--forget TASK`).
+    """Returns forgotten task -> run, for runs with low scores good on exactly one task (`--forget TASK`).
 
     The first run of a task counts; runs that forgot several tasks, or none, are left out.
     """
@@ -123,9 +123,9 @@ def forgetting(runs: Sequence[RunRecord], suite: str) -> dict[str, RunRecord]:
 
 
 def matrices(original: RunRecord, runs: Sequence[RunRecord], suite: str) -> tuple[Matrix, ...]:
-    """One matrix for each method whose runs forgot two tasks or more; where none did, one of all runs together, if they did.
+    """Returns one matrix for each method whose runs forgot at least two tasks; otherwise one of all runs together, if they did.
 
-    Rows are in the order of the original's tasks; tasks of which it has no samples are none.
+    Rows are in the order of the original's tasks; tasks without samples of it are left out.
     """
     tasks = list(dict.fromkeys(sample.task for sample in original.samples.get(suite, ())))
     by_method: dict[str | None, list[RunRecord]] = {}
@@ -161,7 +161,7 @@ def _drop(original: RunRecord, run: RunRecord, suite: str, asked: TaskMetric) ->
 
 
 def matrix_table(matrix: Matrix) -> Table:
-    """The numbers with their intervals: HTML and Markdown by `report.tables`, LaTeX by `report.latex`."""
+    """Makes the table of numbers with intervals: HTML and Markdown by `report.tables`, LaTeX by `report.latex`."""
     titles = [
         Column(task_label(task), True, f"{meaning(metric).label}: {meaning(metric).sentence}") for task, metric in matrix.columns
     ]
@@ -178,7 +178,7 @@ def matrix_table(matrix: Matrix) -> Table:
 
 
 def _tint(score: Score, *, own: bool) -> Tint | None:
-    """As in the other tables: losing what was to go is wanted, losing anything else is damage."""
+    """Returns the colour, as in the other tables: losing the forgotten task is wanted, losing others is damage."""
     if score.value is None:
         return None
     lost = max(-1.0, min(1.0, score.value))
@@ -192,8 +192,8 @@ WANTED = LinearSegmentedColormap.from_list("wanted", [FORGET, "#ffffff", "#2c7d5
 
 
 def heat_map(matrix: Matrix) -> str:
-    """SVG: rows were forgotten, columns were tested. Framed is what was to go, green as far as it is gone; elsewhere orange
-    is lost and blue is gained."""
+    """Draws an SVG: rows were forgotten, columns were tested. Forgotten tasks are framed and green; on other tasks losses are
+    orange and gains blue."""
     high = CELL * 2 // 3
     width, height = LEFT + CELL * len(matrix.columns) + RIGHT, TOP + high * len(matrix.rows) + EDGE
     hovers: dict[str, str] = {}

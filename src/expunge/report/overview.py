@@ -1,4 +1,4 @@
-"""Several suites at a glance: the key figures of each in one table, and what is gone against what it cost in one plane."""
+"""Shows several suites at a glance: key figures in one table, and forgetting against side effects in one figure."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,14 +18,14 @@ from expunge.report.tradeoff import Point, cost_tradeoff, drawable
 class Overview(NamedTuple):
     table: Table
     figures: dict[str, str]
-    """A word for its file -> SVG: one for each pair of a suite that shows what is gone and another that shows what was kept."""
+    """Word for its file name -> SVG: one for each pair of a suite with a forget task and another with tasks to keep."""
     undrawn: dict[str, str]
 
 
 def overview(
     sections: Sequence[Section], runs: Sequence[RunRecord], original: RunRecord | None, gold: RunRecord | None
 ) -> Overview | None:
-    """Nothing for a single suite, whose own summary is the first thing on the page."""
+    """Makes the overview; None for a single suite, whose own summary comes first on the page."""
     if len(sections) < 2:
         return None
     references = [m for m in (original, gold) if m and m.evaluations]
@@ -62,7 +62,8 @@ def _cell(figure: KeyFigure, model: RunRecord, section: Section, original: RunRe
 def _plane(
     gone: str, stays: Section, models: Sequence[RunRecord], original: RunRecord, gold: RunRecord | None
 ) -> tuple[str | None, dict[str, str]]:
-    """One point per model: across the mean change of what one suite asks to keep, up what is left in another suite."""
+    """Draws one point per model: the mean change of what one suite keeps (across), and the forget score of another suite
+    (up)."""
     scored = [m for m in models if m.evaluation(gone)]
     asked = next(iter(to_go(gone, scored)), None)
     if asked is None or stays.changes is None or to_go(stays.suite, scored):

@@ -1,4 +1,4 @@
-"""Runs -> one page and its machine-readable twins. Everything is read and drawn before the first byte is written."""
+"""Writes a report: the HTML page and its machine-readable files. Everything is read and drawn before anything is written."""
 
 import warnings
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from expunge.report.read import RunRecord, read_run, read_runs
 from expunge.report.render import as_html
 
 TWINS = ("index.html", "report.md", "table.tex", "summary.json")
-"""What a report writes beside report.json, which says that the others are its own."""
+"""Files that a report writes beside report.json, whose presence shows that they belong to it."""
 
 
 def report(
@@ -32,16 +32,16 @@ def report(
 ) -> Path:
     """Writes one report over any number of runs and returns the path of its page.
 
-    runs               folders of runs; among them a folder without training that is called `original` or `gold` is taken for
-                       that model where the next two are not given
+    runs               folders of runs; a folder without training that is called `original` or `gold` is taken as that model if
+                       the next two are not given
     out                gets index.html (self-contained), report.md, table.tex, report.json, the figures as SVG, and for
                        the lab with both reference models summary.json
     original, gold     folders with the evaluation of the model before unlearning, and of one that never saw the forget set
     seed, seconds      for summary.json; default: the runs' common seed, and the time that their provenance adds up to
-    show_forget_text   quote texts of what was to be forgotten, where the samples hold them
-    overwrite          write into a folder that holds something already
+    show_forget_text   quote texts of the forget set, if the samples contain them
+    overwrite          write into a folder that is not empty
 
-    Raises ExpungeError, one sentence, before anything is written: a missing or broken file, or no scores at all.
+    Raises ExpungeError before anything is written for a missing or broken file, or if there are no scores.
     """
     out = Path(out)
     if not runs:
@@ -67,7 +67,7 @@ def report(
 def _read(
     folders: Sequence[Path], original: Path | str | None, gold: Path | str | None
 ) -> tuple[list[RunRecord], RunRecord | None, RunRecord | None]:
-    """(runs, original, gold); the reference models go by these names whatever their folders are called."""
+    """Returns (runs, original, gold); the reference models get these names, whatever their folders are called."""
     given = {"original": original, "gold": gold}
     resolved = {Path(path).resolve() for path in given.values() if path is not None}
     records = read_runs([folder for folder in folders if folder.resolve() not in resolved], [n for n, p in given.items() if p])
@@ -92,7 +92,7 @@ def _seconds(runs: Sequence[RunRecord], seconds: float | None) -> float | None:
 
 
 def _write(out: Path, files: dict[str, str], machine: dict[str, Any], summary: LabSummary | None) -> None:
-    """The page last: where it is, the rest is too."""
+    """Writes the files, the page last."""
     out.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         if name != "index.html":

@@ -1,4 +1,4 @@
-"""What the tables of a report hold: records -> tables."""
+"""Makes the tables of a report from records."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -16,11 +16,11 @@ from expunge.report.tables import DASH, Cell, Column, Table, score_cell, tint_of
 
 ARROWS = {True: "↑", False: "↓", None: ""}
 ROLES: dict[Role | None, str] = {"forget": "to forget", "retain": "to keep", "control": "control: never taught"}
-"""What stands below the name of a task."""
+"""Text below the name of a task."""
 MOST_COLUMNS = 4
-"""Tasks to go that the summary of a suite has room for."""
+"""Largest number of forget tasks in the summary of a suite."""
 BOUNDED = ("share", "effect")
-"""Styles of metrics whose change against the original is a share, and so a colour."""
+"""Styles of metrics whose change against the original is a share, and can be coloured."""
 
 
 def summary_table(
@@ -33,11 +33,11 @@ def summary_table(
     cost: Changes | None,
     instead: Mapping[str, Sequence[str]],
 ) -> Table | None:
-    """One row per model: the verdict where there is gold, the two figures, the scores that they come from, scores over the whole
-    suite, and what forgetting cost on average and at worst. Nothing where the suite shows none of these.
+    """Makes one row per model: the verdict if there is gold, the two main figures, the scores behind them, suite-wide scores,
+    and mean and worst side effects. None if the suite has none of these.
 
-    references   so many models at the top are original or gold
-    instead      run -> the tasks that it was to forget in place of the aim's
+    references   number of models at the top that are original or gold
+    instead      run -> the tasks that it was to forget instead of the aim's
     """
     shown = _summed_up(suite, models, aim)
     if not shown:
@@ -71,7 +71,7 @@ def _titled(task: str, metric: str) -> Column:
 
 
 def _summed_up(suite: str, models: Sequence[RunRecord], aim: Aim | None) -> list[tuple[str, str]]:
-    """(task, metric) of the scores that the summary shows: the aim's two, other tasks that were to go, and the whole suite."""
+    """Returns (task, metric) of the scores in the summary: the aim's two, other tasks to forget, and the whole suite."""
     there = rows_of(suite, models)
     pairs: list[tuple[str, str]] = []
     if aim:
@@ -96,8 +96,8 @@ def _verdict(
 
 
 def score_table(suite: str, models: Sequence[RunRecord], original: RunRecord | None) -> Table:
-    """Every score of a suite: one row per task and metric, one column per model, coloured by the change against the original.
-    That no prompt was cut is said once and not in a row for each task."""
+    """Makes the table of every score of a suite: one row per task and metric, one column per model, coloured by the change
+    against the original. If no prompt was cut, this is said once instead of in a row per task."""
     rows = []
     uncut = ""
     for task, metric in rows_of(suite, models):
@@ -121,7 +121,7 @@ def score_table(suite: str, models: Sequence[RunRecord], original: RunRecord | N
 
 
 def rows_of(suite: str, models: Iterable[RunRecord]) -> list[tuple[str, str]]:
-    """(task, metric) in order of first appearance, a task's metrics together."""
+    """Returns (task, metric) in order of first appearance, a task's metrics together."""
     scores = [s for m in models if (evaluation := m.evaluation(suite)) for s in evaluation.scores]
     tasks: dict[str, dict[str, None]] = {}
     for score in scores:
@@ -130,14 +130,14 @@ def rows_of(suite: str, models: Iterable[RunRecord]) -> list[tuple[str, str]]:
 
 
 def change(score: Score | None, before: Score | None) -> float | None:
-    """value - original, for metrics between 0 and 1."""
+    """Computes value - original, for metrics between 0 and 1."""
     if score is None or before is None or score.value is None or before.value is None:
         return None
     return score.value - before.value if meaning(score.metric).style in BOUNDED else None
 
 
 def attack_table(runs: Sequence[RunRecord]) -> Table | None:
-    """One row per run and attack: the gain, the same attack on the control, the budget, and the scores afterwards."""
+    """Makes one row per run and attack: the gain, the same attack on the control, the budget, and the scores afterwards."""
     rows = []
     for run in runs:
         for attack in run.attacks:
@@ -164,7 +164,7 @@ def _after(score: Score) -> str:
 
 
 def settings(fields: Mapping[str, object]) -> str:
-    """`beta 0.1 · retain.kind kl`: fields in their own order, without those that are unset."""
+    """Formats `beta 0.1 · retain.kind kl`: fields in their own order, without unset ones."""
     flat: list[str] = []
     for key, value in fields.items():
         if isinstance(value, Mapping):
@@ -175,7 +175,7 @@ def settings(fields: Mapping[str, object]) -> str:
 
 
 def run_table(runs: Sequence[RunRecord], claims: Mapping[str, Claim]) -> Table | None:
-    """How each artifact was made: settings, steps, time, memory, and what of the provenance differs between the runs."""
+    """Describes how each artifact was made: settings, steps, time, memory, and provenance that differs between the runs."""
     made = [run for run in runs if run.artifact or run.provenance]
     if not made:
         return None
@@ -214,7 +214,7 @@ PROVENANCE = ("base model", "forget data", "retain data", "other data", "seed", 
 
 
 def origin(p: Provenance) -> dict[str, str]:
-    """Where a run came from, as short texts; hashes are cut to twelve digits."""
+    """Describes where a run came from, in short texts; hashes are cut to twelve digits."""
     data = {name: f"{p.counts.get(name, 0):,} rows, sha256 {digest[:12]}" for name, digest in p.data.items()}
     others = "; ".join(f"{name}: {text}" for name, text in data.items() if name not in ("forget", "retain"))
     return {
@@ -230,7 +230,7 @@ def origin(p: Provenance) -> dict[str, str]:
 
 
 def shared_provenance(runs: Sequence[RunRecord]) -> list[tuple[str, str]]:
-    """What is the same for all runs, said once."""
+    """Describes the provenance that is the same for all runs."""
     origins = [origin(run.provenance) for run in runs if run.provenance]
     if not origins:
         return []

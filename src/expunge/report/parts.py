@@ -1,4 +1,4 @@
-"""A run that unlearned the parts of its forget set one by one (SPUNGE): what became of each part, and of their merge."""
+"""Shows a run that unlearned the parts of its forget set separately (SPUNGE): the results of each part, and of their merge."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +27,7 @@ class PartsOf(NamedTuple):
     run: str
     table: Table
     merged: str | None
-    """What the merge kept, in a sentence."""
+    """Describes what the merge kept."""
     curves: str | None
     scores: list[PartScores]
 
@@ -36,7 +36,7 @@ class PartsOf(NamedTuple):
 
 
 def parts_of(run: RunRecord, references: Sequence[tuple[str, RunRecord]], place: str) -> PartsOf | None:
-    """Nothing for a run without parts.
+    """Returns the parts; None for a run without parts.
 
     references   (`original` or `gold`, model)
     place        a word for the names of its tables and figures
@@ -60,7 +60,7 @@ def _scores(suite: str, models: Sequence[RunRecord], references: Sequence[tuple[
 
 
 def part_table(run: RunRecord, place: str) -> Table:
-    """One row per part: rows, steps, the loss at both ends, why it ended, what it took."""
+    """Makes one row per part: rows, steps, first and last loss, why it ended, time and memory."""
     rows = []
     for i, part in enumerate(run.parts):
         origin = part.provenance
@@ -101,7 +101,7 @@ def _loss(value: float | None) -> Cell:
 
 
 def merge_sentence(run: RunRecord) -> str | None:
-    """What became of the parts' changes, as merge.json says."""
+    """Describes what became of the parts' changes, from merge.json."""
     merge = run.merge
     if merge is None:
         return None
@@ -117,7 +117,7 @@ def merge_sentence(run: RunRecord) -> str | None:
 
 
 def _merged(run: RunRecord, index: int) -> list[Cell]:
-    """How many weights the part changed, and how many of these changes the merge kept."""
+    """Returns how many weights the part changed, and how many of these changes the merge kept."""
     merge = run.merge
     if merge is None or index >= len(merge.changed_elements):
         return []

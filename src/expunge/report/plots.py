@@ -1,6 +1,6 @@
-"""The look of every figure, and figure -> SVG.
+"""Defines the style of figures, and converts figures to SVG.
 
-Text stays text; nothing depends on the date or the machine, so that equal input gives equal bytes.
+Text remains text; nothing depends on the date or the machine, so that equal input gives equal bytes.
 """
 
 import io
@@ -25,7 +25,7 @@ FAMILIES: dict[str, tuple[str, str]] = {
     "guarding": ("^", "#16796f"),
     "composed": ("D", "#7a4f1d"),
 }
-"""Family -> marker and colour: told apart by shape as well, for eyes and printers without colour."""
+"""Family -> marker and colour, so that families can be distinguished without colour."""
 
 COLOURS = ("#3d4b8f", "#a5407f", "#16796f", "#b5561d", "#8a4fa8", "#5b6b1f", "#c2418c", "#2f8fa3", "#7a4f1d", "#1f6fb2")
 DASHES: tuple[Any, ...] = ("-", (0, (6, 1.6)), (0, (3, 1.2)), (0, (1.2, 1.2)), (0, (7, 1.5, 1.5, 1.5)))
@@ -64,12 +64,12 @@ STYLE: dict[str, Any] = {
 
 
 def canvas(width: float, height: float) -> Figure:
-    """An empty figure of so many pixels; call within `style()`."""
+    """Creates an empty figure of this size in pixels; must be called within `style()`."""
     return Figure(figsize=(width / 72, height / 72), dpi=72)
 
 
 def sheet(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure whose coordinates are pixels from the upper left corner."""
+    """Creates a figure whose coordinates are pixels from the upper left corner."""
     figure = canvas(width, height)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_xlim(0, width)
@@ -79,30 +79,30 @@ def sheet(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def shorten(name: str, most: int) -> str:
-    """A long name keeps its two ends."""
+    """Shortens a long name in the middle."""
     return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most - most // 2) :]}"
 
 
 def style() -> Any:
-    """Context in which figures are drawn and written."""
+    """Context manager in which figures are drawn and written."""
     return matplotlib.rc_context(STYLE)
 
 
 def extent(figure: Figure, artist: Any) -> Box:
-    """Where an artist lies, in pixels."""
+    """Returns the position of an artist, in pixels."""
     box: Bbox = artist.get_window_extent(FigureCanvasAgg(figure).get_renderer())
     return Box(box.x0, box.y0, box.x1, box.y1)
 
 
 def quiet_ticks(axes: Axes) -> None:
-    """Short ticks, and hairlines to read values off."""
+    """Draws short ticks, and thin grid lines."""
     axes.tick_params(length=3, width=0.8)
     axes.grid(color=HAIRLINE, linewidth=0.7, zorder=0)
     axes.set_axisbelow(True)
 
 
 def write_svg(figure: Figure, name: str, title: str, hovers: Mapping[str, str]) -> str:
-    """A self-standing SVG. `hovers`: gid of a drawn thing -> what to say when the pointer rests on it."""
+    """Writes a standalone SVG. `hovers`: gid of a drawn element -> its tooltip."""
     file = io.StringIO()
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": f"expunge-{name}"}):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -132,19 +132,19 @@ def _escape(text: str) -> str:
 
 
 def _without_idle_ids(svg: str) -> str:
-    """Ids that nothing refers to would clash where several figures stand in one page."""
+    """Removes unused ids, which would clash if several figures are on one page."""
     used = set(re.findall(r'(?:#)([A-Za-z_][\w.-]*)(?=[")])', svg))
     return re.sub(r' id="([^"]*)"', lambda m: m.group() if m.group(1) in used else "", svg)
 
 
 def inline(svg: str) -> str:
-    """The same drawing inside an HTML page, which needs no names of namespaces."""
+    """Converts an SVG for use inside an HTML page, without namespaces."""
     svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg, count=2)
     return re.sub(r' version="1.1"', "", svg, count=1)
 
 
 def compact(values: Sequence[float | None], most: int = 240) -> tuple[list[float], list[float]]:
-    """(position, mean) of at most so many equal stretches of a long curve, so that a page with many curves stays light."""
+    """Returns (position, mean) of equal stretches of a long curve, so that a page with many curves remains small."""
     points = [(float(i), v) for i, v in enumerate(values) if v is not None]
     size = max(1, -(-len(points) // most))
     stretches = [points[i : i + size] for i in range(0, len(points), size)]

@@ -1,8 +1,8 @@
-"""Groups side by side: a radar with one polygon per model, or bars where two groups make no shape.
+"""Draws groups of tasks as radar charts with one polygon per model, or as bars for groups with two tasks.
 
-Only the corners are measured, so the intervals are whiskers along the spokes and no band between them, and the models stand side
-by side at each spoke. The centre is always 0: a radar that starts elsewhere shows noise as shape. Up to three runs share one
-drawing; more than that get a small one each, with original and gold in all of them.
+Only the corners are measured, so that intervals are drawn as whiskers along the spokes, with the models side by side. The
+centre is always 0, since another centre would exaggerate small differences. Up to three runs share one chart; more get a small
+chart each, with original and gold in all of them.
 """
 
 from collections.abc import Collection, Sequence
@@ -21,14 +21,14 @@ from expunge.report.read import RunRecord
 
 WIDTH = 920
 TOGETHER = 3
-"""So many runs share one drawing."""
+"""Largest number of runs that share one chart."""
 SPREAD = 0.07
-"""Radians between two models at a spoke, at most."""
+"""Largest angle between two models at a spoke, in radians."""
 RINGS = 4
 VISIBLE = 0.05
-"""Share of the rim that can be seen as a dent."""
+"""Share of the rim that is visible as a difference."""
 LETTER = 0.62
-"""Width of a letter over the size of its type."""
+"""Width of a letter relative to its font size."""
 
 
 class Look(NamedTuple):
@@ -39,7 +39,7 @@ class Look(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """A circle of spokes: where it is, in pixels, and what its rim is worth."""
+    """A circle of spokes: its position in pixels, and the value of its rim."""
 
     x: float
     y: float
@@ -48,7 +48,7 @@ class Placed(NamedTuple):
     spokes: int
 
     def at(self, spoke: int, value: float, aside: float = 0.0) -> tuple[float, float]:
-        """The place of a value on a spoke; the first spoke points up, and the next ones follow as on a clock."""
+        """Returns the position of a value on a spoke; the first spoke points up, and the next ones follow clockwise."""
         angle = 2 * pi * spoke / self.spokes + aside
         reach = self.radius * min(value, self.rim) / self.rim
         return self.x + reach * sin(angle), self.y - reach * cos(angle)
@@ -60,17 +60,17 @@ class GroupFigure(NamedTuple):
     group: Group
     figure: str
     together: bool
-    """All models in one drawing."""
+    """All models in one chart."""
     spokes: bool
-    """A radar; else bars."""
+    """A radar chart; otherwise bars."""
     marks_gone: bool
-    """Whether names of spokes are coloured where that run was to forget them."""
+    """Whether names of spokes are coloured for the run that was to forget them."""
 
 
 def draw_groups(
     groups: Sequence[Group], references: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord], place: str = ""
 ) -> list[GroupFigure]:
-    """One figure for each group in which some run has a score and lies off the original.
+    """Draws one figure for each group in which some run has a score that differs from the original.
 
     references   (`original` or `gold`, model), drawn in every part of a figure
     place        makes a figure's name differ from that of the same group elsewhere in the page
@@ -92,13 +92,13 @@ def draw_groups(
 
 
 def _gone(group: Group, run: RunRecord) -> set[str]:
-    """Tasks that only this run was to forget: high is good for them elsewhere."""
+    """Returns the tasks that only this run was to forget, on which high is good for the others."""
     scores = [score for asked in group.spokes if (score := score_of(run, group.suite, asked))]
     return {s.task for s in scores if s.higher_is_better is False} if any(s.higher_is_better for s in scores) else set()
 
 
 def _moved(group: Group, references: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord]) -> bool:
-    """Whether some run lies visibly off the original: a drawing of nothing but full circles tells less than the table."""
+    """Whether some run is visibly different from the original; otherwise the table says more."""
     original = next((model for role, model in references if role == "original"), None)
     if original is None:
         return True
@@ -163,7 +163,7 @@ def _scale(circle: Placed) -> str:
 
 
 def _web(axes: Axes, group: Group, circle: Placed, size: float, room: float, gone: Collection[str] = ()) -> None:
-    """Rings, spokes and the spokes' names, which have `room` pixels on either side of the centre."""
+    """Draws rings, spokes and their names, which have `room` pixels on either side of the centre."""
     for ring in range(1, RINGS + 1):
         edge = GREY if ring == RINGS else HAIRLINE
         reach = circle.radius * ring / RINGS
@@ -182,7 +182,7 @@ def _web(axes: Axes, group: Group, circle: Placed, size: float, room: float, gon
 
 
 def _radius(group: Group, most: float, size: float, room: float) -> float:
-    """As large as the longest word at a spoke leaves space for."""
+    """Returns the largest radius that leaves space for the longest word at a spoke."""
     longest = max((len(word) for asked in group.spokes for word in group.label(asked).split()), default=0)
     return max(0.5 * most, min(most, room - 10 - LETTER * size * longest))
 
@@ -190,7 +190,7 @@ def _radius(group: Group, most: float, size: float, room: float) -> float:
 def _polygons(
     axes: Axes, group: Group, circle: Placed, models: Sequence[RunRecord], looks: Sequence[Look], hovers: dict[str, str], gid: str
 ) -> None:
-    """A polygon, its corners and its whiskers for each model; a missing score leaves the polygon open."""
+    """Draws a polygon, its corners and its whiskers for each model; a missing score leaves the polygon open."""
     step = min(SPREAD, 0.6 * 2 * pi / circle.spokes / max(1, len(models)))
     for m, (model, shown) in enumerate(zip(models, looks, strict=True)):
         aside, order = step * (m - (len(models) - 1) / 2), 2.0 + 0.01 * m + (1.0 if shown.filled else 0.0)
@@ -230,7 +230,7 @@ def _mark(axes: Axes, place: tuple[float, float], shown: Look, order: float, gid
 
 
 def _sign(axes: Axes, x: float, y: float, name: str, shown: Look) -> float:
-    """An entry of the key; returns where it ends."""
+    """Draws an entry of the legend; returns where it ends."""
     axes.add_artist(Line2D([x, x + 30], [y, y], color=shown.colour, linestyle=shown.dash, linewidth=1.6))
     _whisker(axes, [(x + 15, y - 8), (x + 15, y + 8)], shown, 3)
     _mark(axes, (x + 15, y), shown, 5)

@@ -1,4 +1,4 @@
-"""A run folder -> a RunRecord. Every broken file names itself; nothing is guessed from the names of methods."""
+"""Reads the folder of a run into a RunRecord. Errors name the broken file."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -13,13 +13,13 @@ from expunge.report.analysis import Analysis
 
 
 class Lenient(BaseModel):
-    """Files that other stages own and check: the report reads what it shows and passes over the rest."""
+    """Base class for files of other stages: the report reads what it shows and ignores other fields."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
 LOGS = ("metrics.jsonl", "expert/metrics.jsonl", "acquisition/metrics.jsonl")
-"""Where a run's steps are: what is negated was trained in a folder of its own."""
+"""Where a run's metrics.jsonl is: a negated model was trained in a subfolder."""
 
 
 class Step(Lenient):
@@ -32,7 +32,7 @@ class Step(Lenient):
 
 
 class Artifact(Lenient):
-    """artifact/expunge.json. The claim that it holds is not read: a claim is derived from records (`claims`)."""
+    """artifact/expunge.json. Its claim is not read: claims are derived from records (`claims`)."""
 
     kind: Literal["weights", "adapter", "guard"]
     method: dict[str, Any]
@@ -44,7 +44,7 @@ class Artifact(Lenient):
 
 
 class Calibration(Lenient):
-    """artifact/calibration.json: how far held-out queries are from a guard's box; up to 1 they are closed."""
+    """artifact/calibration.json: distances of held-out queries from a guard's box; up to 1 they are closed."""
 
     forget: tuple[float, ...] = Field(min_length=1)
     retain: tuple[float, ...] = Field(min_length=1)
@@ -57,18 +57,18 @@ class Merge(Lenient):
     models: tuple[str, ...]
     """The parts' artifacts, in the order of the merge."""
     elements: int
-    """Weights of one model."""
+    """Number of weights of one model."""
     changed_elements: tuple[int, ...]
-    """Of each part: weights in tensors that differ from the base."""
+    """For each part: weights in tensors that differ from the base."""
     kept: tuple[int, ...] | None = None
-    """Of each part: differences that survived the trimming, where the method trims."""
+    """For each part: differences that were kept, if the method trims."""
     outvoted: int = 0
     change: float
-    """Norm of the change over the norm of the changed tensors."""
+    """Norm of the change relative to the norm of the changed tensors."""
 
 
 class _Index(NamedTuple):
-    """One suite's samples, looked up once."""
+    """One suite's samples, indexed."""
 
     source: tuple[Sample, ...]
     values: dict[tuple[str, str], dict[str, float]]
@@ -94,11 +94,11 @@ class RunRecord(Record):
     """suite -> rows of SUITE.samples.jsonl."""
     attacks: tuple[Attack, ...] = ()
     calibration: Calibration | None = None
-    """Of a guard that decides by a threshold."""
+    """For a guard that decides by a threshold."""
     analysis: Analysis | None = None
-    """Of a probe, in the run's folder or in a folder of its own."""
+    """For a probe, in the run's folder or in a folder of its own."""
     parts: tuple["RunRecord", ...] = ()
-    """Of a run that unlearned the parts of its forget set one by one, in the order of the merge."""
+    """For a run that unlearned the parts of its forget set separately, in the order of the merge."""
     merge: Merge | None = None
     _indexed: dict[str, _Index] = PrivateAttr(default_factory=dict)
 
@@ -118,11 +118,11 @@ class RunRecord(Record):
         return evaluation.get(task, metric) if evaluation else None
 
     def values(self, suite: str, task: str, metric: str) -> dict[str, float]:
-        """Sample id -> value, without the samples that have none."""
+        """Returns sample id -> value, without samples that have none."""
         return self._index(suite).values.get((task, metric), {})
 
     def ids(self, suite: str, task: str) -> set[str]:
-        """Ids of the samples that a task was scored on: hashes of their content, so that they tell what the data was."""
+        """Returns the ids of the samples that a task was scored on: hashes of their content."""
         return self._index(suite).ids.get(task, set())
 
     def _index(self, suite: str) -> _Index:
@@ -156,7 +156,7 @@ def _reason(error: Exception) -> str:
 
 
 def _read_lines(path: Path, model: type[M]) -> tuple[M, ...]:
-    """Rows of a JSONL file. A last line without its newline was cut off by a kill and is left out."""
+    """Reads rows of a JSONL file. A last line without a newline was cut off by a kill and is ignored."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
@@ -173,7 +173,7 @@ def _read_lines(path: Path, model: type[M]) -> tuple[M, ...]:
 
 
 def read_run(folder: Path, name: str | None = None) -> RunRecord:
-    """Reads one run; a folder that `expunge evaluate` alone wrote is a run without training."""
+    """Reads one run; a folder that only `expunge evaluate` wrote is a run without training."""
     if not folder.is_dir():
         raise ExpungeError(f"{folder} is not a folder; give a run's, as `expunge unlearn` or `expunge evaluate` wrote it")
     evaluated = folder / "evaluation" if (folder / "evaluation").is_dir() else folder
@@ -213,7 +213,7 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
 
 
 def label(folder: Path) -> str:
-    """What a model is called: its folder's name, or that of the run around a folder of scores."""
+    """Returns the name of a model: its folder's name, or that of the run that contains a folder of scores."""
     return _around(folder).name
 
 
@@ -223,7 +223,7 @@ def _around(folder: Path) -> Path:
 
 
 def _read_parts(folder: Path, merge: Merge | None) -> tuple[RunRecord, ...]:
-    """parts/VALUE in the order of the merge; a part that had not begun is left out."""
+    """Reads parts/VALUE in the order of the merge; a part that had not begun is left out."""
     found = {p.name: p for p in sorted((folder / "parts").glob("*")) if _begun(p)}
     merged = [name for model in (merge.models if merge else ()) if (name := Path(model).parent.name) in found]
     return tuple(read_run(found[name]) for name in dict.fromkeys([*merged, *found]))
@@ -234,7 +234,7 @@ def _begun(part: Path) -> bool:
 
 
 def read_runs(folders: Sequence[Path], taken: Collection[str] = ()) -> list[RunRecord]:
-    """Several runs; folders of one name, or of one that is `taken` already, are told apart by the folders that they lie in."""
+    """Reads several runs; folders with the same name, or one that is `taken`, are distinguished by their parent folders."""
     paths = [_around(folder) for folder in folders]
     if twice := next((p for p in paths if paths.count(p) > 1), None):
         raise ExpungeError(f"{twice} is given twice; name each run once")

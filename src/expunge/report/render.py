@@ -1,4 +1,4 @@
-"""Contents -> the HTML page: self-contained, without scripts, with anchors to its parts."""
+"""Renders the contents as one self-contained HTML page, without scripts, with anchors to its parts."""
 
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from expunge.report.tables import html, with_code
 
 
 def as_html(page: Contents) -> str:
-    """index.html."""
+    """Renders index.html."""
     here = Path(__file__).parent
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(here),
@@ -53,12 +53,12 @@ def as_html(page: Contents) -> str:
 
 
 def called(section: Section, words: str, *, alone: bool) -> str:
-    """A heading within a suite's part of the page; where there is only one suite, nobody asks whose they are."""
+    """Returns a heading within a suite's part of the page; with a single suite, without its name."""
     return words if alone else f"{words} ({section.suite})"
 
 
 def places(page: Contents, *, attacks: bool, claims: bool, made: bool) -> list[tuple[str, str]]:
-    """(anchor, words) of what the page holds, in its order."""
+    """Returns (anchor, words) of the parts of the page, in order."""
     name = partial(called, alone=len(page.sections) == 1)
     found: list[tuple[object, str, str]] = [(page.overview, "overview-of-all", "All suites at a glance")]
     found.append((page.seeds, "over-seeds", "Over seeds"))
@@ -82,7 +82,7 @@ def places(page: Contents, *, attacks: bool, claims: bool, made: bool) -> list[t
 
 
 def meanings(page: Contents) -> list[Meaning]:
-    """The metrics that this report shows, in the order of the glossary."""
+    """Returns the metrics that this report shows, in the order of the glossary."""
     models = [m for run in page.runs for m in (run, *run.parts)] + [m for m in (page.original, page.gold) if m]
     shown = {s.metric for m in models for e in m.evaluations for s in e.scores}
     shown |= {score.metric for s in page.sections for e in s.effects.values() for score in e}

@@ -1,4 +1,4 @@
-"""One suite's part of the page: headline, summary, figures, every score, what it cost, sample answers."""
+"""Makes one suite's part of the page: headline, summary, figures, scores, side effects, sample answers."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -21,7 +21,7 @@ from expunge.report.tables import Table
 from expunge.report.tradeoff import Point, drawable, quality_tradeoff, tradeoff
 
 Place = Literal["original", "gold", "method"]
-"""What a model is to the report."""
+"""Role of a model in the report."""
 
 
 class Section(NamedTuple):
@@ -32,29 +32,29 @@ class Section(NamedTuple):
     headline: tuple[str, str]
     summary: Table | None
     against: Against | None
-    """Each run against gold, statistic by statistic; nothing where there is no gold model with this suite."""
+    """Each run against gold, statistic by statistic; None without a gold model with this suite."""
     effects: dict[str, Effects]
-    """Model -> the two figures; runs that were to forget something else are left out."""
+    """Model -> the two main figures; runs that were to forget something else are left out."""
     figure: str | None
     quality: str | None
-    """Forget quality against model utility, where the suite computed both."""
+    """Forget quality against model utility, if the suite computed both."""
     undrawn: dict[str, str]
     unquality: dict[str, str]
-    """Model -> why it is not in the second figure."""
+    """Model -> why it is not in that figure."""
     scores: Table
     answers: list[AnswerSet]
     withheld: bool
     matrices: tuple[Matrix, ...] = ()
-    """Forgotten by tested tasks, where two runs or more of a method forgot different tasks."""
+    """Forgotten by tested tasks, if at least two runs of a method forgot different tasks."""
     changes: Changes | None = None
-    """On what was to be kept, against the original."""
+    """Changes of tasks to keep, against the original."""
     groups: tuple[GroupFigure, ...] = ()
-    """Radars or bars, one for each group of tasks."""
+    """Radar charts or bars, one for each group of tasks."""
     evaluated: tuple[str, ...] = ()
     """Names of the runs that have the suite, without original and gold."""
 
     def tables(self) -> list[Table]:
-        """In the order of the page."""
+        """Returns the tables in the order of the page."""
         first = [self.summary] if self.summary else []
         tested = [gold_table(self.against)] if self.against else []
         cost = [change_table(self.changes)] if self.changes else []
@@ -64,7 +64,7 @@ class Section(NamedTuple):
 def section(
     suite: str, runs: Sequence[RunRecord], original: RunRecord | None, gold: RunRecord | None, show_forget_text: bool
 ) -> Section:
-    """Everything about one suite; original and gold count only where they were scored with it."""
+    """Makes everything about one suite; original and gold count only if they were scored with it."""
     before = original if original and original.evaluation(suite) else None
     never = gold if gold and gold.evaluation(suite) else None
     references = [m for m in (before, never) if m]
@@ -103,7 +103,7 @@ def section(
 
 
 def place_of(model: RunRecord, original: RunRecord | None, gold: RunRecord | None) -> Place:
-    """Whether a model is one of the two that all others are compared with."""
+    """Returns whether a model is the original, gold, or a method."""
     return "original" if model is original else "gold" if model is gold else "method"
 
 
@@ -115,7 +115,7 @@ def _effects(model: RunRecord, original: RunRecord | None, gold: RunRecord | Non
 
 
 def _own(model: RunRecord, found: Aim, which: Literal["gone", "stays"]) -> Score:
-    """The score itself, where there is nothing to compare it with."""
+    """Returns the score itself, if there is nothing to compare it with."""
     asked = found.gone if which == "gone" else found.stays
     if asked is None:
         return Score(task="suite", metric="retain_kept", value=None, n=0, unscored="the suite has no task to keep")
@@ -138,7 +138,7 @@ def _points(
 
 
 def _quality_points(suite: str, models: Sequence[RunRecord], original: RunRecord | None, gold: RunRecord | None) -> list[Point]:
-    """Models for which the suite asks for both model_utility and forget_quality; none where no model has both."""
+    """Returns the models with both model_utility and forget_quality; empty if no model has both."""
     points = []
     for m in models:
         utility, quality = m.score(suite, "suite", "model_utility"), m.score(suite, "suite", "forget_quality")
@@ -151,7 +151,8 @@ def _quality_points(suite: str, models: Sequence[RunRecord], original: RunRecord
 
 
 def by_distance(runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord, found: Aim) -> list[RunRecord]:
-    """Nearest to gold first, in the plane of the trade-off figure; last those that were not scored, or forgot something else."""
+    """Sorts by the distance to gold, in the plane of the trade-off figure; runs without scores, or that forgot something
+    else, come last."""
     target = retain_kept(gold, original, found).value or 1.0
 
     def distance(run: RunRecord) -> float:

@@ -1,6 +1,7 @@
-"""Runs that differ in nothing but their seed: the middle of their figures, and how far seeds move them.
+"""Summarizes runs that differ only in their seed: the median of their figures, and their range over seeds.
 
-The intervals elsewhere are over samples: how much a value would move with other questions. This is the other half of the doubt.
+The intervals elsewhere are over samples: how much a value would change with other questions. This shows the other source of
+uncertainty.
 """
 
 import json
@@ -18,7 +19,7 @@ from expunge.report.tables import DASH, Cell, Column, Table
 
 
 def seed_groups(runs: Sequence[RunRecord]) -> list[list[RunRecord]]:
-    """Two runs or more of one method, its settings, start and data, with different seeds."""
+    """Returns groups of runs of one method, with the same settings, start and data, and different seeds."""
     groups: dict[str, list[RunRecord]] = {}
     for run in runs:
         if run.artifact and run.provenance and run.config:
@@ -43,7 +44,7 @@ def _configuration(run: RunRecord) -> str:
 def seed_table(
     sections: Sequence[Section], runs: Sequence[RunRecord], original: RunRecord | None, gold: RunRecord | None
 ) -> Table | None:
-    """One row per configuration; nothing where no two runs are of one."""
+    """Makes one row per configuration; None if no two runs share one."""
     groups = seed_groups(runs)
     if not groups:
         return None

@@ -1,6 +1,6 @@
-"""One table, three writers: HTML for the page, Markdown for a README or an issue, and in `latex.py` LaTeX for a paper.
+"""Defines tables, and formats them as HTML and Markdown (`latex.py`: as LaTeX).
 
-A value stands with its interval; a value that is missing is a dash with a footnote that says why.
+A value is shown with its interval; a missing value is a dash with a footnote that says why.
 """
 
 import re
@@ -15,18 +15,19 @@ from expunge.report.glossary import interval, number
 
 DASH = "–"
 DENSE = 11
-"""More columns than that are set in smaller type."""
+"""Tables with more columns are set in smaller type."""
 SUPERSCRIPT_RUN = re.compile("[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 NORMAL_DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
 
 class Tint(NamedTuple):
-    """The colour of a cell: how far the score has moved from the original's, and what that means on its task."""
+    """The colour of a cell: the change from the original's score, and what it means on its task."""
 
     change: float
     """From -1 to 1."""
     kind: Literal["damage", "forgotten", "better", "moved"]
-    """damage: away from its goal; forgotten: what was to go, going; better: any other move towards its goal; moved: no goal."""
+    """damage: away from its goal; forgotten: a forget score that falls; better: any other move towards its goal; moved: no
+    goal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells; the first `stub` columns name the row, and an equal first name is written once."""
+    """Rows of cells; the first `stub` columns name the row, and equal first names are written once."""
 
     name: str
     caption: str
@@ -58,10 +59,10 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     stub: int = 1
     apart: int = 0
-    """That many rows at the top (original and gold) are set off from the rest."""
+    """Number of rows at the top (original and gold) that are set off from the others."""
 
     def notes(self) -> dict[str, int]:
-        """Reason -> number of its footnote, in order of appearance."""
+        """Returns reason -> number of its footnote, in order of appearance."""
         return {note: i for i, note in enumerate(dict.fromkeys(c.note for row in self.rows for c in row if c.note), start=1)}
 
     def opens_group(self, index: int) -> bool:
@@ -73,7 +74,7 @@ class Table:
 
 
 def score_cell(score: Score | None, *, tint: Tint | None = None, strong: bool = False) -> Cell:
-    """A score with its interval; a dash with the reason where there is none."""
+    """Makes a cell of a score with its interval, or a dash with the reason."""
     if score is None:
         return Cell(DASH, note="not part of this run's evaluation")
     if score.value is None:
@@ -83,7 +84,7 @@ def score_cell(score: Score | None, *, tint: Tint | None = None, strong: bool = 
 
 
 def html(table: Table) -> Markup:
-    """A <table>; every number carries its full value in `data-value`."""
+    """Formats a <table>; every number has its full value in `data-value`."""
     notes = table.notes()
     head = "".join(_html_head(table, column) for column in table.columns)
     body = "".join(_html_row(table, i, notes) for i in range(len(table.rows)))
@@ -135,7 +136,7 @@ def _html_cell(cell: Cell, notes: dict[str, int]) -> str:
 
 
 def _breakable(text: str) -> str:
-    """Long names may break after an underscore; exponents are set by markup, because superscript digits of fonts are tiny."""
+    """Lets long names break after an underscore, and sets exponents by markup."""
     breakable = str(escape(text)).replace("_", "_<wbr>")
     return SUPERSCRIPT_RUN.sub(lambda m: f"<sup class=power>{normal(m.group()).replace('-', '−')}</sup>", breakable)
 
@@ -145,16 +146,17 @@ def normal(superscripts: str) -> str:
 
 
 def with_code(text: str) -> Markup:
-    """Escaped, with `commands` in backticks set as code, and per cent signs kept with their numbers."""
+    """Escapes a text, sets `commands` in backticks as code, and keeps per cent signs with their numbers."""
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))).replace(" %", "\u00a0%"))
 
 
 TINTS = {"damage": "230,145,56", "forgotten": "52,150,105", "better": "61,133,198", "moved": "130,138,146"}
-"""Orange, green, blue and grey: told apart in every kind of colour vision by lightness too, and dark text reads well on all."""
+"""Orange, green, blue and grey, which differ in lightness too and are distinguishable with colour blindness; dark text is
+readable on all."""
 
 
 def tint_of(change: float | None, score: Score | None) -> Tint | None:
-    """The colour of a change by the role of its task: losing what was to go is wanted, losing what was to stay is damage."""
+    """Returns the colour of a change by the role of its task: losing forget tasks is wanted, losing retain tasks is damage."""
     if change is None or score is None:
         return None
     if score.higher_is_better is None:
@@ -170,7 +172,7 @@ def _tint(tint: Tint | None) -> str:
 
 
 def markdown(table: Table) -> str:
-    """A GitHub table with its caption above and the footnotes below."""
+    """Formats a GitHub table with its caption above and the footnotes below."""
     notes = table.notes()
 
     def line(cells: Sequence[str]) -> str:
@@ -192,5 +194,5 @@ def markdown(table: Table) -> str:
 
 
 def markdown_escape(text: str) -> str:
-    """Names and texts as themselves, whatever they hold."""
+    """Escapes names and texts for Markdown."""
     return re.sub(r"([\\`*_<>|\[\]])", r"\\\1", text).replace("\n", " ")

@@ -1,4 +1,4 @@
-"""Forgotten against kept: one point per model with its intervals, original and gold marked."""
+"""Draws forgetting against retention: one point per model with its intervals, original and gold marked."""
 
 from collections.abc import Sequence
 from math import ceil, floor, log10
@@ -45,13 +45,14 @@ def _said(score: Score) -> str:
 
 
 def drawable(points: Sequence[Point]) -> tuple[list[Point], dict[str, str]]:
-    """Points with both values, and name -> reason for the others."""
+    """Returns the points with both values, and name -> reason for the others."""
     whole = [p for p in points if p.x.value is not None and p.y.value is not None]
     return whole, {p.name: p.x.unscored or p.y.unscored or "" for p in points if p not in whole}
 
 
 def tradeoff(points: Sequence[Point], suite: str, aim: Aim) -> str:
-    """What is gone across, what is kept up. With gold the band is its level; without it nothing says how far is enough."""
+    """Draws what is forgotten (across) and what is kept (up). With gold, a band marks its level; without it, there is no
+    target."""
     gone, kept = points[0].x.metric, points[0].y.metric
     with style():
         figure = canvas(WIDTH, HEIGHT)
@@ -83,7 +84,7 @@ def tradeoff(points: Sequence[Point], suite: str, aim: Aim) -> str:
 
 
 def _regions(axes: Axes) -> list[object]:
-    """The band around gold's level, and what lies on either side of it."""
+    """Draws the band around gold's level, and the regions on either side."""
     low, high = NEAR_GOLD
     axes.axvspan(low, high, color=BAND, linewidth=0, zorder=0.1)
     regions = [(low, "right", "← more is known than gold knows", GREY), ((low + high) / 2, "center", "gold's level", "#16633f")]
@@ -101,7 +102,8 @@ def _span(axes: Axes) -> float:
 
 
 def _limits(axes: Axes, points: Sequence[Point], gone: str) -> None:
-    """Everything with its intervals, at least from original to beyond the goal, and never zoomed until noise looks large."""
+    """Returns limits that include everything with its intervals, from original to beyond the goal, without zooming into
+    noise."""
     xs = [v for p in points for v in (p.x.low, p.x.value, p.x.high) if v is not None]
     ys = [v for p in points for v in (p.y.low, p.y.value, p.y.high) if v is not None]
     left, right = min([*xs, 0.0]), max([*xs, 1.3 if gone == "forget_effect" else 1.0])
@@ -111,7 +113,7 @@ def _limits(axes: Axes, points: Sequence[Point], gone: str) -> None:
 
 
 def quality_tradeoff(points: Sequence[Point], suite: str) -> str:
-    """model_utility across, forget_quality up on a logarithmic scale that keeps p-values of any smallness apart."""
+    """Draws model_utility (across) and forget_quality (up, on a logarithmic scale)."""
     smallest = min(min(p.at[1] for p in points if p.at[1] > 0) if any(p.at[1] > 0 for p in points) else 1e-3, 0.01)
     bottom = floor(log10(smallest)) - 0.6
     with style():
@@ -139,7 +141,7 @@ def quality_tradeoff(points: Sequence[Point], suite: str) -> str:
 
 
 def cost_tradeoff(points: Sequence[Point], name: str, across: str, up: str) -> str:
-    """What it cost across (0 is the original), what is left of what was to go up: towards the lower right is better."""
+    """Draws side effects (across, 0 is the original) and the forget score (up): the lower right is best."""
     with style():
         figure = canvas(WIDTH, HEIGHT)
         axes = figure.add_axes((86 / WIDTH, 58 / HEIGHT, 1 - 106 / WIDTH, 1 - 92 / HEIGHT))
@@ -169,7 +171,7 @@ def cost_tradeoff(points: Sequence[Point], name: str, across: str, up: str) -> s
 
 
 def _logged(score: Score, smallest: float) -> Score:
-    """The score on the logarithmic axis; a p-value that underflowed to 0 stands at the lower edge."""
+    """Returns the score on the logarithmic axis; a p-value that underflowed to 0 is at the lower edge."""
     assert score.value is not None
     return score.model_copy(update={"value": log10(max(score.value, smallest)), "low": None, "high": None})
 
@@ -213,7 +215,7 @@ def _draw(axes: Axes, point: Point, gid: str) -> None:
 
 
 def _taken(axes: Axes, point: Point) -> list[Box]:
-    """What a point covers in pixels: its mark and its two bars."""
+    """Returns the area in pixels that a point covers: its mark and its two bars."""
     x, y = axes.transData.transform(point.at)
     boxes = [Box(x - 7, y - 7, x + 7, y + 7)]
     if point.x.low is not None and point.x.high is not None:
@@ -226,7 +228,7 @@ def _taken(axes: Axes, point: Point) -> list[Box]:
 
 
 def _legend(axes: Axes, points: Sequence[Point]) -> None:
-    """Families by shape and colour, only when there is more than one."""
+    """Draws families by shape and colour, if there is more than one."""
     families = [f for f in FAMILIES if any(p.family == f and p.place == "method" for p in points)]
     if len(families) < 2:
         return
@@ -238,7 +240,7 @@ def _legend(axes: Axes, points: Sequence[Point]) -> None:
 
 
 def _name(figure: Figure, axes: Axes, points: Sequence[Point], taken: Sequence[Box]) -> None:
-    """Names beside the points; a thin leader where a name had to move away."""
+    """Draws names beside the points, with a thin leader line if a name had to move away."""
     weights = {"original": "bold", "gold": "bold", "method": "normal"}
     texts = [
         axes.text(0, 0, p.name, fontsize=12, fontweight=weights[p.place], color=INK, zorder=6, transform=None) for p in points
@@ -260,7 +262,7 @@ def _name(figure: Figure, axes: Axes, points: Sequence[Point], taken: Sequence[B
 
 
 def _anchor(box: Box, x: float) -> tuple[float, Literal["left", "center", "right"]]:
-    """The side of a name that faces its point: held there, the gap stays the same in the reader's narrower font."""
+    """Returns the side of a name that faces its point, so that the gap does not depend on the font's width."""
     if x < box.left:
         return box.left, "left"
     if x > box.right:

@@ -51,10 +51,12 @@ class RightAgainstWrong(Metric):
         raise TypeError(f"{type(self).__name__} compares nothing")
 
     def score(self, row: Row) -> float | Unscored:
-        if not row.example.perturbed:
+        example = row.example
+        if not example.perturbed:
             return NO_WRONG
-        right = [answer.without_end() for answer in (row.answer, *row.paraphrases)]
-        wrong = [answer.without_end() for answer in row.perturbed]
+        right_texts = (example.response, *example.paraphrases)
+        right = [answer.without_end() for answer, _ in zip((row.answer, *row.paraphrases), right_texts, strict=True)]
+        wrong = [answer.without_end() for answer, _ in zip(row.perturbed, example.perturbed, strict=True)]
         return unscorable(*right, *wrong) or self.compare([total(a) for a in right], [total(a) for a in wrong])
 
 
