@@ -1,21 +1,35 @@
 """Each attack on constructed cases: it brings back what was only hidden, and nothing from a model that never knew."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from expunge.attacks import ATTACKS
 from expunge.attacks.base import AttackSpec, Found
+from expunge.attacks.diff import Diff
 from expunge.attacks.gain import Side, over_control
+from expunge.attacks.in_context import InContext
 from expunge.attacks.knowledge import Floats
+from expunge.attacks.membership import Membership
+from expunge.attacks.noise import Noise
 from expunge.attacks.prefix import Prefix
+from expunge.attacks.probe import Probe
+from expunge.attacks.prune import Prune
 from expunge.attacks.quantize import FORMATS, Quantize, nf4, q4_0, round_to_nearest
 from expunge.attacks.relearn import Relearn
+from expunge.attacks.sample import Sample, leak_at_k
+from expunge.attacks.soft_prompt import SoftPrompt
 from expunge.attacks.target import Target
 from tests.attacks.conftest import opened_pico
 
 SMALL: dict[str, AttackSpec] = {
-    spec.attack_name(): spec for spec in (Relearn(steps=6, points=2, batch_size=6, learning_rate=3e-3), Prefix(prefixes=2))
+    spec.attack_name(): spec
+    for spec in (
+        *(Relearn(steps=6, points=2, batch_size=6, learning_rate=3e-3), Prefix(prefixes=2), InContext(shots=1, related=1)),
+        *(Sample(draws=8), Noise(sigmas=(0.1,), repeats=1), Prune(pairs=((0.02, 0.02),)), SoftPrompt(tokens=3, steps=5)),
+    )
 }
 """Budgets for tests, where the default one takes longer than it must."""
 
@@ -62,8 +76,8 @@ def test_an_attack_leaves_the_model_as_it_was_and_scores_every_fact(cls, refuses
 def test_a_model_that_never_knew_gives_nothing(cls, gold, forget, control, scene):
     """The gain over never-known facts: its interval holds zero."""
     spec = spec_of(cls)
-    if spec.not_applicable(gold, scene):
-        pytest.skip("not applicable to a plain model here")
+    if spec.gold_only(scene):
+        pytest.skip("never-known facts are no control for it")
     gain = gain_of(spec, gold, gold, forget, control, scene)
     assert gain.low is not None
     assert gain.low <= 0
@@ -82,7 +96,7 @@ def gain_of(spec: AttackSpec, mine: Target, theirs: Target, forget, control, sce
 
 
 def side(target: Target, facts, found: Found) -> Side:
-    return Side(target.recall(facts) if found.before is None else found.before, found)
+    return Side(target.recall(facts) if found.before is None else found.before, found, facts.clusters())
 
 
 def best(found: Found) -> Floats:
@@ -142,3 +156,71 @@ def test_q4_0_and_nf4_are_the_published_codes():
     assert nf4(torch.tensor([[1.0, -1.0, 0.44, 0.08] + [0.0] * 60]))[0, :3].tolist() == pytest.approx(
         [1.0, -1.0, 0.44071], abs=1e-4
     )
+
+
+def test_leak_at_k_is_the_mean_over_all_choices_of_k_draws():
+    from itertools import combinations
+
+    hits = [1, 0, 0, 1, 0]
+    for k in range(1, 6):
+        expected = np.mean([any(hits[i] for i in chosen) for chosen in combinations(range(5), k)])
+        assert leak_at_k(np.array([2.0]), 5, k)[0] == pytest.approx(expected)
+    assert leak_at_k(np.array([0.0, 5.0]), 5, 3).tolist() == [0.0, 1.0]
+
+
+def test_more_draws_leak_more_and_the_same_draws_come_again(refuses, forget, scene):
+    first, again = Sample(draws=16).run(refuses, forget, scene), Sample(draws=16).run(refuses, forget, scene)
+    means = [np.nanmean(way.values) for way in first.ways]
+    assert means == sorted(means)
+    assert all(np.array_equal(a.values, b.values) for a, b in zip(first.ways, again.ways, strict=True))
+
+
+def test_a_probe_reads_what_a_bias_of_the_head_hides(world, forget, scene):
+    """Every word of a fact is forbidden at the head: nothing is written, and the hidden states know it all the same."""
+    hidden = opened_pico(world.original)
+    head = hidden.model.lm_head
+    silent = torch.nn.Linear(head.in_features, head.out_features, bias=True)
+    facts = {token for row in hidden.encoded(forget.examples) for token in row.ids[row.answer_start : -1]}
+    with torch.no_grad():
+        silent.weight.copy_(head.weight)
+        silent.bias.zero_()
+        silent.bias[list(facts)] = -100.0
+    hidden.model.lm_head = silent
+    assert np.nanmean(hidden.recall(forget)) == 0.0
+    found = Probe().run(hidden, forget, scene)
+    assert np.nanmean(best(found)) > 0.9
+
+
+def test_membership_tells_the_model_that_knows_from_the_one_that_never_knew(world, gold, forget, scene):
+    knows = best(Membership().run(opened_pico(world.original), forget, scene))
+    assert np.nanmean(knows) > 0.95
+    assert Membership().not_applicable(gold, replace(scene, others=forget.some([]))) is not None
+
+
+def test_a_soft_prompt_gets_past_a_refusal(refuses, forget, scene):
+    found = SoftPrompt(tokens=4, steps=40, kinds=("per_question",)).run(refuses, forget, scene)
+    assert np.nanmean(best(found)) > 0.2
+
+
+def test_a_soft_prompt_is_the_same_for_a_question_alone_and_in_a_batch(refuses, forget, scene):
+    spec = SoftPrompt(tokens=2, steps=4, kinds=("per_question",), signed=True, rate=0.01)
+    row = refuses.encoded(forget.examples)[0]
+    prompts, begins = [row.ids[: row.answer_start]], [row.ids[row.answer_start : row.answer_start + 2]]
+    longer = refuses.encoded(scene.retain.examples)[1]
+    both = [*prompts, longer.ids[: longer.answer_start]], [*begins, longer.ids[longer.answer_start : longer.answer_start + 2]]
+    alone = spec._optimized(refuses, prompts, begins, 0, universal=False)
+    together = spec._optimized(refuses, *both, 0, universal=False)
+    assert torch.allclose(alone[0], together[0], atol=1e-5)
+
+
+def test_the_subject_whose_probability_changed_is_named(refuses, forget, scene):
+    found = Diff(by=("probability",)).run(refuses, forget, scene)
+    assert np.nanmean(best(found)) > 0.7
+    assert any(name.startswith("change of") for name in found.note)
+    assert "original" in (Diff().not_applicable(refuses, replace(scene, original=None)) or "")
+
+
+def test_an_open_book_is_noted_and_no_way(refuses, forget, scene):
+    found = InContext(shots=1, related=1).run(refuses, forget, scene)
+    assert {"open_book"} == found.note.keys()
+    assert {way.label for way in found.ways} == {"related", "related, cloze", "few-shot", "few-shot, cloze"}

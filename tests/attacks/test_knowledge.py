@@ -31,7 +31,8 @@ def test_rare_words_are_no_form():
 
 
 def side(before: list[float], *ways: list[float]) -> Side:
-    return Side(np.array(before), Found(tuple(Way(str(i), np.array(values)) for i, values in enumerate(ways))))
+    found = Found(tuple(Way(str(i), np.array(values)) for i, values in enumerate(ways)))
+    return Side(np.array(before), found, np.arange(len(before)))
 
 
 def test_what_was_never_gone_is_no_gain_and_what_comes_back_is():
@@ -69,3 +70,14 @@ def test_facts_without_a_value_are_left_out_and_one_fact_is_no_interval():
     found = over_control(side([0.0, 0.0, 0.0, 0.0], [1.0, nan, 1.0, 1.0]), side([0.0] * 4, [0.0] * 4), paired=False)
     assert found.gain.value == 1.0
     assert over_control(side([0.0], [1.0]), side([0.0], [0.0]), paired=True).gain.value is None
+
+
+def test_facts_of_one_subject_are_drawn_together():
+    """Two subjects of twenty facts: all of one came back, none of the other's; independent facts would say 0.35 to 0.65."""
+    values = [1.0] * 20 + [0.0] * 20
+    alone = over_control(side([0.0] * 40, values), side([0.0] * 40, [0.0] * 40), paired=True).gain
+    subjects = np.repeat([0, 1], 20)
+    mine = side([0.0] * 40, values)._replace(clusters=subjects)
+    together = over_control(mine, side([0.0] * 40, [0.0] * 40)._replace(clusters=subjects), paired=True).gain
+    assert alone.low == pytest.approx(0.35, abs=0.05)
+    assert (together.low, together.high) == (0.0, 1.0)

@@ -9,13 +9,24 @@ from typing import Any
 from pydantic import ValidationError
 
 from expunge.attacks.base import AttackSpec
+from expunge.attacks.diff import Diff
+from expunge.attacks.in_context import InContext
+from expunge.attacks.membership import Membership
+from expunge.attacks.noise import Noise
 from expunge.attacks.prefix import Prefix
+from expunge.attacks.probe import Probe
+from expunge.attacks.prune import Prune
 from expunge.attacks.quantize import Quantize
 from expunge.attacks.relearn import Relearn
 from expunge.attacks.rephrase import Rephrase
+from expunge.attacks.sample import Sample
+from expunge.attacks.soft_prompt import SoftPrompt
 from expunge.errors import ExpungeError, nearest
 
-ATTACKS: tuple[type[AttackSpec], ...] = (Rephrase, Prefix, Quantize, Relearn)
+ATTACKS: tuple[type[AttackSpec], ...] = (
+    *(Rephrase, Prefix, InContext, Sample, Membership),
+    *(Probe, Diff, Quantize, Noise, Prune, SoftPrompt, Relearn),
+)
 """In the order of the ladder."""
 
 

@@ -100,6 +100,10 @@ class AttackSpec(BaseModel):
             return "needs facts that were to be kept; give them with --retain"
         return None
 
+    def gold_only(self, scene: Scene) -> bool:
+        """Whether facts that the model never saw are no control, so that only a gold model is."""
+        return False
+
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:
         """Attacks one model. The weights, hooks and mode of the model are afterwards what they were before."""
         raise TypeError(f"{type(self).__name__} defines no attack")

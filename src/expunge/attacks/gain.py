@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from expunge.attacks.base import Found
 from expunge.attacks.knowledge import Floats
-from expunge.evaluation.statistics import percentiles, resampled
+from expunge.evaluation.statistics import percentiles
 from expunge.records import Gain
 
 RESAMPLES = 2000
@@ -42,12 +43,22 @@ class Side(NamedTuple):
 
     before: Floats
     found: Found
+    clusters: NDArray[np.intp]
+    """[facts], the number of each fact's subject."""
+
+
+class _Group(NamedTuple):
+    """Values of the same facts, drawn together."""
+
+    values: Sequence[Floats]
+    clusters: NDArray[np.intp]
 
 
 def over_control(mine: Side, control: Side, *, paired: bool) -> Compared:
     """The gain of one model and set of facts over another.
 
     paired: both are the same facts in the same order (a gold model); otherwise the groups are drawn independently.
+    Subjects are drawn, with all their facts: those of one subject are not independent.
     """
     labels = [way.label for way in mine.found.ways]
     ways = np.stack([way.values for way in mine.found.ways])
@@ -55,12 +66,12 @@ def over_control(mine: Side, control: Side, *, paired: bool) -> Compared:
     chosen = _cross_fitted(ways, theirs)
     after, control_after = _assembled(ways, chosen), _assembled(theirs, chosen)
     picked = tuple(dict.fromkeys(labels[i] for i in chosen))
-    groups = _groups(after, mine.before, control_after, control.before, paired)
-    if min(len(group[0]) for group in groups) < 2:
-        return Compared(Gain(value=None), None, picked, after, control_after, "fewer than two facts could be scored")
-    value = float(_gain(*(np.asarray(values.mean()) for group in groups for values in group)))
-    drawn = [draws for group in resampled(groups, resamples=RESAMPLES) for draws in group]
-    draws = _gain(*drawn)
+    groups = _groups(after, mine, control_after, control, paired)
+    if min(len(set(group.clusters.tolist())) for group in groups) < 2:
+        return Compared(Gain(value=None), None, picked, after, control_after, "fewer than two subjects could be scored")
+    value = float(_gain(*(np.asarray(values.mean()) for group in groups for values in group.values)))
+    rng = np.random.default_rng(0)
+    draws = _gain(*(means for group in groups for means in _drawn(group, rng)))
     low, high = percentiles(draws)
     p = float((1 + np.count_nonzero(draws <= 0)) / (1 + len(draws)))
     return Compared(Gain(value=value, low=low, high=high), p, picked, after, control_after)
@@ -70,15 +81,28 @@ def _gain(after: Floats, before: Floats, control_after: Floats, control_before: 
     return np.asarray((after - control_after) - np.maximum(0.0, before - control_before))
 
 
-def _groups(
-    after: Floats, before: Floats, control_after: Floats, control_before: Floats, paired: bool
-) -> Sequence[Sequence[Floats]]:
+def _groups(after: Floats, mine: Side, control_after: Floats, control: Side, paired: bool) -> Sequence[_Group]:
     """What is drawn together, without facts that lack a value."""
     if paired:
-        whole = np.isfinite(after + before + control_after + control_before)
-        return [[values[whole] for values in (after, before, control_after, control_before)]]
-    mine, theirs = np.isfinite(after + before), np.isfinite(control_after + control_before)
-    return [[after[mine], before[mine]], [control_after[theirs], control_before[theirs]]]
+        four = (after, mine.before, control_after, control.before)
+        whole = np.isfinite(sum(four))
+        return [_Group([values[whole] for values in four], mine.clusters[whole])]
+    pairs = ((after, mine.before, mine.clusters), (control_after, control.before, control.clusters))
+    return [
+        _Group([late[whole], early[whole]], clusters[whole])
+        for late, early, clusters in pairs
+        for whole in [np.isfinite(late + early)]
+    ]
+
+
+def _drawn(group: _Group, rng: np.random.Generator) -> list[Floats]:
+    """Bootstrap means [resamples] of each of the group's values, with subjects drawn with replacement."""
+    places = np.unique(group.clusters, return_inverse=True)[1]
+    count = int(places.max()) + 1
+    sizes = np.bincount(places, minlength=count)
+    pick = rng.integers(0, count, size=(RESAMPLES, count))
+    total = sizes[pick].sum(axis=1)
+    return [np.bincount(places, weights=values, minlength=count)[pick].sum(axis=1) / total for values in group.values]
 
 
 def _cross_fitted(ways_WF: Floats, control_WF: Floats) -> tuple[int, int]:

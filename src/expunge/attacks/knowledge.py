@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 
 SHARED = 0.1
 """A word in more than this share of the answers belongs to their form."""
+SUBJECTS = ("person", "subject", "author", "topic", "group")
+"""Attributes that say whom or what a fact is about; the first that is there."""
 _WORD = re.compile(r"\w+")
 
 
@@ -60,6 +62,17 @@ class Facts:
         """The words of answer i that count when `shown` was said to the model before."""
         hidden = set(words(shown)) | self.form
         return tuple(word for word in dict.fromkeys(words(self.examples[i].response)) if word not in hidden)
+
+    def subject(self, i: int) -> str | None:
+        """Whom or what a fact is about, where the data says it."""
+        attributes = self.examples[i].attributes
+        found = next((attributes[name] for name in SUBJECTS if name in attributes), None)
+        return None if found is None else str(found)
+
+    def clusters(self) -> NDArray[np.intp]:
+        """[facts], the number of each fact's subject: facts of one subject are not independent of each other."""
+        names = [self.subject(i) or f"fact {i}" for i in range(len(self))]
+        return np.unique(np.array(names), return_inverse=True)[1]
 
     def opening(self, i: int) -> str:
         """Answer i up to its first word that counts: what an attacker can write who knows the form and not the fact."""

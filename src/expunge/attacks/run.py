@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from expunge.artifact import artifact_folder, open_model, read_manifest
+from expunge.artifact import artifact_folder, read_manifest
 from expunge.attacks import ATTACKS
 from expunge.attacks.base import AttackSpec, Scene
 from expunge.attacks.gain import Compared, Side, over_control
@@ -22,6 +22,7 @@ from expunge.errors import ExpungeError
 from expunge.evaluation.resume import code_version
 from expunge.evaluation.statistics import bootstrap_interval
 from expunge.folders import locked
+from expunge.loading import open_model
 from expunge.models.load import DType
 from expunge.progress import Progress
 from expunge.records import Attack, LadderRow, Role, Sample, Score, write_json, write_samples
@@ -132,12 +133,13 @@ class _Field:
         if reason is not None:
             return record.model_copy(update={"applicable": False, "reason": reason}), []
         sides: dict[Who, Side] = {}
-        whom: list[Who] = ["forget", *(["gold"] if self.gold else []), *(["control"] if len(self.facts["control"]) else [])]  # type: ignore[list-item]
+        whom: list[Who] = ["forget", *(["gold"] if self.gold else []), *(["control"] if self._has_control(spec) else [])]  # type: ignore[list-item]
         for who in whom:
             found = spec.run(self.target(who), self.facts[who], self.scene(who))
             if not found.ways:
                 return record.model_copy(update={"reason": "nothing to try it with: the data lacks what it needs"}), []
-            sides[who] = Side(self.before(who) if found.before is None else found.before, found)
+            before = self.before(who) if found.before is None else found.before
+            sides[who] = Side(before, found, self.facts[who].clusters())
         compared = {who: over_control(sides["forget"], sides[who], paired=who == "gold") for who in whom[1:]}
         cost = {name: float(count - spent[name]) for name, count in self.mine.spent.items()}
         record = record.model_copy(
@@ -148,6 +150,9 @@ class _Field:
             }
         )
         return record, self._samples(sides, compared)
+
+    def _has_control(self, spec: AttackSpec) -> bool:
+        return len(self.facts["control"]) > 1 and not spec.gold_only(self.scene("control"))
 
     def _samples(self, sides: Mapping[Who, Side], compared: Mapping[Who, Compared]) -> list[Sample]:
         """One row per fact and side, after the attack; no texts."""
