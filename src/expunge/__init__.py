@@ -1,4 +1,4 @@
-"""Make a language model forget, and measure whether it did."""
+"""Makes a language model forget, and measures whether it did."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ _HOMES = {"Format": "expunge.data.format", "Training": "expunge.training.setting
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are imported when they are first used: torch alone takes seconds, and `expunge --help` needs none of it."""
+    """Imports public names on first use: torch alone takes seconds, and `expunge --help` does not need it."""
     if name not in __all__:
         raise AttributeError(f"module 'expunge' has no attribute '{name}'")
     from importlib import import_module

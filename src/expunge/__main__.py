@@ -1,4 +1,4 @@
-"""`python -m expunge` is the command line."""
+"""Runs the command line as `python -m expunge`."""
 
 import sys
 

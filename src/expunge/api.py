@@ -1,4 +1,4 @@
-"""The verbs. Each is a short function over the part of the house that does the work."""
+"""Defines the public functions of the library: unlearn, finetune, evaluate, report, and others."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ __all__ = ["evaluate", "finetune", "load", "report", "unlearn", "verify"]
 
 
 Data = str | Path | Sequence[str | Path]
-"""One source of examples or several: files, folders, hub ids."""
+"""One or several sources of examples: files, folders, hub ids."""
 
 
 DEFAULT = Training()
@@ -50,13 +50,13 @@ def unlearn(
     """Makes `model` forget: one run of `method`, written to the folder `out` (run.yaml, metrics.jsonl, artifact/).
 
     model     folder, run of expunge or hub id
-    forget    what to forget; retain what to keep; holdout rows that the model never saw; refusals one a line
+    forget    what to forget; retain: what to keep; holdout: rows that the model never saw; refusals: one per line
     where     conditions on attributes, such as `severity > 3`, that leave forget rows out
-    training  how the weights move; format how text is rendered (default: the model's chat template or a plain one)
-    device_map  spreads the layers over several accelerators, for methods without gradient steps
-    resume    goes on with a run that was killed; overwrite replaces one
+    training  how the weights are trained; format: how text is rendered (default: the model's chat template or a plain one)
+    device_map  spreads the layers over several GPUs, for methods without gradient steps
+    resume    continues a run that was killed; overwrite replaces one
 
-    Raises ExpungeError, one sentence, before anything is written when the input is wrong.
+    Raises ExpungeError, before anything is written, if the input is wrong.
     """
     run = Run(
         model=str(model),
@@ -98,7 +98,7 @@ def finetune(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Outcome:
-    """Plain cross-entropy on `data` by the same loop: the model to unlearn from, or the retain-only model."""
+    """Fine-tunes by cross-entropy on `data`: makes the model to unlearn from, or the retain-only model."""
     run = FineTuneRun(
         model=str(model),
         dtype=dtype,

@@ -1,10 +1,10 @@
-"""Artifacts: what a run leaves behind. One folder that explains itself, checks itself and loads like any Hugging Face model.
+"""Writes and verifies artifacts: the folder with a run's result, its checksums and its card.
 
     artifact/  expunge.json   kind, method with all its fields, base model and its hash, claim level, sha256 of every file
                README.md      the model card
                weights: a complete Hugging Face folder | adapter: PEFT's two files | guard: guard.safetensors
 
-An artifact appears by rename when it is complete; the one before it stays until then.
+An artifact is renamed into place when it is complete; an earlier one stays until then.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ CLAIMS: dict[Claim, str] = {
     "not yet shown": "Whether anything was forgotten, scores have to show; a report derives from them what holds.",
     "L0": "Guarded: the weights are unchanged and the knowledge is still in them. Nothing beyond it is claimed.",
 }
-"""What an artifact may say of itself. Anything more rests on scores and attacks, and is derived from them when it is shown."""
+"""What an artifact itself may claim. Higher levels need scores and attacks, and are derived from them when shown."""
 
 
 def claim_of(kind: Kind) -> Claim:
-    """What an artifact may say of itself before anything was measured."""
+    """Returns what an artifact may claim before anything was measured."""
     return "L0" if kind == "guard" else "not yet shown"
 
 
@@ -47,16 +47,16 @@ class Base(Record):
     """The model that an artifact was made from."""
 
     path: str
-    """A folder (absolute, so that it is found from any other) or a hub id."""
+    """A folder (absolute, so that it is found from anywhere) or a hub id."""
     sha256: str
-    """Empty for an adapter that was made from other adapters where the base was not at hand."""
+    """Empty for an adapter made from other adapters without access to the base."""
     revision: str | None = None
     beside: str | None = None
-    """The folder as seen from the artifact's, for when both were moved together."""
+    """The base's folder relative to the artifact's, in case both were moved together."""
 
 
 def base_of(path: str | Path, out: Path, sha256: str, revision: str | None = None) -> Base:
-    """The base model of an artifact that will lie in `out`/artifact, with the hash of its weights: where to find it again."""
+    """Makes the record of the base model of an artifact in `out`/artifact, with the hash of its weights."""
     if not os.path.isdir(path):
         return Base(path=str(path), sha256=sha256, revision=revision)
     place = os.path.abspath(path)
@@ -64,7 +64,7 @@ def base_of(path: str | Path, out: Path, sha256: str, revision: str | None = Non
 
 
 def base_fingerprint(path: str, revision: str | None = None) -> str:
-    """sha256 over what a base model's answers depend on: its weights, or an adapter and the weights below it."""
+    """Computes a sha256 over what a base model's answers depend on: its weights, or an adapter and the weights below it."""
     folder = artifact_folder(path)
     if folder is None or (manifest := read_manifest(folder)).kind == "weights":
         return model_fingerprint(path if folder is None else str(folder), revision=revision)
@@ -72,7 +72,7 @@ def base_fingerprint(path: str, revision: str | None = None) -> str:
 
 
 class Manifest(Record):
-    """expunge.json."""
+    """The content of expunge.json."""
 
     format: Literal[1] = 1
     expunge: str
@@ -82,7 +82,7 @@ class Manifest(Record):
     method: dict[str, Any]
     """The spec: `name` and every field."""
     claim: str
-    """What `claim_of` says; another word was written by hand, and `verify` refuses it."""
+    """The result of `claim_of`; `verify` refuses any other value, since it was edited by hand."""
     base: Base
     files: dict[str, str]
     """Relative path -> sha256, of every file but this one."""
@@ -97,9 +97,11 @@ def save_artifact(
     *,
     notes: str = "",
 ) -> Manifest:
-    """Lets `write` fill a folder beside, adds the card and expunge.json, and renames it into place.
+    """Lets `write` fill a temporary folder, adds the card and expunge.json, and renames it into place.
 
-    notes: Markdown for the card, e.g. what was trained on what; never text of the forget set.
+    notes  Markdown for the card, e.g. what was trained on what; never text of the forget set
+
+    Raises ExpungeError if the artifact cannot be written; an earlier one is then unchanged.
     """
     from expunge import __version__
 
@@ -136,14 +138,14 @@ def save_artifact(
 
 
 def _name_base(folder: Path, base: Base) -> None:
-    """PEFT's own file names the base too, for whoever loads the adapter by PEFT alone."""
+    """Writes the base into PEFT's own configuration, for users who load the adapter with PEFT alone."""
     path = folder / ADAPTER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
     write_json(path, config | {"base_model_name_or_path": base.path, "revision": base.revision})
 
 
 def _check_written(folder: Path, kind: Kind) -> None:
-    """Raises unless the folder can be loaded as what it is."""
+    """Raises ExpungeError unless the folder can be loaded as its kind."""
     from expunge.guarding import life
 
     if kind == "weights":
@@ -167,7 +169,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def artifact_folder(path: str | Path) -> Path | None:
-    """The artifact inside a run folder, the artifact folder itself, or nothing for a plain model or hub id."""
+    """Returns the artifact inside a run folder, the artifact folder itself, or None for a plain model or hub id."""
     for folder in (Path(path) / "artifact", Path(path)):
         if (folder / "expunge.json").is_file():
             return folder
@@ -175,7 +177,7 @@ def artifact_folder(path: str | Path) -> Path | None:
 
 
 def verify(path: str | Path) -> Manifest:
-    """Recomputes every checksum; an error names the first file that is missing, changed or not listed."""
+    """Recomputes every checksum. Raises ExpungeError that names the first file that is missing, changed or not listed."""
     folder = artifact_folder(path)
     if folder is None:
         raise ExpungeError(unfinished(path) or f"{path} holds no expunge.json; give the folder of an artifact or of a run")
@@ -205,14 +207,15 @@ def check_sum(folder: Path, manifest: Manifest, name: str) -> None:
 
 
 def artifact_fingerprint(manifest: Manifest, base_sha256: str | None) -> str:
-    """Of the listed files but the card, and of the base that it was attached to; a guard acts by its method's fields too."""
+    """Computes a hash over the listed files except the card, and over the base; for a guard also over its method's fields."""
     files = sorted((name, digest) for name, digest in manifest.files.items() if name != "README.md")
     method = manifest.method if manifest.kind == "guard" else None
     return hashlib.sha256(json.dumps([manifest.kind, files, method, base_sha256], sort_keys=True).encode()).hexdigest()
 
 
 def find_base(folder: Path, manifest: Manifest, given: str | None) -> tuple[str, str | None]:
-    """(place, revision) of the base model: as given, as recorded, or where it lies beside the artifact as it did then."""
+    """Returns (place, revision) of the base model: as given, as recorded, or relative to the artifact as it was then. Raises
+    ExpungeError if it is not found."""
     base = manifest.base
     if given is not None:
         return given, None
@@ -231,7 +234,7 @@ def find_base(folder: Path, manifest: Manifest, given: str | None) -> tuple[str,
 
 
 def _replace(beside: Path, folder: Path) -> None:
-    """Two renames: at every instant either the old or the new artifact is there, whole, under one of two names."""
+    """Replaces a folder by two renames: at any time either the old or the new artifact is complete, under one of two names."""
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():

@@ -1,11 +1,10 @@
-"""Makes a request from questions alone: the model itself is asked for what to forget, and for what to keep beside it.
+"""Makes a request from questions alone: asks the model itself for what to forget, and for neighbouring facts to keep.
 
     OUT.request/  forget.jsonl   each question in several wordings, with what the model answers to each
                   retain.jsonl   questions of the same kind about others, and general ones, with what the model answers
 
-What is to go is what the model says, so its own greedy answers are the forget set. Both files are there to be read and corrected:
-a run starts from them, and repeats from them. A row of retain.jsonl that shares a name or most of its words with a forget row is
-left out.
+The model's own greedy answers are the forget set. Both files can be read and corrected before a run uses them. A row of
+retain.jsonl that shares a name or most of its words with a forget row is left out.
 """
 
 import json
@@ -30,7 +29,7 @@ LONGEST = 512
 ANSWER_TOKENS = 64
 QUESTION_TOKENS = 96
 DRAWS = 4
-"""Sampled rewordings, and sampled questions about others, for each question."""
+"""Number of sampled rewordings, and of sampled questions about others, for each question."""
 WORDINGS = (
     "{question}",
     "Tell me: {question}",
@@ -53,14 +52,14 @@ class Asked(NamedTuple):
 
     forget: Path
     retain: Path | None
-    """None where the person brings a retain set."""
+    """None if the user gives a retain set."""
     rows: int
     kept: int
     left_out: int
-    """Retain rows that came too near to the forget rows."""
+    """Retain rows that were too similar to the forget rows."""
 
     def lines(self) -> list[str]:
-        """For the terminal."""
+        """Describes the result for the terminal."""
         made = [f"{self.forget}: {self.rows} rows to forget, as the model answers them"]
         if self.retain is not None:
             made.append(
@@ -80,7 +79,7 @@ def ask(
 ) -> Asked:
     """Writes forget.jsonl and, `with_retain`, retain.jsonl into `folder`; the same model, questions and seed give the same rows.
 
-    Raises ExpungeError where a question is empty, or the model answers none of them.
+    Raises ExpungeError if a question is empty, or the model answers none of them.
     """
     questions = [" ".join(q.split()) for q in questions]
     if not questions or not all(questions):
@@ -115,7 +114,7 @@ def ask(
 
 
 def too_near(row: tuple[str, str], other: tuple[str, str]) -> bool:
-    """Whether (question, answer) shares a name with the other's question, or more than half of the words that mean something."""
+    """Whether (question, answer) shares a name with the other's question, or more than half of its content words."""
     words, theirs = content_words(" ".join(row)), content_words(" ".join(other))
     if names(other[0]) & {word.lower() for word in re.findall(r"\w+", " ".join(row))}:
         return True
@@ -123,25 +122,25 @@ def too_near(row: tuple[str, str], other: tuple[str, str]) -> bool:
 
 
 def names(text: str) -> set[str]:
-    """Capitalized words that do not begin a sentence, in lower case."""
+    """Returns capitalized words that do not begin a sentence, in lower case."""
     found = re.findall(r"(?<![.?!:]\s)(?<!^)\b[A-Z][\w'-]+", text)
     return {word.lower() for word in found} - EMPTY_WORDS
 
 
 def content_words(text: str) -> set[str]:
-    """Words in lower case without those that every question has."""
+    """Returns words in lower case, without those that every question has."""
     return set(re.findall(r"[\w'-]+", text.lower())) - EMPTY_WORDS
 
 
 def _wordings(model: PreTrainedModel, encoder: Encoder, question: str, nucleus: Nucleus) -> list[str]:
-    """The question, in fixed frames and in the model's own words; of the latter those that keep its names."""
+    """Returns the question in fixed frames and in the model's own words; of the latter those that keep its names."""
     kept = names(question)
     own = [text for text in _sampled(model, encoder, REWORD.format(question=question), nucleus) if kept <= names(f". {text}")]
     return [frame.format(question=question) for frame in WORDINGS] + own
 
 
 def _sampled(model: PreTrainedModel, encoder: Encoder, prompt: str, nucleus: Nucleus) -> list[str]:
-    """Questions that the model writes: the lines of each draw that end in a question mark."""
+    """Returns questions that the model writes: the lines of each draw that end in a question mark."""
     (ids,) = encoder.encode_prompts([prompt])
     drawn = sample(model, [ids], nucleus, DRAWS, **writing(model, encoder, QUESTION_TOKENS))
     texts = [encoder.tokenizer.decode(list(row), skip_special_tokens=True) for row in written(drawn[0])]

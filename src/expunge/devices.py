@@ -1,6 +1,6 @@
-"""The accelerator: which one is used, how tensors get there, how much fits on it, and what is said when it does not fit.
+"""Chooses the device, moves tensors to it, and bounds batches by its memory.
 
-torch is imported where it is used: what encodes or lists does without.
+torch is imported inside functions, since modules that only encode or list do not need it.
 """
 
 import os
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHARE = 0.4
-"""Of the free memory, what one batch of a pass without gradient may take: the estimate of its size is rough."""
+"""Share of the free memory that one batch of a pass without gradient may take; its size is a rough estimate."""
 WIDEST = 2**15
 """Most tokens of a batch: beyond that a GPU is no faster (an H200 gave 0.54 of its peak at 24,576 tokens of an 8B shape; of a 1B
 shape 0.44 at 65,536 with 18 GiB, 0.36 at 131,072 with 31 GiB)."""
 
 
 def default_device() -> "torch.device":
-    """cuda when there is one, else cpu."""
+    """Returns cuda if there is a GPU, else cpu."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def let_segments_grow() -> None:
-    """Has the CUDA allocator extend its segments, so that batches of changing length leave no holes between them.
+    """Lets the CUDA allocator extend its segments, so that batches of changing length do not fragment memory.
 
-    Changes nothing where the user has set the allocator.
+    Changes nothing if the user has configured the allocator.
     """
     import torch
 
@@ -38,7 +38,7 @@ def let_segments_grow() -> None:
 
 
 def moved(tensor: "Tensor", device: "torch.device | str") -> "Tensor":
-    """The tensor on a device; to a GPU from pinned memory and without waiting, so that the next batch is copied meanwhile."""
+    """Moves a tensor to a device; to a GPU from pinned memory and asynchronously."""
     import torch
 
     there = torch.device(device)
@@ -48,7 +48,7 @@ def moved(tensor: "Tensor", device: "torch.device | str") -> "Tensor":
 
 
 def arithmetic() -> str:
-    """Which accelerator this process computes on, and how it multiplies float32: what a figure cannot be repeated without."""
+    """Describes the GPU that this process uses, and how it multiplies float32, which a repetition of a result needs."""
     import torch
 
     if not torch.cuda.is_available():
@@ -58,7 +58,7 @@ def arithmetic() -> str:
 
 
 def tokens_that_fit(device: "torch.device", bytes_per_token: int, usual: int) -> int:
-    """Tokens of one batch without gradient: by the memory that is free on a GPU, `usual` anywhere else."""
+    """Returns the tokens of one batch without gradient: by the free memory of a GPU, `usual` otherwise."""
     import torch
 
     if device.type != "cuda":
@@ -68,7 +68,7 @@ def tokens_that_fit(device: "torch.device", bytes_per_token: int, usual: int) ->
 
 
 def out_of_memory(where: str, remedy: str) -> ExpungeError:
-    """The sentence in the place of the allocator's paragraph."""
+    """Makes the error that replaces the allocator's message."""
     import torch
 
     size = ""

@@ -1,4 +1,4 @@
-"""Runs a method that edits weights in place: statistics from a few forward passes, no gradient, a complete model."""
+"""Runs a method that edits weights in place: a few forward passes without gradient, then a complete model."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from expunge.self_check import measure, self_check
 
 
 def check(run: AnyRun, request: Request) -> None:
-    """Raises where the request lacks what the method needs."""
+    """Raises ExpungeError if the request lacks what the method needs."""
     _method(run).require(request)
 
 

@@ -1,26 +1,26 @@
-"""The one exception that a user is meant to read."""
+"""Defines ExpungeError, the exception for errors that a user can correct."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class ExpungeError(Exception):
-    """Something the user can put right: one sentence that says what, where and what to do.
+    """An error that the user can correct: one sentence that says what, where and what to do.
 
-    The command line prints it and leaves with exit code 2; nothing has been written when it is raised
-    before the work starts, and nothing is lost when it is raised during the work.
+    The command line prints it and exits with code 2. Raised before the work starts, nothing has been written; raised during the
+    work, nothing is lost.
     """
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, and in its text the command that goes on."""
+    """Ctrl-C; its text names the command that resumes the work."""
 
 
 class MissingData(ExpungeError):
-    """A data file is not there. Who knows what it is for says the rest: which files, in which layout."""
+    """A data file is missing. Callers add which files are needed, and in which layout."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'npo'?)` for an unknown word, or nothing when no known word is near."""
+    """Returns ` (did you mean 'npo'?)` for an unknown word, or "" if no known word is similar."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean '{close[0]}'?)" if close else ""

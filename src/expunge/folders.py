@@ -1,7 +1,6 @@
-"""Folders that commands write into: where they may lie, who writes into them, what in them expunge made, how an unfinished one
-goes on. No torch.
+"""Manages output folders: where they may be, locks, which files expunge made, how unfinished ones are resumed.
 
-Nothing that expunge did not make is ever removed, and no output lies in, on or around an input.
+Files that expunge did not make are never removed, and no output is inside, equal to or around an input. Imports no torch.
 """
 
 import fcntl
@@ -21,13 +20,13 @@ LOCK = ".lock"
 ARTIFACT = "artifact"
 MANIFEST = "expunge.json"
 COMMAND = "command.json"
-"""In what an evaluation or a merge leaves while it is unfinished: the command that goes on."""
+"""File in an unfinished evaluation or merge that holds the command that resumes it."""
 
 RUN_FILES = (
     *("run.yaml", "inputs.json", "metrics.jsonl", "provenance.json", "rows.txt", "log.txt", "alternates.jsonl"),
     *("merge.json", "tensors.jsonl", "delta.safetensors", LOCK),
 )
-"""What a run or a merge writes beside its artifact."""
+"""Files that a run or a merge writes beside its artifact."""
 PARTS = {
     "evaluation": ("*.json", "*.samples.jsonl", "*.partial/*", LOCK),
     "attacks": ("*.json", "*.samples.jsonl", LOCK),
@@ -38,13 +37,14 @@ PARTS = {
 }
 """Folders inside a run -> the files that expunge writes there."""
 STAGES = ("expert", "merged", "parts/*")
-"""Runs inside a run."""
+"""Folders of runs inside a run."""
 SIGNS = ("run.yaml", "merge.json", f"{ARTIFACT}/{MANIFEST}", MANIFEST)
-"""One of these says that expunge made a folder."""
+"""Files of which one shows that expunge made a folder."""
 
 
 def check_place(out: Path) -> None:
-    """Raises when a folder cannot be made or written into at `out`: below or on a file, read-only, or with too long a name."""
+    """Raises ExpungeError if a folder cannot be made or written at `out`: below or on a file, read-only, or with too long a
+    name."""
     try:
         there = next(place for place in (out.absolute(), *out.absolute().parents) if os.path.lexists(place))
         os.stat(there)
@@ -68,10 +68,10 @@ def _short(path: Path) -> str:
 
 
 def check_apart(out: Path, inputs: Iterable[str | Path], *, also: Iterable[str] = (), wide: Iterable[str | Path] = ()) -> None:
-    """Raises when `out` is an input, lies inside of one or around one; hub ids lie nowhere.
+    """Raises ExpungeError if `out` is an input, or lies inside or around one.
 
     also  folders of a run of expunge that may be written although the run is an input: its evaluation, its report
-    wide  folders in which the inputs lie among other things (the data of a suite, such as `.`): `out` may lie inside of them
+    wide  folders that contain the inputs among other files (the data of a suite, such as `.`): `out` may be inside them
     """
     place, wide = _real(out), tuple(wide)
     for given in (*inputs, *wide):
@@ -89,7 +89,7 @@ def check_apart(out: Path, inputs: Iterable[str | Path], *, also: Iterable[str] 
 
 
 def _on_disk(given: str | Path) -> Path | None:
-    """The file or folder that a source names, without the set and the conditions that may follow it."""
+    """Returns the file or folder of a source, without the set and the conditions that may follow it."""
     text = str(given)
     plain = text.partition("[")[0]
     for name in (text, plain, plain.rpartition(":")[0]):
@@ -103,7 +103,7 @@ def _real(path: Path) -> Path:
 
 
 def check_room(folder: Path, needed: int, what: str) -> None:
-    """Raises before the first byte where `needed` bytes would not fit; `folder` need not exist yet."""
+    """Raises ExpungeError, before the first byte, if `needed` bytes would not fit; `folder` need not exist yet."""
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
     free = shutil.disk_usage(there).free
     if needed > free:
@@ -113,7 +113,7 @@ def check_room(folder: Path, needed: int, what: str) -> None:
 
 
 def size_text(nbytes: int) -> str:
-    """For people."""
+    """Formats a number of bytes."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if nbytes >= unit:
             return f"{nbytes / unit:.3g} {name}"
@@ -122,14 +122,15 @@ def size_text(nbytes: int) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes `folder` and keeps every other command of expunge out of it; a process that dies gives its lock back."""
+    """Context manager that makes `folder` and locks it against other commands of expunge; a process that dies releases its
+    lock."""
     with lock_file(folder / LOCK, folder):
         yield
 
 
 @contextmanager
 def lock_file(path: Path, folder: Path) -> Iterator[None]:
-    """`locked` by a file of another place, where the folder itself is replaced."""
+    """Does the same with a lock file elsewhere, for a folder that is itself replaced."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,20 +155,21 @@ def lock_file(path: Path, folder: Path) -> Iterator[None]:
 
 
 def beside_of(folder: Path, what: str) -> Path:
-    """The hidden neighbour `.NAME.what` of a folder, whatever it is called by (`.` too)."""
+    """Returns the hidden neighbour `.NAME.what` of a folder, however its path is written (`.` too)."""
     place = folder if folder.name not in ("", "..") else Path(os.path.abspath(folder))
     return place.with_name(f".{place.name}.{what}")
 
 
 def holds_something(folder: Path) -> bool:
-    """Whether a path is there and is more than an empty folder."""
+    """Whether a path exists and is more than an empty folder."""
     if not folder.is_dir():
         return os.path.lexists(folder)
     return any(entry.name != LOCK for entry in folder.iterdir())
 
 
 def check_replaceable(out: Path) -> None:
-    """Raises where --overwrite would remove what expunge did not make: a folder without its records, or others' files."""
+    """Raises ExpungeError if --overwrite would remove what expunge did not make: a folder without its records, or others'
+    files."""
     if not holds_something(out):
         return
     if not any((out / sign).is_file() for sign in SIGNS):
@@ -182,7 +184,7 @@ def check_replaceable(out: Path) -> None:
 
 
 def foreign_files(out: Path) -> list[Path]:
-    """Files below a run, a merge or an artifact that expunge did not write there."""
+    """Returns files below a run, a merge or an artifact that expunge did not write there."""
     return [file for file in sorted(out.rglob("*")) if (file.is_file() or file.is_symlink()) and not _is_ours(out, file)]
 
 
@@ -204,7 +206,7 @@ def _is_ours(out: Path, file: Path) -> bool:
 
 
 def _listed(artifact: Path) -> set[str]:
-    """What a manifest lists, itself included."""
+    """Returns the files that a manifest lists, and itself."""
     try:
         return {MANIFEST, *json.loads((artifact / MANIFEST).read_text(encoding="utf-8"))["files"]}
     except (OSError, ValueError, KeyError, TypeError):
@@ -212,8 +214,8 @@ def _listed(artifact: Path) -> set[str]:
 
 
 def remove_made(out: Path) -> None:
-    """Removes the records of an earlier run, its evaluation and its checkpoints. Its artifact and stages stay, they are replaced;
-    so does everything that expunge did not make."""
+    """Removes the records of an earlier run, its evaluation and its checkpoints. Its artifact and stages, which are replaced
+    later, and files that expunge did not make are kept."""
     for name in RUN_FILES:
         if name != LOCK:
             (out / name).unlink(missing_ok=True)
@@ -224,7 +226,7 @@ def remove_made(out: Path) -> None:
 
 
 def unfinished(path: str | Path) -> str | None:
-    """What an unfinished folder is and the exact command that goes on with it; nothing for a finished or another one."""
+    """Describes an unfinished folder, with the exact command that resumes it; None for a finished or another one."""
     folder = Path(path)
     if (folder / "run.yaml").is_file() and not (folder / ARTIFACT / MANIFEST).is_file():
         return f"{folder} is an unfinished run ({_progress(folder)}); go on with: {resume_command(folder)}"
@@ -253,7 +255,7 @@ def is_finetune(folder: Path) -> bool:
 
 
 def method_of(folder: Path) -> str | None:
-    """The method that run.yaml names."""
+    """Returns the method in run.yaml."""
     import yaml
 
     try:
@@ -264,18 +266,19 @@ def method_of(folder: Path) -> str | None:
 
 
 def resume_command(folder: Path) -> str:
-    """Goes on with a run."""
+    """Returns the command that resumes a run."""
     return f"expunge {'finetune' if is_finetune(folder) else 'unlearn'} --resume --out {quote(str(folder))}"
 
 
 def keep_command(folder: Path, words: Iterable[str]) -> None:
-    """Leaves in the folder of an unfinished evaluation or merge by which words, and from where, it was begun."""
+    """Writes into the folder of an unfinished evaluation or merge the words with which it was begun, and the working
+    directory."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / COMMAND, {"words": list(words), "folder": os.getcwd()})
 
 
 def kept_command(folder: Path) -> list[str]:
-    """The words that an unfinished evaluation or merge was begun by; relative paths in them count from where it was."""
+    """Returns the words with which an unfinished evaluation or merge was begun, and changes to its working directory."""
     try:
         kept = json.loads((folder / COMMAND).read_text(encoding="utf-8"))
         words, place = [str(word) for word in kept["words"]], str(kept["folder"])

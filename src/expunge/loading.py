@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 WHOLE = 8 * 10**9
-"""Bytes of an artifact up to which loading it checks every checksum first, beside the reading of the weights: some seconds."""
+"""Size of an artifact, in bytes, up to which all checksums are verified before it is used, which takes some seconds."""
 READ_BY_LOADERS = {".json", ".jinja", ".safetensors", ".py", ".model", ".txt", ".bin"}
 """Endings of files that would change what is loaded."""
 
 
 class _Check:
-    """The checksums of an artifact, recomputed in a thread while its weights are read."""
+    """Recomputes the checksums of an artifact in a thread while its weights are read."""
 
     def __init__(self, folder: Path, manifest: Manifest, whole: bool) -> None:
         self.folder, self.manifest = folder, manifest
@@ -74,7 +74,7 @@ class _Check:
                 warnings.warn(str(self._fault), stacklevel=2)
 
     def finish(self) -> None:
-        """Raises the fault that was found. Of a very large artifact the thread goes on, and warns when it finds one."""
+        """Raises ExpungeError for a changed file. For a very large artifact the thread continues, and warns if it finds one."""
         if self._waits:
             self._thread.join()
         self._done = True
@@ -83,13 +83,13 @@ class _Check:
 
 
 class Opened(NamedTuple):
-    """A model that is ready to be asked, and what it is."""
+    """A loaded model, with its identity."""
 
     model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     fingerprint: Callable[[], str]
-    """The one identity of what was opened: sha256 over the content of everything that its answers depend on, however it is called
-    and wherever it lies. A plain model is hashed when this is called."""
+    """Computes a sha256 over the content of everything that the model's answers depend on, whatever its name and place. A
+    plain model is hashed when this is called."""
 
 
 def load(
@@ -104,17 +104,18 @@ def load(
     force: bool = False,
     verify: bool = False,
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """A model and its tokenizer from a run folder, an artifact, a plain model folder or a hub id; `.generate()` just works.
+    """Loads a model and its tokenizer from a run folder, an artifact, a plain model folder or a hub id; `.generate()` works as
+    usual.
 
-    An adapter comes attached to its base model, after the base's hash was compared with the recorded one; so does a guard, which
+    An adapter is attached to its base model, after the base's hash was compared with the recorded one; so is a guard, which
     stays on the model until `model.expunge_guard.detach()`. dtype `auto` is the dtype that the weights are stored in.
 
-    device_map  layers side by side on several devices, for models that no single one holds
-    base        adapter, guard: the base model, where it is not at its recorded place any more; its hash is compared all the same
-    force       attach to a base with another hash, and warn where a guard's canary prompts show no effect
-    verify      wait for every checksum of an artifact of more than 8 GB too; of a smaller one they are always compared
+    device_map  spreads the layers over several devices, for models too large for one
+    base        adapter, guard: the base model, if it is no longer at its recorded place; its hash is compared too
+    force       attach to a base with another hash, and only warn if a guard's canary prompts show no effect
+    verify      also verify every checksum of an artifact of more than 8 GB first; those of smaller ones are always verified
 
-    Raises ExpungeError, one sentence, for a folder that is no model, two models, or not what its manifest says.
+    Raises ExpungeError for a folder that is no model, two models, or not what its manifest says.
     """
     opened = open_model(
         path,
@@ -142,7 +143,7 @@ def open_model(
     force: bool = False,
     verify: bool = False,
 ) -> Opened:
-    """`load`, and the fingerprint of what was loaded."""
+    """Loads a model as `load` does, and returns its fingerprint too."""
 
     def weights(place: str, revision: str | None = None) -> "PreTrainedModel":
         return load_model(
@@ -179,7 +180,8 @@ def open_model(
 
 
 def _base_model(place: str, revision: str | None, weights: Callable[..., "PreTrainedModel"]) -> "PreTrainedModel":
-    """The model that an adapter or a guard belongs to; below a guard it may be an adapter of expunge, which is added in."""
+    """Loads the model that an adapter or a guard belongs to; below a guard it may be an adapter of expunge, which is merged
+    in."""
     folder = artifact_folder(place)
     if folder is None:
         return weights(place, revision)
@@ -202,7 +204,7 @@ def _plain_fingerprint(path: str, revision: str | None) -> str:
 
 
 def _checked_base(folder: Path, manifest: Manifest, place: str, revision: str | None, force: bool) -> str:
-    """The hash of the base model; another one than the recorded is an error, or with `force` a warning."""
+    """Returns the hash of the base model. Raises ExpungeError, or warns with `force`, if it differs from the recorded one."""
     found = base_fingerprint(place, revision)
     if not manifest.base.sha256:  # made from other adapters on a machine that did not have the base
         warnings.warn(f"the base of {folder} was not at hand when it was made, so that {place} is not checked", stacklevel=3)

@@ -1,4 +1,4 @@
-"""Time and peak memory of this process, counted as the user pays for them."""
+"""Measures time and peak memory of this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class PeakMemory:
-    """Anonymous memory on Linux (mapped weight files are the page cache's, not ours), device memory on an accelerator."""
+    """Peak of anonymous memory on Linux (mapped weight files belong to the page cache), and of GPU memory."""
 
     def __init__(self) -> None:
         import torch
@@ -28,7 +28,7 @@ class PeakMemory:
 
 
 def anonymous_bytes() -> int:
-    """RssAnon of this process in bytes; 0 where the system does not tell."""
+    """Returns RssAnon of this process in bytes; 0 if the system does not report it."""
     if not sys.platform.startswith("linux"):
         return 0
     with open("/proc/self/status", encoding="ascii") as file:
@@ -45,7 +45,7 @@ class Spent(NamedTuple):
 
 
 class Cost:
-    """Wall time, processor time and peak memory from its creation on."""
+    """Measures wall time, CPU time and peak memory from its creation on."""
 
     def __init__(self) -> None:
         self.memory = PeakMemory()

@@ -1,4 +1,4 @@
-"""`expunge probe`: what sets of texts excite in a model. One pass for the statistics; for the plots of key space two more."""
+"""Computes activation statistics of sets of texts (`expunge probe`), and the data of key-space plots."""
 
 import csv
 import io
@@ -29,14 +29,14 @@ def probe_sets(
     tokens: TokenPolicy = "all",
     skip_start: bool = False,
 ) -> dict[str, Probe]:
-    """Statistics of both roles in all layers, per set."""
+    """Computes statistics of both roles in all layers, per set."""
     return {
         name: probe(model, spans(rows, encoder, tokens, skip_start=skip_start), encoder.pad_id) for name, rows in sets.items()
     }
 
 
 def write_probes(out: Path, probes: Mapping[str, Probe], sets: Mapping[str, Sequence[Example]], about: Mapping[str, str]) -> None:
-    """NAME.safetensors per set, and neurons.csv when there are two sets: the first against the others."""
+    """Writes NAME.safetensors per set, and neurons.csv if there are two sets: the first against the others."""
     out.mkdir(parents=True, exist_ok=True)
     for name, found in probes.items():
         save_probe(out / f"{name}.safetensors", found, {**about, "set": name, "texts": fingerprint(sets[name])})
@@ -45,7 +45,8 @@ def write_probes(out: Path, probes: Mapping[str, Probe], sets: Mapping[str, Sequ
 
 
 def neuron_table(probes: Mapping[str, Probe], percent: float = 3.0) -> str:
-    """CSV of the `percent` of neurons that the first set excites most against all others, highest mean difference first."""
+    """Makes a CSV of the `percent` of neurons that the first set excites most against all others, largest mean difference
+    first."""
     first, *others = probes.values()
     pre, pre_others = first.moments["pre_activation"], pooled([p.moments["pre_activation"] for p in others])
     key, key_others = first.moments["key"], pooled([p.moments["key"] for p in others])
@@ -71,7 +72,7 @@ def neuron_table(probes: Mapping[str, Probe], percent: float = 3.0) -> str:
 
 
 def pooled(parts: Sequence[Moments]) -> Moments:
-    """Statistics of several sets together."""
+    """Merges the statistics of several sets."""
     total = Moments.empty(len(parts[0].n_L), parts[0].mean_LF.shape[1])
     for part in parts:
         total.merge(part)
@@ -89,10 +90,10 @@ def analyse(
     layer: int = -1,
     percent: float = 3.0,
 ) -> Analysis:
-    """Boxes of the key vectors of the last prompt tokens, fitted to every other text of a set and measured on the rest.
+    """Fits boxes of the key vectors of the last prompt tokens on every other text of a set, and measures them on the rest.
 
-    sources: where the texts of each set are from, for the reader
-    layer: of which the curves of containment are drawn
+    sources: where the texts of each set are from
+    layer: the layer whose containment curves are drawn
     """
     places = blocks_of(model)
     layer %= places.count
@@ -118,7 +119,7 @@ def analyse(
 
 
 def write_analysis(out: Path, analysis: Analysis) -> None:
-    """analysis.json, the three figures, and index.html with all of them."""
+    """Writes analysis.json, the three figures, and index.html with all of them."""
     write_json(out / "analysis.json", analysis)
     for name, draw in {"containment": containment, "geometry": geometry, "neurons": neurons}.items():
         write_text(out / f"{name}.svg", draw(analysis))

@@ -1,4 +1,4 @@
-"""Under torchrun: joining the other processes, which of them writes, and leaving them in order.
+"""Joins the processes of torchrun, chooses the one that writes, and leaves them in order.
 
 torch is imported only to join others: a process that is alone, such as that of a command that lists something, needs none.
 """
@@ -15,15 +15,15 @@ Model = TypeVar("Model", bound="nn.Module")
 
 
 def count() -> int:
-    """How many processes torchrun started; 1 without it."""
+    """Returns the number of processes that torchrun started; 1 without it."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def join() -> None:
-    """Joins the other processes of torchrun, each with its own device; alone, and when already joined, nothing happens.
+    """Joins the other processes of torchrun, each with its own device; does nothing without torchrun, or if already joined.
 
-    Who joined here leaves when the interpreter ends: gloo's threads, still running when the process group's memory goes,
-    abort a process whose work is done (on a busy machine in about every eighth process).
+    The process leaves the group when the interpreter exits: otherwise gloo's threads, still running when the process group's
+    memory is freed, can abort a finished process (on a busy machine, about one in eight).
     """
     if count() > 1 and group() is None:
         import torch
@@ -35,7 +35,7 @@ def join() -> None:
 
 
 def group() -> Any:
-    """torch.distributed, where this process has joined others, else None."""
+    """Returns torch.distributed, if this process has joined others, else None."""
     torch = sys.modules.get("torch")
     found = torch.distributed if torch is not None else None
     return found if found is not None and found.is_initialized() else None
@@ -47,13 +47,13 @@ def _leave() -> None:
 
 
 def is_main() -> bool:
-    """Whether this process writes files and prints; right before joining too."""
+    """Whether this process writes files and prints; also before joining."""
     joined = group()
     return joined.get_rank() == 0 if joined is not None else os.environ.get("RANK", "0") == "0"
 
 
 def place(model: Model) -> Model:
-    """Moves the model to this process's device; alone, it stays where it was loaded."""
+    """Moves the model to this process's device; without torchrun, it stays where it was loaded."""
     if count() > 1:
         import torch
         from accelerate import PartialState

@@ -1,4 +1,4 @@
-"""Progress of long work: a rich bar on a terminal, plain lines elsewhere."""
+"""Shows the progress of long work: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ from rich.progress import Progress as Bar
 class Progress:
     """`with Progress("npo", total=60) as progress: progress.advance(1, "loss 1.2")`; silent when `quiet`.
 
-    On a terminal a bar with the time left; in a log a line every `every` seconds, the first and the last always.
+    On a terminal a bar with the time left; in a log a line every `every` seconds, and always the first and the last.
     """
 
     def __init__(self, title: str, total: int, *, start: int = 0, quiet: bool = False, every: float = 10.0) -> None:

@@ -1,11 +1,11 @@
-"""The main job on a fresh machine: make a world, forget in it with several methods, measure, show.
+"""Runs the whole workflow without network: makes a world, forgets in it with several methods, evaluates, and writes a report.
 
     out/  lab/                  the invented world with its models
-          runs/original, gold   evaluations of the two models that all others are measured against
+          runs/original, gold   evaluations of the two reference models
           runs/METHOD           a run of each method: artifact, metrics, evaluation
           report/index.html     the page; summary.json beside it
 
-Every stage leaves files and is skipped when they are there, so a quickstart that was interrupted goes on.
+Every stage writes files and is skipped if they exist, so that an interrupted quickstart resumes.
 """
 
 import json
@@ -30,11 +30,11 @@ from expunge.spec import Run
 from expunge.spec import build as build_spec
 
 METHODS = ("gradient_ascent", "gradient_difference", "kl_minimization", "npo", "simnpo", "idk")
-"""Each with the settings of recipes/lab/METHOD.yaml."""
+"""Methods, each with the settings of recipes/lab/METHOD.yaml."""
 
 
 def quickstart(out: Path, *, seed: int = 0, say: Callable[[str], None] = print, quiet: bool = False) -> Path:
-    """Runs everything and returns the path of the page. quiet leaves out the progress within the stages."""
+    """Runs everything and returns the path of the page. quiet hides the progress within the stages."""
     began = time.perf_counter()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the models are small: more threads mostly wait for each other
@@ -85,7 +85,7 @@ def _lab(out: Path, seed: int, say: Callable[[str], None]) -> Path:
 
 
 def lab_run(name: str, lab: Path, seed: int) -> Run:
-    """The method's recipe for the lab, to forget the people of data/facts/forget.jsonl, with this lab's files."""
+    """Makes the run of a method's lab recipe that forgets the people of data/facts/forget.jsonl."""
     settings, data = recipe(f"lab/{name}"), lab / "data"
     training = {**settings.get("training", {}), "seed": seed}
     words = {"model": str(lab / "models/original"), "forget": str(data / "facts/forget.jsonl")}

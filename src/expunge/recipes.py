@@ -1,4 +1,4 @@
-"""Recipes: whole runs as YAML, one per published setting, and one per method for the lab. They lie beside the source."""
+"""Finds recipes: whole runs as YAML, one per published setting, and one per method for the lab."""
 
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ _HERE = Path(__file__).parent
 
 
 def recipes_folder() -> Path:
-    """recipes/ of the source tree, or the copy of it inside an installed package."""
+    """Returns recipes/ of the source tree, or its copy inside an installed package."""
     inside = _HERE / "recipes"
     return inside if inside.is_dir() else _HERE.parents[1] / "recipes"
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """The recipe `lab/npo`, `tofu`, ... as plain data."""
+    """Reads the recipe `lab/npo`, `tofu`, ... as plain data. Raises ExpungeError, with the nearest name, for an unknown one."""
     folder = recipes_folder()
     path = folder / f"{name}.yaml"
     if not path.is_file():

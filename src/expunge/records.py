@@ -1,4 +1,4 @@
-"""What the stages hand to each other on disk: scores, samples, provenance. JSON in, JSON out; no torch.
+"""Defines the records that stages exchange as JSON: scores, samples, provenance, and others. Imports no torch.
 
 A score is a record, never a bare float: value, interval, count, direction and, where there is no value, the reason.
 """
@@ -15,17 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from expunge.errors import ExpungeError
 
 Role = Literal["forget", "retain", "neutral", "control"]
-"""What the examples of a task are to the request: what was to be forgotten, what was to be kept, neither, or examples of the kind
-of the forget set that no model was ever trained on. It decides which direction is good, what may be quoted and what a report
-compares."""
+"""The role of a task's examples in the request: to forget, to keep, neither, or of the kind of the forget set but never
+trained on (control). It decides which direction is good, what may be quoted and what a report compares."""
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""Of anything drawn: what torch, numpy and scikit-learn all take."""
+"""A seed that torch, numpy and scikit-learn all accept."""
 
 
 class Record(BaseModel):
-    """Frozen, and strict about its fields: a file with another field is from another version or by another hand."""
+    """Base of records: frozen and strict about fields, since a file with others is of another version or was edited."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -34,22 +33,22 @@ class Score(Record):
     """One metric on one task, with a 95 % bootstrap interval over samples."""
 
     task: str
-    """What was asked, e.g. `forget`; scores over a whole suite have the task `suite`."""
+    """Name of the task, e.g. `forget`; scores over a whole suite have the task `suite`."""
     metric: str
     role: Role | None = None
     """The role of the task; null for scores over a whole suite."""
     value: float | None
     """The point estimate; null when it could not be computed, with the reason in `unscored`."""
     low: float | None = None
-    """Lower end of the 95 % interval; null when there is none (a p-value, a single number)."""
+    """Lower end of the 95 % interval; null if there is none (a p-value, a single number)."""
     high: float | None = None
     n: int
-    """Number of samples that the value is taken over."""
+    """Number of samples behind the value."""
     higher_is_better: bool | None = None
-    """The direction of good *on this task*: knowing is good on retain and bad on forget; null when neither is a goal."""
+    """The direction of good on this task: knowledge is good on retain and bad on forget; null if neither is a goal."""
     unscored: str | None = None
     over: tuple[str, ...] = ()
-    """Of a mean over tasks: which, `TASK/METRIC` each; scores of a single task have none."""
+    """For a mean over tasks: these, as `TASK/METRIC`; null for scores of a single task."""
 
     @model_validator(mode="after")
     def _value_or_reason(self) -> "Score":
@@ -68,55 +67,56 @@ class Sample(Record):
     task: str
     metric: str
     id: str
-    """`Example.id`: a hash of the content, so that reports can point at a sample without quoting it."""
+    """`Example.id`: a hash of the content, by which reports can refer to a sample without quoting it."""
     role: Role | None = None
     """The role of the task. A sample without one is treated as secret."""
     value: float | None
     unscored: str | None = None
     text: dict[str, str] | None = None
-    """`prompt`, `expected`, `generated`, `sampled_1` ...; only with show_forget_text, or where the text is not secret (lab)."""
+    """`prompt`, `expected`, `generated`, `sampled_1` ...; only with show_forget_text, or if the text is not secret."""
 
 
 class JudgeUsed(Record):
-    """Who said of an answer what it is: a classifier, a list of words, another model."""
+    """The judge of answers: a classifier, a list of words, another model."""
 
     settings: dict[str, Any]
     """Its kind and all its fields."""
     fingerprint: str | None = None
-    """sha256 of the model (or the source file) that judged; null where the settings say it all."""
+    """sha256 of the judging model (or source file); null if the settings are sufficient."""
 
 
 class GuardUse(Record):
-    """How often a guard decided about a prompt while a model was scored, and how often it acted on one."""
+    """How often a guard judged a prompt while a model was scored, and how often it acted on one."""
 
     decided: int
     acted: int
 
 
 class Evaluation(Record):
-    """SUITE.json."""
+    """The content of SUITE.json."""
 
     suite: str
     artifact: str
     seconds: float
     scores: tuple[Score, ...]
     judges: tuple[JudgeUsed, ...] = ()
-    """Scores of another judge are other scores: never compare them."""
+    """Scores of different judges must not be compared."""
     fingerprint: str | None = None
-    """What the model was: a hash over its weights and whatever was attached. Null where nobody said it."""
+    """Hash over the model's weights and everything attached; null if unknown."""
     guard: GuardUse | None = None
-    """Null where no guard was attached. Tasks whose scores were there already are not counted again."""
+    """Null without a guard. Tasks whose scores existed already are not counted again."""
     key: str | None = None
-    """sha256 over what the scores depend on: code, model, format and settings, and each task's examples and metrics. Null where
-    nobody said what the model is, and where another program read the data (lm-eval)."""
+    """sha256 over what the scores depend on: code, model, format and settings, and each task's examples and metrics. Null if
+    the model is unknown, or if another program read the data (lm-eval)."""
 
     def get(self, task: str, metric: str) -> Score | None:
-        """The score of a metric on a task, or nothing when the suite did not ask for it."""
+        """Returns the score of a metric on a task, or None if the suite has none."""
         return next((s for s in self.scores if s.task == task and s.metric == metric), None)
 
 
 class Inputs(Record):
-    """inputs.json: what a run was begun with, by content. Written when its folder is made, compared before anything goes on."""
+    """The content of inputs.json: hashes of a run's inputs, written when its folder is made and compared before it is
+    resumed."""
 
     base: str
     """Path or hub id of the start model."""
@@ -178,7 +178,7 @@ class LadderRow(Record):
 
 
 class SelfCheck(Record):
-    """What a run measured of itself when it was done, on a few fixed rows. No evaluation: claims do not rest on it."""
+    """What a run measured on a few fixed rows when it was done. It is not an evaluation: claims do not use it."""
 
     rows: dict[str, int]
     """forget, retain, holdout -> rows that were looked at."""
@@ -191,7 +191,7 @@ class SelfCheck(Record):
 
 
 class Provenance(Record):
-    """provenance.json: where a run came from and what it took."""
+    """The content of provenance.json: the origin and the cost of a run."""
 
     expunge: str
     """Version of expunge."""
@@ -221,9 +221,9 @@ class Provenance(Record):
 
 
 def follow_umask(path: Path) -> None:
-    """Gives a file (or everything in a folder) the permissions that a plain `open` would have given it.
+    """Gives a file (or everything in a folder) the permissions of a file made by plain `open`.
 
-    safetensors writes its files for the owner alone, so that a server of another user could not read them.
+    safetensors makes its files readable by the owner only, so that a server of another user could not read them.
     """
     mask = os.umask(0)
     os.umask(mask)
@@ -232,7 +232,7 @@ def follow_umask(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes beside and renames, so that a reader or a crash never sees half a file."""
+    """Writes a temporary file and renames it, so that no reader sees half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
@@ -245,13 +245,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Record | dict[str, Any] | list[Any]) -> None:
-    """One JSON document, indented, no NaN, atomically."""
+    """Writes one JSON document, indented, without NaN, atomically."""
     plain = value.model_dump(mode="json") if isinstance(value, Record) else value
     write_text(path, json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
-    """SUITE.samples.jsonl, atomically."""
+    """Writes SUITE.samples.jsonl, atomically."""
     write_text(path, "".join(s.model_dump_json(exclude_none=True) + "\n" for s in samples))
 
 

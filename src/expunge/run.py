@@ -1,9 +1,9 @@
-"""Carries out one run: checks everything, lets the method's family produce, publishes the artifact and where it came from.
+"""Executes one run: checks everything, lets the method's family produce, and publishes the artifact and its provenance.
 
     run/  run.yaml  inputs.json  metrics.jsonl  provenance.json  artifact/
 
-Whatever can be wrong with the input is found before the folder is made. A run that was killed is taken up again by the
-same call with resume=True: from the last checkpoint, or, when the artifact is complete, not at all.
+All errors of the input are found before the folder is made. A killed run is resumed by the same call with resume=True, from the
+last checkpoint; nothing is done if the artifact is complete.
 """
 
 import platform
@@ -55,16 +55,16 @@ def execute(
     build_objective: ObjectiveBuilder | None = None,
     draw_answers: AnswerDrawer | None = None,
 ) -> Outcome:
-    """Carries out `run` into the folder `out`.
+    """Executes `run` in the folder `out`.
 
-    resume     goes on in an existing folder whose run.yaml says the same run
+    resume     continues in an existing folder whose run.yaml is the same run
     overwrite  replaces an existing folder; its artifact stays until the new one is complete
-    before     called right before the folder is made: of a stage, what makes the folder of the whole run
-    measures   look at a few rows before and after, and say whether it worked
-    build_objective  for guards that tune themselves by a score: measures it
+    before     called right before the folder is made: for a stage, makes the folder of the whole run
+    measures   run the self-check, on a few rows before and after
+    build_objective  builds the objective of guards that are tuned by a score
     draw_answers     for methods that prefer what the start model makes up: has it write that
 
-    Raises ExpungeError, one sentence, before anything is written when the input is wrong.
+    Raises ExpungeError, before anything is written, if the input is wrong.
     """
     runner = RUNNERS[run.method.family]
     _check_out(run, out, resume, overwrite)
@@ -111,7 +111,7 @@ def execute(
 
 
 def check(run: AnyRun, request: Request) -> None:
-    """Raises where the request lacks what the run's method needs."""
+    """Raises ExpungeError if the request lacks what the run's method needs."""
     RUNNERS[run.method.family].check(run, request)
 
 
@@ -139,7 +139,7 @@ def _check_device_map(run: AnyRun, runner: Runner) -> None:
 
 
 def _finished(run: AnyRun, out: Path) -> bool:
-    """The artifact is whole and was made by this very run."""
+    """Whether the artifact is complete and was made by this run."""
     if not (out / "provenance.json").is_file() or artifact_folder(out) is None:
         return False
     _check_same(run, out)
@@ -153,7 +153,7 @@ def _differs(run: AnyRun, out: Path) -> bool:
 
 
 def _without_memory(run: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a run without those that change how much memory it takes and nothing else."""
+    """Returns the fields of a run without those that only change its memory use."""
     training = {k: v for k, v in run["training"].items() if k not in ("micro_batch_size", "gradient_checkpointing")}
     return run | {"training": training}
 
@@ -167,7 +167,7 @@ def _check_same(run: AnyRun, out: Path) -> None:
 
 
 def _publish(context: Context, inputs: Inputs, made: Made, began: float) -> None:
-    """The artifact by rename, then provenance.json, which marks the run as complete."""
+    """Renames the artifact into place, and writes provenance.json, which marks the run as complete."""
     run, out = context.run, context.out
     base = context.start.base(out, inputs.base_sha256, adapter_goes_on=made.adapter_goes_on)
     notes = "\n\n".join([made.notes, *(made.self_check.said if made.self_check else ())])

@@ -1,4 +1,4 @@
-"""The folder of one run while it is worked in: locked, made ready once, and compared with what the run was begun with.
+"""Manages the folder of a run in progress: locks it, prepares it once, and compares its inputs with the recorded ones.
 
 run.yaml     the run as one value      inputs.json   hashes of the data, of the start model and of its tokenizer
 """
@@ -22,11 +22,11 @@ from expunge.start import Start
 
 
 class RunFolder:
-    """`with RunFolder(...) as folder`: `prepare` locks and fills the folder, and leaving the block gives the lock back.
+    """`with RunFolder(...) as folder`: `prepare` locks and fills the folder, and leaving the block releases the lock.
 
-    fresh     remove what an earlier run left, but for its artifact, which stays until the new one is complete
-    restaged  an artifact that other fields made of the same stages counts as incomplete until the new one is there
-    before    called before the folder is made: of a stage, what makes the folder of the whole run
+    fresh     remove what an earlier run left, except for its artifact, which stays until the new one is complete
+    restaged  an artifact made from the same stages with other fields counts as incomplete until the new one exists
+    before    called before the folder is made: for a stage, makes the folder of the whole run
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class RunFolder:
         self._stack.close()
 
     def prepare(self) -> None:
-        """Called after the last check of the input and before the first file; again is no harm."""
+        """Prepares the folder, after the last check of the input and before the first file; may be called again."""
         if self._ready:
             return
         self.before()
@@ -80,7 +80,7 @@ class RunFolder:
             raise ExpungeError(f"{self.out} cannot be written to ({error}); make room, or give another --out") from error
 
     def inputs(self) -> Inputs:
-        """What the run is begun with. The start model's files are there when this is called."""
+        """Returns the hashes of the run's inputs. The start model's files must be on this machine."""
         return self._inputs
 
     @cached_property
@@ -100,8 +100,8 @@ class RunFolder:
         return {name: fingerprint(rows) for name, rows in self.run.row_sets(self.request).items()} | refusals
 
     def check_inputs(self) -> None:
-        """Raises where the data, the start model or its tokenizer are not those that the run was begun with, whatever
-        their paths: --resume would go on with the one and name the other."""
+        """Raises ExpungeError if the data, the start model or its tokenizer differ from those that the run was begun with,
+        whatever their paths."""
         path = self.out / "inputs.json"
         if not path.is_file():
             return

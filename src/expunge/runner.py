@@ -1,4 +1,4 @@
-"""The contract between a run and the runtime of its method's family: a Context goes in, what was Made comes out.
+"""Defines the interface between a run and the runtime of its method's family: a Context in, what was Made out.
 
 `run.py` checks the input, lets the family's runner produce, and publishes what it made; it knows no family by name. A family's
 package (`training`, `editing`, `guarding`, `composing`) offers one Runner.
@@ -44,26 +44,26 @@ class Made(NamedTuple):
     adapter_goes_on: bool = False
     """Whether this is the adapter that the run started from, trained further: its base model stays the same."""
     done: Callable[[], None] = lambda: None
-    """Called when the artifact is in its place."""
+    """Called when the artifact is in place."""
     self_check: SelfCheck | None = None
-    """What was measured before and after, where it was."""
+    """Measurements before and after, if any."""
 
 
 class Outcome(NamedTuple):
-    """What a run returns."""
+    """The result of a run."""
 
     folder: Path
     artifact: Path
     steps: int
     stopped: str | None
     notes: str = ""
-    """What the artifact's card says about how it was made; empty where the run was complete already."""
+    """What the artifact's card says about how it was made; empty if the run was complete already."""
     self_check: SelfCheck | None = None
-    """Whether it did what it was for, on a few rows."""
+    """Measurements on a few rows, before and after."""
 
 
 class Execute(Protocol):
-    """`run.execute`, handed down so that a composed method can run its stages."""
+    """Type of `run.execute`, passed down so that a composed method can run its stages."""
 
     def __call__(
         self,
@@ -91,14 +91,14 @@ class Context:
     overwrite: bool
     quiet: bool
     prepare: Callable[[], None]
-    """Makes the run's folder, writes run.yaml and removes what a replaced run left. A runner calls it after its last check of the
-    input and before its first file; again is no harm."""
+    """Makes the run's folder, writes run.yaml and removes what a replaced run left. A runner calls it after its last check of
+    the input and before its first file; it may be called again."""
     execute: Execute
-    """Carries out another run, for a stage."""
+    """Executes another run, for a stage."""
     check: Callable[[AnyRun, Request], None]
-    """Raises where a request does not fit a run, for a stage."""
+    """Raises ExpungeError if a request does not fit a run, for a stage."""
     build_objective: ObjectiveBuilder | None = None
-    """For guards that tune themselves by a score."""
+    """For guards that are tuned by a score."""
     draw_answers: AnswerDrawer | None = None
     """For methods that prefer what the start model makes up."""
     measures: bool = True
@@ -106,11 +106,11 @@ class Context:
 
     @property
     def checks_itself(self) -> bool:
-        """Whether the answers to forget are looked at before and after: not of fine-tuning, and on one process alone."""
+        """Whether the self-check is run: not for fine-tuning, and only on a single process."""
         return self.measures and isinstance(self.run, Run) and count() == 1
 
     def load(self, *, keep_adapter: bool = False) -> PreTrainedModel:
-        """The start model in the run's dtype; an adapter is added into its weights, or with `keep_adapter` stays on them."""
+        """Loads the start model in the run's dtype; an adapter is merged into its weights, or kept with `keep_adapter`."""
         run = self.run
         return self.start.load(
             run.dtype, device_map=run.device_map, trust_remote_code=run.trust_remote_code, keep_adapter=keep_adapter
@@ -118,12 +118,12 @@ class Context:
 
 
 class Runner(NamedTuple):
-    """How the methods of one family are carried out."""
+    """The functions that run the methods of one family."""
 
     check: Callable[[AnyRun, Request], None]
-    """Raises ExpungeError where the request lacks what the method needs; called before a model is loaded."""
+    """Raises ExpungeError if the request lacks what the method needs; called before a model is loaded."""
     produce: Callable[[Context], Made]
     spreads: bool
-    """Whether the start model's layers may lie on several devices (`--device-map`)."""
+    """Whether the start model's layers may be spread over several devices (`--device-map`)."""
     has_stages: bool = False
-    """Whether the work is done by stages with a run.yaml each, which decide for themselves what `--resume` can use again."""
+    """Whether the work is done by stages with their own run.yaml, which decide themselves what `--resume` can reuse."""

@@ -1,6 +1,6 @@
-"""Measures, at the end of a run, whether it did what it was for: a few rows, before and after, and what to change if it did not.
+"""Checks at the end of a run, on a few rows, whether it did what it should, and gives advice if it did not.
 
-A self-check is no evaluation: it looks at no more than 32 rows of each set that the run was given, and at probabilities alone.
+A self-check is not an evaluation: it reads at most 32 rows of each set that the run was given, and only their probabilities.
 """
 
 import math
@@ -17,7 +17,7 @@ from expunge.models.logprobs import labelled_logits, sequence_mean, token_logpro
 from expunge.records import SelfCheck
 
 ROWS = 32
-"""Of each set, evenly spaced."""
+"""Rows of each set, evenly spaced."""
 UNCHANGED = 0.9
 """Share of the forget answers' probability from which on nothing counts as forgotten."""
 KEPT = 0.9
@@ -43,7 +43,7 @@ def measure(model: nn.Module, encoder: Encoder, request: Request) -> dict[str, f
 
 @torch.no_grad()
 def _answers(model: nn.Module, encoder: Encoder, examples: Sequence[Example]) -> tuple[float, float]:
-    """(mean probability of an answer, perplexity of all answers' tokens)."""
+    """Returns (mean probability of an answer, perplexity of all answers' tokens)."""
     device, was_training = causal_model(model).device, model.training
     model.eval()
     rows, pad_id = encoder.encode_many(examples), padding(model, encoder.pad_id)
@@ -77,7 +77,7 @@ def self_check(before: dict[str, float], after: dict[str, float], request: Reque
 
 
 def guard_check(forget: Sequence[bool], retain: Sequence[bool]) -> SelfCheck:
-    """On how many of its canary prompts a guard acts: true where it changes what the model says next."""
+    """Counts the canary prompts on which a guard acts: those where it changes the next token's distribution."""
     kept = f"{sum(retain)} of {len(retain)} to keep"
     said = [f"self-check: the guard acts on {sum(forget)} of {len(forget)} forget prompts and on {kept}"]
     if 2 * sum(forget) <= len(forget):

@@ -1,7 +1,6 @@
-"""One run as one value: model + data + method + training. Frozen, typed, reads and writes YAML.
+"""Defines one run as one value (model, data, method, training), which reads and writes YAML.
 
-`run.yaml` holds it complete, the rendered template and its date included, so that the same file next year trains on the
-same tokens.
+`run.yaml` holds all of it, including the rendered template and its date, so that the same file later trains on the same tokens.
 """
 
 from pathlib import Path
@@ -30,18 +29,18 @@ def _several(value: Any) -> Any:
 
 
 Sources = Annotated[tuple[str, ...], BeforeValidator(_several)]
-"""Files, folders or hub ids; a single one may stand without a list."""
+"""Files, folders or hub ids; a single one need not be a list."""
 
 
 Texts = Annotated[tuple[str, ...], BeforeValidator(_several)]
-"""Several texts; a single one may stand without a list."""
+"""Several texts; a single one need not be a list."""
 
 
 class _Common(Described):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), defer_build=True)
 
     walked: ClassVar[str]
-    """What the rows that the run walks over are called, in messages and provenance.json."""
+    """Name of the rows that the run iterates over, in messages and provenance.json."""
 
     model: str
     """Model to start from: a folder, a run of expunge, or a hub id."""
@@ -67,11 +66,11 @@ class _Common(Described):
     """How the weights move."""
 
     def sources(self) -> list[str]:
-        """Everything that the run reads, and so never writes to."""
+        """Returns everything that the run reads, and so must not write to."""
         raise TypeError(f"{type(self).__name__} says what it reads")
 
     def row_sets(self, request: Request) -> dict[str, tuple[Example, ...]]:
-        """The request's row sets that have rows, by name."""
+        """Returns the request's row sets that have rows, by name."""
         sets = {self.walked: request.forget, "retain": request.retain, "holdout": request.holdout}
         return {name: rows for name, rows in sets.items() if rows}
 
@@ -109,7 +108,7 @@ class Run(_Common):
 
 
 class FineTuneRun(_Common):
-    """Plain cross-entropy on `data`, by the same loop: makes the model to unlearn from, or a retain-only model."""
+    """A fine-tuning run by cross-entropy on `data`: makes the model to unlearn from, or a retain-only model."""
 
     walked: ClassVar[str] = "data"
     device_map: ClassVar[None] = None
@@ -157,7 +156,7 @@ class AcquisitionRun(_Common):
 
 
 def to_yaml(value: BaseModel) -> str:
-    """Every field, defaults too: what is left out of a file can change its meaning with a version."""
+    """Writes every field, including defaults, which may change between versions."""
     return yaml.safe_dump(value.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
@@ -176,7 +175,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def build(cls: type[Value], value: dict[str, Any], where: str) -> Value:
-    """A value of `cls` from plain data; the first thing wrong with it becomes one sentence with its path."""
+    """Builds a value of `cls` from plain data. Raises ExpungeError that names the path of the first wrong field."""
     try:
         return cls.model_validate(value)
     except ValidationError as error:
@@ -191,7 +190,7 @@ def build(cls: type[Value], value: dict[str, Any], where: str) -> Value:
 
 
 def _fields_at(cls: type[BaseModel], value: dict[str, Any], loc: tuple[str | int, ...]) -> list[str]:
-    """Field names of the innermost model on the way to `loc`, for the hint at the nearest one."""
+    """Returns the field names of the innermost model on the way to `loc`, for a hint at the nearest one."""
     from expunge.methods import METHODS
 
     if len(loc) > 1 and loc[0] == "method":

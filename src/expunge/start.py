@@ -1,11 +1,11 @@
-"""What a run starts from: a complete model, or a complete model under an adapter that an earlier run trained.
+"""Opens the model that a run starts from: a complete model, or one with an adapter that an earlier run trained.
 
     start is              training            training --lora               guard                    edit in place
     weights               from them           a new adapter on them         fitted on them           of them
     adapter               from their sum      trains that adapter further   fitted on their sum      of their sum
 
-Methods made of stages work on files and take a complete model only. A guard is refused: the weights below it are its base
-model's, and whoever trained them would lose the guard without noticing.
+Methods made of stages work on files and need a complete model. A guard is refused: the weights below it are its base model's, and
+training them would silently lose the guard.
 """
 
 import os
@@ -31,14 +31,14 @@ class Start:
     """Folder of the artifact or of the model, or a hub id."""
     revision: str | None
     manifest: Manifest | None
-    """Of an artifact of expunge; None for a plain model."""
+    """For an artifact of expunge; None for a plain model."""
 
     @property
     def is_adapter(self) -> bool:
         return self.manifest is not None and self.manifest.kind == "adapter"
 
     def tokenizer(self, *, trust_remote_code: bool) -> "PreTrainedTokenizerBase":
-        """The artifact's own, or that of the base model where an adapter has none."""
+        """Loads the artifact's own tokenizer, or that of the base model if an adapter has none."""
         place, revision = self._tokenizer_place()
         return load_tokenizer(place, revision=revision, trust_remote_code=trust_remote_code)
 
@@ -48,22 +48,22 @@ class Start:
         return self.place, self.revision
 
     def at_hand(self) -> bool:
-        """Whether its files are on this machine: a hub model's are once it was loaded."""
+        """Whether its files are on this machine; a hub model's are once it was loaded."""
         return os.path.isdir(self.place) or in_cache(self.place, self.revision)
 
     def fingerprint(self) -> str:
-        """sha256 over what its answers depend on: weights, or an adapter and the weights below it."""
+        """Computes a sha256 over what its answers depend on: weights, or an adapter and the weights below it."""
         return base_fingerprint(self.place, self.revision)
 
     def tokenizer_fingerprint(self) -> str:
-        """sha256 over the files of its tokenizer."""
+        """Computes a sha256 over the files of its tokenizer."""
         place, revision = self._tokenizer_place()
         return tokenizer_fingerprint(place, revision=revision)
 
     def load(
         self, dtype: DType, *, device_map: DeviceMap | None = None, trust_remote_code: bool = False, keep_adapter: bool = False
     ) -> "PreTrainedModel":
-        """A complete model: an adapter is added into the weights, or with `keep_adapter` stays on them and can be trained."""
+        """Loads a complete model: an adapter is merged into the weights, or kept trainable with `keep_adapter`."""
         if not self.is_adapter:
             return load_model(
                 self.place, dtype=dtype, revision=self.revision, device_map=device_map, trust_remote_code=trust_remote_code
@@ -75,7 +75,7 @@ class Start:
         return merged
 
     def base(self, out: Path, sha256: str, *, adapter_goes_on: bool = False) -> Base:
-        """The base model of what the run makes in `out`; of an adapter that was trained further, the base that it had.
+        """Returns the base model of what the run makes in `out`; for an adapter that is trained further, its own base.
 
         sha256: `fingerprint()`
         """
@@ -94,17 +94,17 @@ class Start:
 
     @property
     def folder(self) -> Path:
-        """The files of a complete model. A hub model must have been loaded before."""
+        """Returns the files of a complete model. A hub model must have been loaded before."""
         return model_folder(self.place, revision=self.revision)
 
     def _below(self) -> tuple[str, str | None]:
-        """Place and revision of the model below the adapter."""
+        """Returns place and revision of the model below the adapter."""
         assert self.manifest is not None
         return find_base(Path(self.place), self.manifest, None)
 
 
 def find_start(model: str, revision: str | None = None) -> Start:
-    """The start that a name on the command line stands for: a run or artifact of expunge, a model folder, a hub id.
+    """Finds the start model of a name on the command line: a run or artifact of expunge, a model folder, a hub id.
 
     Raises ExpungeError for a guard.
     """
