@@ -10,7 +10,7 @@ quickstart: $(READY)
 	$(BIN)/expunge quickstart --out quickstart
 
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .

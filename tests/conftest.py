@@ -1,13 +1,17 @@
 """Shared fixtures: pico models made from configurations, and the folder of real data."""
 
+import itertools
+import multiprocessing
 import os
+import runpy
+import socket
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -177,3 +181,76 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from expunge.lab import build
 
     return build(tmp_path_factory.mktemp("worlds") / "lab", seed=0, quiet=True)
+
+
+class Forked:
+    """A running process, and what it has written once it ended."""
+
+    def __init__(self, process: multiprocessing.process.BaseProcess, out: Path, err: Path) -> None:
+        self.process, self._out, self._err = process, out, err
+
+    def wait(self, timeout: float = 300) -> int:
+        self.process.join(timeout)
+        assert self.process.exitcode is not None, "the process has not ended"
+        return self.process.exitcode
+
+    @property
+    def stdout(self) -> str:
+        return self._out.read_text() if self._out.exists() else ""
+
+    @property
+    def stderr(self) -> str:
+        return self._err.read_text() if self._err.exists() else ""
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Forked]:
+    """`forked(words, environment={}, folder=None)` starts `python WORDS` in a process of its own: a script and its words, or -m
+    and a module. It is forked from one that has imported torch and transformers, so it begins at once, where a new interpreter
+    needs seconds; what a test holds of processes (kills, ranks, exit codes, streams) is the same."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["transformers.models.llama.modeling_llama", "peft", "expunge.run", "expunge.evaluation.run"])
+    place, count = tmp_path_factory.mktemp("forked"), itertools.count()
+
+    def start(words: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path | None = None) -> Forked:
+        number = next(count)
+        out, err = place / f"{number}.out", place / f"{number}.err"
+        given = {"words": [str(word) for word in words], "environment": {**os.environ, **(environment or {})}}
+        given |= {"folder": str(folder or Path.cwd()), "out": str(out), "err": str(err)}
+        script = str(Path(__file__).with_name("forked.py"))
+        process = context.Process(target=runpy.run_path, args=(script,), kwargs={"init_globals": {"given": given}})
+        process.start()
+        return Forked(process, out, err)
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def two_processes(forked: Callable[..., Forked]) -> Callable[..., list[Forked]]:
+    """`two_processes(words, ...)` runs the same words as rank 0 and 1 of two, in the environment that torchrun would give them,
+    and waits for both. That torchrun itself starts them so is tested in test_processes.py."""
+
+    def run(words: Sequence[str], environment: Mapping[str, str] | None = None, folder: Path | None = None) -> list[Forked]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        shared = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        shared |= environment or {}
+        both = [forked(words, {"RANK": rank, "LOCAL_RANK": rank, **shared}, folder) for rank in "01"]
+        for process in both:
+            assert process.wait() == 0, process.stderr[-3000:]
+        return both
+
+    return run
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first, the longest of them before the others, so that no worker is left with one at the end."""
+    longest = ("test_tofu.py", "test_quickstart.py", "test_removal_recipes.py", "test_training_recipes.py", "test_lab_spunge.py")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        first = longest.index(item.path.name) if item.path in slow and item.path.name in longest else len(longest)
+        return first, item.path not in slow
+
+    items.sort(key=place)

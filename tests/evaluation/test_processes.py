@@ -1,11 +1,10 @@
 """Two gloo processes give the scores of one, and only one of them writes, judges and prints."""
 
 import json
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,17 +69,15 @@ if __name__ == "__main__":
 
 
 @pytest.fixture(scope="module")
-def folders(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def folders(
+    pico_folder: Path, tmp_path_factory: pytest.TempPathFactory, two_processes: Callable[..., list[Any]]
+) -> tuple[Path, Path]:
     """The folder of the script, with the results of two processes in `out`; the model."""
     folder = tmp_path_factory.mktemp("processes")
     (folder / "two.py").write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "two.py"]
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "SECOND": str(pico_folder)}
-    words = [*launch, str(pico_folder), str(folder / "out")]
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert sorted(re.findall("main=(True|False)", done.stdout)) == ["False", "True"]  # lines of two processes may run together
+    words = [str(folder / "two.py"), str(pico_folder), str(folder / "out")]
+    both = two_processes(words, {"SECOND": str(pico_folder)}, folder)
+    assert [re.findall("main=(True|False)", process.stdout) for process in both] == [["True"], ["False"]]
     (folder / "judged").rename(folder / "judged_by_two")
     return folder, pico_folder
 
@@ -128,7 +125,7 @@ metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
 
 @pytest.mark.slow
 def test_lm_eval_on_two_processes_gives_the_very_numbers_of_one(
-    pico_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pico_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, two_processes: Callable[..., list[Any]]
 ) -> None:
     """Questions with choices and written answers, through the command line; some prompts are too long for the model."""
     born = zip(
@@ -149,15 +146,11 @@ def test_lm_eval_on_two_processes_gives_the_very_numbers_of_one(
     for name, text in (("chosen", CHOSEN), ("written", WRITTEN)):
         (tasks / f"{name}.yaml").write_text(TASK.format(name=name, data=data) + text)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    environment = {"HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
     words = ["-m", "expunge", "evaluate", str(pico_folder), "--suite", "lm_eval", "--data", str(tasks), "--show-forget-text"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     one, two = tmp_path / "one", tmp_path / "two"
-    done = subprocess.run(
-        [*torchrun, *words, "--out", str(two)], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert len(re.findall(r"^lm_eval: ", done.stdout, re.MULTILINE)) == 1  # one table
+    both = two_processes([*words, "--out", str(two)], environment)
+    assert [len(re.findall(r"^lm_eval: ", process.stdout, re.MULTILINE)) for process in both] == [1, 0]  # one table
     model, tokenizer = load(str(pico_folder))
     evaluate(model, tokenizer, suite=LmEval(), data=tasks, out=one, show_forget_text=True, quiet=True)
     assert read_evaluation(one / "lm_eval.json").scores == read_evaluation(two / "lm_eval.json").scores

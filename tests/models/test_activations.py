@@ -1,11 +1,9 @@
 """Streaming statistics: equal to those of the activations themselves, whatever the batches and processes."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -184,11 +182,15 @@ if "RANK" in os.environ:
 """
 
 
-def test_two_processes_count_the_same_bit_for_bit_and_average_to_1e_12(tmp_path: Path, pico_folder: Path) -> None:
-    def start(name: str, rank: int | None) -> subprocess.Popen[bytes]:
-        environment = {**os.environ} | ({"RANK": str(rank), "WORLD_SIZE": "2"} if rank is not None else {})
-        words = [sys.executable, "-c", TWO, str(pico_folder), str(tmp_path / name), str(tmp_path / "store")]
-        return subprocess.Popen(words, env=environment)
+def test_two_processes_count_the_same_bit_for_bit_and_average_to_1e_12(
+    tmp_path: Path, pico_folder: Path, forked: Callable[..., Any]
+) -> None:
+    (tmp_path / "two.py").write_text(TWO)
+
+    def start(name: str, rank: int | None) -> Any:
+        environment = {"RANK": str(rank), "WORLD_SIZE": "2"} if rank is not None else {}
+        words = [str(tmp_path / "two.py"), str(pico_folder), str(tmp_path / name), str(tmp_path / "store")]
+        return forked(words, environment)
 
     processes = [start("one", None), start("zero_of_two", 0), start("one_of_two", 1)]
     assert [p.wait(timeout=120) for p in processes] == [0, 0, 0]

@@ -1,10 +1,9 @@
 """Two gloo processes train what one process trains, with copies and with shards."""
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -41,7 +40,7 @@ def tied_folder(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folders(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folders(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory, two_processes: Callable[..., list[Any]]) -> Path:
     """Runs of two methods: by one process, and by two with copies and with shards."""
     out = tmp_path_factory.mktemp("distributed")
     for name, people in (
@@ -56,11 +55,15 @@ def folders(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         expunge.unlearn(method, model=pico_folder, out=out / f"{method.name}-one", training=training, quiet=True, **data)
     script = out / "two.py"
     script.write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    words = [str(pico_folder), str(tied_folder(out / "tied_base")), str(data["forget"]), str(data["retain"]), str(out)]
-    done = subprocess.run([*launch, *words], env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    words = [
+        str(script),
+        str(pico_folder),
+        str(tied_folder(out / "tied_base")),
+        str(data["forget"]),
+        str(data["retain"]),
+        str(out),
+    ]
+    two_processes(words)
     return out
 
 

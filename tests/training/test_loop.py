@@ -2,14 +2,11 @@
 
 import hashlib
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -144,25 +141,26 @@ expunge.unlearn(NPO(), model=sys.argv[1], forget=sys.argv[2], retain=sys.argv[3]
 
 
 def test_a_run_killed_at_five_random_moments_and_resumed_ends_with_the_same_bytes(
-    pico_folder: Path, data: dict[str, Path], tmp_path: Path
+    pico_folder: Path, data: dict[str, Path], tmp_path: Path, forked: Callable[..., Any]
 ) -> None:
-    def start(out: Path) -> subprocess.Popen[bytes]:
-        words = [sys.executable, "-c", SCRIPT, str(pico_folder), str(data["forget"]), str(data["retain"]), str(out)]
-        return subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    (tmp_path / "run.py").write_text(SCRIPT)
+
+    def start(out: Path) -> Any:
+        return forked([str(tmp_path / "run.py"), str(pico_folder), str(data["forget"]), str(data["retain"]), str(out)])
 
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     assert start(undisturbed).wait() == 0
     kills, draw = 0, random.Random()
     while kills < 5:
-        process = start(killed)
+        process = start(killed).process
         begun = steps_logged(killed)
-        while process.poll() is None and steps_logged(killed) < begun + 3:
+        while process.is_alive() and steps_logged(killed) < begun + 3:
             time.sleep(0.01)
         time.sleep(draw.random() * 0.15)
-        if process.poll() is not None:
+        if not process.is_alive():
             break
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
         kills += 1
     assert kills >= 3, "the run ended before it could be killed often enough to prove anything"
     assert start(killed).wait() == 0
