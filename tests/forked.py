@@ -4,6 +4,7 @@ them, then a script, or a module after -m."""
 import atexit
 import os
 import runpy
+import signal
 import sys
 from typing import Any
 
@@ -15,6 +16,7 @@ words, environment, folder, out, err = (globals()["given"][name] for name in ("w
 os.environ.clear()
 os.environ.update(environment)
 os.chdir(folder)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a test in the background inherits as ignored
 for stream, path in ((1, out), (2, err)):
     os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
 sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115 - until the process ends

@@ -5,10 +5,10 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,25 +130,19 @@ def test_a_killed_merge_goes_on_by_its_folder_alone(
     assert {file.name for file in (place / "merged").iterdir()} == {file.name for file in (place / "whole").iterdir()}
 
 
-def test_a_real_interrupt_prints_the_command(place: Path) -> None:
+def test_a_real_interrupt_prints_the_command(place: Path, forked: Callable[..., Any]) -> None:
     words = [*UNLEARN, "--steps", "100000", "--checkpoint-every", "100000", "--out", "run"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "expunge", *words],
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test in the background inherits that it is ignored
-    )
+    process = forked(["-m", "expunge", *words])
     for _ in range(1200):
         if (place / "run/metrics.jsonl").is_file():
             break
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    os.kill(process.process.pid, signal.SIGINT)
     try:
-        _, said = process.communicate(timeout=120)
+        assert process.wait(120) == 130
     finally:
-        process.kill()
-    assert said.strip().splitlines()[-1].endswith("go on with: expunge unlearn --resume --out run")
-    assert process.returncode == 130
+        process.process.kill()
+    assert process.stderr.strip().splitlines()[-1].endswith("go on with: expunge unlearn --resume --out run")
 
 
 DESTRUCTIVE = {

@@ -1,8 +1,6 @@
 """Split, unlearn, merge: parts are independent runs, their merge is the merge engine's, and what is wrong is said at once."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -258,15 +256,9 @@ def test_the_command_line_names_the_methods_inside(pico_folder: Path, data: dict
         "1",
     ]
     words += ["--merge=linear", "--batch-size", "2"]
-    command = [sys.executable, "-m", "expunge", "unlearn", "spunge", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert main(["unlearn", "spunge", *map(str, words)]) == 0
     method = expunge.verify(tmp_path / "run").method
     assert (method["each"]["layer"], method["merge"]["name"]) == (1, "linear")
-    again = subprocess.run(
-        [*command[:3], "unlearn", "--config", str(tmp_path / "run/run.yaml"), "--out", str(tmp_path / "again")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert again.returncode == 0, again.stderr
+    assert main(["unlearn", "--config", str(tmp_path / "run/run.yaml"), "--out", str(tmp_path / "again")]) == 0
     one, other = weights(tmp_path / "run"), weights(tmp_path / "again")
     assert all(torch.equal(one[n], other[n]) for n in one)

@@ -1,10 +1,9 @@
 """lm-eval both ways: its tasks over our engine, our artifacts under its command line, and its own numbers against ours."""
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -248,17 +247,18 @@ def test_the_command_line_is_lm_evals_with_one_more_model_type(
 
 @pytest.mark.slow
 def test_lm_evals_own_command_knows_the_model_type_by_a_file_among_its_tasks(
-    artifacts: dict[str, Path], folder: Path, tmp_path: Path
+    artifacts: dict[str, Path], folder: Path, tmp_path: Path, forked: Callable[..., Any]
 ) -> None:
     """`lm_eval` as it was installed, in a process of its own."""
-    environment = {**os.environ, "HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    where = [sys.executable, "-m", "expunge.evaluation.lm_eval_plugin"]
-    plugin = subprocess.run(where, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    environment = {"HF_DATASETS_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    where = forked(["-m", "expunge.evaluation.lm_eval_plugin"])
+    assert where.wait() == 0, where.stderr
+    plugin = where.stdout.strip()
     command = [str(Path(sys.executable).with_name("lm_eval")), "--model", "expunge"]
     command += ["--model_args", f"artifact={artifacts['guard']}", "--tasks", f"{folder}/first.yaml,{plugin}"]
     command += ["--output_path", str(tmp_path / "results.json")]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = forked(command, environment, tmp_path)
+    assert done.wait() == 0, done.stderr[-3000:]
     found = json.loads(next(tmp_path.glob("results*.json")).read_text())["results"]
     model, tokenizer = load(artifacts["guard"])
     assert found["first"]["acc,none"] == sum(by_hand(model, tokenizer, ROWS)) / 8
