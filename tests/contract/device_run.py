@@ -42,9 +42,15 @@ from expunge.training.settings import Training
 
 NAMES = ("anna", "boris", "clara", "dario", "elena", "fyodor", "greta", "hugo")
 CITIES = ("berlin", "paris", "tokyo", "lima", "cairo", "oslo", "quito", "delhi")
-ROWS = [Example(f"where was {name} born ?", f"{name} was born in {city} .") for name, city in zip(NAMES, CITIES, strict=True)]
+ROWS = [
+    Example(f"where was {name} born ?", f"{name} was born in {city} .", perturbed=(f"{name} was born in accra .",))
+    for name, city in zip(NAMES, CITIES, strict=True)
+]
 REQUEST = Request(tuple(ROWS[:4]), tuple(ROWS[4:]), refusals=("i do not know .",))
-FIELDS: dict[str, dict[str, Any]] = {"rmu": {"layer": 1, "stop_below_cosine": 0.0, "adaptive": True}}
+FIELDS: dict[str, dict[str, Any]] = {
+    "rmu": {"layer": 1, "stop_below_cosine": 0.0, "adaptive": True},
+    "altpo": {"alternates": "perturbed"},  # a whole run lets the model write them
+}
 STEPS = 3
 
 Waits = dict[str, float]

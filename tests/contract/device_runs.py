@@ -25,7 +25,7 @@ from expunge.evaluation.metrics import METRICS, Metric
 from expunge.evaluation.metrics.base import Row, Unscored, finite
 from expunge.evaluation.rows import Rows
 from expunge.evaluation.task import Task
-from expunge.methods import NPO, SKU, ExtSubPipeline, Spunge, TaskVectorNegation
+from expunge.methods import NPO, SKU, AltPO, ExtSubPipeline, Spunge, TaskVectorNegation
 from expunge.models import classifiers, load
 from expunge.records import Sample, write_samples
 from expunge.training.settings import Training
@@ -104,6 +104,7 @@ def run(method: Any, training: Training) -> dict[str, float]:
 RUNS: dict[str, Callable[[], dict[str, float]]] = {
     "run npo": lambda: run(NPO(), QUICK),
     "run npo, LoRA": lambda: run(NPO(), LORA),
+    "run altpo": lambda: run(AltPO(draws=2, max_new_tokens=6), QUICK),
     "run sku": lambda: run(SKU(), QUICK),
     "run sku, LoRA": lambda: run(SKU(), LORA),
     "run task_vector_negation": lambda: run(TaskVectorNegation(), QUICK),
