@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from expunge.data.example import Example, Request
 from expunge.data.format import Format
+from expunge.data.paraphrases import with_paraphrases
 from expunge.data.read import read_examples, read_request
 from expunge.data.where import choose
 from expunge.described import Described
@@ -87,6 +88,9 @@ class Run(_Common):
     """What to keep: data of the same kinds."""
     holdout: Sources = ()
     """Rows of the forget set's kind that the model never saw."""
+    paraphrases: bool = False
+    """Forget every paraphrase of a forget row as a row of its own; a fact that was unlearned in one wording is often still known
+    in the others. Holdout rows likewise. For methods that train."""
     refusals: str | None = None
     """Refusals, one a line, for the methods that teach one; left out, a built-in list."""
     device_map: DeviceMap | None = None
@@ -95,6 +99,12 @@ class Run(_Common):
     method: Method
     """What is done, with all its fields."""
 
+    @model_validator(mode="after")
+    def _paraphrases_are_trained_on(self) -> "Run":
+        if self.paraphrases and self.method.family != "training":
+            raise ValueError(f"{self.method.method_name()} does not train on the forget rows themselves; leave out --paraphrases")
+        return self
+
     def sources(self) -> list[str]:
         refusals = [] if self.refusals is None else [self.refusals]
         return [self.model, *self.forget, *self.retain, *self.holdout, *refusals]
@@ -102,9 +112,10 @@ class Run(_Common):
     def read(self) -> Request:
         """Reads the data files."""
         columns = self.columns or None
-        return read_request(
+        request = read_request(
             self.forget, self.retain, self.holdout, self.refusals, columns=columns, where=self.where, only=self.only
         )
+        return with_paraphrases(request) if self.paraphrases else request
 
 
 class FineTuneRun(_Common):
