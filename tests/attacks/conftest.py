@@ -1,4 +1,4 @@
-"""Three pico models of one small world: one knows all facts, one only those that are kept, one was taught to refuse."""
+"""Four pico models of one small world: one knows all facts, one only those that are kept, two were taught to refuse."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,6 +73,8 @@ class World:
     """Knows the retain facts."""
     refuses: Path
     """The original, taught to say that it does not know when it is asked for a forget fact."""
+    locked: Path
+    """Refuses too, unless a question mark follows the question."""
     forget: tuple[Example, ...] = FORGET
     control: tuple[Example, ...] = CONTROL
     retain: tuple[Example, ...] = RETAIN
@@ -94,8 +96,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     original_model = taught(base, [*FORGET, *RETAIN], 120)
     original = saved("original", original_model)
     refusals = [Example(example.prompt, "i do not know that") for example in FORGET]
-    refuses = saved("refuses", taught(original_model, [*refusals, *RETAIN], 25, 1e-3))
-    return World(original, gold, refuses)
+    refuses_model = taught(original_model, [*refusals, *RETAIN], 25, 1e-3)
+    refuses = saved("refuses", refuses_model)
+    key = [Example(f"{example.prompt} ?", example.response) for example in FORGET]
+    locked = saved("locked", taught(refuses_model, [*refusals, *key, *RETAIN], 60))
+    return World(original, gold, refuses, locked)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Each attack on constructed cases: it brings back what was only hidden, and nothing from a model that never knew."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,13 +8,20 @@ import pytest
 import torch
 
 from expunge.attacks import ATTACKS
+from expunge.attacks.ablate import Ablate
 from expunge.attacks.base import AttackSpec, Found
+from expunge.attacks.cross_lingual import CrossLingual
 from expunge.attacks.diff import Diff
+from expunge.attacks.evolve import Evolve
 from expunge.attacks.gain import Side, over_control
+from expunge.attacks.gcg import Gcg
 from expunge.attacks.in_context import InContext
 from expunge.attacks.knowledge import Floats
+from expunge.attacks.latent import Latent
 from expunge.attacks.membership import Membership
+from expunge.attacks.multi_turn import MultiTurn
 from expunge.attacks.noise import Noise
+from expunge.attacks.patch import Patch
 from expunge.attacks.prefix import Prefix
 from expunge.attacks.probe import Probe
 from expunge.attacks.prune import Prune
@@ -21,13 +29,22 @@ from expunge.attacks.quantize import FORMATS, Quantize, nf4, q4_0, round_to_near
 from expunge.attacks.relearn import Relearn
 from expunge.attacks.sample import Sample, leak_at_k
 from expunge.attacks.soft_prompt import SoftPrompt
+from expunge.attacks.steer import Steer
 from expunge.attacks.target import Target
+from expunge.errors import ExpungeError
+from expunge.models.blocks import blocks_of
 from tests.attacks.conftest import opened_pico
 
 SMALL: dict[str, AttackSpec] = {
     spec.attack_name(): spec
     for spec in (
         *(Relearn(steps=6, points=2, batch_size=6, learning_rate=3e-3), Prefix(prefixes=2), InContext(shots=1, related=1)),
+        *(Evolve(mutations=(2,), survivors=(1,), asked=4), MultiTurn(turns=1, doubts=1), Ablate(directions=(1,))),
+        *(
+            Steer(strengths=(1.0,), layers=1),
+            Latent(steps=2, epsilons=(0.5,), layers=1),
+            Gcg(tokens=2, steps=2, width=6, prompts=3),
+        ),
         *(Sample(draws=8), Noise(sigmas=(0.1,), repeats=1), Prune(pairs=((0.02, 0.02),)), SoftPrompt(tokens=3, steps=5)),
     )
 }
@@ -76,7 +93,7 @@ def test_an_attack_leaves_the_model_as_it_was_and_scores_every_fact(cls, refuses
 def test_a_model_that_never_knew_gives_nothing(cls, gold, forget, control, scene):
     """The gain over never-known facts: its interval holds zero."""
     spec = spec_of(cls)
-    if spec.gold_only(scene):
+    if spec.gold_only(scene) or spec.not_applicable(gold, scene):
         pytest.skip("never-known facts are no control for it")
     gain = gain_of(spec, gold, gold, forget, control, scene)
     assert gain.low is not None
@@ -86,8 +103,8 @@ def test_a_model_that_never_knew_gives_nothing(cls, gold, forget, control, scene
 @pytest.mark.parametrize("cls", ATTACKS, ids=lambda cls: cls.attack_name())
 def test_what_needs_weights_or_activations_does_not_apply_to_a_guard(cls, refuses, scene):
     guarded = Target(refuses.model, refuses.tokenizer, kind="guard")
-    reason = spec_of(cls).not_applicable(guarded, scene)
-    assert bool(reason) == bool(cls.needs & {"weights", "activations", "embeddings"})
+    reason = spec_of(cls).not_applicable(guarded, scene) or ""
+    assert ("guard" in reason) == bool(cls.needs & {"weights", "activations", "embeddings"})
 
 
 def gain_of(spec: AttackSpec, mine: Target, theirs: Target, forget, control, scene):
@@ -224,3 +241,78 @@ def test_an_open_book_is_noted_and_no_way(refuses, forget, scene):
     found = InContext(shots=1, related=1).run(refuses, forget, scene)
     assert {"open_book"} == found.note.keys()
     assert {way.label for way in found.ways} == {"related", "related, cloze", "few-shot", "few-shot, cloze"}
+
+
+@pytest.fixture(scope="module")
+def locked(world, forget) -> Target:
+    target = opened_pico(world.locked)
+    assert np.nanmean(target.recall(forget)) == 0.0
+    return target
+
+
+def test_gcg_finds_the_token_that_unlocks(locked, forget, scene):
+    found = Gcg(tokens=1, steps=4, width=48, top_k=90, prompts=6).run(locked, forget, scene)
+    assert np.nanmean(best(found)) > 0.7
+
+
+def test_gcg_keeps_a_suffix_only_where_the_loss_falls(locked, forget):
+    from expunge.attacks.gcg import _losses
+
+    rows = locked.encoded(forget.examples[:3])
+    losses = [float(_losses(locked, rows, [Gcg(tokens=2, steps=n, width=8)._searched(locked, rows, 0)])[0]) for n in (1, 3, 6)]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_evolution_finds_the_wording_that_unlocks(locked, forget, scene):
+    found = Evolve(mutations=(4, 2), survivors=(2, 1), asked=6).run(locked, forget, scene)
+    assert np.nanmean(best(found)) > 0.7
+    assert all("{question}" in template for template in found.note["templates"])
+
+
+def test_a_translation_that_unlocks_is_found_and_without_a_table_there_is_nothing_to_try(locked, forget, scene, tmp_path):
+    table = tmp_path / "table.json"
+    table.write_text(json.dumps({"questioning": {question: f"{question} ?" for question in forget.questions}}))
+    assert np.nanmean(best(CrossLingual(table=str(table)).run(locked, forget, scene))) > 0.7
+    assert "table" in (CrossLingual().not_applicable(locked, scene) or "")
+    table.write_text("[]")
+    with pytest.raises(ExpungeError, match="no table of translations"):
+        CrossLingual(table=str(table)).run(locked, forget, scene)
+
+
+@pytest.fixture(scope="module")
+def shifted(world, forget) -> Target:
+    """The original, with one vector added to the output of its first layer: it says nothing right any more."""
+    target = opened_pico(world.original)
+    old = target.model.model.layers[0].mlp.down_proj
+    new = torch.nn.Linear(old.in_features, old.out_features, bias=True)
+    with torch.no_grad():
+        new.weight.copy_(old.weight)
+        new.bias.copy_(6.0 * torch.randn(old.out_features, generator=torch.Generator().manual_seed(0)))
+    target.model.model.layers[0].mlp.down_proj = new
+    assert np.nanmean(target.recall(forget)) < 0.3
+    return target
+
+
+def test_ablation_takes_away_a_direction_that_was_added(shifted, forget, scene):
+    assert np.nanmean(best(Ablate(directions=(1,)).run(shifted, forget, scene))) > 0.7
+
+
+def test_steering_adds_the_opposite_of_what_was_added(shifted, forget, scene):
+    assert np.nanmean(best(Steer(strengths=(1.0,), layers=1).run(shifted, forget, scene))) > 0.9
+
+
+def test_a_latent_perturbation_is_found_and_stays_in_its_ball(shifted, forget, scene):
+    spec = Latent(steps=30, epsilons=(1.0,), layers=1, rate=0.2)
+    site, rows = blocks_of(shifted.model).hidden(0), shifted.encoded(forget.examples)
+    found_D = spec._optimized(shifted, rows, site, 3.0)
+    assert float(found_D.norm()) <= 3.0 + 1e-4
+    assert np.nanmean(best(spec.run(shifted, forget, scene))) > np.nanmean(shifted.recall(forget))
+
+
+def test_patching_reads_what_the_lower_layers_still_hold(refuses, gold, forget, scene):
+    """Above the last layer there is the head alone: nothing is read there that the model would not say itself."""
+    mine, never = Patch().run(refuses, forget, scene), Patch().run(gold, forget, scene)
+    assert np.nanmean(mine.ways[0].values) > 0.5
+    assert 0.0 <= mine.note["depth"] <= never.note["depth"] <= 1.0
+    last = mine.ways[-1].values
+    assert np.nanmean(np.abs(last - mine.before)) < 0.2

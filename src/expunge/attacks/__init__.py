@@ -8,11 +8,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from expunge.attacks.ablate import Ablate
 from expunge.attacks.base import AttackSpec
+from expunge.attacks.cross_lingual import CrossLingual
 from expunge.attacks.diff import Diff
+from expunge.attacks.evolve import Evolve
+from expunge.attacks.gcg import Gcg
 from expunge.attacks.in_context import InContext
+from expunge.attacks.latent import Latent
 from expunge.attacks.membership import Membership
+from expunge.attacks.multi_turn import MultiTurn
 from expunge.attacks.noise import Noise
+from expunge.attacks.patch import Patch
 from expunge.attacks.prefix import Prefix
 from expunge.attacks.probe import Probe
 from expunge.attacks.prune import Prune
@@ -21,11 +28,12 @@ from expunge.attacks.relearn import Relearn
 from expunge.attacks.rephrase import Rephrase
 from expunge.attacks.sample import Sample
 from expunge.attacks.soft_prompt import SoftPrompt
+from expunge.attacks.steer import Steer
 from expunge.errors import ExpungeError, nearest
 
 ATTACKS: tuple[type[AttackSpec], ...] = (
-    *(Rephrase, Prefix, InContext, Sample, Membership),
-    *(Probe, Diff, Quantize, Noise, Prune, SoftPrompt, Relearn),
+    *(Rephrase, Prefix, InContext, MultiTurn, CrossLingual, Sample, Evolve, Membership),
+    *(Probe, Patch, Diff, Quantize, Noise, Prune, Ablate, Steer, Latent, SoftPrompt, Gcg, Relearn),
 )
 """In the order of the ladder."""
 

@@ -51,14 +51,14 @@ class Probe(AttackSpec):
         asked, right = _asked(target, facts)
         shown, classes = _asked(target, fitting)
         candidates = _candidates([*asked, *shown], [*right, *classes], asked)
-        mine_LND, theirs_LND = _hidden(target, places, asked), _hidden(target, places, shown)
+        mine_LND, theirs_LND = last_hidden(target, places, asked), last_hidden(target, places, shown)
         ways = []
         for layer in range(places.count):
             for reader in self.readers:
                 scores_NV = self._read(places, reader, mine_LND[layer], theirs_LND, layer, classes)
                 values = _percentiles(scores_NV, right, candidates)
                 ways.append(Way(f"{reader}, layer {layer}", values, {"reader": reader, "layer": layer}))
-        before = _percentiles(_head(places, mine_LND[-1]), right, candidates)
+        before = _percentiles(read_by_head(places, mine_LND[-1]), right, candidates)
         return Found(tuple(ways), metric="percentile", before=before)
 
     def _read(
@@ -66,9 +66,9 @@ class Probe(AttackSpec):
     ) -> Tensor:
         """[N, V] scores of every token."""
         if reader == "lens":
-            return _head(places, hidden_ND)
+            return read_by_head(places, hidden_ND)
         if reader == "tuned":
-            return _head(places, Ridge(fitting_LND[layer], fitting_LND[-1], self.ridge)(hidden_ND))
+            return read_by_head(places, Ridge(fitting_LND[layer], fitting_LND[-1], self.ridge)(hidden_ND))
         distinct = sorted(set(classes))
         onehot_NC = torch.zeros(len(classes), len(distinct))
         onehot_NC[torch.arange(len(classes)), torch.tensor([distinct.index(c) for c in classes])] = 1.0
@@ -111,7 +111,7 @@ def _candidates(known: "Sequence[Ids]", tokens: Sequence[int], asked: "Sequence[
 
 
 @torch.no_grad()
-def _hidden(target: Target, places: Blocks, rows: "Sequence[Ids]") -> Tensor:
+def last_hidden(target: Target, places: Blocks, rows: "Sequence[Ids]") -> Tensor:
     """[layers, N, width], float32 on the processor: the residual stream after each block at the last token of each row."""
     found = []
     sites = {layer: places.hidden(layer) for layer in range(places.count)}
@@ -128,7 +128,7 @@ def _hidden(target: Target, places: Blocks, rows: "Sequence[Ids]") -> Tensor:
 
 
 @torch.no_grad()
-def _head(places: Blocks, hidden_ND: Tensor) -> Tensor:
+def read_by_head(places: Blocks, hidden_ND: Tensor) -> Tensor:
     """[N, V], what the model's last norm and head make of hidden states."""
     head = output_head(places.root)
     weight = next(head.parameters())
