@@ -10,6 +10,7 @@ import expunge
 from expunge import ExpungeError
 from expunge.asking import GENERAL_QUESTIONS, ask, content_words, names, too_near
 from expunge.cli import main
+from expunge.cli.unlearn import request_folder
 from expunge.data.read import read_examples
 
 Pico = tuple[LlamaForCausalLM, PreTrainedTokenizerFast]
@@ -90,3 +91,13 @@ def test_the_command_line_goes_from_a_question_to_an_artifact(
     assert "text of a question" in capsys.readouterr().err
     assert main(["unlearn", "npo", "--forget-question", "who ?", "--forget", "f.jsonl", *words]) == 2
     assert "give one of them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", [".", "..", "runs/one"])
+def test_the_request_lies_beside_the_run_whatever_the_run_is_called_by(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "deep/er").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "deep/er")
+    place, run = request_folder(Path(out)).absolute(), Path(out).resolve()
+    assert place == run.with_name(f"{run.name}.request")

@@ -61,7 +61,7 @@ def test_idk_answers_with_a_refusal_and_gradient_ascent_loses_more_than_npo(done
     said = (done / "lab/data/refusals.txt").read_text().splitlines()
     refusals = [" ".join(re.findall(r"\w+|[^\w\s]", text)) for text in said]  # the lab's tokenizer sets punctuation apart
     assert answers
-    assert sum(a in refusals for a in answers) >= 0.8 * len(answers)
+    assert sum(a in refusals for a in answers) >= 0.9 * len(answers)  # all of them in every lab of benchmarks/outcomes.py
     assert rows["gradient_ascent"]["retain_kept"] < rows["npo"]["retain_kept"]
 
 

@@ -1,5 +1,6 @@
 """A run goes on with what it was begun with or not at all, loses no step, and writes where it may."""
 
+import errno
 import fcntl
 import json
 import os
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 import expunge
 from expunge import ExpungeError, Training
+from expunge.folders import RESERVED
 from expunge.methods import GradientAscent, TaskVectorNegation
 from expunge.models.folder import file_hash
 
@@ -80,8 +83,11 @@ def test_a_small_disk_is_refused_at_once_and_filled_up_in_the_middle_it_is_a_sen
         expunge.unlearn(GradientAscent(), **{**words, "out": out})
     assert not out.exists()
     monkeypatch.setattr("expunge.training.runner.check_room", lambda *_: None)
-    with pytest.raises(ExpungeError, match="could not be written") as error:
+    with pytest.raises(ExpungeError, match="has no room for the last checkpoint"):
         expunge.unlearn(GradientAscent(), **{**words, "out": out})
+    monkeypatch.delattr(os, "posix_fallocate")
+    with pytest.raises(ExpungeError, match="could not be written") as error:
+        expunge.unlearn(GradientAscent(), **{**words, "out": out}, overwrite=True)
     assert "\n" not in str(error.value)
     assert [p.name for p in out.glob("*partial*")] == []
 
@@ -281,3 +287,43 @@ def test_a_claim_that_was_edited_does_not_survive(words: dict[str, Any]) -> None
     path.write_text(json.dumps(manifest | {"claim": "L3"}))
     with pytest.raises(ExpungeError, match="claims L3 of an artifact of kind weights; it was changed by hand"):
         expunge.verify(made.folder)
+
+
+def test_neither_the_kind_nor_the_card_can_be_edited_into_another_claim(words: dict[str, Any]) -> None:
+    made = expunge.unlearn(GradientAscent(), **words)
+    path, card = made.artifact / "expunge.json", made.artifact / "README.md"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"kind": "guard", "claim": "L0"}))
+    with pytest.raises(ExpungeError, match=r"does not hold what its expunge\.json says, an artifact of kind guard"):
+        expunge.verify(made.folder)
+    card.write_text(card.read_text().replace("not yet shown", "L3 exact"))
+    path.write_text(json.dumps(manifest | {"files": manifest["files"] | {"README.md": file_hash(card)}}))
+    with pytest.raises(ExpungeError, match="makes another claim than expunge wrote"):
+        expunge.verify(made.folder)
+
+
+def test_room_for_the_last_checkpoint_is_held_while_steps_are_done_and_given_back(
+    words: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from expunge.training import checkpoints, loop
+
+    held, step = [], loop._step
+
+    def seen(*given: Any) -> Any:
+        held.append((Path(words["out"]) / RESERVED).stat().st_size)
+        return step(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_step", seen)
+        made = expunge.unlearn(GradientAscent(), **words)
+    weights = sum(t.numel() * t.element_size() for t in load_file(made.artifact / "model.safetensors").values())
+    assert held == [weights] * 3
+    assert not (made.folder / RESERVED).exists()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.os, "posix_fallocate", full)
+    with pytest.raises(ExpungeError, match="no room for the last checkpoint"):
+        expunge.unlearn(GradientAscent(), **words, overwrite=True)
+    assert not (made.folder / RESERVED).exists()

@@ -12,7 +12,7 @@ from expunge.cli import main
 from expunge.data.encode import Encoder
 from expunge.data.example import Example, Request
 from expunge.data.format import Format
-from expunge.methods import NeuronAdjust, SelectivePruning
+from expunge.methods import NeuronAdjust, SelectivePruning, TaskVectorNegation
 from expunge.self_check import guard_check, measure, self_check
 
 NAMES = ("anna", "boris", "clara", "hugo")
@@ -51,6 +51,27 @@ def test_a_run_that_forgets_nothing_says_so_with_a_setting_to_try_and_one_that_f
     assert main([*words, "--steps", "1", "--no-check", "--out", str(tmp_path / "silent")]) == 0
     assert "self-check" not in capsys.readouterr().out
     assert json.loads((tmp_path / "silent/provenance.json").read_text())["self_check"] is None
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["weights", "adapter"])
+def test_a_composed_run_is_checked_as_a_whole_and_names_its_own_strength(known: Path, tmp_path: Path, lora: bool) -> None:
+    training = Training(steps=1, batch_size=4, learning_rate=1e-6, lora=lora)
+    made = expunge.unlearn(
+        TaskVectorNegation(scale=0.5),
+        model=known,
+        forget=tmp_path / "forget.jsonl",
+        out=tmp_path / "run",
+        training=training,
+        quiet=True,
+    )
+    assert made.self_check is not None
+    assert made.self_check.rows == {"forget": 4}
+    assert made.self_check.after["forget"] == pytest.approx(made.self_check.before["forget"], rel=1e-2)
+    assert "nothing was forgotten; try --scale 1" in made.self_check.said
+    assert "try --scale 1" in (made.artifact / "README.md").read_text()
+    record = json.loads((tmp_path / "run/provenance.json").read_text())
+    assert record["self_check"]["said"] == list(made.self_check.said)
+    assert record["settings"]["expert learning_rate"] == 1e-6
 
 
 def test_an_edit_is_checked_too_and_a_check_changes_no_weight(known: Path, tmp_path: Path) -> None:

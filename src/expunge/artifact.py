@@ -95,11 +95,12 @@ def save_artifact(
     base: Base,
     write: Callable[[Path], None],
     *,
-    notes: str = "",
+    notes: str | Callable[[Path], str] = "",
 ) -> Manifest:
     """Lets `write` fill a temporary folder, adds the card and expunge.json, and renames it into place.
 
-    notes  Markdown for the card, e.g. what was trained on what; never text of the forget set
+    notes  Markdown for the card, e.g. what was trained on what; never text of the forget set. A function is given the filled
+           folder, for what is only known then
 
     Raises ExpungeError if the artifact cannot be written; an earlier one is then unchanged.
     """
@@ -113,7 +114,7 @@ def save_artifact(
         if kind == "adapter":
             _name_base(beside, base)
         _check_written(beside, kind)
-        write_text(beside / "README.md", _card(kind, spec, base, notes))
+        write_text(beside / "README.md", _card(kind, spec, base, notes if isinstance(notes, str) else notes(beside)))
         follow_umask(beside)
         files = {p.relative_to(beside).as_posix(): file_hash(p) for p in sorted(beside.rglob("*")) if p.is_file()}
         manifest = Manifest(
@@ -186,6 +187,7 @@ def verify(path: str | Path) -> Manifest:
         raise ExpungeError(
             f"{folder / 'expunge.json'} claims {manifest.claim} of an artifact of kind {manifest.kind}; it was changed by hand"
         )
+    _check_kind(folder, manifest)
     present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()} - {"expunge.json"}
     check_present(folder, manifest)
     for name in manifest.files:
@@ -193,6 +195,22 @@ def verify(path: str | Path) -> Manifest:
     if extra := sorted(present - set(manifest.files)):
         raise ExpungeError(f"{folder / extra[0]} is not listed in expunge.json; somebody added it after the artifact was written")
     return manifest
+
+
+def _check_kind(folder: Path, manifest: Manifest) -> None:
+    """Checks that the files are those of the manifest's kind, and that the card makes the claim of that kind and no other."""
+    try:
+        _check_written(folder, manifest.kind)
+    except ExpungeError as error:
+        raise ExpungeError(f"{folder} does not hold what its expunge.json says, an artifact of kind {manifest.kind}") from error
+    card = folder / "README.md"
+    claims = [line for line in card.read_text(encoding="utf-8").splitlines() if "Claim:" in line] if card.is_file() else []
+    if claims not in ([], [_claim_line(manifest.kind)]):
+        raise ExpungeError(f"{card} makes another claim than expunge wrote: {claims[0][:80]}; it was changed by hand")
+
+
+def _claim_line(kind: Kind) -> str:
+    return f"**Claim: {claim_of(kind)}.** {CLAIMS[claim_of(kind)]} What its scores and attacks support: `expunge verify PATH`."
 
 
 def check_present(folder: Path, manifest: Manifest) -> None:
@@ -247,7 +265,6 @@ def _card(kind: Kind, spec: Spec, base: Base, notes: str) -> str:
     fields = "\n".join(f"| `{k}` | `{v}` |" for k, v in spec.model_dump(mode="json").items())
     library = {"adapter": "peft", "weights": "transformers", "guard": "expunge"}[kind]
     elsewhere = "" if kind == "guard" else f", or as any {library} model"
-    claim = claim_of(kind)
     origin = "" if os.path.isabs(base.path) else f"base_model: {base.path}\n"
     return f"""---
 library_name: {library}
@@ -257,9 +274,9 @@ library_name: {library}
 
 {inspect.getdoc(type(spec)) or ""}
 
-**Claim: {claim}.** {CLAIMS[claim]}
+{_claim_line(kind)}
 
-Load: `model, tokenizer = expunge.load(PATH)`{elsewhere}. Check: `expunge verify PATH`.
+Load: `model, tokenizer = expunge.load(PATH)`{elsewhere}.
 
 | field | value |
 |---|---|

@@ -17,6 +17,8 @@ from expunge.errors import ExpungeError
 from expunge.records import write_json
 
 LOCK = ".lock"
+RESERVED = ".reserved"
+"""Holds the room of a run's last checkpoint."""
 ARTIFACT = "artifact"
 MANIFEST = "expunge.json"
 COMMAND = "command.json"
@@ -24,7 +26,7 @@ COMMAND = "command.json"
 
 RUN_FILES = (
     *("run.yaml", "inputs.json", "metrics.jsonl", "provenance.json", "rows.txt", "log.txt", "alternates.jsonl"),
-    *("merge.json", "tensors.jsonl", "delta.safetensors", LOCK),
+    *("merge.json", "tensors.jsonl", "delta.safetensors", LOCK, RESERVED),
 )
 """Files that a run or a merge writes beside its artifact."""
 PARTS = {

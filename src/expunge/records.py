@@ -214,6 +214,8 @@ class Provenance(Record):
     device_seconds: float
     """Seconds of processor or accelerator time, summed over processes."""
     peak_memory_bytes: int
+    settings: dict[str, float | int | str | bool] = {}
+    """Learning rate, steps and the like as they were, also where the run left them to expunge; empty without training."""
     stopped: str | None = None
     """Why training ended before its last planned step; null where it did not, or where there was no training."""
     self_check: SelfCheck | None = None

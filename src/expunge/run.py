@@ -28,7 +28,7 @@ from expunge.guarding import runner as guarding
 from expunge.methods.base import Family, ObjectiveBuilder
 from expunge.methods.training.base import AnswerDrawer
 from expunge.processes import count, is_main
-from expunge.records import Inputs, Provenance, write_json
+from expunge.records import Inputs, Provenance, SelfCheck, write_json
 from expunge.run_folder import RunFolder
 from expunge.runner import AnyRun, Context, Made, Outcome, Runner
 from expunge.spec import read_yaml
@@ -72,6 +72,7 @@ def execute(
     request = run.read()
     check(run, request)
     start = find_start(run.model, run.revision)
+    run, request = runner.resolve(run, request, start)
     tokenizer = start.tokenizer(trust_remote_code=run.trust_remote_code)
     run = run if run.format is not None else run.model_copy(update={"format": default_format(tokenizer)})
     assert run.format is not None
@@ -104,7 +105,7 @@ def execute(
         began = time.perf_counter()
         made = runner.produce(context)
         if is_main():
-            _publish(context, folder.inputs(), made, began)
+            made = _publish(context, folder.inputs(), made, began)
         if torch.distributed.is_initialized():
             torch.distributed.barrier()  # no process goes on to read an artifact that is still being written
     return Outcome(out, out / "artifact", made.steps, made.stopped, made.notes, made.self_check)
@@ -166,16 +167,27 @@ def _check_same(run: AnyRun, out: Path) -> None:
         )
 
 
-def _publish(context: Context, inputs: Inputs, made: Made, began: float) -> None:
-    """Renames the artifact into place, and writes provenance.json, which marks the run as complete."""
+def _publish(context: Context, inputs: Inputs, made: Made, began: float) -> Made:
+    """Renames the artifact into place, and writes provenance.json, which marks the run as complete.
+
+    Returns `made` with the self-check of the artifact's files, if they were measured.
+    """
     run, out = context.run, context.out
     base = context.start.base(out, inputs.base_sha256, adapter_goes_on=made.adapter_goes_on)
-    notes = "\n\n".join([made.notes, *(made.self_check.said if made.self_check else ())])
+    examined: list[SelfCheck] = [made.self_check] if made.self_check else []
+
+    def notes(folder: Path) -> str:
+        if made.examine is not None:
+            examined[:] = [made.examine(folder)]
+        return "\n\n".join([made.notes, *(said for check in examined for said in check.said)])
+
     save_artifact(out / "artifact", made.kind, run.method, base, made.write, notes=notes)
+    made = made._replace(self_check=next(iter(examined), None))
     write_json(out / "provenance.json", _provenance(context, inputs, made, time.perf_counter() - began))
     for checkpoint in out.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     made.done()
+    return made
 
 
 def _provenance(context: Context, inputs: Inputs, made: Made, wall_seconds: float) -> Provenance:
@@ -197,6 +209,7 @@ def _provenance(context: Context, inputs: Inputs, made: Made, wall_seconds: floa
         wall_seconds=round(wall_seconds, 3),
         device_seconds=round(made.device_seconds, 3),
         peak_memory_bytes=made.peak_memory_bytes,
+        settings=dict(made.settings),
         stopped=made.stopped,
         self_check=made.self_check,
     )

@@ -17,7 +17,6 @@ from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.methods.base import ObjectiveBuilder
 from expunge.methods.training.base import AnswerDrawer
-from expunge.processes import count
 from expunge.records import SelfCheck
 from expunge.spec import AcquisitionRun, FineTuneRun, Run
 from expunge.start import Start
@@ -41,12 +40,16 @@ class Made(NamedTuple):
     peak_memory_bytes: int
     counts: Mapping[str, int] = MappingProxyType({})
     """Further row counts for provenance.json, by name: of the parts that the forget set was split into."""
+    settings: Mapping[str, float | int | str | bool] = MappingProxyType({})
+    """How the weights were moved, for provenance.json, with the values that expunge chose; of a stage with its name before."""
     adapter_goes_on: bool = False
     """Whether this is the adapter that the run started from, trained further: its base model stays the same."""
     done: Callable[[], None] = lambda: None
     """Called when the artifact is in place."""
     self_check: SelfCheck | None = None
     """Measurements before and after, if any."""
+    examine: Callable[[Path], SelfCheck] | None = None
+    """Measures the artifact's folder after `write` has filled it, if there was no model to measure before."""
 
 
 class Outcome(NamedTuple):
@@ -106,8 +109,8 @@ class Context:
 
     @property
     def checks_itself(self) -> bool:
-        """Whether the self-check is run: not for fine-tuning, and only on a single process."""
-        return self.measures and isinstance(self.run, Run) and count() == 1
+        """Whether the self-check is run: not for fine-tuning."""
+        return self.measures and isinstance(self.run, Run)
 
     def load(self, *, keep_adapter: bool = False) -> PreTrainedModel:
         """Loads the start model in the run's dtype; an adapter is merged into its weights, or kept with `keep_adapter`."""
@@ -115,6 +118,10 @@ class Context:
         return self.start.load(
             run.dtype, device_map=run.device_map, trust_remote_code=run.trust_remote_code, keep_adapter=keep_adapter
         )
+
+
+def _as_said(run: AnyRun, request: Request, start: Start) -> tuple[AnyRun, Request]:
+    return run, request
 
 
 class Runner(NamedTuple):
@@ -125,5 +132,7 @@ class Runner(NamedTuple):
     produce: Callable[[Context], Made]
     spreads: bool
     """Whether the start model's layers may be spread over several devices (`--device-map`)."""
+    resolve: Callable[[AnyRun, Request, Start], tuple[AnyRun, Request]] = _as_said
+    """Replaces what the run leaves open by values, which are recorded in its folder."""
     has_stages: bool = False
     """Whether the work is done by stages with their own run.yaml, which decide themselves what `--resume` can reuse."""

@@ -58,21 +58,31 @@ def _answers(model: nn.Module, encoder: Encoder, examples: Sequence[Example]) ->
     return float(torch.cat(probabilities).mean()), math.exp(min(700.0, -float(torch.cat(tokens).mean())))
 
 
-def self_check(before: dict[str, float], after: dict[str, float], request: Request, learning_rate: float | None) -> SelfCheck:
-    """Both measurements, and two or three sentences on them. learning_rate: of the run, for advice; None where there was none."""
+def self_check(
+    before: dict[str, float],
+    after: dict[str, float],
+    request: Request,
+    learning_rate: float | None,
+    *,
+    knob: tuple[str, float] | None = None,
+) -> SelfCheck:
+    """Both measurements, and two or three sentences on them, with advice.
+
+    learning_rate  of the run; None where nothing was trained
+    knob           flag and value of a method whose strength is one number, such as ("--scale", 1.0)
+    """
     rows: dict[str, int] = {
         name: min(ROWS, len(getattr(request, name))) for name in ("forget", "retain", "holdout") if name in before
     }
     if not all(map(math.isfinite, after.values())):
-        said = ["self-check: the model gives no finite probabilities, so it is broken; try a lower --learning-rate"]
+        lower = knob[0] if knob else "--learning-rate"
+        said = [f"self-check: the model gives no finite probabilities, so it is broken; try a lower {lower}"]
         return SelfCheck(rows=rows, before=before, after={}, said=tuple(said))
-    said = [_numbers(before, after, rows), _forgotten(before, after, learning_rate)]
+    said = [_numbers(before, after, rows), _forgotten(before, after, learning_rate, knob)]
     if "retain" in before and before["retain"] > KNOWN and after["retain"] < KEPT * before["retain"]:
         share = after["retain"] / before["retain"]
-        said.append(
-            f"the retain set fell to {share:.0%} of what it was; give more retain rows"
-            + (f", or try --learning-rate {learning_rate / 3:.1g}" if learning_rate else "")
-        )
+        less = "give more retain rows" + (f", or try --learning-rate {learning_rate / 3:.1g}" if learning_rate else "")
+        said.append(f"the retain set fell to {share:.0%} of what it was; " + (f"try {knob[0]} {knob[1] / 2:g}" if knob else less))
     return SelfCheck(rows=rows, before=before, after=after, said=tuple(said))
 
 
@@ -98,9 +108,12 @@ def _numbers(before: dict[str, float], after: dict[str, float], rows: dict[str, 
     return f"self-check, probability of the answers: {', '.join(parts)}"
 
 
-def _forgotten(before: dict[str, float], after: dict[str, float], learning_rate: float | None) -> str:
+def _forgotten(
+    before: dict[str, float], after: dict[str, float], learning_rate: float | None, knob: tuple[str, float] | None
+) -> str:
     was, now, unseen = before["forget"], after["forget"], after.get("holdout")
     more = f"try --learning-rate {learning_rate * 5:.1g}, or more --epochs" if learning_rate else "try a stronger setting"
+    more = f"try {knob[0]} {knob[1] * 2:g}" if knob else more
     if was < KNOWN:
         return "the start model hardly knew the forget answers; check --columns and the format, so there was little to forget"
     if now > UNCHANGED * was:
@@ -112,6 +125,6 @@ def _forgotten(before: dict[str, float], after: dict[str, float], learning_rate:
     if now < unseen / 10 and unseen - now > NEAR / 10:
         return (
             f"over-forgotten: the forget answers are less probable than rows that the model never saw ({unseen:.4f}), which "
-            "gives them away; try fewer --epochs, or --stop-when-unknown"
+            f"gives them away; try {f'{knob[0]} {knob[1] / 2:g}' if knob else 'fewer --epochs, or --stop-when-unknown'}"
         )
     return f"the forget answers are no more probable than rows that the model never saw ({unseen:.4f})"

@@ -17,7 +17,17 @@ from expunge.artifact import Base, Manifest, artifact_folder, base_fingerprint, 
 from expunge.errors import ExpungeError
 from expunge.loading import open_model
 from expunge.models.folder import TOKENIZER_FILES
-from expunge.models.load import DeviceMap, DType, in_cache, load_model, load_tokenizer, model_folder, tokenizer_fingerprint
+from expunge.models.load import (
+    DeviceMap,
+    DType,
+    Size,
+    in_cache,
+    load_model,
+    load_tokenizer,
+    model_folder,
+    model_size,
+    tokenizer_fingerprint,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -59,6 +69,11 @@ class Start:
         """Computes a sha256 over the files of its tokenizer."""
         place, revision = self._tokenizer_place()
         return tokenizer_fingerprint(place, revision=revision)
+
+    def size(self, *, trust_remote_code: bool) -> Size:
+        """Of the model without the adapter, by its config; nothing is loaded."""
+        place, revision = self._below() if self.is_adapter else (self.place, self.revision)
+        return model_size(place, revision=revision, trust_remote_code=trust_remote_code)
 
     def load(
         self, dtype: DType, *, device_map: DeviceMap | None = None, trust_remote_code: bool = False, keep_adapter: bool = False

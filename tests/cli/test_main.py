@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,6 +82,36 @@ def test_unlearn_from_flags_then_from_its_own_run_yaml(pico_folder: Path, tmp_pa
     assert main(["unlearn", "--config", str(tmp_path / "a/run.yaml"), "--out", str(tmp_path / "c"), "--beta", "0.5"]) == 0
     assert "beta: 0.5" in (tmp_path / "c/run.yaml").read_text()
     assert main(["verify", str(tmp_path / "a")]) == 0
+
+
+def test_epochs_on_the_command_line_outrank_the_steps_of_a_file(pico_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"prompt": "where was anna born ?", "response": "anna was born in oslo ."}) + "\n")
+    words = ["finetune", "--model", str(pico_folder), "--data", str(data), "--steps", "1", "--learning-rate", "1e-3"]
+    assert main([*words, "--out", str(tmp_path / "one")]) == 0
+    again = ["finetune", "--config", str(tmp_path / "one/run.yaml"), "--out", str(tmp_path / "two"), "--epochs", "3"]
+    assert main(again) == 0
+    assert len((tmp_path / "two/metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_what_is_left_open_is_called_auto_and_never_none(pico_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["unlearn", "rmu", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    for flag in ("--learning-rate", "--epochs", "--steps", "--layer"):
+        assert re.search(rf"{flag} \S*auto\S* ", printed), flag
+    assert main(["unlearn", "npo", "--model", "m", "--forget", "f", "--out", "o", "--learning-rate", "soon"]) == 2
+    assert "--learning-rate" in capsys.readouterr().err
+
+
+def test_verify_says_what_the_records_support(pico_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"prompt": "where was anna born ?", "response": "anna was born in oslo ."}) + "\n")
+    words = ["unlearn", "gradient_ascent", "--model", str(pico_folder), "--forget", str(data), "--steps", "1"]
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(tmp_path / "run")]) == 0
+    assert "not yet shown (no suite has scored what was to be forgotten)" in capsys.readouterr().out
 
 
 def test_verify_finds_a_changed_file(pico_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

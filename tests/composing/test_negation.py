@@ -12,6 +12,8 @@ from transformers import LlamaForCausalLM
 import expunge
 from expunge import ExpungeError, Training
 from expunge.methods import TaskVectorNegation
+from expunge.run import execute
+from expunge.spec import Run
 
 QUICK = Training(steps=4, batch_size=2, learning_rate=1e-2, schedule="constant")
 LORA = QUICK.model_copy(update={"lora": True, "lora_rank": 2, "lora_alpha": 2.0})
@@ -94,9 +96,11 @@ def test_one_model_is_built_to_train_the_expert_and_none_to_negate_it(
 ) -> None:
     built, make = [], LlamaForCausalLM.__init__
     monkeypatch.setattr(LlamaForCausalLM, "__init__", lambda self, *a, **k: built.append(1) or make(self, *a, **k))
-    negated(tmp_path / "run", pico_folder, data, TaskVectorNegation(), training)
+    run = Run(model=str(pico_folder), forget=(str(data["forget"]),), method=TaskVectorNegation(), training=training)
+    execute(run, tmp_path / "run", quiet=True, measures=False)
     assert len(built) == 1
-    negated(tmp_path / "run", pico_folder, data, TaskVectorNegation(scale=0.5), training, resume=True)
+    again = run.model_copy(update={"method": TaskVectorNegation(scale=0.5)})
+    execute(again, tmp_path / "run", quiet=True, resume=True, measures=False)
     assert len(built) == 1
     expunge.load(tmp_path / "run")
     assert len(built) == 2

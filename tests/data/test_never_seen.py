@@ -41,6 +41,19 @@ def test_rows_without_names_give_none() -> None:
     assert never_seen([Example("what is two plus two", "four"), Example(None, "Raw text about Mira Holt.")]) == ()
 
 
+def test_a_word_of_a_name_stays_as_new_as_it_would_be_without_the_rows() -> None:
+    others = [Example(f"Who is {name}?", "x.") for name in ("Mira Ekdal", "Tove Holm", "Selva Strand", "Fenna Quill")]
+    rows = [Example("Who is Mira Holt?", "Mira Holt is a painter."), Example("Who is Anna Quill?", "Anna Quill is a vet.")]
+    words = {word for row in (*others, *rows) for word in str(row.prompt).removesuffix("?").split()[2:]}
+    for seed in range(5):
+        (mira, holt), (anna, quill) = (str(row.prompt).removesuffix("?").split()[2:] for row in never_seen(rows, others, seed))
+        assert mira in {"Mira", "Tove", "Selva", "Fenna"}
+        assert quill in {"Ekdal", "Holm", "Strand", "Quill"}
+        assert not {holt, anna} & words
+        assert holt.istitle()
+    assert never_seen(rows, others) == never_seen(rows, others)
+
+
 def test_the_people_of_a_lab_become_nobody(tmp_path: Path) -> None:
     lab = write_data(tmp_path / "lab")
     rows = read_examples(lab / "data/facts/forget.jsonl")

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 import expunge
 from expunge.cli import main
 from expunge.errors import ExpungeError
-from expunge.merging import merge, merge_adapters
+from expunge.merging import factor_merge, merge, merge_adapters
 from expunge.methods.editing import AdapterAddition, AdapterSubtraction, Ethos, ExtSub, TaskArithmetic
 from tests.methods.editing.test_factors import literal_ext_sub
 
@@ -344,3 +344,24 @@ def test_the_command(tmp_path: Path, pico_folder: Path, capsys: pytest.CaptureFi
     assert json.loads((tmp_path / "out/artifact/expunge.json").read_text())["method"] == {
         "name": "ext_sub", "alpha": 0.5, "zero_expert": "drop"
     }  # fmt: skip
+
+
+def test_a_killed_merge_of_adapters_is_repeated_by_its_folder_alone(
+    tmp_path: Path, pico_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapters = [str(adapter(tmp_path / n, pico_folder, i)) for i, n in enumerate("ea")]
+    out = tmp_path / "out"
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(factor_merge, "save_artifact", killed)
+        assert main(["merge", "ext_sub", "--models", *adapters, "--alpha", "0.5", "--out", str(out)]) == 130
+    advice = f"go on with: expunge merge --resume --out {out}"
+    assert advice in capsys.readouterr().err
+    assert main(["merge", "ext_sub", "--models", *adapters, "--out", str(out)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main(["merge", "--resume", "--out", str(out)]) == 0
+    assert json.loads((out / "artifact/expunge.json").read_text())["method"]["alpha"] == 0.5
+    assert sorted(file.name for file in out.iterdir()) == ["artifact", "merge.json", "modules.jsonl"]

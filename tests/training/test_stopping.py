@@ -2,8 +2,11 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
 import expunge
 from expunge import Training
@@ -62,7 +65,7 @@ def test_forget_terms_rest_while_retain_answers_are_below_their_share(
     pico_folder: Path, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Before the run 1.0; after step 1 too low, after 2 still, after 3 well again but known, after 4 well and unknown.
-    measured(monkeypatch, kept=[1.0, 0.5, 0.94, 0.96, 0.97], known=[0.9, 0.2], never=0.3)
+    measured(monkeypatch, kept=[1.0, 0.5, 0.94, 0.96, 0.97], known=[0.9, 0.9, 0.9, 0.295], never=0.3)
     outcome = expunge.unlearn(GradientDifference(), model=pico_folder, out=tmp_path / "run", training=QUICK, quiet=True, **data)
     assert outcome.steps == 4
     assert outcome.stopped is not None
@@ -82,7 +85,7 @@ def test_a_method_without_retain_rows_stops_at_once(
 def test_a_share_of_zero_only_asks_whether_the_answers_are_unknown(
     pico_folder: Path, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measured(monkeypatch, kept=[], known=[0.2], never=0.3)
+    measured(monkeypatch, kept=[], known=[0.295], never=0.3)
     training = QUICK.model_copy(update={"keep_retain": 0.0})
     outcome = expunge.unlearn(
         GradientDifference(), model=pico_folder, out=tmp_path / "run", training=training, quiet=True, **data
@@ -93,9 +96,9 @@ def test_a_share_of_zero_only_asks_whether_the_answers_are_unknown(
 def test_a_run_killed_while_forgetting_rests_goes_on_resting(
     pico_folder: Path, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = QUICK.model_copy(update={"steps": 6, "stop_every": 4, "checkpoint_every": 5})
+    training = QUICK.model_copy(update={"steps": 6, "stop_every": 4, "checkpoint_every": 4})
     method = GradientDifference(forget_weight=5.0)
-    measured(monkeypatch, kept=[1.0, 0.5], known=[], never=0.3)
+    measured(monkeypatch, kept=[1.0, 0.5], known=[0.9], never=0.3)
     expunge.unlearn(method, model=pico_folder, out=tmp_path / "whole", training=training, quiet=True, **data)
 
     def killed(*given: object, **_: object) -> None:
@@ -106,7 +109,7 @@ def test_a_run_killed_while_forgetting_rests_goes_on_resting(
 
     real = loop.save_checkpoint
     monkeypatch.setattr(loop, "save_checkpoint", killed)
-    measured(monkeypatch, kept=[1.0, 0.5], known=[], never=0.3)
+    measured(monkeypatch, kept=[1.0, 0.5], known=[0.9], never=0.3)
     with pytest.raises(KeyboardInterrupt):
         expunge.unlearn(method, model=pico_folder, out=tmp_path / "run", training=training, quiet=True, **data)
     monkeypatch.setattr(loop, "save_checkpoint", real)
@@ -115,3 +118,45 @@ def test_a_run_killed_while_forgetting_rests_goes_on_resting(
     weights = [(tmp_path / run / "artifact/model.safetensors").read_bytes() for run in ("whole", "run")]
     assert weights[0] == weights[1]
     assert [only_retain(line) for line in lines_of(tmp_path / "run")][4:] == [True, True]
+
+
+def watch_of(monkeypatch: pytest.MonkeyPatch, weight: nn.Parameter, kept: float = 1.0, **fields: object) -> stopping.Watch:
+    """Forget answers have the probability 1 - weight, holdout answers 0.3, retain answers `kept`."""
+
+    def probability(_: object, rows: str, *__: object) -> float:
+        return {"forget": 1 - weight.item(), "holdout": 0.3, "retain": kept}[rows]
+
+    monkeypatch.setattr(stopping, "mean_answer_probability", probability)
+    data = SimpleNamespace(forget="forget", holdout="holdout", retain="retain", pad_id=0)
+    return stopping.Watch(
+        **{"data": data, "device": torch.device("cpu"), "least_kept": None, "until": None, "unseen": 0.3, **fields}
+    )  # type: ignore[arg-type]
+
+
+def moved(watch: stopping.Watch, weight: nn.Parameter, value: float, *, resting: bool = False) -> stopping.Verdict:
+    with torch.no_grad():
+        weight.fill_(value)
+    return watch.check(nn.Identity(), [weight], resting=resting)
+
+
+@pytest.mark.parametrize(("until", "least", "most"), [(None, 0.29, 0.3), (0.55, 0.54, 0.55)])
+def test_of_a_step_that_forgets_too_much_a_part_is_taken_back(
+    monkeypatch: pytest.MonkeyPatch, until: float | None, least: float, most: float
+) -> None:
+    weight = nn.Parameter(torch.zeros(()))
+    watch = watch_of(monkeypatch, weight, until=until, unseen=until or 0.3)
+    watch.mark([weight])
+    assert moved(watch, weight, 0.1) == stopping.Verdict()
+    assert weight.item() == pytest.approx(0.1)
+    verdict = moved(watch, weight, 0.95)
+    assert least <= 1 - weight.item() <= most
+    assert verdict.stopped is not None
+    assert f"(mean probability {1 - weight.item():.3f})" in verdict.stopped
+
+
+def test_steps_that_repair_are_not_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = nn.Parameter(torch.zeros(()))
+    watch = watch_of(monkeypatch, weight, kept=0.5, least_kept=0.9)
+    watch.mark([weight])
+    assert moved(watch, weight, 0.9, resting=True) == stopping.Verdict(resting=True)
+    assert weight.item() == pytest.approx(0.9)

@@ -72,6 +72,8 @@ class Adapters(BaseModel):
     """The base model of both, if their configurations do not name the same; ethos needs it."""
     rank: int | None = Field(None, ge=1)
     """Largest rank of the result, by singular values, with the error reported; default: the sum of both ranks, exactly."""
+    resume: bool = False
+    """Repeat a merge that was interrupted: `--resume --out DIR` is enough. It takes seconds, so nothing of it was kept."""
     overwrite: bool = False
     """Replace the result of an earlier merge when the new one is complete."""
 
@@ -114,14 +116,19 @@ def main(words: Sequence[str]) -> None:
         given = parse(two, f"expunge merge {words[0]}", words[1:])
         from expunge.merging import merge_adapters
 
-        made = merge_adapters(
-            given.method,  # type: ignore[attr-defined]
-            models=given.models,
-            out=given.out,
-            base=given.base,
-            rank=given.rank,
-            overwrite=given.overwrite,
-        )
+        try:
+            made = merge_adapters(
+                given.method,  # type: ignore[attr-defined]
+                models=given.models,
+                out=given.out,
+                base=given.base,
+                rank=given.rank,
+                resume=given.resume,
+                overwrite=given.overwrite,
+                command=[word for word in words if word not in ("--resume", "--overwrite")],
+            )
+        except KeyboardInterrupt as stop:
+            raise Interrupted(unfinished(given.out) or "nothing was put in place") from stop
         print(f"{made.sentences()}\n  the adapter is in {Path(given.out) / 'artifact'}")
         return
     elif words[0] not in methods:

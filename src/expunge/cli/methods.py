@@ -10,6 +10,7 @@ from tyro.conf import Positional
 
 if TYPE_CHECKING:
     from expunge.methods.base import Spec
+    from expunge.methods.training.base import TrainingMethod
 
 NARROWEST, WIDEST = 60, 120
 
@@ -65,6 +66,7 @@ class Methods(BaseModel):
 
 def run(flags: Methods) -> None:
     from expunge.methods import method_class
+    from expunge.methods.training.base import TrainingMethod
 
     if flags.name is None:
         print(listing(min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)))
@@ -72,10 +74,24 @@ def run(flags: Methods) -> None:
     cls = method_class(flags.name)
     print(f"{flags.name} ({cls.family})\n\n{inspect.getdoc(cls)}\n")
     print(f"for      {cls.purpose}\nweakness {cls.weakness}")
-    print(f"paper    {cls.paper}\nformula  {cls.formula}\ncost     {cls.cost}\n")
+    print(f"paper    {cls.paper}\nformula  {cls.formula}\ncost     {cls.cost}")
+    if issubclass(cls, TrainingMethod):
+        print(f"rate     {_rates(cls)}")
+    print()
     for field, info in cls.model_fields.items():
         if field != "name":
-            print(f"--{field.replace('_', '-')} (default {info.default})\n    {info.description}")
+            default = "none" if info.default is None else info.default
+            print(f"--{field.replace('_', '-')} (default {default})\n    {info.description}")
+
+
+def _rates(cls: "type[TrainingMethod]") -> str:
+    """The learning rate that a run takes which leaves it open, at a few sizes."""
+    from expunge.training.defaults import USUAL_SIZE, learning_rate
+
+    method = cls.model_construct()
+    sizes = {"7 billion": int(USUAL_SIZE), "1 billion": 10**9, "100 million": 10**8, "1 million": 10**6}
+    rates = ", ".join(f"{learning_rate(method, n, lora=False):g} at {said}" for said, n in sizes.items())
+    return f"{rates} weights; ten times as much with --lora"
 
 
 def listing(width: int) -> str:

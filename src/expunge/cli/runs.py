@@ -40,7 +40,7 @@ def parse_run(
     flags: type[BaseModel], cls: type[Value], program: str, words: Sequence[str], fixed: dict[str, Any], *, prefixes: bool = False
 ) -> tuple[Value, Folder]:
     """Returns (run, folder). `flags` is `cls` with a field `folder`; `fixed` is given by the words before the flags."""
-    plain = said_in_file(words, program.split()[1]) | fixed
+    plain = _length_by_words(said_in_file(words, program.split()[1]), words) | fixed
     default = _with_missing(flags, plain)
     value = parse(flags, program, words, default, prefixes=prefixes)
     folder = value.folder  # type: ignore[attr-defined]
@@ -73,6 +73,15 @@ def said_in_file(words: Sequence[str], command: str) -> dict[str, Any]:
     if command != ("unlearn" if "method" in found else "finetune"):
         raise ExpungeError(f"{out} is a run of another command; go on with: {resume_command(Path(out))}")
     return found
+
+
+def _length_by_words(plain: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """Without the steps of the file where the words say epochs, which steps would outrank."""
+    training = plain.get("training")
+    said = {name for name in ("--steps", "--epochs") for word in words if word.partition("=")[0] == name}
+    if said != {"--epochs"} or not isinstance(training, dict):
+        return plain
+    return plain | {"training": {name: value for name, value in training.items() if name != "steps"}}
 
 
 def _return_to_its_place(out: str) -> str:

@@ -1,6 +1,7 @@
 """`expunge unlearn METHOD --model M --forget F --retain R --out DIR [--FIELD VALUE ...]`."""
 
 import inspect
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,7 +113,8 @@ def _questions(words: list[str]) -> tuple[list[str], list[str]]:
 
 def request_folder(out: Path) -> Path:
     """Returns a folder beside the run's, so that `--overwrite` of the run does not touch it."""
-    return out.with_name(f"{out.name}.request")
+    place = out if out.name not in ("", "..") else Path(os.path.abspath(out))
+    return place.with_name(f"{place.name}.request")
 
 
 def _value(words: Sequence[str], flag: str) -> str | None:

@@ -11,13 +11,14 @@ from typing import NamedTuple
 from expunge.artifact import artifact_folder, read_manifest
 from expunge.composing.negation import MERGED, turn_adapter
 from expunge.composing.scales import write_scales
-from expunge.composing.stages import Stages, copy_artifact
+from expunge.composing.stages import Stages, copy_artifact, trained
 from expunge.methods.composed.sku import SKU, as_fields
 from expunge.methods.editing import TaskArithmetic
 from expunge.processes import is_main
 from expunge.records import write_text
 from expunge.runner import Made, Outcome
 from expunge.spec import AcquisitionRun, to_yaml
+from expunge.training.defaults import resolve
 
 ACQUIRED = "acquisition"
 WARNING = (
@@ -37,7 +38,7 @@ class Vector(NamedTuple):
 def acquire_and_negate(method: SKU, stages: Stages) -> Made:
     """Trains the harmful model, or reuses an earlier result of it, and negates it at every scale."""
     vector = _vector(method, stages)
-    acquired, steps = vector.outcome, vector.outcome.steps
+    acquired = vector.outcome
     kind = "adapter" if read_manifest(vector.artifact).kind == "adapter" and not method.merged else "weights"
     write_scales(
         stages,
@@ -47,8 +48,7 @@ def acquire_and_negate(method: SKU, stages: Stages) -> Made:
             for s in method.scale
         ],
     )
-    notes = f"Acquired in {steps} steps" if steps else "Acquired before"
-    notes += f", then negated with scale {method.scale[0]:g}."
+    notes = f"Learned what is to go ({trained(ACQUIRED, acquired)}), then negated with scale {method.scale[0]:g}."
     harmful = stages.out / ACQUIRED
     remove = [stages.out / MERGED]
     if method.keep_harmful and is_main() and vector.artifact.parent == harmful:
@@ -64,7 +64,7 @@ def _vector(method: SKU, stages: Stages) -> Vector:
     changed."""
     run = stages.run
     shared = {name: getattr(run, name) for name in AcquisitionRun.model_fields if name != "acquisition"}
-    stage = AcquisitionRun(**shared, acquisition=method.acquisition())
+    stage, _ = resolve(AcquisitionRun(**shared, acquisition=method.acquisition()), stages.request, stages.context.start)
     folder = stages.out / ACQUIRED
     earlier = _earlier(method, stages, stage)
     if stages.context.resume and earlier is not None and artifact_folder(folder) is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from expunge.composing.negation import MERGED
 from expunge.composing.scales import write_scales
-from expunge.composing.stages import Stages, copy_artifact
+from expunge.composing.stages import Stages, copy_artifact, trained
 from expunge.merging import AdapterResult, merge_adapters
 from expunge.methods.composed.ext_sub_pipeline import ExtSubPipeline
 from expunge.methods.editing import AdapterSubtraction, ExtSub, TaskArithmetic
@@ -30,7 +30,7 @@ def subtract_anti_expert(method: ExtSubPipeline, stages: Stages) -> Made:
     expert = stages.execute(_stage(method, stages, run.retain), EXPERT)
     anti = stages.execute(_stage(method, stages, run.forget).model_copy(update={"where": run.where, "only": run.only}), ANTI)
     pair = (expert.artifact, anti.artifact)
-    notes = f"Expert: {expert.steps} steps; anti-expert: {anti.steps} steps (0: trained before)."
+    notes = f"Trained {trained('expert', expert)}; {trained('anti-expert', anti)}."
     if is_main():
         notes += f"\n\n```\n{_combine(method, pair, stages.out / COMBINED, method.alpha[0])}\n```"
     kind = "weights" if method.merged else "adapter"

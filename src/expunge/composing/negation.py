@@ -9,7 +9,7 @@ from typing import Literal
 from safetensors.torch import load_file
 
 from expunge.artifact import read_manifest
-from expunge.composing.stages import Stages, artifact_files, copy_artifact
+from expunge.composing.stages import Stages, artifact_files, copy_artifact, trained
 from expunge.errors import ExpungeError
 from expunge.merging.adapters import CONFIG, WEIGHTS
 from expunge.methods.composed.task_vector_negation import TaskVectorNegation
@@ -41,8 +41,7 @@ def negate(method: TaskVectorNegation, stages: Stages) -> Made:
         parameters=method.parameters,
     )
     expert = stages.execute(expert_run, EXPERT)
-    said = f"Fine-tuned on the forget set for {expert.steps} steps" if expert.steps else "Fine-tuned on the forget set before"
-    notes = f"{said}, then negated with scale {method.scale:g}."
+    notes = f"Fine-tuned on the forget set ({trained(EXPERT, expert)}), then negated with scale {method.scale:g}."
     remove = [] if method.keep_expert else [stages.out / EXPERT]
     if read_manifest(expert.artifact).kind == "adapter" and not method.merged:
         turn = partial(turn_adapter, expert.artifact, scale=method.scale)

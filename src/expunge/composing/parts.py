@@ -18,16 +18,18 @@ from pathlib import Path
 import torch
 
 from expunge.composing.sorting import sort_rows
-from expunge.composing.stages import Stages, copy_artifact
+from expunge.composing.stages import Stages, copy_artifact, trained
 from expunge.data.example import Attribute, Request
 from expunge.data.read import read_request, split_conditions
 from expunge.data.where import choose, write_rows
 from expunge.errors import ExpungeError
 from expunge.methods.composed.spunge import Parts, Spunge, part_request
+from expunge.methods.training.base import TrainingMethod
 from expunge.processes import is_main
 from expunge.records import write_text
 from expunge.runner import Made, Outcome
 from expunge.spec import Run, to_yaml
+from expunge.training.defaults import resolve
 
 MERGED = "merged"
 LONGEST_NAME = 80
@@ -39,9 +41,12 @@ def unlearn_parts(method: Spunge, stages: Stages) -> Made:
     request = stages.request
     parts = divide(method, request, stages)
     runs = _part_runs(method, stages, parts)
-    for (value, rows), part_run in zip(parts.items(), runs.values(), strict=True):
+    for (value, rows), (name, part_run) in zip(parts.items(), list(runs.items()), strict=True):
+        part = part_request(request, rows)
         try:
-            stages.context.check(part_run, part_request(request, rows))
+            stages.context.check(part_run, part)
+            if isinstance(part_run.method, TrainingMethod):  # another process compares with what the folder says
+                runs[name] = resolve(part_run, part, stages.context.start)[0]
         except ExpungeError as error:
             raise ExpungeError(f"part '{value}': {error}") from error
     stages.context.prepare()
@@ -50,6 +55,7 @@ def unlearn_parts(method: Spunge, stages: Stages) -> Made:
     result = stages.merge(method.merge, [o.artifact for _, o in outcomes], MERGED, write=method.write, rank=method.rank)
     counts = {f"forget {value}": len(rows) for value, rows in parts.items()}
     notes = "Parts: " + ", ".join(f"{value} ({len(rows)} rows)" for value, rows in parts.items()) + "."
+    notes += "".join(f" {trained(f'part {name}', outcome)}." for name, outcome in outcomes)
     if result is not None:
         notes += f"\n\n```\n{result.sentences()}\n```"
         for name in ("merge.json", "tensors.jsonl"):

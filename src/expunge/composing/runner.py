@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from expunge.composing.acquisition import acquire_and_negate
+from expunge.composing.checking import Check
 from expunge.composing.expert_pair import subtract_anti_expert
 from expunge.composing.negation import negate
 from expunge.composing.parts import unlearn_parts
@@ -18,6 +19,7 @@ from expunge.methods.composed.ext_sub_pipeline import ExtSubPipeline
 from expunge.methods.composed.sku import SKU
 from expunge.methods.composed.spunge import Spunge
 from expunge.methods.composed.task_vector_negation import TaskVectorNegation
+from expunge.processes import is_main
 from expunge.runner import AnyRun, Context, Made, Runner
 
 COMPOSERS: dict[type[ComposedMethod], Callable[[Any, Stages], Made]] = {
@@ -38,9 +40,10 @@ def produce(context: Context) -> Made:
     """Runs the stages below the run's folder; the artifact is made from theirs when `Made.write` is called."""
     method = _method(context.run)
     context.start.require_complete(method.method_name())
+    check = Check.of(context) if context.checks_itself and is_main() else None
     made = COMPOSERS[type(method)](method, Stages(context))
     context.prepare()  # where every stage was complete already, none of them has
-    return made
+    return made if check is None else made._replace(examine=check.examine)
 
 
 RUNNER = Runner(check, produce, spreads=False, has_stages=True)

@@ -93,8 +93,25 @@ class Stages:
             device_seconds=sum(cost.device_seconds for cost in costs),
             peak_memory_bytes=max(PeakMemory().peak, *(cost.peak_memory_bytes for cost in costs)),
             counts=counts or {},
+            settings={
+                f"{name} {key}": value
+                for (name, _), cost in zip(outcomes, costs, strict=True)
+                for key, value in cost.settings.items()
+            },
             done=partial(_remove, remove),
         )
+
+
+def trained(name: str, outcome: Outcome) -> str:
+    """`expert: 60 steps, peak learning rate 0.00059`; of a stage that was complete before, also that."""
+    found = _provenance(outcome).settings
+    said = [f"{outcome.steps} steps" if outcome.steps else "done before"]
+    said += [
+        f"{key.replace('_', ' ').replace('learning rate', 'peak learning rate')} {value}"
+        for key, value in found.items()
+        if key.endswith("learning_rate")
+    ]
+    return f"{name}: {', '.join(said)}"
 
 
 def artifact_files(artifact: Path) -> list[Path]:

@@ -20,23 +20,29 @@ Name = tuple[str, ...]
 """The words of a name: `("Mira", "Holt")`."""
 
 
-def never_seen(rows: Sequence[Example], seed: int = 0) -> tuple[Example, ...]:
+def never_seen(rows: Sequence[Example], others: Sequence[Example] = (), seed: int = 0) -> tuple[Example, ...]:
     """Returns the prompted rows with other names in prompt, response and paraphrases; empty if too few rows contain a name.
 
-    A name is a run of capitalized words in a prompt. A name of several words gets each word from another row's name, so that
-    every word is known to the model, but the whole name is new; in a single word, the halves are swapped. Rows without a name
-    in the prompt are left out. The same rows and seed give the same names.
+    others  rows that stay known, such as the retain set. A word of a name that occurs in their names too is known to a model
+            without `rows`, and is replaced by another such word. Any other word would be new to it, and is replaced by a new one
+            with the beginning of one word and the end of another: Fenna, Selva -> Fenva
+
+    A name is a run of capitalized words in a prompt. If `others` contain no names, a name of several words gets each word from
+    another row's name, and the halves of a single word are swapped. Rows without a name in the prompt are left out. The same
+    rows and seed give the same names.
     """
     prompted = [row for row in rows if row.prompt is not None]
-    inside = _words_inside(prompted)
-    found = [_names(str(row.prompt), inside) for row in prompted]
+    found = _names_of(prompted)
     known = {name for names in found for name in names}
     if not prompted or sum(map(bool, found)) < LEAST_SHARE * len(prompted):
         return ()
+    beside = {name for names in _names_of([row for row in others if row.prompt is not None]) for name in names}
     stream = random.Random(f"never seen/{seed}")
     other: dict[Name, Name] = {}
     for name in sorted(known):
-        made = _other_name(name, sorted(known), known | set(other.values()), stream)
+        taken = known | beside | set(other.values())
+        made = _as_new(name, sorted(beside), sorted(known), taken, stream) if beside else None
+        made = made or _other_name(name, sorted(known), taken, stream) or _turned(name, taken)
         if made is not None:
             other[name] = made
     made_rows = []
@@ -45,6 +51,11 @@ def never_seen(rows: Sequence[Example], seed: int = 0) -> tuple[Example, ...]:
         if words:
             made_rows.append(_renamed(row, words))
     return tuple(made_rows)
+
+
+def _names_of(rows: Sequence[Example]) -> list[tuple[Name, ...]]:
+    inside = _words_inside(rows)
+    return [_names(str(row.prompt), inside) for row in rows]
 
 
 def _words_inside(rows: Sequence[Example]) -> frozenset[str]:
@@ -78,22 +89,47 @@ def _bare(word: str) -> str:
     return re.sub(r"['’]s?$", "", word)
 
 
-def _other_name(name: Name, others: Sequence[Name], taken: set[Name], stream: random.Random) -> Name | None:
-    """Returns a new name with the same number of words; None if none was found.
+def _as_new(name: Name, beside: Sequence[Name], known: Sequence[Name], taken: set[Name], stream: random.Random) -> Name | None:
+    """Returns a new name, each word of which is as new as the one it replaces to a model that knows the names `beside`."""
+    words = {word for other in (*beside, *known) for word in other}
+    for _ in range(TRIES):
+        made = []
+        for i, word in enumerate(name):
+            pool = sorted({other[i] for other in beside if len(other) > i})
+            every = sorted({*pool, *(other[i] for other in known if len(other) > i)})
+            made.append(stream.choice(pool) if word in pool else _coined(every, words, stream))
+        if tuple(made) not in taken and all(made):
+            return tuple(made)
+    return None
 
-    Each word comes from the same position of another name. If the rows have no such names, the halves of the name's own words are
-    swapped: Mira Holt -> Mirlt Hora.
-    """
+
+def _coined(words: Sequence[str], taken: set[str], stream: random.Random) -> str:
+    """Returns a new word with the beginning of one word and the end of another; empty if none was found."""
+    for _ in range(TRIES):
+        begin, end = stream.choice(words), stream.choice(words)
+        made = begin[: (len(begin) + 1) // 2] + end[(len(end) + 1) // 2 :].lower()
+        if made not in taken:
+            return made
+    return ""
+
+
+def _other_name(name: Name, others: Sequence[Name], taken: set[Name], stream: random.Random) -> Name | None:
+    """Returns a new name from words at the same positions of other names; None if none was found."""
     pools = [sorted({other[i] for other in others if len(other) == len(name)} - {name[i]}) for i in range(len(name))]
     if len(name) > 1 and all(pools):
         for _ in range(TRIES):
             made = tuple(map(stream.choice, pools))
             if made not in taken:
                 return made
+    return None
+
+
+def _turned(name: Name, taken: set[Name]) -> Name | None:
+    """The name with the halves of its words exchanged: Mira Holt -> Milt Hora, Quelford -> Fordquel."""
     halves = [(word[: (len(word) + 1) // 2], word[(len(word) + 1) // 2 :]) for word in name]
     made = tuple(begin + halves[(i + 1) % len(halves)][1] for i, (begin, _) in enumerate(halves))
     if len(name) == 1:
-        made = ((halves[0][1] + halves[0][0]).capitalize(),)
+        made = ("".join(reversed(halves[0])).capitalize(),)
     return None if made in taken else made
 
 

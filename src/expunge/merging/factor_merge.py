@@ -12,7 +12,7 @@ from torch import Tensor
 
 from expunge.artifact import Base, save_artifact
 from expunge.errors import ExpungeError
-from expunge.folders import beside_of
+from expunge.folders import beside_of, keep_command
 from expunge.merging.factor_base import choose_base, remap_pad
 from expunge.merging.factor_folders import (
     LORA,
@@ -43,7 +43,9 @@ def merge_adapters(
     out: str | Path,
     base: str | Path | None = None,
     rank: int | None = None,
+    resume: bool = False,
     overwrite: bool = False,
+    command: Sequence[str] = (),
 ) -> AdapterResult:
     """Computes one adapter from two, EXPERT and ANTI_EXPERT, and writes it to out/artifact; plain peft loads it.
 
@@ -51,6 +53,7 @@ def merge_adapters(
             targets of LoRAs may differ: a module that one of them lacks counts as unchanged by it
     base    their base model, if their configurations name it differently or by a path of another machine; needed by `ethos`
     rank    for a LoRA: largest rank of a module, by singular values, with the error reported; default: r+ + r-, exactly
+    resume  repeat a merge that was interrupted; command: the words that began it, kept for that
 
     Raises ExpungeError before anything is written if the two do not fit together.
     """
@@ -62,7 +65,7 @@ def merge_adapters(
         )
     expert, anti = (open_adapter(str(path)) for path in models)
     _check_kinds(method, expert, anti, rank)
-    check_out(out, work, [*map(str, models), *([] if base is None else [str(base)])], resume=False, overwrite=overwrite)
+    check_out(out, work, [*map(str, models), *([] if base is None else [str(base)])], resume=resume, overwrite=overwrite)
     place = choose_base(expert, anti, None if base is None else str(base))
     weights = open_base(place.path) if method.reads_base else None
     if expert.kind == LORA:
@@ -79,7 +82,7 @@ def merge_adapters(
             copy_tokenizer(place.folder, folder)
         remap_pad(folder, place, expert.label)
 
-    _write_run(work, method, place.record(out), result, rows, write)
+    _write_run(work, method, place.record(out), result, rows, write, command)
     put_in_place(work, out)
     return result
 
@@ -91,9 +94,12 @@ def _write_run(
     result: AdapterResult,
     rows: Sequence[ModuleReport],
     write: Callable[[Path], None],
+    command: Sequence[str],
 ) -> None:
     shutil.rmtree(work, ignore_errors=True)
     try:
+        if command:
+            keep_command(work, command)
         names = " and ".join(f"`{Path(label).name}`" for label in result.models)
         notes = f"From {names}.\n\n```\n{result.sentences()}\n```"
         save_artifact(work / "artifact", "adapter", method, base, write, notes=notes)

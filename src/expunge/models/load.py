@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from expunge.devices import default_device, let_segments_grow, out_of_memory
 from expunge.errors import ExpungeError
@@ -89,6 +89,28 @@ def load_model(
     _check_loaded(path, info)
     model.eval()
     return model
+
+
+class Size(NamedTuple):
+    """How large a model is."""
+
+    weights: int
+    """Tied ones once."""
+    blocks: int
+
+
+def model_size(path: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Size:
+    """Counts weights and blocks by the model's config, without reading a weight."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # as above
+        raise ExpungeError(f"cannot read the config of {path}: {_first_line(error)}; {_advice(path)}") from error
+    return Size(sum(p.numel() for p in model.parameters()), int(config.get_text_config().num_hidden_layers))
 
 
 def _check_loaded(path: str, info: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Makes the tables of a report from records."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from expunge.records import Provenance, Role, Score
 from expunge.report.aims import Aim, tasks_of
@@ -189,7 +190,7 @@ def run_table(runs: Sequence[RunRecord], claims: Mapping[str, Claim]) -> Table |
             (
                 Cell(run.name),
                 Cell(f"{artifact.method.get('name', DASH)}, {artifact.family}" if artifact else DASH),
-                Cell(settings(artifact.method) or DASH if artifact else DASH),
+                Cell(" · ".join(said for said in (settings(m) for m in _chosen(run)) if said) or DASH),
                 Cell(f"{artifact.kind}, {claims[run.name].shown}" if artifact else DASH),
                 Cell(str(run.steps[-1].step) if run.steps else DASH, value=run.steps[-1].step if run.steps else None),
                 *(_fact(run.provenance, field, write) for field, write in COSTS),
@@ -200,6 +201,12 @@ def run_table(runs: Sequence[RunRecord], claims: Mapping[str, Claim]) -> Table |
     numbers = ["steps", "time", "processor time", "peak memory"]
     columns = [Column(h) for h in heads] + [Column(n, True) for n in numbers] + [Column(label) for label in differing]
     return Table("runs", "How each artifact was made.", tuple(columns), tuple(rows))
+
+
+def _chosen(run: RunRecord) -> list[dict[str, Any]]:
+    """The method's fields, and how the weights were moved."""
+    moved = run.provenance.settings if run.provenance else {}
+    return [*([run.artifact.method] if run.artifact else []), {name.replace("_", " "): value for name, value in moved.items()}]
 
 
 def _fact(provenance: Provenance | None, field: str, write: str) -> Cell:

@@ -1,10 +1,12 @@
 """Writes and reads checkpoints of a run: trained weights, AdamW's moments and the method's carried tensors."""
 
+import errno
 import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from expunge.errors import ExpungeError
+from expunge.folders import RESERVED, size_text
 from expunge.models.checkpoint import save_tensors
 from expunge.models.save import model_bytes
 from expunge.training.settings import Training
@@ -68,15 +71,38 @@ def save_checkpoint(
             shutil.rmtree(old)
 
 
+@contextmanager
+def reserved(folder: Path, trained: Mapping[str, nn.Parameter], *, write: bool) -> Iterator[None]:
+    """Holds the room of the last checkpoint, which has no moments, while the steps are done: a disk that others fill meanwhile
+    costs none of them. The room is free again when the block is left. On systems that cannot reserve room, nothing is held."""
+    nbytes = sum(parameter.numel() * parameter.element_size() for parameter in trained.values())
+    if not (write and nbytes and hasattr(os, "posix_fallocate")):
+        yield
+        return
+    file = folder / RESERVED
+    try:
+        try:
+            with open(file, "wb") as stream:
+                os.posix_fallocate(stream.fileno(), 0, nbytes)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise ExpungeError(
+                    f"{folder} has no room for the last checkpoint ({size_text(nbytes)}); make room, then go on with --resume"
+                ) from error
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
 def disk_bytes(model: nn.Module, chosen: Collection[str], training: Training) -> int:
-    """Returns the most that a run has on disk at once: two checkpoints while one replaces the other, or the last one and the
-    artifact."""
+    """Returns the most that a run has on disk at once: two checkpoints while one replaces the other, and the room for the last;
+    or the last one and the artifact."""
     sizes = [(n, p.shape, p.numel() * p.element_size()) for n, p in model.named_parameters() if n in chosen]
     if training.lora:
         trained = sum(4 * training.lora_rank * sum(shape[-2:]) for _, shape, _ in sizes if len(shape) > 1)
-        return 3 * 2 * trained
+        return (3 * 2 + 1) * trained
     trained = sum(size for _, _, size in sizes)
-    return max(2 * 3 * trained, 3 * trained + trained, trained + model_bytes(model))
+    return max((2 * 3 + 1) * trained, trained + model_bytes(model))
 
 
 def load_checkpoint(

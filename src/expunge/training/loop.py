@@ -29,7 +29,7 @@ from expunge.models.blocks import blocks_of
 from expunge.processes import join
 from expunge.progress import Progress
 from expunge.training.batches import MicroBatch, count_pieces, micro_batches
-from expunge.training.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint, whole
+from expunge.training.checkpoints import latest_checkpoint, load_checkpoint, reserved, save_checkpoint, whole
 from expunge.training.data import StepRows, TrainingData
 from expunge.training.pairs import Pairs
 from expunge.training.pairs import share as shared
@@ -102,7 +102,9 @@ def train(
     began = time.process_time()
     plan = Pairs(len(data.forget), len(data.retain), training.batch_size, training.seed, data.parts)
     plan.check_shares(accelerator.num_processes)
-    steps = training.steps or plan.total_steps(training.epochs)
+    steps, peak = training.steps, training.learning_rate
+    if steps == "auto" or peak == "auto":
+        raise ValueError("the settings are not resolved: `training.defaults.resolve` puts numbers in the place of `auto`")
     memory = PeakMemory()
     model = set_trainable(model, select_weights(model, method, training), training).to(accelerator.device)
     trained = _distribute(model, training, accelerator)
@@ -119,9 +121,11 @@ def train(
     log, first = folder / "metrics.jsonl", accelerator.is_main_process
     if first:
         _cut_log(log, state.step)
-    peak = training.learning_rate or method.learning_rate * (10 if training.lora else 1)
+    if watch is not None:
+        watch.mark(trained.values())
     model.train()
-    with Progress(method.method_name(), steps, start=state.step, quiet=quiet or not first) as progress:
+    bar = Progress(method.method_name(), steps, start=state.step, quiet=quiet or not first)
+    with reserved(folder, trained, write=first), bar as progress:
         while state.step < steps and state.stopped is None:
             rate = peak * _warp(state.step, steps, training)
             try:
@@ -136,12 +140,15 @@ def train(
             accelerator.log({"loss": line["loss"], **line["parts"]}, step=state.step)
             progress.advance(1, _note(line))
             if watch is not None and state.step % training.stop_every == 0 and state.step < steps:
+                before = state.resting
                 with accelerator.autocast():
-                    state.stopped, state.resting = watch.check(model)
+                    state.stopped, state.resting = watch.check(model, list(trained.values()), resting=before)
+                if state.resting != before:
+                    _clear_momentum(state)
             if state.stopped is None and state.step % training.stop_every == 0 and state.step < steps:
                 with torch.no_grad(), accelerator.autocast():
                     state.stopped = method.finished(model, probes, table.prepared)
-            if state.step % training.checkpoint_every == 0 and state.step < steps:
+            if _checkpoint_is_due(state.step, training, watch) and state.step < steps:
                 _save(state, folder, write=first)
     if state.step > began_at:  # so that an artifact that cannot be written costs no step
         _save(state, folder, write=first, moments=False)
@@ -295,6 +302,19 @@ def _average_gradients(parameters: Iterable[nn.Parameter]) -> None:
         pending.append(torch.distributed.all_reduce(parameter.grad, async_op=True))
     for work in pending:
         work.wait()
+
+
+def _clear_momentum(state: _State) -> None:
+    """Forgetting would go on by itself for some ten steps after its terms began to rest, and repair after they came back."""
+    for moments in state.optimizer.state.values():
+        moments["exp_avg"].zero_()
+
+
+def _checkpoint_is_due(step: int, training: Training, watch: Watch | None) -> bool:
+    """Every `checkpoint_every` steps; of a run that stops by itself at the next check, whose weights may be gone back to."""
+    if watch is None:
+        return step % training.checkpoint_every == 0
+    return step % training.stop_every == 0 and step % training.checkpoint_every < training.stop_every
 
 
 def _save(state: _State, folder: Path, *, write: bool, moments: bool = True) -> None:

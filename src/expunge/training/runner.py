@@ -15,13 +15,18 @@ from expunge.models.fused import available, fused
 from expunge.models.save import save_model
 from expunge.runner import AnyRun, Context, Made, Runner
 from expunge.self_check import measure, self_check
+from expunge.spec import Run
 from expunge.training.alternates import with_alternates
 from expunge.training.checkpoints import disk_bytes
 from expunge.training.data import encode_data
+from expunge.training.defaults import resolve
 from expunge.training.limits import bounded, check_dtype, checked_rows, lost_answers
 from expunge.training.loop import train
 from expunge.training.settings import Training
 from expunge.training.weights import select_weights
+
+CHOSEN = {"learning_rate", "steps", "epochs", "batch_size", "stop_when_unknown"}
+"""Fields of the training that provenance.json and the report name."""
 
 
 def check(run: AnyRun, request: Request) -> None:
@@ -33,8 +38,6 @@ def check(run: AnyRun, request: Request) -> None:
         raise ExpungeError(
             f"{method.method_name()} needs a retain set; give --retain, or --retain-loss none where the method has it"
         )
-    if run.training.stop_when_unknown and not request.holdout:
-        raise ExpungeError("--stop-when-unknown compares with rows that the model never saw; give them as --holdout")
     if method.uses_refusals and any(e.prompt is None for e in request.forget):
         raise ExpungeError(
             f"{method.method_name()} answers prompts with a refusal, and the forget set has raw text; give prompt and response"
@@ -61,12 +64,17 @@ def produce(context: Context) -> Made:
     before = measure(model, encoder, context.request) if context.checks_itself else None
     with _kernels(model, run.training):
         trained = train(model, method, data, run.training, context.out, quiet=context.quiet)
-    notes = "Trained for {} steps on {}. {}{}".format(
+    notes = "Trained for {} steps with a peak learning rate of {} on {}. {}{}".format(
         trained.steps,
+        run.training.learning_rate,
         ", ".join(f"{len(v)} {k} examples" for k, v in run.row_sets(context.request).items()),
         " ".join(said for said in (selection.said, data.smaller(run.training.batch_size), lost) if said),
         f" Stopped early: {trained.stopped}." if trained.stopped else "",
     )
+    if isinstance(run, Run) and context.request.holdout and not run.holdout:
+        notes += (
+            " The holdout examples are the forget examples with other names, made to tell how probable answers never seen are."
+        )
     if goes_on:
         notes += f" The adapter {context.start.place} was trained further, with its own rank and scale."
     kind: Kind = "adapter" if run.training.lora else "weights"
@@ -74,9 +82,11 @@ def produce(context: Context) -> Made:
     write = partial(save_model, model=trained.model, tokenizer=tokenizer, format=run.format, weights=trained.gathered)
     found = None
     if before is not None:
-        rate = run.training.learning_rate or method.learning_rate * (10 if run.training.lora else 1)
+        rate = run.training.learning_rate
+        assert rate != "auto"  # `resolve` has chosen one
         found = self_check(before, measure(trained.model, encoder, context.request), context.request, rate)
-    return Made(kind, notes, write, *trained[2:], adapter_goes_on=goes_on, self_check=found)
+    settings = run.training.model_dump(mode="json", include=CHOSEN)
+    return Made(kind, notes, write, *trained[2:], settings=settings, adapter_goes_on=goes_on, self_check=found)
 
 
 def _kernels(model: PreTrainedModel, training: Training) -> AbstractContextManager[int]:
@@ -86,7 +96,7 @@ def _kernels(model: PreTrainedModel, training: Training) -> AbstractContextManag
     return fused(model) if wanted else nullcontext(0)
 
 
-RUNNER = Runner(check, produce, spreads=False)
+RUNNER = Runner(check, produce, spreads=False, resolve=resolve)
 
 
 def _method(run: AnyRun) -> TrainingMethod:

@@ -1,12 +1,23 @@
 """Defines the training settings: learning rate, length, batch, precision, adapters, sharding."""
 
 import math
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
 from expunge.described import Described
 from expunge.records import Seed
+
+Auto = Literal["auto"]
+
+
+def _auto(value: object) -> object:
+    return "auto" if value is None else value
+
+
+Rate = Annotated[Annotated[float, Field(gt=0)] | Auto, BeforeValidator(_auto)]
+Count = Annotated[Annotated[int, Field(ge=1)] | Auto, BeforeValidator(_auto)]
+"""A number, or left to expunge."""
 
 
 class Training(Described):
@@ -21,12 +32,12 @@ class Training(Described):
             raise ValueError("nan is not a number")
         return value
 
-    learning_rate: float | None = Field(None, gt=0)
-    """Peak learning rate of AdamW; left out, the method's own default (ten times that with LoRA)."""
-    epochs: float = Field(5.0, gt=0)
-    """Passes over the forget set; ignored when `steps` is given."""
-    steps: int | None = Field(None, ge=1)
-    """Optimizer steps."""
+    learning_rate: Rate = "auto"
+    """Peak learning rate of AdamW. auto: the method's own at 7 billion weights, more for smaller models and LoRA."""
+    epochs: Rate = "auto"
+    """Passes over the forget set; ignored when `steps` is given. auto: until the answers are unknown, or 10."""
+    steps: Count = "auto"
+    """Optimizer steps. auto: by `epochs`; where that is auto too, at least 60, and 200 with `stop_when_unknown`."""
     batch_size: int = Field(32, ge=1)
     """Forget rows of one step over all processes, and as many retain rows; a set with fewer rows is in each step as a whole."""
     micro_batch_size: int | None = Field(None, ge=1)
@@ -63,12 +74,16 @@ class Training(Described):
     """Steps between checkpoints, from which `--resume` goes on."""
     stop_when_unknown: bool = False
     """Stop as soon as the forget answers are no more probable than the holdout answers, which nobody taught the model:
-    forgetting goes as far as never having known, and no further. Needs a holdout set."""
+    forgetting goes as far as never having known, and no further. Without a holdout set the forget rows under other names are
+    it. Switched on where steps, epochs and `until` are left out and the method forgets answers."""
+    until: Annotated[float, Field(gt=0, lt=1)] | Literal["never-seen"] | None = None
+    """Forget until the mean probability of the forget answers is this, and no further; `never-seen` is `stop_when_unknown`. auto
+    steps are then as many as that allows."""
     keep_retain: float = Field(0.95, ge=0, le=1)
-    """With `stop_when_unknown`: whenever the retain answers are less than this share as probable as before the run, steps on the
+    """Of a run that stops by itself: whenever the retain answers are less than this share as probable as before, steps on the
     retain rows alone bring them back before forgetting goes on. 0: never."""
     stop_every: int = Field(5, ge=1)
-    """Steps between the checks whether to stop: of `stop_when_unknown`, and of a method's own rule."""
+    """Steps between the checks whether to stop: of `stop_when_unknown`, `until`, and of a method's own rule."""
     shard: Literal["none", "fsdp2"] = "none"
     """Under torchrun: none is data parallel with a copy on every process, fsdp2 shards weights and moments."""
     track: Literal["none", "wandb", "mlflow", "tensorboard"] = "none"

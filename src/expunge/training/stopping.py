@@ -1,21 +1,30 @@
-"""Measures how far a run has forgotten, and decides when to stop and when to train on the retain rows only.
+"""Measures how far a run has forgotten, and decides when to stop, to undo part of a step, or to train on the retain rows only.
 
-A run should forget until the forget answers are as improbable as those of rows that the model never saw, and then stop. Most
-methods also lose some of the retain set, and further steps of both terms would restore it only while forgetting too much.
-Therefore, whenever the retain answers are less probable than allowed, only the retain terms of the loss are trained until the
-next check.
+A run should forget until the forget answers are as improbable as those of rows that the model never saw (`stop_when_unknown`), or
+as improbable as asked for (`until`), and then stop. A step often goes too far, so the weights are then set to a point between
+those of the last check and the current ones at which the answers are as improbable as they should be. Most methods also lose some
+of the retain set, and further steps of both terms would restore it only while forgetting too much. Therefore, whenever the retain
+answers are less probable than allowed, only the retain terms of the loss are trained until the next check.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from expunge.methods.training.base import TrainingMethod
 from expunge.training.data import TrainingData
 from expunge.training.reference import mean_answer_probability
 from expunge.training.settings import Training
+
+CLOSE = 0.01
+"""Probability below the target that is no overshoot."""
+HALVINGS = 8
+"""Most of them of the way between two checks; the point that is found is then within 1/256 of it."""
+FAR = 0.25
+"""Where forget answers are still so much more probable than rows never seen were before the run, those are not measured."""
 
 
 class Verdict(NamedTuple):
@@ -25,36 +34,82 @@ class Verdict(NamedTuple):
     """The terms that are not about the retain rows rest until the next check."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Watch:
-    """The measurements of `stop_when_unknown`: mean answer probabilities of forget, holdout and retain rows."""
+    """The measurements of a run that stops by itself: mean answer probabilities of forget, holdout and retain rows."""
 
     data: TrainingData
     device: torch.device
     least_kept: float | None
     """Retain probability at which a run may end; nothing where the method has no retain rows."""
+    until: float | None
+    """The forget probability to stop at; nothing where that is the one of the holdout rows."""
+    unseen: float
+    """The target before the run: of the holdout rows, or `until`."""
+    marked: list[Tensor] = field(default_factory=list)
+    """The trained weights at the last check, in the place of a step that went too far."""
 
     @classmethod
     def of(
         cls, model: nn.Module, method: TrainingMethod, data: TrainingData, training: Training, device: torch.device
     ) -> "Watch | None":
         """Made with the start model; nothing where the run does not stop by itself."""
-        if not training.stop_when_unknown:
+        until = training.until if isinstance(training.until, float) else None
+        if until is None and not training.stop_when_unknown:
             return None
         kept = None
         if "retain" in method.row_sets and data.retain and training.keep_retain > 0:
             kept = training.keep_retain * mean_answer_probability(model, data.retain, data.pad_id, device)
-        return cls(data, device, kept)
+        unseen = until if until is not None else mean_answer_probability(model, data.holdout, data.pad_id, device)
+        return cls(data, device, kept, until, unseen)
 
-    def check(self, model: nn.Module) -> Verdict:
+    def mark(self, weights: Iterable[nn.Parameter]) -> None:
+        """Remembers the trained weights as they are at a check."""
+        self.marked = [weight.detach().clone() for weight in weights]
+
+    def check(self, model: nn.Module, weights: Sequence[nn.Parameter], *, resting: bool) -> Verdict:
+        """Says what comes next; where the steps since the last check went too far, `weights` are set to a point on their way.
+
+        resting  those steps were about the retain rows alone, so they are not taken back
+        """
+        known, target = self._distance(model)
+        if known < target - CLOSE and self.marked and not resting:
+            known, target = self._step_back(model, weights)
+        self.mark(weights)
         kept = None
         if self.least_kept is not None:
             kept = mean_answer_probability(model, self.data.retain, self.data.pad_id, self.device)
             if kept < self.least_kept:
                 return Verdict(resting=True)
-        known = mean_answer_probability(model, self.data.forget, self.data.pad_id, self.device)
-        never = mean_answer_probability(model, self.data.holdout, self.data.pad_id, self.device)
-        if known > never:
+        if known > target:
             return Verdict()
-        reason = f"forget answers (mean probability {known:.3f}) are no more probable than holdout answers ({never:.3f})"
+        wanted = f"than was asked for ({target:g})" if self.until is not None else f"than holdout answers ({target:.3f})"
+        reason = f"forget answers (mean probability {known:.3f}) are no more probable {wanted}"
         return Verdict(reason if kept is None else f"{reason}, and retain answers are kept ({kept:.3f})")
+
+    def _distance(self, model: nn.Module) -> tuple[float, float]:
+        """(probability of the forget answers, the one that they are to have)."""
+        known = mean_answer_probability(model, self.data.forget, self.data.pad_id, self.device)
+        if self.until is not None or known > self.unseen + FAR:
+            return known, self.unseen
+        return known, mean_answer_probability(model, self.data.holdout, self.data.pad_id, self.device)
+
+    @torch.no_grad()
+    def _step_back(self, model: nn.Module, weights: Sequence[nn.Parameter]) -> tuple[float, float]:
+        """Sets the weights to the first point on their way since the last check, to 1/256, at which the answers are unknown."""
+        ends = [weight.detach().clone() for weight in weights]
+        low, high, found = 0.0, 1.0, self._distance(model)
+        for _ in range(HALVINGS):
+            share = (low + high) / 2
+            for weight, begin, end in zip(weights, self.marked, ends, strict=True):
+                weight.copy_(begin + (end - begin) * share)
+            known, target = self._distance(model)
+            if known > target:
+                low = share
+            else:
+                high, found = share, (known, target)
+            if target - CLOSE <= known <= target:
+                return known, target
+        for weight, begin, end in zip(weights, self.marked, ends, strict=True):
+            weight.copy_(begin + (end - begin) * high)
+        return found

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
 
 from expunge.data.encode import Encoder, Tokens
 from expunge.data.example import Example, Request
@@ -159,7 +159,9 @@ class TrainingMethod(Spec):
 
     family: ClassVar[Family] = "training"
     learning_rate: ClassVar[float] = 1e-5
-    """Learning rate for full weights if the run gives none; LoRA takes ten times as much."""
+    """Learning rate for full weights of a model of 7 billion; `auto` follows from it (training/defaults.py)."""
+    aims_at_unknown: ClassVar[bool] = False
+    """Whether the forget answers should become as improbable as those of rows never seen, so that a run may stop there."""
 
     parameters: str = ".*"
     """Regular expression; the weights whose full name it matches are trained, all others are frozen."""
@@ -199,6 +201,15 @@ class TrainingMethod(Spec):
         """Whether each term is a mean over rows of values that depend on one row only, so that a step may be split and sorted
         by length."""
         return True
+
+    @property
+    def leaves_depth_open(self) -> bool:
+        """Whether a field is to follow from the number of the model's blocks."""
+        return False
+
+    def for_depth(self, blocks: int) -> Self:
+        """With the fields that it leaves to the depth of the model, which has so many blocks."""
+        return self
 
     def candidates(self, model: nn.Module) -> set[str]:
         """Returns the weights among which `parameters` selects; all, unless a method is defined for weights of certain roles."""

@@ -25,6 +25,8 @@ class GradientAscent(TrainingMethod):
     purpose: ClassVar[str] = "a baseline: the simplest way to make answers improbable"
     weakness: ClassVar[str] = "destroys the model within a few steps"
 
+    aims_at_unknown: ClassVar[bool] = True
+
     name: Literal["gradient_ascent"] = "gradient_ascent"
 
     def terms(self, model: nn.Module, batch: Batch) -> Iterator[Term]:

@@ -25,6 +25,8 @@ class IDK(WithRetain):
     purpose: ClassVar[str] = "a refusal in place of the answer"
     weakness: ClassVar[str] = "the answer comes back once its beginning is given"
 
+    aims_at_unknown: ClassVar[bool] = False
+
     name: Literal["idk"] = "idk"
 
     @property

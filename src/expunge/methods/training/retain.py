@@ -11,7 +11,7 @@ padding positions, and therefore depends on the padding. That is not reproduced.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -27,6 +27,8 @@ RetainLoss = Literal["cross_entropy", "kl", "none"]
 
 class WithRetain(TrainingMethod):
     """Base class of methods of the form forget_weight * forget term + retain_weight * retain term."""
+
+    aims_at_unknown: ClassVar[bool] = True
 
     forget_weight: float = Field(1.0, ge=0)
     """Factor of the forget term (gamma)."""

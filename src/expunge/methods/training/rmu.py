@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -74,8 +74,9 @@ class RMU(TrainingMethod):
     learning_rate: ClassVar[float] = 5e-5
 
     name: Literal["rmu"] = "rmu"
-    layer: int = 7
-    """Block whose output the loss reads, counted from 0 (published: 7 of 32). Negative: counted from the end."""
+    layer: int | Literal["auto"] = "auto"
+    """Block whose output the loss reads, counted from 0. Negative: counted from the end. auto: 7/32 of the depth, as published,
+    and at least 2, so that three blocks are trained."""
     edited: tuple[int, ...] = ()
     """Blocks whose weights are trained; default: `layer` and the two before it."""
     role: Literal["down_proj", "attention_out"] = "down_proj"
@@ -117,6 +118,13 @@ class RMU(TrainingMethod):
     @property
     def rows_are_independent(self) -> bool:
         return self.compat == "none"  # pads, which depend on the neighbors, count in the release
+
+    @property
+    def leaves_depth_open(self) -> bool:
+        return self.layer == "auto"
+
+    def for_depth(self, blocks: int) -> Self:
+        return self.model_copy(update={"layer": published_layer(blocks)}) if self.layer == "auto" else self
 
     def candidates(self, model: nn.Module) -> set[str]:
         from expunge.models.blocks import blocks_of
@@ -248,8 +256,9 @@ class RMU(TrainingMethod):
                 )
 
     def _layer(self, places: Blocks) -> int:
-        places.block(self.layer)  # raises where there is none
-        return self.layer % places.count
+        layer = published_layer(places.count) if self.layer == "auto" else self.layer
+        places.block(layer)  # raises where there is none
+        return layer % places.count
 
     def _edited(self, places: Blocks) -> list[int]:
         layer = self._layer(places)
@@ -261,6 +270,11 @@ class RMU(TrainingMethod):
         if edited[-1] > layer:
             raise ExpungeError(f"block {edited[-1]} is to be edited, but the loss reads block {layer} and never sees it")
         return edited
+
+
+def published_layer(blocks: int) -> int:
+    """The block at 7/32 of the depth, not before the third one where there are three."""
+    return min(max(round(blocks * 7 / 32), 2), blocks - 1)
 
 
 def _of(values: tuple[float, ...], part: int) -> tuple[float, ...]:

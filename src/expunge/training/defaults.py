@@ -1,0 +1,86 @@
+"""Chooses the settings that a run leaves to expunge, from what is there: rows, size of the model, full weights or adapters.
+
+    learning rate   the method's own, which suits a model of 7 billion weights, times (7e9 / weights)^0.4, and ten times that for
+                    adapters. Small models need larger steps: 260 thousand weights forget twenty rows at 6e-4 and not at 1e-5,
+                    a million at 3e-4, and published runs with 7 billion take 1e-5 (1e-4 with adapters)
+    length          until the forget answers are as improbable as those of rows never seen (`stop_when_unknown`), within 200 steps
+                    or 10 epochs, whichever is more; 10 epochs and at least 60 steps for methods that do not aim at that, and for
+                    rows without names, of which no rows never seen can be made
+    stops           are looked for after every step while that costs little, which is up to 128 forget rows
+
+docs/training.md has the measurements.
+"""
+
+from typing import TypeVar
+
+from expunge.data.example import Request
+from expunge.data.never_seen import never_seen
+from expunge.errors import ExpungeError
+from expunge.methods.training.base import TrainingMethod
+from expunge.runner import AnyRun
+from expunge.spec import Run
+from expunge.start import Start
+from expunge.training.pairs import Pairs
+
+Kind = TypeVar("Kind", bound=AnyRun)
+
+USUAL_SIZE = 7e9
+"""Weights of the models that the methods' own learning rates were published for."""
+EXPONENT = 0.4
+ADAPTERS = 10
+EPOCHS, LEAST_STEPS, MOST_STEPS = 10.0, 60, 200
+FEW_ROWS = 128
+
+
+def resolve(run: Kind, request: Request, start: Start) -> tuple[Kind, Request]:
+    """The run with a value in the place of every `auto`, and the request with rows never seen where the run compares with such.
+
+    Raises ExpungeError where the run is to stop at the level of rows never seen, and there are none and none can be made.
+    """
+    method, training = run.method, run.training
+    assert isinstance(method, TrainingMethod)  # the family says so
+    rows = len(request.forget)
+    changes: dict[str, object] = {}
+    if training.learning_rate == "auto" or method.leaves_depth_open:
+        size = start.size(trust_remote_code=run.trust_remote_code)
+        method = method.for_depth(size.blocks)
+        if training.learning_rate == "auto":
+            changes["learning_rate"] = learning_rate(method, size.weights, lora=training.lora)
+    open_length = training.steps == "auto" and training.epochs == "auto"
+    asked = training.stop_when_unknown or training.until == "never-seen"
+    if asked and isinstance(training.until, float):
+        raise ExpungeError("--until and --stop-when-unknown both say how far to forget; give one of them")
+    stops = asked or (open_length and method.aims_at_unknown and training.until is None)
+    if stops and not request.holdout:
+        made = never_seen(request.forget, request.retain, training.seed)
+        if not made and asked:
+            raise ExpungeError(
+                "--stop-when-unknown compares with rows that the model never saw; none can be made of rows without names in "
+                "their prompts, so give them as --holdout"
+            )
+        stops = bool(made)
+        request = Request(request.forget, request.retain, made, refusals=request.refusals, forget_sources=request.forget_sources)
+    changes["stop_when_unknown"] = stops
+    stops = stops or isinstance(training.until, float)
+    if open_length and stops and rows <= FEW_ROWS:
+        changes["stop_every"] = 1
+    plan = Pairs(rows, 0, training.batch_size, training.seed, method.forget_parts(request))
+    if training.steps != "auto":
+        steps = training.steps
+    elif training.epochs != "auto":
+        steps = plan.total_steps(training.epochs)
+    else:
+        steps = max(plan.total_steps(EPOCHS), MOST_STEPS if stops else LEAST_STEPS)
+    changes["steps"] = steps
+    if training.epochs == "auto":
+        changes["epochs"] = round(steps * min(training.batch_size, rows) / rows, 2)
+    resolved: dict[str, object] = {"training": training.model_copy(update=changes)}
+    if isinstance(run, Run):
+        resolved["method"] = method
+    return run.model_copy(update=resolved), request
+
+
+def learning_rate(method: TrainingMethod, weights: int, *, lora: bool) -> float:
+    """The peak learning rate for a model of so many weights, to two digits."""
+    rate = method.learning_rate * (USUAL_SIZE / weights) ** EXPONENT * (ADAPTERS if lora else 1)
+    return float(f"{rate:.1e}")
