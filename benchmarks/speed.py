@@ -68,8 +68,8 @@ def evaluated(args: argparse.Namespace) -> dict[str, Any]:
     model, tokenizer = load(args.model)
     suite = Tofu(forget="forget01").build(args.data / "tofu")
     if args.part == "scoring":
-        kept = {task: tuple(m for m in task.metrics if "generated" not in m.needs) for task in suite.tasks}
-        suite = replace(suite, tasks=tuple(replace(t, metrics=m) for t, m in kept.items()), summarize=lambda _: [])
+        tasks = [replace(t, metrics=tuple(m for m in t.metrics if "generated" not in m.needs)) for t in suite.tasks]
+        suite = replace(suite, tasks=tuple(tasks), summarize=lambda _: [])
     count, began = counted(), time.process_time()
     if args.eager:
         return {"values": eager_scores(model, tokenizer, suite, args), "work": time.process_time() - began, "tokens": count[0]}

@@ -82,6 +82,18 @@ def test_rows_that_are_too_long_for_a_mask_are_scored_too(pico_llama: LlamaForCa
     assert len(passes) == 4  # letters; masked rows; beginnings of the others, and their ends
 
 
+def test_long_ends_are_read_in_rows_of_their_own(pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one row of 92 tokens most pairs would be hidden from each other; in one of 20 few are."""
+
+    def question(length: int) -> list[Encoded]:
+        return [Encoded((1, 7, 8, 9, *(10 + (i * (a + 3)) % 60 for i in range(length))), 4, False) for a in range(4)]
+
+    passes = counted(pico_llama, monkeypatch)
+    found = score(pico_llama, [question(5), question(23)])
+    assert len(passes) == 3  # one row for the short ends; the beginning of the long ones, and these
+    assert_same(found, full(pico_llama, [question(5), question(23)]))
+
+
 def test_answers_that_begin_alike_share_more_than_the_prompt(pico_llama: LlamaForCausalLM) -> None:
     prompt, same = (1, 7, 8, 9), (20, 21, 22)
     question = [Encoded((*prompt, *same, *rest), len(prompt), False) for rest in ((30,), (31, 32), (33, 34, 35))]

@@ -6,8 +6,9 @@ Four answers to one question are four sequences with the same prompt. Four cases
   logits of every answer;
 * longer: one row holds the common beginning and then the ends of all answers, which do not attend to each other. One pass without
   a cache: a tenth to a fifth less time than a second pass over the ends;
-* longer, for models that take no such attention mask, and for very long prompts: the beginning once, and the ends in separate
-  rows that continue from its repeated key-value cache;
+* longer, for models that take no such attention mask, for very long prompts, and for ends so long that most of what they would
+  attend to in one row is hidden from them: the beginning once, and the ends in separate rows that continue from its repeated
+  key-value cache;
 * longer, for models where neither gives the right values (`shortcuts`), or for models with hooks (a guard needs real rows): full
   passes.
 
@@ -30,7 +31,7 @@ from expunge.devices import out_of_memory
 from expunge.evaluation.processes import dealt
 from expunge.evaluation.shortcuts import Shortcuts, sees, shortcuts_of
 from expunge.evaluation.token_stats import TokenDistribution, TokenStats
-from expunge.models.limits import check_embedded, padding
+from expunge.models.limits import check_embedded, padding, text_config
 from expunge.models.load import causal_model
 from expunge.models.logprobs import cached_logits, logits_at
 from expunge.models.vocabulary import label_distribution, peaks
@@ -106,9 +107,10 @@ def score_answers(
     costs = [len(group.shared) + group.more for group in groups]
     if can.padding:
         costs = [-(-cost // WIDTH) * WIDTH for cost in costs]
+    wide = text_config(model).hidden_size
     ways: dict[Way, list[int]] = {_letters: [], _tree: [], _repeated: []}
     for g, group in enumerate(groups):
-        tree = can.tree and (costs[g] <= MASKED or not can.cache)
+        tree = can.tree and (not can.cache or (costs[g] <= MASKED and _pays_in_one_row(group, wide)))
         ways[_letters if not group.more else _tree if tree else _repeated].append(g)
     batches = [
         (way, [mine[i] for i in batch])
@@ -158,6 +160,17 @@ def _batch(
     return [
         stats for part in (chosen[:half], chosen[half:]) for stats in _batch(model, groups, pad_id, distribution, (way, part))
     ]
+
+
+def _pays_in_one_row(group: _Group, wide: int) -> bool:
+    """Whether one row with all ends costs less than a second pass over them.
+
+    In one row every token is multiplied with every other, also where the mask then hides it: 4 D operations a pair, where a
+    token's matrix products take about 24 D^2. A second pass pads the ends, which is about a seventh of these products.
+    """
+    begun, whole = len(group.shared), len(group.shared) + group.more
+    needed = begun**2 + sum(len(end) * (begun + len(end)) for end in group.ends)
+    return whole**2 - needed <= wide * whole
 
 
 def _split(answers: Answers, can: Shortcuts) -> list[list[int]]:
