@@ -88,6 +88,14 @@ def test_the_artifact_of_two_processes_is_whole(folders: Path, shard: str) -> No
     assert steps == [1, 2, 3]
 
 
+@pytest.mark.parametrize("shard", ["none", "fsdp2"])
+def test_the_self_check_of_two_processes_is_that_of_one(folders: Path, shard: str) -> None:
+    one, two = (json.loads((folders / f"dpo-{name}/provenance.json").read_text())["self_check"] for name in ("one", shard))
+    assert one["rows"] == two["rows"] == {"forget": 5, "retain": 4}
+    for when in ("before", "after"):
+        assert two[when] == pytest.approx(one[when], rel=1e-3)
+
+
 def test_a_tied_head_that_was_sharded_is_stored_once(folders: Path) -> None:
     found, start = load_file(folders / "tied/artifact/model.safetensors"), load_file(folders / "tied_base/model.safetensors")
     assert found.keys() == start.keys()
