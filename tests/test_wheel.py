@@ -1,4 +1,4 @@
-"""The wheel holds everything that an installed expunge reads: modules, recipes, templates; and works away from the source tree."""
+"""The wheel holds every file that an installed expunge reads (modules, recipes, templates), and works away from the sources."""
 
 import os
 import subprocess
