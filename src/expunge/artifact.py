@@ -160,6 +160,7 @@ def _check_written(folder: Path, kind: Kind) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
+    """Reads expunge.json. Raises ExpungeError if it is not a manifest of this version."""
     path = folder / "expunge.json"
     try:
         return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
@@ -214,12 +215,14 @@ def _claim_line(kind: Kind) -> str:
 
 
 def check_present(folder: Path, manifest: Manifest) -> None:
+    """Raises ExpungeError if a listed file is missing."""
     for name in manifest.files:
         if not (folder / name).is_file():
             raise ExpungeError(f"{folder / name} is listed in expunge.json and missing; the artifact is not complete")
 
 
 def check_sum(folder: Path, manifest: Manifest, name: str) -> None:
+    """Raises ExpungeError if a file differs from its checksum."""
     if file_hash(folder / name) != manifest.files[name]:
         raise ExpungeError(f"{folder / name} differs from its checksum in expunge.json; do not use this artifact")
 

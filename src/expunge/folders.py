@@ -132,7 +132,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def lock_file(path: Path, folder: Path) -> Iterator[None]:
-    """Does the same with a lock file elsewhere, for a folder that is itself replaced."""
+    """Does the same with a lock file elsewhere, for a folder that is itself replaced. Raises ExpungeError if another command
+    holds the lock, or the file cannot be written."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -280,7 +281,8 @@ def keep_command(folder: Path, words: Iterable[str]) -> None:
 
 
 def kept_command(folder: Path) -> list[str]:
-    """Returns the words with which an unfinished evaluation or merge was begun, and changes to its working directory."""
+    """Returns the words with which an unfinished evaluation or merge was begun, and changes to its working directory. Raises
+    ExpungeError if they cannot be read."""
     try:
         kept = json.loads((folder / COMMAND).read_text(encoding="utf-8"))
         words, place = [str(word) for word in kept["words"]], str(kept["folder"])

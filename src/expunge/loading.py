@@ -143,7 +143,7 @@ def open_model(
     force: bool = False,
     verify: bool = False,
 ) -> Opened:
-    """Loads a model as `load` does, and returns its fingerprint too."""
+    """Loads a model as `load` does, and returns its fingerprint too. Raises ExpungeError as `load` does."""
 
     def weights(place: str, revision: str | None = None) -> "PreTrainedModel":
         return load_model(

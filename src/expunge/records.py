@@ -264,6 +264,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
 
 
 def read_evaluation(path: Path) -> Evaluation:
+    """Reads SUITE.json. Raises ExpungeError if it is not a scores file."""
     try:
         return Evaluation.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

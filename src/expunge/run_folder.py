@@ -55,7 +55,8 @@ class RunFolder:
         self._stack.close()
 
     def prepare(self) -> None:
-        """Prepares the folder, after the last check of the input and before the first file; may be called again."""
+        """Prepares the folder, after the last check of the input and before the first file; may be called again. Raises
+        ExpungeError if the folder cannot be written, or another command has made it."""
         if self._ready:
             return
         self.before()

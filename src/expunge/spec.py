@@ -172,6 +172,7 @@ def to_yaml(value: BaseModel) -> str:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file that holds a mapping. Raises ExpungeError for any other file."""
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The closed list of attacks: attempts to bring the knowledge back, from the cheapest to the most expensive.
+"""Lists the attacks: attempts to recover forgotten knowledge, from the cheapest to the most expensive.
 
 A new attack is one file here and one line in ATTACKS.
 """
@@ -39,7 +39,7 @@ ATTACKS: tuple[type[AttackSpec], ...] = (
 
 
 def attack_class(name: str) -> type[AttackSpec]:
-    """The attack of that name."""
+    """Returns the attack of that name. Raises ExpungeError, with the nearest name, for an unknown one."""
     known = {attack.attack_name(): attack for attack in ATTACKS}
     if name not in known:
         raise ExpungeError(f"there is no attack '{name}'{nearest(name, known)}; there are {', '.join(known)}")
@@ -49,7 +49,7 @@ def attack_class(name: str) -> type[AttackSpec]:
 def named(
     names: Sequence[str], *, preset: str | None = None, budget: str = "small", fields: dict[str, Any] | None = None
 ) -> dict[str, AttackSpec]:
-    """Label -> attack, of names such as `relearn`, `relearn:lucki` or `ladder` (all of them).
+    """Returns label -> attack for names such as `relearn`, `relearn:lucki` or `ladder` (all of them).
 
     preset   published settings, for every named attack
     budget   small (the defaults) or paper

@@ -1,4 +1,5 @@
-"""The contract of an attack: a frozen value with its budget, and one function from a model and facts to what came back.
+"""Defines the interface of attacks: a frozen value with its budget, and one function from a model and facts to what was
+recovered.
 
 Two shapes follow one contract. An attack on inputs leaves the model alone and asks in other ways, or optimizes an input. An
 attack on the model changes weights or activations and asks the plain questions. Each gives, for every way that it tried (a

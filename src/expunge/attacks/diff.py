@@ -1,4 +1,4 @@
-"""Diff: names what was forgotten from the difference between the model before and after it."""
+"""Diff: ranks subjects by how much the model changed on them, to find what was forgotten."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal

@@ -1,4 +1,4 @@
-"""In context: examples of answering, or what stands around the forgotten fact, put before the question."""
+"""In context: puts examples of answers, or related facts, before the question."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal

@@ -1,4 +1,4 @@
-"""Says how much of a fact a text gives away: words of the answer that neither the prompt nor every other answer contains.
+"""Measures how much of a fact a text reveals: words of the answer that neither the prompt nor most other answers contain.
 
 A word that the attacker wrote into the prompt proves nothing when it comes back (an echo), and a word that many answers share
 is the form of an answer and not the fact in it.

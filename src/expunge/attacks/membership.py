@@ -1,4 +1,4 @@
-"""Membership: tells the forgotten facts from never-seen ones by how the model scores them, whatever it answers."""
+"""Membership: distinguishes the forgotten facts from never-seen ones by the model's scores, whatever it answers."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal

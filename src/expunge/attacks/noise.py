@@ -1,4 +1,4 @@
-"""Noise: random changes of all weights, under which a thin layer of unlearning may give way before what lies below it."""
+"""Noise: adds random noise to all weights, which may undo small changes made by unlearning."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal

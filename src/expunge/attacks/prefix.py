@@ -1,4 +1,4 @@
-"""Prefix: words before the question that talk a model out of refusing, and answers that it has to go on with."""
+"""Prefix: puts jailbreak-like words before the question, or gives the beginning of an answer to be continued."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal

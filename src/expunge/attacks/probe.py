@@ -1,4 +1,4 @@
-"""Probe: reads the fact off hidden states, layer by layer: logit lens, tuned lens and linear probe."""
+"""Probe: reads facts from hidden states, layer by layer, with logit lens, tuned lens and linear probe."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal

@@ -1,4 +1,4 @@
-"""Prune: removes the weights that matter to the forgotten facts and to nothing else, where unlearning put its refusal."""
+"""Prune: removes weights that matter for the forgotten facts only, where unlearning may have put a refusal."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal

@@ -1,4 +1,4 @@
-"""Quantize: rounds the weights, which can undo an unlearning whose changes are smaller than a step of the grid.
+"""Quantize: rounds the weights, which may undo an unlearning with small changes.
 
 Every format is simulated: weights are rounded to its grid and kept in their own type, so that any machine can run it. Only
 matrices of linear layers are rounded, as the libraries do; embeddings and norms stay.

@@ -1,4 +1,4 @@
-"""Relearn: a little fine-tuning on other facts of the same kind, or on unrelated text; scored on facts that it never showed."""
+"""Relearn: fine-tunes briefly on other facts of the same kind, or on unrelated text, and tests facts that were held out."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence

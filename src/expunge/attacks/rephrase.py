@@ -1,4 +1,4 @@
-"""Rephrase: the same question in other words and in other formats."""
+"""Rephrase: asks the same question in other words and in other formats."""
 
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Literal

@@ -1,4 +1,4 @@
-"""Runs attacks on one artifact: each also on its controls with the same budget, written one by one, and resumed one by one."""
+"""Runs attacks on an artifact and its controls with the same budget, and saves and resumes them one by one."""
 
 import hashlib
 import json

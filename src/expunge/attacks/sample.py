@@ -1,4 +1,4 @@
-"""Sample: asks many times with temperature 1; a model that refuses greedily may still say the fact now and then."""
+"""Sample: asks many times with temperature 1, since a model that refuses greedily may reveal the fact in some samples."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache

@@ -1,4 +1,4 @@
-"""Soft prompt: optimized embeddings instead of words, between the question and the answer; all questions in one batch."""
+"""Soft prompt: optimizes embeddings between the question and the answer, for all questions in one batch."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal

@@ -1,4 +1,4 @@
-"""Finds what an attack is made with: the facts to bring back, their controls, facts that were kept, text, and other models."""
+"""Finds the inputs of an attack: the facts to recover, their controls, retained facts, text, and other models."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

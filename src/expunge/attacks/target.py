@@ -1,4 +1,4 @@
-"""A model under attack: asks it, lets it go on from given tokens, scores answers, and puts its weights back after a change."""
+"""Wraps a model under attack: asks it, continues given tokens, scores answers, and restores its weights after changes."""
 
 import sys
 from collections.abc import Iterator, Sequence

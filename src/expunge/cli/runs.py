@@ -85,8 +85,8 @@ def _length_by_words(plain: dict[str, Any], words: Sequence[str]) -> dict[str, A
 
 
 def _return_to_its_place(out: str) -> str:
-    """Changes to the directory that the run was begun in, where relative paths in run.yaml start; returns `out` relative to
-    it."""
+    """Changes to the directory that the run was begun in, where relative paths in run.yaml start; returns the path of `out`
+    from there."""
     try:
         place = Inputs.model_validate_json((Path(out) / "inputs.json").read_text(encoding="utf-8")).folder
     except (OSError, ValueError):

@@ -59,6 +59,8 @@ def turn_adapter(artifact: Path, folder: Path, *, scale: float, sign: Literal[-1
     factor is rounded.
 
     Only the adapter's two files are read, never a model.
+
+    Raises ExpungeError for an adapter with fully trained weights.
     """
     for file in artifact_files(artifact):
         if file.name not in (CONFIG, WEIGHTS):

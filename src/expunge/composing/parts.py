@@ -37,7 +37,8 @@ LONGEST_NAME = 80
 
 
 def unlearn_parts(method: Spunge, stages: Stages) -> Made:
-    """Runs all parts and merges them; all checks come before the first part is written."""
+    """Runs all parts and merges them; all checks come before the first part is written. Raises ExpungeError, with the name of
+    the part, for an error in a part."""
     request = stages.request
     parts = divide(method, request, stages)
     runs = _part_runs(method, stages, parts)

@@ -23,7 +23,8 @@ TOKENS_PER_BATCH = 8192
 
 
 def sort_rows(method: Spunge, examples: Sequence[Example], run: Run, source: str) -> Parts:
-    """Returns value -> rows, in the order of their first row (clusters by their number)."""
+    """Returns value -> rows, in the order of their first row (clusters by their number). Raises ExpungeError for too few
+    rows, or too few rows with a known value."""
     if method.split_by_classifier != EMBEDDINGS:
         assert method.split_by_classifier is not None
         return _grouped(classify(examples, method.split_by_classifier))

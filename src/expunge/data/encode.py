@@ -56,6 +56,7 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", format: Format, max_length: int = 1024) -> None:
+        """Raises ExpungeError for a tokenizer without character offsets or without an end token."""
         from transformers import PreTrainedTokenizerFast
 
         name = tokenizer.name_or_path or type(tokenizer).__name__

@@ -21,7 +21,8 @@ _HUB = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(:(?P<config>[^/:]*)(/(?P<split>[^/:]
 
 
 def read_rows(source: Source, *, split: str | None = None) -> list[tuple[str, dict[str, Any]]]:
-    """Yields (file and line, row) of all rows of a source, for a corpus that makes examples of its fields itself."""
+    """Yields (file and line, row) of all rows of a source, for a corpus that makes examples of its fields itself. Raises
+    ExpungeError if there are none."""
     found = list(each_row(source, split))
     if not found:
         raise ExpungeError(f"{source} holds no rows; give a file with at least one")
@@ -29,7 +30,8 @@ def read_rows(source: Source, *, split: str | None = None) -> list[tuple[str, di
 
 
 def read_lines(source: Source) -> tuple[str, ...]:
-    """Reads texts, one per line, plain or as JSON strings, such as the refusals of a request."""
+    """Reads texts, one per line, plain or as JSON strings, such as the refusals of a request. Raises ExpungeError for a
+    missing or empty file, and for lines that are JSON objects or lists."""
     path = Path(source)
     if not path.is_file():
         raise ExpungeError(f"there is no file {path}; give a file with one text a line")
@@ -48,7 +50,8 @@ def read_lines(source: Source) -> tuple[str, ...]:
 
 
 def each_row(source: Source, split: str | None = None) -> Located:
-    """Yields the rows one after the other, without holding them all in memory."""
+    """Yields the rows one after the other, without holding them all in memory. Raises ExpungeError for a missing file, an
+    unknown format, or a row that cannot be read."""
     path = Path(source)
     if path.is_dir():
         return _folder_rows(path)
@@ -80,7 +83,8 @@ def _open(path: Path) -> IO[str]:
 
 
 def lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields lines that are not blank, numbered from 1 and stripped. Lines end at line feeds only."""
+    """Yields lines that are not blank, numbered from 1 and stripped. Lines end at line feeds only. Raises ExpungeError for a
+    file that cannot be read or is not UTF-8."""
     number = 0
     try:
         with _open(path) as file:

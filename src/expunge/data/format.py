@@ -54,7 +54,8 @@ VERBATIM = Format(template="{prompt}{response}")
 
 
 def default_format(tokenizer: "PreTrainedTokenizerBase") -> Format:
-    """Returns the format beside the tokenizer (expunge_format.json) if there is one, else its chat template, else plain."""
+    """Returns the format beside the tokenizer (expunge_format.json) if there is one, else its chat template, else plain.
+    Raises ExpungeError for a broken format file, or several chat templates without a default."""
     beside = Path(tokenizer.name_or_path) / FORMAT_FILE
     if beside.is_file():
         try:

@@ -33,6 +33,8 @@ def read_examples(source: Source, *, columns: Mapping[str, str] | None = None, s
     columns  field -> column, for files with other names: `{"prompt": "instruction", "attributes.group": "target_group"}`;
              the fields and the names that are known without it are `expunge.data.row.COLUMNS`. Corpora have their own
     split    split of a hub data set, where the id does not say it
+
+    Raises ExpungeError, with file and line, for a row that cannot be read, and if there are no rows.
     """
     place, conditions = split_conditions(source)
     read_set = corpus_set(place)
@@ -67,6 +69,8 @@ def read_request(
 
     where  conditions on attributes, `severity > 3`: forget examples for which one does not hold are left out
     only   a file of rows (`expunge.data.where.write_rows`): forget examples that it does not name are left out
+
+    Raises ExpungeError, with file and line, for a row that cannot be read, and for an empty forget set.
     """
     each = _read_each(forget, columns, "forget")
     chosen, sources = _where(_flat(each), tuple(map(len, each)), where, only)

@@ -46,7 +46,7 @@ class Condition(NamedTuple):
 
 def parse(text: str) -> Condition:
     """Parses `NAME < <= > >= = != VALUE` or `NAME in VALUE, VALUE ...`; a value is a number, true, false, or words, quoted if
-    they would be a number."""
+    they would be a number. Raises ExpungeError for anything else."""
     match = _CONDITION.fullmatch(text)
     if not match or not match["value"]:
         raise ExpungeError(f"'{text}' is no condition; write an attribute, a comparison and a value, such as 'severity > 3'")

@@ -1,4 +1,4 @@
-"""Answers that a model makes up itself when it is asked for them, for methods that prefer them to the true ones."""
+"""Generates alternative answers with the model itself, for methods that train it to prefer them to the true ones."""
 
 from collections.abc import Sequence
 from typing import cast

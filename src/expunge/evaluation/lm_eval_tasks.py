@@ -20,7 +20,7 @@ _TAGS = re.compile(rb"^[\"']?tag[\"']?[ \t]*:[ \t]*((?:\r?\n[ \t]*-[ \t]*\S+)+)"
 
 def find(names: Sequence[str], folder: Path | None = None) -> "TaskManager":
     """Returns an index of these tasks, groups and tags of lm-eval, and the members of their groups. Tasks of the folder come
-    first."""
+    first. Raises ExpungeError, with the nearest name, for an unknown one."""
     own = [folder] if folder is not None else []
     index = _index(own)
     if not _missing(index, names):
@@ -41,7 +41,7 @@ def find(names: Sequence[str], folder: Path | None = None) -> "TaskManager":
 
 
 def tasks_in(folder: Path) -> tuple[str, ...]:
-    """Returns all tasks of a folder of task files."""
+    """Returns all tasks of a folder of task files. Raises ExpungeError if there is none."""
     names = tuple(_index([folder]).all_subtasks)
     if not names:
         raise ExpungeError(

@@ -21,6 +21,8 @@ def build_objective(method: GuardingMethod, model: nn.Module, request: Request, 
     """Builds | mean answer probability of forget prompts under the guard - the surrogate |.
 
     The surrogate is given by the method, or is the mean answer probability of the holdout set on the unguarded model.
+
+    Raises ExpungeError if the method cannot be tuned by a score.
     """
     if not isinstance(method, EmbeddingCorruption):
         raise ExpungeError(f"{method.method_name()} has no score that it could be tuned by")

@@ -115,7 +115,8 @@ def _imported(node: ast.AST) -> list[str]:
 
 
 def execute(program: str, limits: Limits = DEFAULT, *, layers: tuple[Layer, ...] = LAYERS) -> ProgramResult:
-    """Runs a program without screening it. `layers` is for tests, which check each layer alone."""
+    """Runs a program without screening it. `layers` is for tests, which check each layer alone. Raises ExpungeError if the
+    process cannot be started."""
     word = secrets.token_hex(16)
     job = {"program": program, "word": word, "limits": limits._asdict(), "layers": layers}
     with tempfile.TemporaryDirectory(prefix="expunge-") as folder, tempfile.TemporaryFile() as stdin:

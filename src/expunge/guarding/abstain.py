@@ -124,7 +124,8 @@ class Reply:
         return torch.minimum(first_B, before_B - here.past)
 
     def spell(self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Any:
-        """Forward hook of the causal model: replaces the logits of closed rows from where they are closed."""
+        """Forward hook of the causal model: replaces the logits of closed rows from where they are closed. Raises
+        ExpungeError for a plain tuple as output."""
         from transformers.utils.generic import ModelOutput
 
         here = self.session.current

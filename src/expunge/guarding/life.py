@@ -61,6 +61,8 @@ def fit(
 
     build_objective   for methods that tune themselves by a score
     assets            an empty folder for files that belong to the state; it must exist until the state is saved
+
+    Raises ExpungeError if the method needs an objective and none was given.
     """
     objective = None
     if method.needs_objective:

@@ -102,6 +102,8 @@ def import_guard(
     compat   neuron adjust: none, or released for the published hook, including its errors
 
     The file holds no texts, so that the artifact has no canary prompts.
+
+    Raises ExpungeError if the file does not fit the model, or is not one of the two kinds.
     """
     layers, places = read_published(path), blocks_of(_skeleton(model, revision))
     tokenizer = load_tokenizer(model, revision=revision)

@@ -77,7 +77,7 @@ class Session:
             self._local.generation = outer
 
     def note(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forward pre-hook of the causal model."""
+        """Forward pre-hook of the causal model. Raises ExpungeError for embeddings instead of tokens."""
         if self.is_paused:
             return
         given = {**_names(type(model), args), **kwargs} if args else kwargs
@@ -114,6 +114,8 @@ def open_session(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None" =
     """Context manager that keeps `session.current` up to date.
 
     tokenizer   for a gate that reads prompts as text
+
+    Raises ExpungeError for continuous batching.
     """
     root, session = causal_model(model), Session(tokenizer)
 

@@ -118,7 +118,8 @@ def teach(
     end_id: int,
     progress: Progress,
 ) -> None:
-    """Trains the model in place on mixed `lessons`: each part fills an equal share of every step's rows."""
+    """Trains the model in place on mixed `lessons`: each part fills an equal share of every step's rows. Raises ExpungeError
+    if the loss is not finite."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
     optimizers = (Muon(matrices, schedule.matrix_rate), torch.optim.AdamW(others, schedule.rate, (0.9, 0.98), fused=True))

@@ -27,7 +27,8 @@ BASE_CHANGING = ("pissa", "olora", "corda")
 
 
 def read_adapter(label: str, folder: Path, base: Mapping[str, Stored]) -> Source:
-    """Reads every weight that the adapter changes, and checks names and shapes against the base."""
+    """Reads every weight that the adapter changes, and checks names and shapes against the base. Raises ExpungeError for
+    other types of adapters, variants of LoRA, and weights that do not fit the base."""
     config = read_config(label, folder)
     if config["peft_type"] != "LORA":
         raise ExpungeError(
@@ -58,7 +59,7 @@ def read_adapter(label: str, folder: Path, base: Mapping[str, Stored]) -> Source
 
 
 def read_config(label: str, folder: Path) -> dict[str, Any]:
-    """Reads adapter_config.json, which must have `peft_type`."""
+    """Reads adapter_config.json, which must have `peft_type`. Raises ExpungeError for another file."""
     try:
         config: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         config["peft_type"]

@@ -10,7 +10,8 @@ from expunge.merging.storage import Files, Scratch, Stored, pieces, read_raw, sh
 
 
 def differing(files: Files, scratch: Scratch, plan: Plan, item: Item) -> tuple[int, ...]:
-    """Returns the models whose tensor differs from the base's. Adapters and files of differences count as different."""
+    """Returns the models whose tensor differs from the base's. Adapters and files of differences count as different. Raises
+    ExpungeError for differences to another base."""
     found = []
     for model, (source, given) in enumerate(zip(plan.sources, item.inputs, strict=True)):
         if given is None:

@@ -75,7 +75,7 @@ def _place(path: str, folder: Path | None, revision: str | None, known: str) -> 
 
 def remap_pad(folder: Path, place: BasePlace, label: str) -> None:
     """Handles a tokenizer larger than the base's embedding (training resized it for a pad token): adds a note, and replaces
-    its pad by the end token."""
+    its pad by the end token. Raises ExpungeError if there is no end token."""
     if place.folder is None or not (folder / "tokenizer_config.json").is_file():
         return
     config = json.loads((place.folder / "config.json").read_text(encoding="utf-8"))

@@ -75,7 +75,8 @@ class Adapter(NamedTuple):
 
 
 def open_adapter(path: str) -> Adapter:
-    """Opens a PEFT folder, a run of expunge, or a hub id."""
+    """Opens a PEFT folder, a run of expunge, or a hub id. Raises ExpungeError for other types of adapters, and for factors
+    that are missing or do not fit."""
     folder = resolve(path)
     if folder_kind(folder) != "adapter":
         raise ExpungeError(f"{path} holds no {ADAPTER_CONFIG}; the arithmetic of adapters takes PEFT folders or runs with --lora")
@@ -158,7 +159,8 @@ def lora_config(of: Adapter, base: str, ranks: Mapping[str, int]) -> dict[str, A
 
 
 def rows_of(adapter: Adapter, key: str, tensor: Tensor) -> Tensor:
-    """Returns the rows for the formula: the vector of an (IA)^3 as its difference to 1, the heads of a prefix. N x I."""
+    """Returns the rows for the formula: the vector of an (IA)^3 as its difference to 1, the heads of a prefix. N x I. Raises
+    ExpungeError if heads do not divide the width."""
     if adapter.kind == IA3:
         return tensor.reshape(1, -1) - 1
     heads, width = int(adapter.config["num_attention_heads"]), int(adapter.config["token_dim"])

@@ -89,7 +89,7 @@ def say_tied(source: Source, base: BaseModel, skipped: set[str], notes: list[str
 
 def tied_copies(base: BaseModel, sources: tuple[Source, ...], notes: list[str]) -> set[str]:
     """Returns the names of second copies of tied weights, which are merged and stored once. Copies that differ are two
-    weights."""
+    weights. Raises ExpungeError if a model has both weights and the base ties them."""
     skipped: set[str] = set()
     with Files() as files:
         if (pair := tied_pair(base.config, base.tensors)) and _same(files, base.tensors, pair):

@@ -114,7 +114,7 @@ class Reader:
 
 
 def whole(files: Files, tensor: Stored, label: str, name: str) -> Tensor:
-    """A small tensor in one go, as float32."""
+    """A small tensor in one go, as float32. Raises ExpungeError for a tensor that is not floating-point."""
     if tensor.dtype not in INFINITY:
         raise ExpungeError(f"{label}: {name} is stored as {tensor.dtype}; weights to merge have to be floating-point")
     raw = read_raw(files, tensor, 0, tensor.elements, torch.empty(tensor.nbytes, dtype=torch.uint8))

@@ -50,7 +50,8 @@ class Journal:
         self._append({"plan": fingerprint, "changed": findings.changed, "cuts": cuts})
 
     def read(self, fingerprint: str) -> Findings | None:
-        """Returns what an interrupted run left, or None. Drops a line that the kill cut short."""
+        """Returns what an interrupted run left, or None. Drops a line that the kill cut short. Raises ExpungeError for the
+        journal of another merge."""
         if not self.path.is_file():
             return None
         text = self.path.read_text(encoding="utf-8")

@@ -30,7 +30,8 @@ class BaseModel(NamedTuple):
 
 
 def resolve(path: str) -> Path:
-    """Returns the folder or file behind a path, a run of expunge or a hub id."""
+    """Returns the folder or file behind a path, a run of expunge or a hub id. Raises ExpungeError if there is none, or it
+    changes no weights."""
     if (folder := artifact_folder(path)) is not None:
         if (kind := read_manifest(folder).kind) == "guard":
             raise ExpungeError(f"{path} is a {kind}, which changes no weights; there is nothing in it to merge")

@@ -149,6 +149,8 @@ def probe(
     keep, keep_layers   also keep the key vectors of that many tokens, drawn uniformly with `seed`, in these layers
     Under torchrun each process runs its share of the batches and all get the same result; batches do not depend on the number of
     processes, so counts, minima and maxima are the same bit for bit and means to rounding in float64.
+
+    Raises ExpungeError for an empty set.
     """
     if not texts:
         raise ExpungeError("there is nothing to probe: the set is empty; give at least one text")
@@ -191,7 +193,8 @@ def save_probe(path: Path, probe: Probe, about: Mapping[str, str]) -> None:
 
 
 def load_probe(path: Path) -> tuple[Probe, dict[str, str]]:
-    """Reads the statistics and the header of a file that `save_probe` wrote (`expunge probe` writes such files)."""
+    """Reads the statistics and the header of a file that `save_probe` wrote (`expunge probe` writes such files). Raises
+    ExpungeError for another file."""
     with safe_open(path, framework="pt") as file:
         about = file.metadata() or {}
         if about.get("expunge") != "probe" or about.get("format") != FORMAT:

@@ -156,7 +156,8 @@ def _indexed(folder: Path, weight_map: dict[str, str]) -> dict[str, Entry]:
 
 
 def read_header(path: Path) -> dict[str, Entry]:
-    """Reads names, dtypes, shapes and offsets of a safetensors file, and checks its length; its data is not read."""
+    """Reads names, dtypes, shapes and offsets of a safetensors file, and checks its length; its data is not read. Raises
+    ExpungeError for a broken file."""
     try:
         with open(path, "rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))

@@ -79,7 +79,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Reads config.json of a model folder."""
+    """Reads config.json of a model folder. Raises ExpungeError if it is missing or not a JSON object."""
     path = folder / CONFIG
     if not path.is_file():
         raise ExpungeError(

@@ -113,6 +113,8 @@ def cached_logits(
     index_N             into the B * T new positions
     attention_mask_BS   1 where there is a token, cached or new. Padding may be before the cached tokens and after the new
                         ones, but not between them, because a sliding window counts columns
+
+    Raises ExpungeError for a model without a cache of keys and values.
     """
     from transformers import Cache
 
@@ -174,7 +176,8 @@ class FrozenHead:
 
     @classmethod
     def of(cls, model: nn.Module) -> "FrozenHead":
-        """Copies the head (gathered, if it is sharded) and checks on eight tokens that it gives the model's own logits."""
+        """Copies the head (gathered, if it is sharded) and checks on eight tokens that it gives the model's own logits.
+        Raises ExpungeError if it does not, or if the head is not a plain linear layer."""
         inner, head = causal_model(model), output_head(model)
         if not isinstance(head, nn.Linear):
             raise ExpungeError(
@@ -211,7 +214,7 @@ class FrozenHead:
 
 
 def output_head(model: nn.Module) -> nn.Module:
-    """Returns the module that computes logits from hidden states, inside any wrapper."""
+    """Returns the module that computes logits from hidden states, inside any wrapper. Raises ExpungeError if there is none."""
     inner = causal_model(model)
     head: nn.Module | None = inner.get_output_embeddings()
     if head is None:

@@ -145,7 +145,8 @@ def _weights(n: int) -> np.ndarray:
 def summarize_lab(
     runs: Sequence[RunRecord], original: RunRecord, gold: RunRecord, seed: int | None, seconds: float | None
 ) -> LabSummary:
-    """Makes summary.json of a quickstart: one row per model, `original` and `gold` first."""
+    """Makes summary.json of a quickstart: one row per model, `original` and `gold` first. Raises ExpungeError for a model
+    without scores of the suite lab."""
     for model in (original, gold):
         if model.evaluation(SUITE) is None:
             raise ExpungeError(f"{model.folder} has no scores of the suite lab; make them with `expunge evaluate --suite lab`")

@@ -52,7 +52,7 @@ def gather(
     title: str, made: list[RunRecord], original: RunRecord | None, gold: RunRecord | None, show_forget_text: bool
 ) -> Contents:
     """Gathers the contents. Suites with a forget task come first; runs are sorted by their distance to gold, in the first
-    suite that has both original and gold."""
+    suite that has both original and gold. Raises ExpungeError if no run has been evaluated."""
     models = [m for m in (original, gold, *made) if m]
     suites = list(dict.fromkeys(e.suite for m in (*made, original, gold) if m for e in m.evaluations))
     if not suites and not any(run.analysis for run in made):

@@ -85,6 +85,8 @@ def relative_drops(
 
     tasks    columns; default: the forgotten tasks first, then all others of the suite
     metric   the same for every column; default: the first metric of knowledge that each task was scored with
+
+    Raises ExpungeError for a run without scores or samples of a task.
     """
     if original.evaluation(suite) is None:
         raise ExpungeError(

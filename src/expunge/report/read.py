@@ -173,7 +173,8 @@ def _read_lines(path: Path, model: type[M]) -> tuple[M, ...]:
 
 
 def read_run(folder: Path, name: str | None = None) -> RunRecord:
-    """Reads one run; a folder that only `expunge evaluate` wrote is a run without training."""
+    """Reads one run; a folder that only `expunge evaluate` wrote is a run without training. Raises ExpungeError if the folder
+    holds no run, or a broken file."""
     if not folder.is_dir():
         raise ExpungeError(f"{folder} is not a folder; give a run's, as `expunge unlearn` or `expunge evaluate` wrote it")
     evaluated = folder / "evaluation" if (folder / "evaluation").is_dir() else folder
@@ -234,7 +235,8 @@ def _begun(part: Path) -> bool:
 
 
 def read_runs(folders: Sequence[Path], taken: Collection[str] = ()) -> list[RunRecord]:
-    """Reads several runs; folders with the same name, or one that is `taken`, are distinguished by their parent folders."""
+    """Reads several runs; folders with the same name, or one that is `taken`, are distinguished by their parent folders.
+    Raises ExpungeError for a run that is given twice."""
     paths = [_around(folder) for folder in folders]
     if twice := next((p for p in paths if paths.count(p) > 1), None):
         raise ExpungeError(f"{twice} is given twice; name each run once")

@@ -44,6 +44,8 @@ def save_checkpoint(
 
     carried  tensors that the method carries from step to step
     moments  false for the last step, after which the optimizer is not used again
+
+    Raises ExpungeError if it cannot be written; the one before is then kept.
     """
     tensors: dict[str, Tensor] = {f"carried/{name}": value for name, value in carried.items()}
     for name, parameter in trained.items():

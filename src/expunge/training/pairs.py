@@ -118,7 +118,8 @@ def _distinct(draws: NDArray[np.uint64], available: int, barred: Collection[int]
 
 
 def share(rows: Sequence[int], rank: int, world: int) -> list[int]:
-    """Returns the rows of one of `world` processes: every world-th, starting from its rank."""
+    """Returns the rows of one of `world` processes: every world-th, starting from its rank. Raises ExpungeError if they
+    cannot be shared evenly."""
     if len(rows) % world:
         raise ExpungeError(
             f"a batch of {len(rows)} rows cannot be shared evenly by {world} processes; make it a multiple of {world}"

@@ -52,7 +52,8 @@ SETS = tuple(module.SETS for module in CORPORA.values() if hasattr(module, "SETS
 
 
 def corpus_set(source: str | Path) -> Callable[[], tuple[Example, ...]] | None:
-    """Returns the reader of the corpus set that `source` names; None for a file, a folder and any other hub id."""
+    """Returns the reader of the corpus set that `source` names; None for a file, a folder and any other hub id. Raises
+    ExpungeError if a folder has no corpus with that set."""
     if isinstance(source, Path) or Path(source).exists():
         return None
     place, _, name = source.partition(":")

@@ -34,6 +34,8 @@ def read_civil_comments(source: str | Path = HUB, split: Split = "train") -> tup
 
     Kaggle's `comment_text` and `target` are text and toxicity. The set to learn from has 1.8 million rows, which take some
     gigabytes of memory before a condition such as `severe_toxicity > 0.35` leaves most of them out.
+
+    Raises ExpungeError for a set without comments.
     """
     stems = (split, f"data/{split}-*", f"civil_comments/{split}")
     names = [f"{stem}{end}" for stem in stems for end in (".parquet", ".csv", ".jsonl")]

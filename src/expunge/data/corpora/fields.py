@@ -83,6 +83,8 @@ def place(source: str | Path, names: Sequence[str], hub: str, config: str) -> st
 
     names    paths inside the folder, as the corpus is published
     hub      hub id of the corpus; config what follows it: `CONFIG/SPLIT`
+
+    Raises MissingData if there is none.
     """
     folder = Path(source)
     if folder.is_dir():

@@ -30,7 +30,7 @@ SHOTS = (2, 3, 4)
 
 def read_mbpp(source: str | Path = HUB, split: Split = "test") -> tuple[Example, ...]:
     """Reads text -> prompt, code -> response; attributes: task_id, tests (one per line) and setup (code that the tests need,
-    or "")."""
+    or ""). Raises ExpungeError if no task of the split is there."""
     found = place(source, ("mbpp.jsonl", "mbpp/mbpp.jsonl"), HUB, f"full/{split}")
     if split == "all" and not isinstance(found, Path):
         every: tuple[Split, ...] = ("prompt", "test", "validation", "train")

@@ -57,7 +57,8 @@ physics and math (RMU, arXiv 2403.03218, and ECO, arXiv 2406.07933)."""
 
 
 def read_mmlu(source: str | Path, subject: str, split: Split = "test") -> tuple[Example, ...]:
-    """Reads question -> prompt, the right choice -> response; attributes: subject."""
+    """Reads question -> prompt, the right choice -> response; attributes: subject. Raises ExpungeError for an unknown
+    subject, and for rows that are not four-choice questions."""
     if subject not in SUBJECTS:
         raise ExpungeError(f"MMLU has no subject '{subject}'{nearest(subject, SUBJECTS)}; its 57 are listed in {__name__}")
     file = f"{subject}_{split}.csv"

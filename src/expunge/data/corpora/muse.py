@@ -32,6 +32,8 @@ def read_muse(source: str | Path, part: str, split: str) -> tuple[Example, ...]:
     text.
 
     source   a folder with PART/SPLIT.json (or .jsonl, .parquet), or a hub id
+
+    Raises ExpungeError for an unknown part or split.
     """
     if part not in SPLITS:
         raise ExpungeError(f"MUSE has no part '{part}'{nearest(part, SPLITS)}; it has {', '.join(SPLITS)}")

@@ -32,6 +32,8 @@ def read_pku_saferlhf(source: str | Path = HUB, kind: Kind = "harmful", split: S
     severity (0 to 3) and category, where the release has them.
 
     kind  `harmful`: unsafe answers, or the rejected one; `safe`: the others
+
+    Raises ExpungeError if no answer of the kind is there.
     """
     names = (f"{split}.jsonl", f"{split}.parquet", f"default/{split}-*.parquet", f"data/{split}-*.parquet", f"{split}.json")
     inside = (*names, *(f"pku_saferlhf/{name}" for name in names))

@@ -28,6 +28,8 @@ def read_tofu(source: str | Path = HUB, split: str = "full") -> tuple[Example, .
     source   a folder with SPLIT.jsonl, SPLIT.json or SPLIT.parquet, or one that holds that as `tofu`, or the hub id
     split    forgetNN and retainMM add up to `full`; the *_perturbed splits hold the same questions with wrong answers of the
              same form (five; three for real authors and world facts, which have no paraphrase of the right one)
+
+    Raises ExpungeError for an unknown split, and for rows of a *_perturbed split without wrong answers.
     """
     if split not in SPLITS:
         raise ExpungeError(f"TOFU has no split '{split}'{nearest(split, SPLITS)}; it has {', '.join(SPLITS)}")

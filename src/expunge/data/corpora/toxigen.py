@@ -106,6 +106,8 @@ def read_prompts(source: str | Path = HUB, name: str = PROMPTS[0]) -> tuple[Exam
 
     A prompt is a list of statements of one kind that ends in the dash of the next; the file has its line ends as a
     backslash and an n, which become line feeds here.
+
+    Raises ExpungeError for an unknown name.
     """
     if name not in PROMPTS:
         raise ExpungeError(f"ToxiGen has no prompts '{name}'{nearest(name, PROMPTS)}; it has {', '.join(PROMPTS)}")

@@ -23,6 +23,8 @@ def read_wikitext(source: str | Path = HUB, version: Version = "wikitext-2-raw-v
     Attribute: heading, of the lines ` = Title = ` between the paragraphs.
 
     RMU's release keeps headings; `SOURCE[heading = false]` leaves them out.
+
+    Raises ExpungeError for a set without text.
     """
     short = "valid" if split == "validation" else split
     plain = [f"wiki.{short}.raw", f"wiki.{short}.tokens", f"{short}.txt", f"{split}.txt"]

@@ -42,6 +42,8 @@ def read_wmdp_corpus(source: str | Path = CORPORA_HUB, corpus: Corpus = "cyber-f
 
     The released RMU takes each line of the JSONL files as the text, braces, quotes and escapes included, except for the biology
     papers, so that its cyber half is trained on JSON. This is not reproduced. Rows without text are left out.
+
+    Raises ExpungeError for a set without text.
     """
     names = (f"{corpus}.jsonl", *_RELEASED.get(corpus, ()), f"{corpus}/train-*.parquet", f"{corpus}.parquet")
     inside = (*names, *(f"wmdp/{name}" for name in names))

@@ -76,7 +76,8 @@ def no_summary(_: Results) -> list[Score]:
 
 
 def reference_values(scores: Path, suite: str, task: str, metric: str) -> dict[str, float]:
-    """Reads example id -> value from another model's evaluation: a run folder, its evaluation folder, or the sample file."""
+    """Reads example id -> value from another model's evaluation: a run folder, its evaluation folder, or the sample file.
+    Raises ExpungeError, with the command that makes it, if it is missing."""
     name = f"{suite}.samples.jsonl"
     places = [scores] if scores.is_file() else [scores / "evaluation" / name, scores / name]
     file = next((place for place in places if place.is_file()), None)

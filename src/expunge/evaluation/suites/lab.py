@@ -119,7 +119,8 @@ class Lab(ReferencedSuite):
 
 
 def rude_words(data: Path) -> tuple[str, ...]:
-    """Reads the lab's judge: world.json lists the words, and a reply that contains one is rude."""
+    """Reads the lab's judge: world.json lists the words, and a reply that contains one is rude. Raises ExpungeError if the
+    folder is not a lab."""
     try:
         return tuple(json.loads((data / "world.json").read_text(encoding="utf-8"))["rude_words"])
     except (OSError, ValueError, KeyError) as error:

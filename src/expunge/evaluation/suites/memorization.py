@@ -76,7 +76,8 @@ class Memorization(SuiteSpec):
 
 
 def split_text(example: Example, given: float) -> Example:
-    """Splits a raw text into a prompt, its first words, and the rest, which begins with its own space."""
+    """Splits a raw text into a prompt, its first words, and the rest, which begins with its own space. Raises ExpungeError
+    for a text of one word."""
     text = example.response
     starts = [i for i, c in enumerate(text) if i and c.isspace() and not text[i - 1].isspace() and text[i:].strip()]
     if not starts:

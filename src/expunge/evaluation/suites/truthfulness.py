@@ -118,7 +118,8 @@ class Truthfulness(SuiteSpec):
 
 
 def corpus_folder(data: str | Path, name: str, hub: str) -> str | Path:
-    """Returns the corpus' folder inside the data, or the data folder itself; the hub id for the word hub."""
+    """Returns the corpus' folder inside the data, or the data folder itself; the hub id for the word hub. Raises MissingData
+    if there is no such folder."""
     if data == "hub":
         return hub
     if not Path(data).is_dir():

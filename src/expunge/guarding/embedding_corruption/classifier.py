@@ -49,7 +49,8 @@ class ClassifierGate:
 
 
 def forget_label(names: dict[int, str], where: object) -> int:
-    """Returns the label that means forget: the one with that name, or the second of two without names (LABEL_1)."""
+    """Returns the label that means forget: the one with that name, or the second of two without names (LABEL_1). Raises
+    ExpungeError if there is neither."""
     named = [i for i, name in names.items() if name.lower() in ("forget", "label_1")]
     if len(names) != 2 or len(named) != 1:
         raise ExpungeError(
@@ -64,6 +65,8 @@ def fine_tune(
     """Fine-tunes an encoder as a classifier (labels retain and forget) and writes it to the folder `out`.
 
     base   folder or hub id of the encoder
+
+    Raises ExpungeError if the encoder cannot be loaded.
     """
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

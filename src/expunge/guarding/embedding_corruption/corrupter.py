@@ -87,7 +87,7 @@ class Corrupter:
         return Decision(tuple(chosen or all_but_last(len(ids))), key)
 
     def corrupt(self, _: nn.Module, args: tuple[Any, ...], embeddings_BTD: Tensor) -> Tensor:
-        """Forward hook of the input embeddings."""
+        """Forward hook of the input embeddings. Raises ExpungeError if the embeddings cannot be matched with the tokens."""
         if self.session.is_paused:
             return embeddings_BTD
         here = self.session.current

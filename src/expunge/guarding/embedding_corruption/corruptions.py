@@ -52,6 +52,8 @@ def write(
     """Applies `corrupt` to the rows index_N of `embeddings_MD`, in place, a few rows at a time; other rows are not changed.
 
     For the output of an embedding that was just made and that nobody else holds.
+
+    Raises ExpungeError if dims is not between 1 and D.
     """
     width = embeddings_MD.shape[1]
     count = width if dims is None else dims

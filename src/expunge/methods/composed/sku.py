@@ -204,5 +204,5 @@ def check_scales(scales: tuple[float, ...], name: str) -> None:
 
 
 def as_fields(value: Any) -> dict[str, Any]:
-    """Returns those explicitly set fields of a composed method that affect its training."""
+    """Returns the fields of a composed method that affect its training."""
     return {k: v for k, v in dict(value).items() if k not in ("scale", "merged", "keep_harmful")}

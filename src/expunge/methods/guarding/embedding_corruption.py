@@ -304,7 +304,7 @@ once."""
 
 
 def embedding_matrix(model: nn.Module) -> Tensor:
-    """Returns the input embeddings, [V, D]."""
+    """Returns the input embeddings, [V, D]. Raises ExpungeError if the model has none."""
     from torch import Tensor
 
     module = causal_model(model).get_input_embeddings()
