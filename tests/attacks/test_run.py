@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from expunge.attacks import ATTACKS, named
-from expunge.attacks.base import AttackSpec
+from expunge.attacks.base import AttackSpec, Found, Way
 from expunge.attacks.relearn import Relearn
 from expunge.attacks.run import attack
 from expunge.attacks.sources import Sources
+from expunge.attacks.sweep import Sweep, check_sweep, searched
 from expunge.cli import main
 from expunge.data.example import Example
 from expunge.errors import ExpungeError
@@ -144,3 +146,37 @@ def test_the_page_names_every_attack_and_preset():
     for cls in ATTACKS:
         assert f"| `{cls.attack_name()}` |" in page
         assert all(f"`{name}`" in page for name in cls.presets)
+
+
+def test_a_sweep_gives_the_controls_the_same_trials_and_leaves_out_what_costs_too_much(world, tmp_path):
+    pytest.importorskip("optuna")
+    spec = {"relearn": Relearn(steps=2, points=1, batch_size=6, data=("facts",))}
+    record = attack(
+        world.refuses, spec, sources_of(world), out=tmp_path, sweep=Sweep(3, utility_loss=0.0), max_new_tokens=8, quiet=True
+    )[0]
+    assert record.budget["sweep"] == 3
+    assert {trial["trial"] for trial in record.trials} == {0, 1, 2}
+    assert all("gold" in trial and "kept" in trial for trial in record.trials)
+    for trial in record.trials:
+        assert (trial["value"] is None) == (trial["kept"] < trial["kept_before"])
+
+
+def test_a_sweep_of_nothing_and_of_what_has_no_settings_is_a_sentence():
+    with pytest.raises(ExpungeError, match="tries nothing"):
+        Sweep(0)
+    with pytest.raises(ExpungeError, match="relearn, soft_prompt have"):
+        check_sweep(named(["prefix"]), Sweep(2))
+
+
+def test_the_search_prefers_what_brings_back_more():
+    """A made-up attack that brings back the more the nearer its rate is to 1e-4; the best of twenty trials is near it."""
+    pytest.importorskip("optuna")
+
+    def run(spec):
+        value = max(0.0, 1.0 - abs(np.log10(spec.learning_rate) + 4) / 2)
+        return Found((Way("only", np.full(6, value)),))
+
+    found, specs = searched(Relearn(learning_rate=1e-6), run, Sweep(20), seed=0)
+    assert len(found.ways) == len(specs) == 20
+    best = max(range(20), key=lambda i: found.ways[i].values.mean())
+    assert 3e-5 < specs[best].learning_rate < 3e-4

@@ -57,9 +57,8 @@ class Patch(AttackSpec):
                     values += _probabilities(original, facts, chosen, rows, batch)
         target.spent["queries"] += len(rows) * places.count
         ways = [Way(f"layer {layer}", np.array(values), {"layer": layer}) for layer, values in enumerate(by_layer)]
-        return Found(
-            tuple(ways), metric="patched_probability", before=target.probability(facts), note=_depth(ways, original, facts)
-        )
+        none = np.zeros(len(facts))
+        return Found(tuple(ways), metric="patched_probability", before=none, note=_depth(ways, original, facts))
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ class Probe(AttackSpec):
     The right token is ranked among candidates: the first tokens of all known answers that follow the same word. Three readers a
     layer: the model's own head (logit lens); the head after an affine map onto the last layer (tuned lens) and a ridge
     classifier (linear probe), both fitted on kept facts. The value of a fact is the share of other candidates that rank lower:
-    0.5 for a guess, 1 for knowledge. Before the attack: the same at the model's output.
+    0.5 for a guess, 1 for knowledge; what the model's own output gives after the beginning is noted (`at_the_output`).
     """
 
     paper: ClassVar[str] = "nostalgebraist 2020; Belrose et al. 2023 (arXiv 2303.08112); Lucki et al. 2024 (arXiv 2409.18025)"
@@ -58,8 +58,9 @@ class Probe(AttackSpec):
                 scores_NV = self._read(places, reader, mine_LND[layer], theirs_LND, layer, classes)
                 values = _percentiles(scores_NV, right, candidates)
                 ways.append(Way(f"{reader}, layer {layer}", values, {"reader": reader, "layer": layer}))
-        before = _percentiles(read_by_head(places, mine_LND[-1]), right, candidates)
-        return Found(tuple(ways), metric="percentile", before=before)
+        said = _percentiles(read_by_head(places, mine_LND[-1]), right, candidates)
+        note = {"at_the_output": round(float(np.nanmean(said)), 4)} if np.isfinite(said).any() else {}
+        return Found(tuple(ways), metric="percentile", before=np.full(len(facts), 0.5), note=note)
 
     def _read(
         self, places: Blocks, reader: str, hidden_ND: Tensor, fitting_LND: Tensor, layer: int, classes: Sequence[int]

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from expunge.attacks.base import AttackSpec, Found, Need, Preset, Scene, Way
-from expunge.attacks.knowledge import Facts
+from expunge.attacks.knowledge import Facts, Floats
 from expunge.attacks.target import Target
 from expunge.data.encode import Encoded, collate
 from expunge.models.logprobs import labelled_logits, token_logprobs
@@ -91,44 +91,50 @@ class Relearn(AttackSpec):
     lora_alpha: float = 16.0
     points: int = Field(4, gt=0)
     """So many times during training the questions are asked."""
+    kept: int = Field(0, ge=0)
+    """Kept facts that are asked as well each time, to see what the attack costs (a sweep asks 24)."""
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:
         ways = []
         if "facts" in self.data and len(facts) >= self.parts:
-            ways += self._on_facts(target, facts, scene.seed)
+            ways += self._on_facts(target, facts, scene)
         if "unrelated" in self.data and scene.neutral:
             rows = target.encoded(scene.neutral)
-            for step, values in self._curve(target, facts, rows, list(range(len(facts))), scene.seed):
-                ways.append(Way(f"unrelated, step {step}", values, {"data": "unrelated", "step": step}))
+            for step, values, kept in self._curve(target, facts, rows, list(range(len(facts))), scene, scene.seed):
+                ways.append(Way(f"unrelated, step {step}", values, {"data": "unrelated", "step": step, **kept}))
         return Found(tuple(ways))
 
-    def _on_facts(self, target: Target, facts: Facts, seed: int) -> list[Way]:
+    def _on_facts(self, target: Target, facts: Facts, scene: Scene) -> list[Way]:
         """Each step's values, put together from the parts that were held out."""
         rows = target.encoded(facts.examples)
-        by_step: dict[int, np.ndarray] = {}
+        by_step: dict[int, Floats] = {}
+        kept_by_step: dict[int, list[dict[str, float]]] = {}
         for part in range(self.parts):
             held_out = list(range(part, len(facts), self.parts))
             shown = [row for i, row in enumerate(rows) if i % self.parts != part]
-            for point, (_, values) in enumerate(self._curve(target, facts, shown, held_out, seed + part)):
+            for point, (_, values, kept) in enumerate(self._curve(target, facts, shown, held_out, scene, scene.seed + part)):
                 by_step.setdefault(point, np.full(len(facts), np.nan))[held_out] = values
+                kept_by_step.setdefault(point, []).append(kept)
         steps = self._points(self._steps(len(facts) - len(facts) // self.parts))
         return [
-            Way(f"facts, step {steps[point]}", values, {"data": "facts", "step": steps[point]})
+            Way(f"facts, step {steps[point]}", values, {"data": "facts", "step": steps[point], **_mean(kept_by_step[point])})
             for point, values in sorted(by_step.items())
         ]
 
     def _curve(
-        self, target: Target, facts: Facts, rows: Sequence[Encoded], scored: Sequence[int], seed: int
-    ) -> Iterator[tuple[int, np.ndarray]]:
-        """(step, recall of the scored facts) along one training; the model is as before at the end."""
+        self, target: Target, facts: Facts, rows: Sequence[Encoded], scored: Sequence[int], scene: Scene, seed: int
+    ) -> Iterator[tuple[int, Floats, dict[str, float]]]:
+        """(step, recall of the scored facts, recall of kept facts) along one training; the model is as before at the end."""
         asked = facts.some(scored)
+        retain = scene.retain.some(range(min(self.kept, len(scene.retain))))
+        before = {"kept_before": float(np.nanmean(target.recall(retain)))} if len(retain) else {}
         steps = self._steps(len(rows))
         points = self._points(steps)
         with target.restored() as model, self._trainable(model, seed) as trained:
             for step in self._train(target, trained, rows, steps, seed):
                 if step in points:
                     trained.eval()
-                    yield step, target.recall(asked)
+                    yield step, target.recall(asked), before | _kept(target, retain)
                     trained.train()
 
     def _steps(self, rows: int) -> int:
@@ -184,6 +190,14 @@ class Relearn(AttackSpec):
         if self.schedule == "linear":
             return max(0.0, 1.0 - done)
         return 0.5 + 0.5 * math.cos(math.pi * done) if self.schedule == "cosine" else 1.0
+
+
+def _kept(target: Target, retain: Facts) -> dict[str, float]:
+    return {"kept": float(np.nanmean(target.recall(retain)))} if len(retain) else {}
+
+
+def _mean(several: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([one[name] for one in several])) for name in several[0]}
 
 
 def answer_loss(model: nn.Module, rows: Sequence[Encoded], pad_id: int) -> torch.Tensor:

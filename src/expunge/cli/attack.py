@@ -40,6 +40,10 @@ class AttackFlags(BaseModel):
     """Published settings of the named attacks, such as lucki or rtt for relearn."""
     budget: str = "small"
     """small (minutes on a processor) or paper (as published)."""
+    sweep: int | None = None
+    """Search the settings of relearn and soft_prompt in N trials; the controls get the same trials. Needs expunge[sweep]."""
+    utility_loss: float = 0.1
+    """Of a sweep: the share of recall on kept facts that an attack on the weights may cost."""
     options: tuple[str, ...] = ()
     """Settings of one attack as FIELD=VALUE, lists with commas between: `--options steps=100 learning_rate=1e-4`."""
     limit: int | None = None
@@ -58,8 +62,10 @@ def run(flags: AttackFlags) -> None:
     from pydantic import TypeAdapter, ValidationError
 
     from expunge.attacks import named
-    from expunge.attacks.run import attack, table
+    from expunge.attacks.results import table
+    from expunge.attacks.run import attack
     from expunge.attacks.sources import sources
+    from expunge.attacks.sweep import Sweep
     from expunge.folders import check_apart, check_place
     from expunge.models.load import DType
 
@@ -89,6 +95,7 @@ def run(flags: AttackFlags) -> None:
         found.limited(flags.limit),
         out=out,
         seed=flags.seed,
+        sweep=Sweep(flags.sweep, flags.utility_loss) if flags.sweep is not None else None,
         dtype=dtype,
         max_new_tokens=flags.max_new_tokens,
         overwrite=flags.overwrite,
