@@ -15,6 +15,7 @@ import argparse
 import copy
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -201,7 +202,7 @@ def make_models(work: Path, data: Path) -> dict[str, Path]:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    random, tuned = work / "random", work / "tuned" / "artifact"
+    random, tuned = work / "random", work / "tuned-model"
     if not random.is_dir():
         torch.manual_seed(0)
         tokenizer = AutoTokenizer.from_pretrained(data / "stories260k")
@@ -226,6 +227,7 @@ def make_models(work: Path, data: Path) -> dict[str, Path]:
         sets = ["--data", str(data / "tofu/forget01.jsonl"), str(work / "retain.jsonl")]
         words = ["finetune", "--model", str(data / "stories260k"), *sets, *learn, "--out", str(work / "tuned")]
         subprocess.run([sys.executable, "-m", "expunge", *words], check=True)
+        shutil.copytree(work / "tuned" / "artifact", tuned, ignore=shutil.ignore_patterns("expunge.json"))  # for either version
     return {"random": random, "tuned": tuned}
 
 
