@@ -121,8 +121,8 @@ def test_a_measurement_is_that_of_the_probability_metric(pico_folder: Path) -> N
     ("forget", "retain", "said"),
     [
         ([True] * 8, [False] * 8, "acts on 8 of 8 forget prompts and on 0 of 8 to keep"),
-        ([True] * 2 + [False] * 6, [False] * 8, "lets most of what is to be forgotten pass"),
-        ([True] * 8, [True] * 4 + [False] * 4, "also acts on what is to be kept"),
+        ([True] * 2 + [False] * 6, [False] * 8, "misses most of the forget prompts"),
+        ([True] * 8, [True] * 4 + [False] * 4, "also acts on many retain prompts"),
     ],
 )
 def test_a_guard_says_on_how_many_prompts_it_acts(forget: list[bool], retain: list[bool], said: str) -> None:

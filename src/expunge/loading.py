@@ -189,7 +189,7 @@ def _base_model(place: str, revision: str | None, weights: Callable[..., "PreTra
     if manifest.kind == "weights":
         return weights(str(folder))
     if manifest.kind == "guard":
-        raise ExpungeError(f"{folder} is a guard, and nothing is made for a guarded model; its expunge.json was changed")
+        raise ExpungeError(f"{folder} is a guard, which cannot be a base model; its expunge.json was edited")
     check = _Check(folder, manifest, False)
     base, revision = find_base(folder, manifest, None)
     _checked_base(folder, manifest, base, revision, False)
@@ -221,7 +221,7 @@ def _guard(model: "PreTrainedModel", folder: Path, manifest: Manifest, tokenizer
     method = method_class(str(manifest.method["name"])).model_validate(manifest.method)
     if not isinstance(method, GuardingMethod):
         raise ExpungeError(
-            f"{folder} is a guard of the method {method.method_name()}, which makes none; its expunge.json was changed"
+            f"{folder} is a guard of the method {method.method_name()}, which makes no guards; its expunge.json was edited"
         )
     life.attach(model, method, life.read(folder), Encoder(tokenizer, default_format(tokenizer)), refuse=not force)
 

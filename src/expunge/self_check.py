@@ -91,9 +91,9 @@ def guard_check(forget: Sequence[bool], retain: Sequence[bool]) -> SelfCheck:
     kept = f"{sum(retain)} of {len(retain)} to keep"
     said = [f"self-check: the guard acts on {sum(forget)} of {len(forget)} forget prompts and on {kept}"]
     if 2 * sum(forget) <= len(forget):
-        said.append("it lets most of what is to be forgotten pass; widen its threshold, or give more forget rows")
+        said.append("it misses most of the forget prompts; widen its threshold, or give more forget rows")
     if 5 * sum(retain) > len(retain):
-        said.append("it also acts on what is to be kept; narrow its threshold, or give more retain rows")
+        said.append("it also acts on many retain prompts; narrow its threshold, or give more retain rows")
     shares = {name: sum(acts) / len(acts) for name, acts in (("forget", forget), ("retain", retain)) if acts}
     counts = {"forget": len(forget), "retain": len(retain)}
     return SelfCheck(

@@ -224,7 +224,7 @@ class TestBadRows:
             "i.jsonl": (b"\n\n", r"i\.jsonl holds no examples"),
             "j.json": (b"[]", r"j\.json holds no examples"),
             "k.csv": (b"prompt,response\n", r"k\.csv holds no examples"),
-            "l.xlsx": (b"PK", r"l\.xlsx is of no kind that is read; give \.jsonl, \.json, \.csv, \.parquet"),
+            "l.xlsx": (b"PK", r"l\.xlsx has no supported format; give \.jsonl, \.json, \.csv, \.parquet"),
         }
         for name, (content, message) in broken.items():
             (tmp_path / name).write_bytes(content)

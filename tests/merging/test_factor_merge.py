@@ -143,7 +143,7 @@ class TestLoRA:
 
     def test_ethos_reads_the_base_and_needs_a_rank(self, tmp_path: Path, pico_folder: Path) -> None:
         adapters = [adapter(tmp_path / n, pico_folder, i) for i, n in enumerate("ea")]
-        with pytest.raises(ExpungeError, match="has no low rank; say by --rank"):
+        with pytest.raises(ExpungeError, match="is not of low rank; give --rank"):
             merge_adapters(Ethos(), models=adapters, out=tmp_path / "out")
         result = merge_adapters(Ethos(threshold=0, alpha=1), models=adapters, out=tmp_path / "out", rank=32)
         plus, minus, found = (changes(f, pico_folder) for f in (*adapters, tmp_path / "out/artifact"))

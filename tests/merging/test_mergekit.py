@@ -126,13 +126,13 @@ class TestReading:
     @pytest.mark.parametrize(
         ("old", "new", "words"),
         [
-            ("merge_method: ties", "merge_method: tiess", "'tiess' is not offered.*did you mean 'ties'"),
-            ("merge_method: ties", "merge_method: della", "'della' is not offered"),
+            ("merge_method: ties", "merge_method: tiess", "'tiess' is not supported.*did you mean 'ties'"),
+            ("merge_method: ties", "merge_method: della", "'della' is not supported"),
             ("dtype: float32", "dtipe: float32", "'dtipe' is not a field"),
             ("dtype: float32", "tokenizer_source: union", "keeps the tokenizer of the base"),
-            ("dtype: float32", "chat_template: auto", "chat_template is not offered"),
+            ("dtype: float32", "chat_template: auto", "chat_template is not supported"),
             ("normalize: true", "normalise: true", "has no parameter 'normalise'.*'normalize'"),
-            ("normalize: true", "rescale: true", "rescale is not offered"),
+            ("normalize: true", "rescale: true", "rescale is not supported"),
             ("density: 0.5", "density: 1.5", "a density is the share"),
             ("weight: 1.0, ", "", "weight is missing"),
             ("base_model: base", "", "needs base_model"),

@@ -72,7 +72,7 @@ def _suffix(path: Path) -> str:
 def _file_rows(path: Path) -> Located:
     suffix = _suffix(path)
     if not suffix or path.name.lower().endswith(".parquet.gz"):
-        raise ExpungeError(f"{path} is of no kind that is read; give {', '.join(_READERS)}, a datasets folder or a hub id")
+        raise ExpungeError(f"{path} has no supported format; give {', '.join(_READERS)}, a datasets folder or a hub id")
     return _READERS[suffix](path)
 
 

@@ -19,8 +19,8 @@ def differing(files: Files, scratch: Scratch, plan: Plan, item: Item) -> tuple[i
         expected = source.base_sha256.get(item.name)
         if expected is not None and sha256_of(files, item.base) != expected:
             raise ExpungeError(
-                f"{source.label} was made for another base: {item.name} of {plan.base.label} is not the tensor that it is a "
-                "difference to; give the base that it was made with"
+                f"{source.label} was made for another base: {item.name} of {plan.base.label} differs from the tensor that it "
+                "was subtracted from; give the base that it was made with"
             )
         if isinstance(given, Values) and _equal(files, scratch, given.tensor, item.base):
             continue

@@ -61,7 +61,7 @@ def merge_adapters(
     work = beside_of(out, "partial")
     if len(models) != 2:
         raise ExpungeError(
-            f"{method.method_name()} takes two adapters, EXPERT and ANTI_EXPERT, in this order; {len(models)} came"
+            f"{method.method_name()} takes two adapters, EXPERT and ANTI_EXPERT, in this order; {len(models)} were given"
         )
     expert, anti = (open_adapter(str(path)) for path in models)
     _check_kinds(method, expert, anti, rank)
@@ -118,7 +118,7 @@ def _check_kinds(method: AdapterMethod, expert: Adapter, anti: Adapter, rank: in
     if expert.kind != LORA and rank is not None:
         raise ExpungeError(f"--rank is for LoRA, and {expert.label} is of type {expert.kind}; leave it out")
     if expert.kind == LORA and not method.exact and rank is None:
-        raise ExpungeError(f"the result of {method.method_name()} has no low rank; say by --rank R what to keep of it")
+        raise ExpungeError(f"the result of {method.method_name()} is not of low rank; give --rank R")
     if bool(expert.config.get("fan_in_fan_out")) != bool(anti.config.get("fan_in_fan_out")):
         raise ExpungeError(f"{expert.label} and {anti.label} differ in fan_in_fan_out, so they are of different architectures")
 

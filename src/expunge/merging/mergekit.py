@@ -63,7 +63,7 @@ def _load(file: Path) -> dict[str, Any]:
         raise ExpungeError(f"{file}: '{unknown[0]}' is not a field of mergekit{nearest(unknown[0], KNOWN)}")
     if value["merge_method"] not in BUILDERS:
         raise ExpungeError(
-            f"{file}: the method '{value['merge_method']}' is not offered{nearest(str(value['merge_method']), BUILDERS)}; "
+            f"{file}: the method '{value['merge_method']}' is not supported{nearest(str(value['merge_method']), BUILDERS)}; "
             f"there are {', '.join(BUILDERS)}"
         )
     return value
@@ -75,11 +75,11 @@ def _recipe(file: Path, value: dict[str, Any]) -> MergekitConfig:
         ("chat_template", "the base's chat template is kept; remove the line and edit the tokenizer of the result"),
     ):
         if value.get(field):
-            raise ExpungeError(f"{file}: {field} is not offered: {why}")
+            raise ExpungeError(f"{file}: {field} is not supported: {why}")
     tokenizer = value.get("tokenizer") or {"source": value.get("tokenizer_source") or "base"}
     if tokenizer != {"source": "base"} and tokenizer != {"source": value.get("base_model")}:
         raise ExpungeError(
-            f"{file}: the result keeps the tokenizer of the base; of tokenizer settings only `source: base` is offered"
+            f"{file}: the result keeps the tokenizer of the base; of tokenizer settings only `source: base` is supported"
         )
     shared: tuple[Level, ...] = (value.get("parameters") or {},)
     if value.get("slices"):
@@ -94,7 +94,7 @@ def _recipe(file: Path, value: dict[str, Any]) -> MergekitConfig:
         entries = tuple(entry for entry in entries if entry.path != base)
     dtype: Any = value.get("out_dtype") or value.get("dtype") or "auto"
     if dtype not in get_args(DType):
-        raise ExpungeError(f"{file}: dtype '{dtype}' is not offered{nearest(str(dtype), get_args(DType))}")
+        raise ExpungeError(f"{file}: dtype '{dtype}' is not supported{nearest(str(dtype), get_args(DType))}")
     entries = tuple(entry._replace(path=_adapter_of(file, entry.path, str(base))) for entry in entries)
     return MergekitConfig(value["merge_method"], str(base), entries, shared, dtype)
 
@@ -113,7 +113,7 @@ def _slices(file: Path, slices: Any) -> tuple[tuple[ModelEntry, ...], Level]:
         if source.get("layer_range") != [0, _layers(entry.path)]:
             raise ExpungeError(
                 f"{file}: a slice takes the layers {source.get('layer_range')} of {entry.path}, which has {_layers(entry.path)}; "
-                "only slices of all layers are offered, not models put together from parts"
+                "only slices of all layers are supported, not models put together from parts"
             )
     return entries, slices[0].get("parameters") or {}
 

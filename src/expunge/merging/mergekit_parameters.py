@@ -82,7 +82,7 @@ class Parameters:
 
     def refuse_rescale(self) -> None:
         if self.flag("rescale", False):
-            raise ExpungeError(f"{self.file}: {self.recipe.method} with rescale is not offered; write rescale: false")
+            raise ExpungeError(f"{self.file}: {self.recipe.method} with rescale is not supported; write rescale: false")
 
     def check(self) -> None:
         """Raises ExpungeError for a parameter that was not read, since it would have no effect."""

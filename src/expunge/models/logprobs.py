@@ -208,7 +208,7 @@ class FrozenHead:
             error = (self(hidden_ND).float() - output.logits.float()).abs().max()
         if not error <= 0.02 * output.logits.float().abs().max():
             raise ExpungeError(
-                f"{type(inner).__name__} does something to its logits after the head that expunge does not know (model type "
+                f"{type(inner).__name__} changes its logits after the head in a way that expunge does not know (model type "
                 f"{inner.config.model_type}); use a retain term that needs no reference logits"
             )
 

@@ -33,7 +33,7 @@ def check(run: AnyRun, request: Request) -> None:
     """Raises ExpungeError if the request lacks a row set that the method needs; warns about one that is not used."""
     method = _method(run)
     if request.retain and not method.uses_retain:
-        warnings.warn(f"{method.method_name()} makes no use of the retain set", UserWarning, stacklevel=2)
+        warnings.warn(f"{method.method_name()} does not use the retain set", UserWarning, stacklevel=2)
     if method.uses_retain and not request.retain:
         raise ExpungeError(
             f"{method.method_name()} needs a retain set; give --retain, or --retain-loss none where the method has it"

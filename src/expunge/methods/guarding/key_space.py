@@ -329,6 +329,6 @@ def _warn_of_small_probe(state: Mapping[str, Tensor]) -> None:
     if radius > samuelson(n):
         warnings.warn(
             f"the radius of {radius:.3g} deviations is beyond {samuelson(n):.3g}, the farthest that any of the {n} fitted "
-            f"vectors can lie from their mean, so the probe says nothing about it; fit on {math.ceil(radius**2) + 2} or more",
+            f"vectors can lie from their mean, so no fitted prompt supports it; fit on {math.ceil(radius**2) + 2} or more",
             stacklevel=2,
         )
