@@ -31,8 +31,8 @@ def with_canaries(method: GuardingMethod, model: nn.Module, state: State, reques
     forget = min(method.canaries, len(request.forget))
     if effect_C[:forget].mean() < NOTICEABLE:
         warnings.warn(
-            f"the guard hardly changes the next token after its forget canaries (total variation {float(effect_C[:forget].mean()):.3f}); "
-            "loading it cannot check whether it acts",
+            "the guard hardly changes the next token after its forget canaries (total variation "
+            f"{float(effect_C[:forget].mean()):.3f}); loading it cannot check whether it acts",
             stacklevel=2,
         )
     width = max(len(row.ids) for row in rows)
