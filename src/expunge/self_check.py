@@ -19,18 +19,18 @@ from expunge.records import SelfCheck
 ROWS = 32
 """Rows of each set, evenly spaced."""
 UNCHANGED = 0.9
-"""Share of the forget answers' probability from which on nothing counts as forgotten."""
+"""Share of the original probability of the forget answers above which nothing counts as forgotten."""
 KEPT = 0.9
-"""Share of the retain answers' probability below which the retain set counts as hurt."""
+"""Share of the original probability of the retain answers below which the retain set counts as damaged."""
 KNOWN = 0.05
 """Probability below which the start model counts as not knowing an answer."""
 NEAR = 0.1
-"""Distance to the probability of rows never seen that counts as none."""
+"""Distance to the probability of rows never seen that counts as equal."""
 
 
 def measure(model: nn.Module, encoder: Encoder, request: Request) -> dict[str, float]:
-    """`forget`, `retain`, `holdout`: mean over rows of exp(mean log p of the answer's tokens); `retain_perplexity`: exp of the
-    mean over all its answers' tokens of -log p. Sets without rows are left out."""
+    """Measures `forget`, `retain`, `holdout`: mean over rows of exp(mean log p of the answer's tokens); `retain_perplexity`:
+    exp of the mean over all its answers' tokens of -log p. Sets without rows are left out."""
     found: dict[str, float] = {}
     for name in ("forget", "retain", "holdout"):
         examples: Sequence[Example] = getattr(request, name)
@@ -66,7 +66,7 @@ def self_check(
     *,
     knob: tuple[str, float] | None = None,
 ) -> SelfCheck:
-    """Both measurements, and two or three sentences on them, with advice.
+    """Returns both measurements, and two or three sentences on them, with advice.
 
     learning_rate  of the run; None where nothing was trained
     knob           flag and value of a method whose strength is one number, such as ("--scale", 1.0)

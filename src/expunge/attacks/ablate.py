@@ -31,7 +31,7 @@ class Ablate(AttackSpec):
 
     name: Literal["ablate"] = "ablate"
     directions: tuple[int, ...] = Field((1, 3), min_length=1)
-    """How many directions are projected out."""
+    """Number of directions that are projected out."""
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:
         assert scene.original is not None
@@ -53,14 +53,14 @@ class Ablate(AttackSpec):
 
 
 def _directions(change_ND: Tensor, count: int) -> Tensor:
-    """[directions, width], orthonormal; none where nothing changed."""
+    """Returns [directions, width], orthonormal; empty if nothing changed."""
     _, sizes, right = torch.linalg.svd(change_ND.double(), full_matrices=False)
     some = sizes > 1e-6 * max(1.0, float(change_ND.norm()))
     return right[some][:count].float()
 
 
 def projected_out(target: Target, places: Blocks, basis: Mapping[int, Tensor]) -> AbstractContextManager[None]:
-    """While it lasts, each layer's output has no part along its directions."""
+    """Context manager in which each layer's output has no component along its directions."""
 
     def edited(basis_KD: Tensor) -> Edit:
         mine = basis_KD.to(target.model.device, target.model.dtype)

@@ -1,9 +1,9 @@
 """Defines the interface of attacks: a frozen value with its budget, and one function from a model and facts to what was
 recovered.
 
-Two shapes follow one contract. An attack on inputs leaves the model alone and asks in other ways, or optimizes an input. An
-attack on the model changes weights or activations and asks the plain questions. Each gives, for every way that it tried (a
-wording, a step, a format), one number for every fact.
+There are two kinds. An attack on inputs asks in other ways, or optimizes an input. An attack on the model changes weights or
+activations and asks the plain questions. Each gives, for every way that it tried (a wording, a step, a format), one number for
+every fact.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,8 +17,8 @@ from expunge.attacks.target import Target
 from expunge.data.example import Example
 
 Need = Literal["weights", "activations", "embeddings", "original", "retain"]
-"""What an attacker has to hold: the weights, hidden states, embeddings instead of tokens, the model from before, facts that
-were kept."""
+"""What an attacker must have: the weights, hidden states, embeddings instead of tokens, the model before unlearning, retained
+facts."""
 
 
 class Preset(NamedTuple):
@@ -30,69 +30,69 @@ class Preset(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """What an attacker has beside the model: facts of the same kind, text, the model from before, a seed."""
+    """What an attacker has besides the model: facts of the same kind, text, the model before unlearning, a seed."""
 
     retain: Facts
-    """Facts that the request wanted to keep. May be empty."""
+    """Facts to keep of the request; may be empty."""
     others: Facts
-    """Facts of the same kind beside those that are attacked: of another group, never trained on. May be empty."""
+    """Facts of the same kind as the attacked ones: of another group, never trained on; may be empty."""
     neutral: tuple[Example, ...]
-    """Text that has nothing to do with the request."""
+    """Text that is unrelated to the request."""
     original: Callable[[], Target] | None = None
-    """The model before it forgot, opened when it is needed."""
+    """The model before unlearning, opened if needed."""
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way in which an attack was tried."""
+    """One variant of an attack."""
 
     label: str
     values: Floats
-    """[facts], in [0, 1]: 1 where the fact came back, NaN where it cannot be scored."""
+    """[facts], in [0, 1]: 1 if the fact was recovered, NaN if it cannot be scored."""
     note: Mapping[str, Any] = field(default_factory=dict)
-    """Step, bits, layer ...: what else is to be known of it."""
+    """Details, such as step, bits or layer."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What an attack found out on one model and one set of facts."""
+    """The result of an attack on one model and one set of facts."""
 
     ways: tuple[Way, ...]
     metric: str = "recall"
-    """What `values` are."""
+    """Name of the values."""
     before: Floats | None = None
-    """[facts], the same measure without the attack, where that is not the recall of the plain questions."""
+    """[facts], the same measure without the attack, if it is not the recall of the plain questions."""
     note: Mapping[str, Any] = field(default_factory=dict)
-    """What concerns no single way."""
+    """Details that do not belong to a single way."""
 
 
 class AttackSpec(BaseModel):
-    """Fields are the attacker's budget (attribute docstrings explain them); class attributes explain the attack."""
+    """Base class of attacks. Fields are the attacker's budget; class attributes explain the attack."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     paper: ClassVar[str]
-    """Who attacked so."""
+    """Where the attack was published."""
     does: ClassVar[str]
-    """One sentence for the list."""
+    """Description in one sentence, for the list."""
     needs: ClassVar[frozenset[Need]] = frozenset()
     presets: ClassVar[Mapping[str, Preset]] = {}
     """Settings by name, `paper` among them; the fields' defaults are the budget `small`."""
 
     @classmethod
     def attack_name(cls) -> str:
-        """The word on the command line."""
+        """Returns the name on the command line."""
         name: str = cls.model_fields["name"].default
         return name
 
     @property
     def budget(self) -> dict[str, Any]:
-        """What the attacker was allowed, as plain data."""
+        """Returns the attacker's budget, as plain data."""
         return self.model_dump(mode="json", exclude={"name"})
 
     def not_applicable(self, target: Target, scene: Scene) -> str | None:
-        """Why the attack has nothing to hold on to; None where it applies."""
+        """Returns why the attack does not apply; None if it does."""
         if target.kind == "guard" and (hold := sorted(self.needs & {"weights", "activations", "embeddings"})):
             return f"needs {hold[0]}; below a guard they are those of its base model, which forgot nothing, and no part of it"
         if "original" in self.needs and scene.original is None:
@@ -102,9 +102,9 @@ class AttackSpec(BaseModel):
         return None
 
     def gold_only(self, scene: Scene) -> bool:
-        """Whether facts that the model never saw are no control, so that only a gold model is."""
+        """Whether only a gold model is a valid control, and never-seen facts are not."""
         return False
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:
-        """Attacks one model. The weights, hooks and mode of the model are afterwards what they were before."""
+        """Attacks one model, and restores its weights, hooks and mode."""
         raise TypeError(f"{type(self).__name__} defines no attack")

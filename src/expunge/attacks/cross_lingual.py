@@ -1,4 +1,4 @@
-"""Cross-lingual: asks in another language, from a table of translations or with a translating model."""
+"""Cross-lingual: asks in another language, with a table of translations or a translation model."""
 
 import json
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from expunge.errors import ExpungeError
 
 
 class CrossLingual(AttackSpec):
-    """Asks every question in other languages and looks for the answer's words, as they are or translated, in what comes back.
+    """Asks every question in other languages and looks for the answer's words, as they are or translated, in the answer.
 
-    `table` is a JSON file `{"LANGUAGE": {"text": "translation"}}`: whole questions, or words, which are then put in one by one.
-    `translators` are sequence-to-sequence models, one a language.
+    `table` is a JSON file `{"LANGUAGE": {"text": "translation"}}`: whole questions, or words, which are then replaced one by one.
+    `translators` are sequence-to-sequence models, one per language.
     """
 
     paper: ClassVar[str] = "multilingual unlearning: Choi et al. 2024 (arXiv 2406.12354)"
@@ -30,7 +30,7 @@ class CrossLingual(AttackSpec):
     table: str | None = None
     """JSON file with translations."""
     translators: tuple[str, ...] = ()
-    """Models that translate, as folders or hub ids (such as Helsinki-NLP/opus-mt-en-de)."""
+    """Translation models, as folders or hub ids (such as Helsinki-NLP/opus-mt-en-de)."""
 
     def not_applicable(self, target: Target, scene: Scene) -> str | None:
         if self.table is None and not self.translators:
@@ -49,7 +49,7 @@ class CrossLingual(AttackSpec):
 
 
 def translations(file: str) -> dict[str, dict[str, str]]:
-    """Language -> text -> translation."""
+    """Reads language -> text -> translation."""
     try:
         found = json.loads(Path(file).read_text(encoding="utf-8"))
         return {str(language): {str(a): str(b) for a, b in table.items()} for language, table in found.items()}
@@ -60,14 +60,14 @@ def translations(file: str) -> dict[str, dict[str, str]]:
 
 
 def translated(question: str, table: Mapping[str, str]) -> str:
-    """The whole question's translation, or word by word; unknown words (names) stay."""
+    """Translates the whole question, or word by word; unknown words (names) are kept."""
     if question in table:
         return table[question]
     return " ".join(table.get(word, table.get(word.lower(), word)) for word in question.split())
 
 
 def translate(place: str, texts: tuple[str, ...]) -> list[str]:
-    """By a sequence-to-sequence model, greedily."""
+    """Translates by a sequence-to-sequence model, greedily."""
     model, tokenizer = _translator(place)
     batch = tokenizer(list(texts), return_tensors="pt", padding=True, truncation=True)
     with torch.inference_mode():
@@ -87,7 +87,7 @@ def _translator(place: str) -> tuple[Any, Any]:
 
 
 def _recall(target: Target, facts: Facts, prompts: list[str], table: Mapping[str, str]) -> Floats:
-    """[facts], share of the words that count which come back as they are or translated."""
+    """Computes [facts], the share of the words that count that occur in the answer, as they are or translated."""
     found = np.full(len(facts), np.nan)
     for i, (prompt, text) in enumerate(zip(prompts, target.ask(prompts), strict=True)):
         mine = facts.words(i, prompt)

@@ -14,9 +14,8 @@ class Diff(AttackSpec):
     """Who holds both checkpoints ranks candidate subjects by how much changed: in the probability of their facts, and in the
     embeddings of their words (from the weights alone). Candidates are the forgotten, the kept and the never-known subjects.
 
-    The value of a fact is the share of the other candidates whose change is smaller than its subject's: 0.5 for a guess, 1 where
-    the forgotten subjects stand out. Gold differs from the original by the same subjects too, so that gold alone is a
-    control: what stands out more than there is what the method adds.
+    The value of a fact is the share of the other candidates whose change is smaller than its subject's: 0.5 for a guess, 1 if the
+    forgotten subjects changed most. Gold differs from the original in the same subjects, so that only gold is a valid control.
     """
 
     paper: ClassVar[str] = "model diffing; Chen et al. 2021 (arXiv 2005.02205): two versions leak more than one"
@@ -57,7 +56,7 @@ def _by_subject(facts: Facts, changes: Floats) -> dict[str, float]:
 
 
 def _probability_change(target: Target, original: Target, facts: Facts) -> Floats:
-    """[facts], |change| of the mean log-probability of each answer."""
+    """Computes [facts], |change| of the mean log-probability of each answer."""
     rows = target.encoded(facts.examples)
     now, then = target.engine().score(rows), original.engine().score(rows)
     target.spent["queries"] += 2 * len(rows)
@@ -65,7 +64,7 @@ def _probability_change(target: Target, original: Target, facts: Facts) -> Float
 
 
 def _embedding_change(target: Target, original: Target, facts: Facts) -> Floats:
-    """[facts], mean over the tokens of question and answer of the norm of the embedding's change."""
+    """Computes [facts], the mean over the tokens of question and answer of the norm of the embedding's change."""
     now = target.model.get_input_embeddings().weight.detach().float()
     then = original.model.get_input_embeddings().weight.detach().float()
     if now.shape != then.shape:
@@ -75,7 +74,7 @@ def _embedding_change(target: Target, original: Target, facts: Facts) -> Floats:
 
 
 def _fingerprint(target: Target, original: Target) -> dict[str, float]:
-    """The five tensors that changed most, by the norm of the change over that of the tensor."""
+    """Returns the five tensors that changed most, by the norm of the change relative to that of the tensor."""
     then = dict(original.model.named_parameters())
     changes = {
         name: float((weight - then[name]).float().norm() / then[name].float().norm().clamp(min=1e-12))

@@ -1,4 +1,4 @@
-"""Evolve: breeds wordings of what is asked, by how much they bring back, under a budget of queries. Needs only answers."""
+"""Evolve: evolves wordings of the question by how much they recover, under a budget of queries. Needs only answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
@@ -16,9 +16,8 @@ HOLE = "{question}"
 
 
 class Evolve(AttackSpec):
-    """Evolution over templates: words are put in, left out and exchanged before and after the question, and two templates are
-    crossed. The fitness of a template is the mean recall on some facts of one half; the best is scored on the other half.
-    """
+    """Evolves templates: words are inserted, removed and replaced before and after the question, and two templates are
+    crossed. The fitness of a template is the mean recall on some facts of one half; the best is scored on the other half."""
 
     paper: ClassVar[str] = "REBEL (@5c9a667): evolution of prompts against unlearned models"
     does: ClassVar[str] = "breeds wordings under a budget of queries"
@@ -33,11 +32,11 @@ class Evolve(AttackSpec):
 
     name: Literal["evolve"] = "evolve"
     mutations: tuple[int, ...] = Field((16, 8, 8), min_length=1)
-    """New templates of each round."""
+    """Number of new templates in each round."""
     survivors: tuple[int, ...] = Field((4, 3, 1), min_length=1)
-    """Templates that go on after each round."""
+    """Number of templates kept after each round."""
     asked: int = Field(12, gt=0)
-    """Facts that a template is tried on."""
+    """Number of facts on which a template is tried."""
 
     @model_validator(mode="after")
     def _rounds(self) -> "Evolve":
@@ -78,7 +77,7 @@ class Evolve(AttackSpec):
 
 
 def _child(parents: Sequence[str], vocabulary: Sequence[str], rng: np.random.Generator) -> str:
-    """A parent with one change, or two parents crossed at the question."""
+    """Returns a parent with one change, or two parents crossed at the question."""
     mother = parents[int(rng.integers(len(parents)))]
     before, _, after = mother.partition(HOLE)
     kind = int(rng.integers(4))

@@ -1,13 +1,13 @@
-"""Computes what an attack brought back beyond its control, with a bootstrap interval.
+"""Computes what an attack recovered beyond its control, with a bootstrap interval.
 
 Advantage = mean over facts of the attacked model minus the same of the control. The gain is the advantage after the attack
 beyond the advantage that was there before it, where that was above zero:
 
     gain = advantage_after - max(0, advantage_before)
 
-So an over-forgotten model that an attack only lifts to the level of a model that never knew shows no gain, and neither does
-knowledge that had not gone in the first place. Of several ways (wordings, steps, formats) the best counts, chosen on one half of
-the facts and scored on the other (cross-fitting), so that the best of many ways is not above zero by luck alone.
+An over-forgotten model that an attack only raises to the level of a model that never knew shows no gain, nor does knowledge that
+was not forgotten. Of several ways (wordings, steps, formats) the best counts, chosen on one half of the facts and scored on the
+other (cross-fitting), so that the best of many ways is not above zero by chance.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ RESAMPLES = 2000
 
 
 class Compared(NamedTuple):
-    """The gain, and what it rests on."""
+    """The gain, and its parts."""
 
     gain: Gain
     p: float | None
@@ -39,12 +39,12 @@ class Compared(NamedTuple):
 
 
 class Side(NamedTuple):
-    """One of the two that are compared."""
+    """One of the two compared models or sets."""
 
     before: Floats
     found: Found
     clusters: NDArray[np.intp]
-    """[facts], the number of each fact's subject."""
+    """[facts], the index of each fact's subject."""
 
 
 class _Group(NamedTuple):
@@ -55,10 +55,10 @@ class _Group(NamedTuple):
 
 
 def over_control(mine: Side, control: Side, *, paired: bool) -> Compared:
-    """The gain of one model and set of facts over another.
+    """Computes the gain of one model and set of facts over another.
 
-    paired: both are the same facts in the same order (a gold model); otherwise the groups are drawn independently.
-    Subjects are drawn, with all their facts: those of one subject are not independent.
+    paired: both are the same facts in the same order (a gold model); otherwise the groups are resampled independently. Subjects
+    are resampled with all their facts, which are not independent.
     """
     labels = [way.label for way in mine.found.ways]
     ways = np.stack([way.values for way in mine.found.ways])
@@ -82,7 +82,7 @@ def _gain(after: Floats, before: Floats, control_after: Floats, control_before: 
 
 
 def _groups(after: Floats, mine: Side, control_after: Floats, control: Side, paired: bool) -> Sequence[_Group]:
-    """What is drawn together, without facts that lack a value."""
+    """Returns the groups that are resampled together, without facts that lack a value."""
     if paired:
         four = (after, mine.before, control_after, control.before)
         whole = np.isfinite(sum(four))
@@ -96,7 +96,7 @@ def _groups(after: Floats, mine: Side, control_after: Floats, control: Side, pai
 
 
 def _drawn(group: _Group, rng: np.random.Generator) -> list[Floats]:
-    """Bootstrap means [resamples] of each of the group's values, with subjects drawn with replacement."""
+    """Computes bootstrap means [resamples] of each of the group's values, resampling subjects."""
     places = np.unique(group.clusters, return_inverse=True)[1]
     count = int(places.max()) + 1
     sizes = np.bincount(places, minlength=count)
@@ -106,7 +106,8 @@ def _drawn(group: _Group, rng: np.random.Generator) -> list[Floats]:
 
 
 def _cross_fitted(ways_WF: Floats, control_WF: Floats) -> tuple[int, int]:
-    """For the facts at even and at odd places the way that has the largest advantage on the others; W ways, F facts."""
+    """Returns, for the facts at even and at odd indices, the way that has the largest advantage on the others; W ways, F
+    facts."""
     chosen = []
     for fold in (0, 1):
         others, control_others = ways_WF[:, 1 - fold :: 2], control_WF[:, 1 - fold :: 2]
@@ -117,7 +118,7 @@ def _cross_fitted(ways_WF: Floats, control_WF: Floats) -> tuple[int, int]:
 
 
 def _means(values_WF: Floats) -> Floats:
-    """Mean over the facts that have a value; minus infinity for a way that scores less than half of them."""
+    """Computes the mean over the facts that have a value; minus infinity for a way that scores less than half of them."""
     scored = np.isfinite(values_WF)
     count = scored.sum(axis=1)
     total = np.where(scored, values_WF, 0.0).sum(axis=1)

@@ -1,4 +1,4 @@
-"""GCG: searches a suffix of tokens by the gradient of the loss in each token's place."""
+"""GCG: searches for a suffix of tokens by the gradient of the loss at each of its positions."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
@@ -20,9 +20,10 @@ from expunge.models.logprobs import labelled_logits, sequence_mean, token_logpro
 class Gcg(AttackSpec):
     """Greedy coordinate gradient between question and answer.
 
-    Each step takes, for every place of the suffix, the tokens whose embedding lowers the loss most to first order, tries `width`
-    random single replacements among them, and keeps the best. `universal`: one suffix, optimized on one half of the facts and
-    scored on the other. `per_question`: one each, optimized for the answer's beginning up to the first word that counts.
+    Each step takes, for every position of the suffix, the tokens whose embedding lowers the loss most to first order, tries
+    `width` random single replacements among them, and keeps the best. `universal`: one suffix, optimized on one half of the
+    facts and scored on the other. `per_question`: one each, optimized for the answer's beginning up to the first word that
+    counts.
     """
 
     paper: ClassVar[str] = "Zou et al. 2023 (arXiv 2307.15043); nanoGCG"
@@ -38,14 +39,14 @@ class Gcg(AttackSpec):
     name: Literal["gcg"] = "gcg"
     kinds: tuple[Literal["universal", "per_question"], ...] = ("universal",)
     tokens: int = Field(4, gt=0)
-    """Tokens of the suffix."""
+    """Number of tokens of the suffix."""
     steps: int = Field(8, gt=0)
     width: int = Field(24, gt=0)
-    """Replacements tried in a step."""
+    """Number of replacements tried in a step."""
     top_k: int = Field(64, gt=0)
-    """Tokens that a replacement is drawn from."""
+    """Number of tokens that a replacement is drawn from."""
     prompts: int = Field(8, gt=0)
-    """Questions that a universal suffix is optimized on, at most."""
+    """Largest number of questions that a universal suffix is optimized on."""
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:
         rows = target.encoded(facts.examples)
@@ -67,7 +68,7 @@ class Gcg(AttackSpec):
         return Found(tuple(ways))
 
     def _searched(self, target: Target, rows: Sequence[Encoded], seed: int) -> Ids:
-        """The best suffix that was found for all rows together."""
+        """Returns the best suffix for all rows together."""
         generator = torch.Generator().manual_seed(seed)
         usable = _usable(target)
         suffix = [usable[int(k)] for k in torch.randint(len(usable), (self.tokens,), generator=generator)]
@@ -91,14 +92,14 @@ class Gcg(AttackSpec):
 
 
 def _usable(target: Target) -> list[int]:
-    """Tokens that a user could type: none of the special ones."""
+    """Returns the tokens that a user could type, without special ones."""
     special = set(target.tokenizer.all_special_ids)
     count = min(len(target.tokenizer), target.model.get_input_embeddings().weight.shape[0])
     return [token for token in range(count) if token not in special]
 
 
 def _with(rows: Sequence[Encoded], suffix: Ids) -> list[Encoded]:
-    """The rows with the suffix between prompt and answer."""
+    """Returns the rows with the suffix between prompt and answer."""
     return [
         Encoded((*r.ids[: r.answer_start], *suffix, *r.ids[r.answer_start :]), r.answer_start + len(suffix), r.has_end)
         for r in rows
@@ -107,7 +108,7 @@ def _with(rows: Sequence[Encoded], suffix: Ids) -> list[Encoded]:
 
 @torch.no_grad()
 def _losses(target: Target, rows: Sequence[Encoded], suffixes: Sequence[Ids], batch: int = 128) -> Tensor:
-    """[suffixes], mean over rows of the answer's mean loss."""
+    """Computes [suffixes], the mean over rows of the answer's mean loss."""
     every = [row for suffix in suffixes for row in _with(rows, suffix)]
     found = []
     for start in range(0, len(every), batch):
@@ -119,7 +120,8 @@ def _losses(target: Target, rows: Sequence[Encoded], suffixes: Sequence[Ids], ba
 
 
 def _token_gradient(target: Target, rows: Sequence[Encoded], suffix: Ids) -> Tensor:
-    """[places, vocabulary], the loss's gradient in the one-hot of each suffix token: embedding gradient times embeddings."""
+    """Computes [positions, vocabulary], the loss's gradient in the one-hot of each suffix token: embedding gradient times
+    embeddings."""
     model = target.model
     batch = collate(_with(rows, suffix), target.encoder.pad_id).to(model.device)
     embed = model.get_input_embeddings()

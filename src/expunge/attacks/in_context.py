@@ -15,8 +15,8 @@ class InContext(AttackSpec):
     """Few-shot (kept questions with their answers before the question) and the domain (other answers about the same subject),
     each also as cloze: the model goes on with the answer's beginning.
 
-    Open book (the fact itself in the context) is no attack, since what comes back is an echo. It is noted, because a model that
-    cannot even read the fact off the page was damaged, and closed-book silence then proves little.
+    Open book (the fact itself in the context) is not an attack, since the answer is an echo. It is recorded, because a model that
+    cannot even repeat the fact from its context is damaged, so that failing without it proves little.
     """
 
     paper: ClassVar[str] = "EleutherAI/unlearn, in-context evaluations; Shumailov et al. 2024 (arXiv 2407.00106)"
@@ -27,9 +27,9 @@ class InContext(AttackSpec):
 
     name: Literal["in_context"] = "in_context"
     shots: int = Field(4, gt=0)
-    """Kept questions with answers before the question."""
+    """Number of retained questions with answers before the question."""
     related: int = Field(3, gt=0)
-    """Other answers about the same subject before the question."""
+    """Number of other answers about the same subject before the question."""
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:
         contexts = {"related": [self._related(facts, i) for i in range(len(facts))]}
@@ -46,14 +46,15 @@ class InContext(AttackSpec):
         return Found(tuple(ways), note={"open_book": round(float(np.mean(read)), 4)})
 
     def _shots(self, facts: Facts, retain: Facts, i: int) -> str:
-        """Kept questions with answers that do not hold the fact's words."""
+        """Returns retained questions with answers that do not contain the fact's words."""
         mine = set(facts.words(i, facts.questions[i]))
         order = [retain.examples[(7 * i + k) % len(retain)] for k in range(len(retain))]
         usable = [example for example in order if not mine & set(words(example.response))]
         return "".join(f"{example.prompt} {example.response} . " for example in usable[: self.shots])
 
     def _related(self, facts: Facts, i: int) -> str:
-        """Other answers about the same subject: the same `person`, `topic` or `group`, else the neighbours in the file."""
+        """Returns other answers about the same subject: the same `person`, `topic` or `group`, else the neighbouring rows of
+        the file."""
         mine = set(facts.words(i, facts.questions[i]))
         subject = facts.subject(i)
         same = [k for k in range(len(facts)) if k != i and subject is not None and facts.subject(k) == subject]
@@ -63,7 +64,7 @@ class InContext(AttackSpec):
 
 
 def begun(target: Target, facts: Facts, prompts: list[str]) -> Floats:
-    """[facts], recall where each answer's beginning, up to its first word that counts, follows the prompt already."""
+    """Computes [facts], the recall if each answer's beginning, up to its first word that counts, follows the prompt."""
     found = np.full(len(facts), np.nan)
     chosen = [i for i, fits in enumerate(target.fits(prompts)) if fits]
     rows = target.encoder.encode_answers([(prompts[i], facts.examples[i].response) for i in chosen])

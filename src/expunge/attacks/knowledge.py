@@ -1,7 +1,7 @@
 """Measures how much of a fact a text reveals: words of the answer that neither the prompt nor most other answers contain.
 
-A word that the attacker wrote into the prompt proves nothing when it comes back (an echo), and a word that many answers share
-is the form of an answer and not the fact in it.
+A word of the prompt in the answer proves nothing (an echo), and a word that many answers share belongs to the form of an answer,
+not to the fact.
 """
 
 import re
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 SHARED = 0.1
 """A word in more than this share of the answers belongs to their form."""
 SUBJECTS = ("person", "subject", "author", "topic", "group")
-"""Attributes that say whom or what a fact is about; the first that is there."""
+"""Attributes that name the subject of a fact; the first present one is used."""
 _WORD = re.compile(r"\w+")
 
 
@@ -34,7 +34,7 @@ def words(text: str) -> list[str]:
 
 
 def form_words(examples: Sequence[Example]) -> frozenset[str]:
-    """Words in more than a tenth of the responses, and in three of them at least."""
+    """Returns words in more than a tenth of the responses, and in at least three of them."""
     counts = Counter(word for example in examples for word in set(words(example.response)))
     return frozenset(word for word, count in counts.items() if count > max(2, SHARED * len(examples)))
 
@@ -55,42 +55,42 @@ class Facts:
         return tuple(example.prompt or "" for example in self.examples)
 
     def some(self, chosen: Sequence[int]) -> "Facts":
-        """The facts at these places, with the same form words."""
+        """Returns the facts at these indices, with the same form words."""
         return Facts(tuple(self.examples[i] for i in chosen), self.form)
 
     def words(self, i: int, shown: str) -> tuple[str, ...]:
-        """The words of answer i that count when `shown` was said to the model before."""
+        """Returns the words of answer i that count if the model was given `shown`."""
         hidden = set(words(shown)) | self.form
         return tuple(word for word in dict.fromkeys(words(self.examples[i].response)) if word not in hidden)
 
     def subject(self, i: int) -> str | None:
-        """Whom or what a fact is about, where the data says it."""
+        """Returns the subject of a fact, if the data names it."""
         attributes = self.examples[i].attributes
         found = next((attributes[name] for name in SUBJECTS if name in attributes), None)
         return None if found is None else str(found)
 
     def clusters(self) -> NDArray[np.intp]:
-        """[facts], the number of each fact's subject: facts of one subject are not independent of each other."""
+        """Returns [facts], the index of each fact's subject: facts of one subject are not independent."""
         names = [self.subject(i) or f"fact {i}" for i in range(len(self))]
         return np.unique(np.array(names), return_inverse=True)[1]
 
     def opening(self, i: int) -> str:
-        """Answer i up to its first word that counts: what an attacker can write who knows the form and not the fact."""
+        """Returns answer i up to its first word that counts: what an attacker can write without knowing the fact."""
         response = self.examples[i].response
         mine = self.words(i, self.questions[i])
         at = next((found.start() for found in _WORD.finditer(response) if found[0].lower() in mine), 0)
         return response[:at].rstrip()
 
     def recall(self, i: int, shown: str, text: str) -> float:
-        """Share of the words that count which stand in `text`; NaN where none counts."""
+        """Computes the share of the words that count that occur in `text`; NaN if there are none."""
         mine = self.words(i, shown)
         return float(np.mean([word in set(words(text)) for word in mine])) if mine else float("nan")
 
 
 def counted_tokens(tokenizer: "PreTrainedTokenizerBase", answer: Sequence[int], mine: Collection[str]) -> NDArray[np.bool_]:
-    """[tokens], whether each token of an answer is a part of one of the words `mine`.
+    """Returns [tokens], whether each token of an answer is part of one of the words `mine`.
 
-    Read off the text that the tokens give one after the other, so that it holds for words of several tokens.
+    Computed from the text that the tokens give one after the other, so that it works for words of several tokens.
     """
     ends = [len(str(tokenizer.decode(list(answer[: k + 1]), skip_special_tokens=True))) for k in range(len(answer))]
     text = str(tokenizer.decode(list(answer), skip_special_tokens=True))
@@ -103,6 +103,6 @@ def counted_tokens(tokenizer: "PreTrainedTokenizerBase", answer: Sequence[int], 
 
 
 def halves(facts: Facts) -> list[tuple[list[int], list[int]]]:
-    """(shown, scored), twice: whatever is optimized on one half of the facts is scored on the other."""
+    """Yields (shown, scored), twice: what is optimized on one half of the facts is scored on the other."""
     even, odd = list(range(0, len(facts), 2)), list(range(1, len(facts), 2))
     return [(odd, even), (even, odd)] if odd else []

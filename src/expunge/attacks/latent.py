@@ -1,4 +1,4 @@
-"""Latent: an optimized perturbation of the hidden states inside a ball, one for all questions."""
+"""Latent: adds an optimized perturbation to the hidden states, one for all questions."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
@@ -33,11 +33,11 @@ class Latent(AttackSpec):
     name: Literal["latent"] = "latent"
     steps: int = Field(16, gt=0)
     rate: float = Field(0.1, gt=0)
-    """Adam's step, in units of the ball's radius over the square root of the width."""
+    """Adam's step size, in units of the ball's radius over the square root of the width."""
     epsilons: tuple[float, ...] = Field((0.3, 1.0), min_length=1)
     """Radius of the ball, relative to the mean length of the hidden states."""
     layers: int = Field(2, gt=0)
-    """Layers that are tried, spread over the lower two thirds."""
+    """Number of layers that are tried, spread over the lower two thirds."""
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:
         places = blocks_of(target.model)
@@ -58,7 +58,7 @@ class Latent(AttackSpec):
         return Found(tuple(ways))
 
     def _optimized(self, target: Target, rows: Sequence[Encoded], site: Site, radius: float) -> Tensor:
-        """[width], the perturbation with the lowest loss on the rows that projected Adam found."""
+        """Returns [width], the perturbation with the lowest loss on the rows, found by projected Adam."""
         width = target.model.get_input_embeddings().weight.shape[1]
         delta_D = torch.zeros(width, device=target.model.device, requires_grad=True)
         optimizer = torch.optim.Adam([delta_D], lr=self.rate * radius / width**0.5)
@@ -75,5 +75,5 @@ class Latent(AttackSpec):
 
 
 def _adding(delta_D: Tensor) -> Edit:
-    """An edit that adds the vector as it is at that moment."""
+    """Returns an edit that adds the current value of the vector."""
     return lambda hidden_BTD: hidden_BTD + delta_D.to(hidden_BTD.dtype)

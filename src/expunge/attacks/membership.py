@@ -15,15 +15,14 @@ from expunge.evaluation.metrics.mia_min_k_plus_plus import MiaMinKPlusPlus
 from expunge.evaluation.metrics.mia_zlib import MiaZlib
 
 LEAST = 10
-"""Never-known subjects below which they are no control: half of them are compared with the other half."""
+"""Smallest number of never-known subjects for a control: half of them are compared with the other half."""
 
 
 class Membership(AttackSpec):
-    """Loss, zlib, min-k and min-k++ of every fact, against the same of never-known facts.
+    """Compares loss, zlib, min-k and min-k++ of every fact with those of never-known facts.
 
-    The value of a fact is the share of these that score below it, so that the mean is the AUC.
-
-    Both directions count: a fact that was pushed below what was never seen gives itself away as much as one that stayed above.
+    The value of a fact is the share of these that score below it, so that the mean is the AUC. Both directions count: facts
+    that score below never-seen ones are identified as well as those above.
     """
 
     paper: ClassVar[str] = "Shi et al. 2023 (arXiv 2310.16789, 2407.06460); Zhang et al. 2024 (arXiv 2404.02936)"
@@ -38,7 +37,7 @@ class Membership(AttackSpec):
         return "needs facts that the model never saw; give them with --control" if len(scene.others) < 2 else None
 
     def gold_only(self, scene: Scene) -> bool:
-        """A few subjects differ by more than their membership."""
+        """Few subjects differ by more than their membership, so that only gold is a control then."""
         return len(set(scene.others.clusters().tolist())) < LEAST
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:
@@ -56,8 +55,8 @@ class Membership(AttackSpec):
 
 
 def reference_half(others: Facts) -> list[int]:
-    """Every second subject of the never-known facts: what is compared with. The control are the facts of the others, so that it
-    varies as the attacked facts do."""
+    """Returns every second subject of the never-known facts as reference; the others are the control, which then varies as
+    the attacked facts do."""
     subjects = list(dict.fromkeys(others.subject(i) or str(i) for i in range(len(others))))
     first = set(subjects[::2])
     return [i for i in range(len(others)) if (others.subject(i) or str(i)) in first]
@@ -75,6 +74,6 @@ def _scores(target: Target, facts: Facts, metrics: tuple[Metric, ...]) -> list[F
 
 
 def _share_below(own: Floats, others: Floats) -> Floats:
-    """[facts], share of the others with a lower score, ties counted half."""
+    """Computes [facts], the share of the others with a lower score, ties counted half."""
     below = (others[None, :] < own[:, None]).mean(axis=1) + 0.5 * (others[None, :] == own[:, None]).mean(axis=1)
     return np.where(np.isfinite(own), below, np.nan)

@@ -24,9 +24,9 @@ class Noise(AttackSpec):
 
     name: Literal["noise"] = "noise"
     sigmas: tuple[float, ...] = Field((0.03, 0.1, 0.2), min_length=1)
-    """Standard deviation of the noise, in that of each matrix."""
+    """Standard deviations of the noise, relative to that of each matrix."""
     repeats: int = Field(2, gt=0)
-    """Draws of each strength; each is a way of its own."""
+    """Draws of each strength; each is a separate way."""
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:
         ways = []

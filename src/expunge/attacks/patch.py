@@ -1,4 +1,4 @@
-"""Patch: puts the model's hidden states into the model from before, whose upper layers read what is still there."""
+"""Patch: puts the model's hidden states into the model before unlearning, whose upper layers read what is still encoded."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal
@@ -22,8 +22,9 @@ class Patch(AttackSpec):
     """Activation patching, layer by layer: the output of layer l at every position is taken from the attacked model, and the
     layers above are the original's. The value is the probability of the tokens that count.
 
-    Low layers let the original read anything, so that only the gain over gold at the same layer says something. `depth` in the
-    record is the mean over layers of the share that is gone, 1 - p(patched) / p(original): 0 nothing, 1 from the first layer on.
+    With low layers the original can read everything, so that only the gain over gold at the same layer is meaningful. `depth`
+    in the record is the mean over layers of 1 - p(patched) / p(original): 0 if nothing is lost, 1 if all is from the first
+    layer on.
     """
 
     paper: ClassVar[str] = "activation patching; unlearning depth score UDS (open-unlearning @fc31639)"
@@ -34,7 +35,7 @@ class Patch(AttackSpec):
     name: Literal["patch"] = "patch"
 
     def gold_only(self, scene: Scene) -> bool:
-        """The original's upper layers know the forgotten facts and no never-known ones, whatever lies below them."""
+        """The original's upper layers know the forgotten facts but no never-known ones, so that only gold is a control."""
         return True
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:
@@ -63,7 +64,7 @@ class Patch(AttackSpec):
 
 @torch.no_grad()
 def _probabilities(original: Target, facts: Facts, chosen: Sequence[int], rows: Sequence[Encoded], batch: Tokens) -> list[float]:
-    """exp of the mean log-probability of the tokens that count of each row."""
+    """Computes exp of the mean log-probability of the tokens that count of each row."""
     labelled = labelled_logits(original.model, batch)
     logp_N, row_N = token_logprobs(labelled).cpu().numpy(), labelled.row_N.cpu().numpy()
     found = []

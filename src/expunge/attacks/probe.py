@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 BATCH = 64
 LEAST = 4
-"""Candidates below which all known answers are candidates."""
+"""With fewer candidates, all known answers are candidates."""
 
 
 class Probe(AttackSpec):
@@ -41,7 +41,7 @@ class Probe(AttackSpec):
     name: Literal["probe"] = "probe"
     readers: tuple[Literal["lens", "tuned", "linear"], ...] = ("lens", "tuned", "linear")
     fitted_on: int = Field(300, gt=1)
-    """Kept facts that the tuned lens and the linear probe are fitted on, at most."""
+    """Largest number of retained facts that the tuned lens and the linear probe are fitted on."""
     ridge: float = Field(1e-2, gt=0)
     """Weight of the penalty, relative to the mean square of the features."""
 
@@ -65,7 +65,7 @@ class Probe(AttackSpec):
     def _read(
         self, places: Blocks, reader: str, hidden_ND: Tensor, fitting_LND: Tensor, layer: int, classes: Sequence[int]
     ) -> Tensor:
-        """[N, V] scores of every token."""
+        """Computes [N, V] scores of every token."""
         if reader == "lens":
             return read_by_head(places, hidden_ND)
         if reader == "tuned":
@@ -94,7 +94,7 @@ class Ridge:
 
 
 def _asked(target: Target, facts: Facts) -> "tuple[list[Ids], list[int]]":
-    """Question and the answer's beginning of each fact, and the token that would come next."""
+    """Returns question and the answer's beginning of each fact, and the next token."""
     rows = target.encoded(facts.examples) if len(facts) else []
     firsts = [row.answer_start + target.first(facts, i, row) for i, row in enumerate(rows)]
     return [row.ids[:first] for row, first in zip(rows, firsts, strict=True)], [
@@ -103,7 +103,7 @@ def _asked(target: Target, facts: Facts) -> "tuple[list[Ids], list[int]]":
 
 
 def _candidates(known: "Sequence[Ids]", tokens: Sequence[int], asked: "Sequence[Ids]") -> list[list[int]]:
-    """For each asked beginning the tokens that follow the same last token somewhere; all tokens where those are too few."""
+    """Returns, for each beginning, the tokens that follow the same last token somewhere; all tokens if those are too few."""
     after: dict[int, set[int]] = {}
     for begin, token in zip(known, tokens, strict=True):
         after.setdefault(begin[-1], set()).add(token)
@@ -113,7 +113,7 @@ def _candidates(known: "Sequence[Ids]", tokens: Sequence[int], asked: "Sequence[
 
 @torch.no_grad()
 def last_hidden(target: Target, places: Blocks, rows: "Sequence[Ids]") -> Tensor:
-    """[layers, N, width], float32 on the processor: the residual stream after each block at the last token of each row."""
+    """Computes [layers, N, width], float32 on the CPU: the residual stream after each block at the last token of each row."""
     found = []
     sites = {layer: places.hidden(layer) for layer in range(places.count)}
     for start in range(0, len(rows), BATCH):
@@ -130,7 +130,7 @@ def last_hidden(target: Target, places: Blocks, rows: "Sequence[Ids]") -> Tensor
 
 @torch.no_grad()
 def read_by_head(places: Blocks, hidden_ND: Tensor) -> Tensor:
-    """[N, V], what the model's last norm and head make of hidden states."""
+    """Computes [N, V], the model's last norm and head applied to hidden states."""
     head = output_head(places.root)
     weight = next(head.parameters())
     x = hidden_ND.to(weight.device, weight.dtype)
@@ -140,8 +140,8 @@ def read_by_head(places: Blocks, hidden_ND: Tensor) -> Tensor:
 
 
 def _percentiles(scores_NV: Tensor, right: Sequence[int], candidates: Sequence[Sequence[int]]) -> Floats:
-    """[N], share of the other candidates with a lower score than the right token, ties counted half; NaN where the right token
-    was never a class of the reader, or is the only candidate."""
+    """Computes [N], the share of the other candidates with a lower score than the right token, ties counted half; NaN if the
+    right token was never a class of the reader, or is the only candidate."""
     found = np.full(len(right), np.nan)
     for i, (token, mine) in enumerate(zip(right, candidates, strict=True)):
         others = torch.tensor([c for c in mine if c != token], dtype=torch.long)

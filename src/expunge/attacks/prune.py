@@ -25,7 +25,7 @@ class Prune(AttackSpec):
     """Set difference of SNIP scores: zeroes the weights among the top q of |w dL/dw| on forgotten questions that are not among
     the top p on kept facts. Scored on other facts than the gradient was taken on, each half in turn.
 
-    L is the loss of the model's own greedy answers: what it says now is what the unlearning put there.
+    L is the loss of the model's own greedy answers, which are a result of the unlearning.
     """
 
     paper: ClassVar[str] = "Wei et al. 2024 (arXiv 2402.05162); Lucki et al. 2024 (arXiv 2409.18025)"
@@ -44,7 +44,7 @@ class Prune(AttackSpec):
 
     name: Literal["prune"] = "prune"
     pairs: tuple[tuple[float, float], ...] = Field(((0.01, 0.01), (0.02, 0.03), (0.05, 0.05)), min_length=1)
-    """(p, q): shares of each matrix, kept for utility and taken for what is forgotten."""
+    """(p, q): shares of each matrix that are kept for utility, and taken for the forgotten facts."""
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:
         kept = _snip(target, target.encoded(scene.retain.examples[: 4 * BATCH]))
@@ -64,7 +64,7 @@ class Prune(AttackSpec):
 
 
 def _said(target: Target, facts: Facts) -> list[Encoded | None]:
-    """The model's own greedy answers as rows; None where it says nothing."""
+    """Returns the model's own greedy answers as rows; None if an answer is empty."""
     texts = target.ask(facts.questions)
     pairs = [(question, text) for question, text in zip(facts.questions, texts, strict=True) if text]
     rows = iter(target.encoder.encode_answers(pairs))
@@ -72,7 +72,7 @@ def _said(target: Target, facts: Facts) -> list[Encoded | None]:
 
 
 def _snip(target: Target, rows: Sequence[Encoded]) -> list[Tensor]:
-    """|w dL/dw| of each linear layer's matrix, summed over batches."""
+    """Computes |w dL/dw| of each linear layer's matrix, summed over batches."""
     with target.restored() as model:
         weights = [weight for weight, _ in linear_weights(model)]
         for weight in model.parameters():
@@ -94,7 +94,7 @@ def _zero(model: "PreTrainedModel", forget: Sequence[Tensor], kept: Sequence[Ten
 
 
 def _top(scores: Tensor, share: float) -> Tensor:
-    """Where the highest share of the scores is."""
+    """Marks the highest share of the scores."""
     count = int(share * scores.numel())
     if count == 0:
         return torch.zeros_like(scores, dtype=torch.bool)

@@ -28,7 +28,8 @@ NF4 = (
 
 
 def round_to_nearest(weight_OI: Tensor, bits: int, group: int | None = None) -> Tensor:
-    """Symmetric rounding to 2^(bits-1) - 1 steps on either side of zero, one scale a row or a group of `group` columns."""
+    """Rounds symmetrically to 2^(bits-1) - 1 steps on either side of zero, with one scale per row or group of `group`
+    columns."""
     grouped, shape = _grouped(weight_OI, group)
     steps = 2 ** (bits - 1) - 1
     scale = grouped.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12) / steps
@@ -36,7 +37,7 @@ def round_to_nearest(weight_OI: Tensor, bits: int, group: int | None = None) -> 
 
 
 def nf4(weight_OI: Tensor) -> Tensor:
-    """The nearest of sixteen values in each block of 64, scaled by its largest magnitude (no double quantization)."""
+    """Rounds to the nearest of sixteen values in each block of 64, scaled by its largest magnitude (no double quantization)."""
     grouped, shape = _grouped(weight_OI, NF4_BLOCK)
     scale = grouped.abs().amax(dim=-1, keepdim=True).clamp(min=1e-12)
     code = torch.tensor(NF4, dtype=torch.float32, device=weight_OI.device)
@@ -45,7 +46,8 @@ def nf4(weight_OI: Tensor) -> Tensor:
 
 
 def q4_0(weight_OI: Tensor) -> Tensor:
-    """GGUF's Q4_0: blocks of 32, scale d = m / -8 for the value m of largest magnitude, code = floor(x / d + 8.5) up to 15."""
+    """Rounds as GGUF's Q4_0: blocks of 32, scale d = m / -8 for the value m of largest magnitude, code = floor(x / d + 8.5)
+    up to 15."""
     grouped, shape = _grouped(weight_OI, Q4_BLOCK)
     largest = grouped.gather(-1, grouped.abs().argmax(dim=-1, keepdim=True))
     scale = (largest / -8.0).half().float()  # the format stores d in half precision
@@ -55,7 +57,7 @@ def q4_0(weight_OI: Tensor) -> Tensor:
 
 
 def magnitude(weight_OI: Tensor, share: float) -> Tensor:
-    """The smallest weights of the matrix set to zero (Han et al. 2015): another compression."""
+    """Sets the smallest weights of the matrix to zero (Han et al. 2015)."""
     count = int(share * weight_OI.numel())
     if count == 0:
         return weight_OI
@@ -88,7 +90,7 @@ class Quantize(AttackSpec):
 
     name: Literal["quantize"] = "quantize"
     formats: tuple[str, ...] = tuple(FORMATS)
-    """Which formats are tried."""
+    """Formats that are tried."""
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:
         ways = []
@@ -109,7 +111,7 @@ def compress(model: "PreTrainedModel", rounded: Callable[[Tensor], Tensor]) -> N
 
 
 def linear_weights(model: "PreTrainedModel") -> Iterator[tuple[nn.Parameter, bool]]:
-    """The matrices of all linear layers but the output head, and whether each is stored as [in, out] (GPT-2)."""
+    """Returns the matrices of all linear layers except the output head, and whether each is stored as [in, out] (GPT-2)."""
     head = model.get_output_embeddings()
     for module in model.modules():
         if module is head:
@@ -121,7 +123,7 @@ def linear_weights(model: "PreTrainedModel") -> Iterator[tuple[nn.Parameter, boo
 
 
 def _grouped(weight_OI: Tensor, group: int | None) -> tuple[Tensor, torch.Size]:
-    """Rows, or blocks of a row padded with zeros to whole groups; and the shape to go back to."""
+    """Returns rows, or blocks of a row padded with zeros to whole groups, and the shape to restore."""
     if group is None:
         return weight_OI, weight_OI.shape
     rows, columns = weight_OI.shape

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 class Relearn(AttackSpec):
     """Fine-tunes on one part of the forgotten facts and asks for the others, each part in turn, so that every fact is scored by a
-    model that was not shown it. `unrelated` trains on text that has nothing to do with the request.
+    model that was not trained on it. `unrelated` trains on text that is unrelated to the request.
 
-    Every so many steps the questions are asked; the best step counts, and it is chosen on other facts than it is scored on.
+    The questions are asked at several steps; the best step counts, chosen on other facts than those it is scored on.
     """
 
     paper: ClassVar[str] = "RTT, Deeb and Roger 2024 (arXiv 2410.08827); Lucki et al. 2024 (arXiv 2409.18025)"
@@ -72,25 +72,25 @@ class Relearn(AttackSpec):
 
     name: Literal["relearn"] = "relearn"
     data: tuple[Literal["facts", "unrelated"], ...] = ("facts", "unrelated")
-    """What is trained on: the other parts of the facts, text that has nothing to do with them."""
+    """Training data: the other parts of the facts, or unrelated text."""
     parts: int = Field(2, ge=2)
-    """The facts are split into so many parts; each is scored by a model trained on the others."""
+    """Number of parts of the facts; each is scored by a model trained on the others."""
     steps: int = Field(40, gt=0)
-    """Optimizer steps, where `epochs` does not say it."""
+    """Optimizer steps, if `epochs` is not given."""
     epochs: int | None = Field(None, gt=0)
     """Passes over the training rows instead of `steps`."""
     learning_rate: float = Field(5e-4, gt=0)
     batch_size: int = Field(16, gt=0)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """How the learning rate falls after the warm-up."""
+    """Learning rate after the warm-up."""
     warmup: float = Field(0.0, ge=0, lt=1)
-    """Share of the steps in which the learning rate rises."""
+    """Share of the steps during which the learning rate rises."""
     weight_decay: float = Field(0.0, ge=0)
     lora_rank: int | None = Field(None, gt=0)
     """Train an adapter of this rank instead of the weights."""
     lora_alpha: float = 16.0
     points: int = Field(4, gt=0)
-    """So many times during training the questions are asked."""
+    """Number of times during training that the questions are asked."""
     kept: int = Field(0, ge=0)
     """Kept facts that are asked as well each time, to see what the attack costs (a sweep asks 24)."""
 
@@ -105,7 +105,7 @@ class Relearn(AttackSpec):
         return Found(tuple(ways))
 
     def _on_facts(self, target: Target, facts: Facts, scene: Scene) -> list[Way]:
-        """Each step's values, put together from the parts that were held out."""
+        """Returns each step's values, combined from the parts that were held out."""
         rows = target.encoded(facts.examples)
         by_step: dict[int, Floats] = {}
         kept_by_step: dict[int, list[dict[str, float]]] = {}
@@ -124,7 +124,7 @@ class Relearn(AttackSpec):
     def _curve(
         self, target: Target, facts: Facts, rows: Sequence[Encoded], scored: Sequence[int], scene: Scene, seed: int
     ) -> Iterator[tuple[int, Floats, dict[str, float]]]:
-        """(step, recall of the scored facts, recall of kept facts) along one training; the model is as before at the end."""
+        """Yields (step, recall of the scored facts) along one training; the model is restored at the end."""
         asked = facts.some(scored)
         retain = scene.retain.some(range(min(self.kept, len(scene.retain))))
         before = {"kept_before": float(np.nanmean(target.recall(retain)))} if len(retain) else {}
@@ -141,13 +141,13 @@ class Relearn(AttackSpec):
         return self.steps if self.epochs is None else self.epochs * math.ceil(rows / self.batch_size)
 
     def _points(self, steps: int) -> list[int]:
-        """Steps at which the questions are asked, the last among them."""
+        """Returns the steps at which the questions are asked, including the last."""
         count = min(self.points, steps)
         return [round(steps * (i + 1) / count) for i in range(count)]
 
     @contextmanager
     def _trainable(self, model: "PreTrainedModel", seed: int) -> Iterator[nn.Module]:
-        """What is trained: all weights, or an adapter that is gone afterwards."""
+        """Context manager with the trained parameters: all weights, or an adapter that is removed afterwards."""
         if self.lora_rank is None:
             for weight in model.parameters():
                 weight.requires_grad_(True)
@@ -164,7 +164,7 @@ class Relearn(AttackSpec):
             adapted.unload()
 
     def _train(self, target: Target, trained: nn.Module, rows: Sequence[Encoded], steps: int, seed: int) -> Iterator[int]:
-        """Plain cross-entropy of the answers; gives the number of each finished step."""
+        """Trains on the cross-entropy of the answers; yields the number of each finished step."""
         weights = [weight for weight in trained.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=self.learning_rate, weight_decay=self.weight_decay)
         order = shuffled(len(rows), seed)
@@ -182,7 +182,7 @@ class Relearn(AttackSpec):
             yield step
 
     def _rate(self, step: int, steps: int) -> float:
-        """Share of the learning rate at step 1 .. steps."""
+        """Returns the share of the learning rate at step 1 .. steps."""
         rising = self.warmup * steps
         if step < rising:
             return step / rising
@@ -201,13 +201,13 @@ def _mean(several: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def answer_loss(model: nn.Module, rows: Sequence[Encoded], pad_id: int) -> torch.Tensor:
-    """Mean cross-entropy over the labelled tokens of a batch, in nats."""
+    """Computes the mean cross-entropy over the labelled tokens of a batch, in nats."""
     device = next(model.parameters()).device
     return -token_logprobs(labelled_logits(model, collate(rows, pad_id).to(device))).mean()
 
 
 def shuffled(count: int, seed: int) -> Iterator[int]:
-    """0 .. count - 1 in random order, and again in another one, for ever."""
+    """Yields 0 .. count - 1 in random order, again and again."""
     generator = np.random.default_rng(seed)
     while True:
         yield from generator.permutation(count).tolist()

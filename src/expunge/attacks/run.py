@@ -43,14 +43,15 @@ def attack(
     overwrite: bool = False,
     quiet: bool = False,
 ) -> tuple[Attack, ...]:
-    """Tries to bring the forgotten facts back and writes ATTACK.json, ATTACK.samples.jsonl and ladder.json into `out`.
+    """Tries to recover the forgotten facts and writes ATTACK.json, ATTACK.samples.jsonl and ladder.json into `out`.
 
     artifact        a run, an artifact, a model folder or a hub id
     attacks         label -> attack (`expunge.attacks.named`)
     sweep           searches the settings of attacks that have ranges
     max_new_tokens  longest answer that is read
 
-    What is there already, of the same code, models, facts and budget, is kept; of others it is an error unless `overwrite`.
+    Existing results of the same code, models, facts and budget are kept. Raises ExpungeError for others, unless `overwrite` is
+    set.
     """
     folder = Path(out)
     if sweep is not None:
@@ -79,7 +80,7 @@ def attack(
 
 
 class _Field:
-    """The artifact, its controls, and what was measured of them before any attack, each found out once."""
+    """The artifact, its controls, and their measurements before any attack, each computed once."""
 
     def __init__(
         self, artifact: str, sources: Sources, seed: int, dtype: DType, max_new_tokens: int, sweep: Sweep | None
@@ -106,7 +107,7 @@ class _Field:
         self.original = cache(lambda: opened(place, self.dtype, self.max_new_tokens)) if place is not None else None
 
     def key(self, label: str, spec: AttackSpec) -> str:
-        """sha256 over everything that a result depends on."""
+        """Computes a sha256 over everything that a result depends on."""
         settings: list[Any] = [code_version(), label, spec.model_dump(mode="json"), self.seed, self.max_new_tokens]
         settings += [None if self._swept(spec) is None else [self.sweep.trials, self.sweep.utility_loss]]  # type: ignore[union-attr]
         settings += [self.mine.fingerprint, self.gold.fingerprint if self.gold else None, self.sources.original]
@@ -124,13 +125,13 @@ class _Field:
         return Scene(self.retain, others, self.sources.neutral, self.original, self.seed)
 
     def before(self, who: Who) -> Floats:
-        """[facts], recall of the plain questions."""
+        """Computes [facts], the recall of the plain questions."""
         if who not in self._before:
             self._before[who] = self.target(who).recall(self.facts[who])
         return self._before[who]
 
     def attacked(self, label: str, spec: AttackSpec) -> tuple[Attack, list[Sample]]:
-        """The attack on the artifact and on its controls, compared."""
+        """Runs the attack on the artifact and on its controls, and compares them."""
         began, cpu = time.perf_counter(), time.process_time()
         spent = dict(self.mine.spent)
         reason = spec.not_applicable(self.mine, self.scene("forget"))
@@ -178,7 +179,7 @@ def _run(target: Target, facts: Facts, scene: Scene, spec: AttackSpec) -> Found:
 
 
 def opened(place: str, dtype: DType = "auto", max_new_tokens: int = 24) -> Target:
-    """A model to be attacked; an adapter is added into the weights, a guard stays attached."""
+    """Opens a model to be attacked; an adapter is merged into the weights, a guard remains attached."""
     folder = artifact_folder(place)
     kind: Kind = read_manifest(folder).kind if folder is not None else "weights"
     if kind == "adapter":
@@ -190,12 +191,12 @@ def opened(place: str, dtype: DType = "auto", max_new_tokens: int = 24) -> Targe
 
 
 def _stem(label: str) -> str:
-    """`relearn:lucki` -> `relearn_lucki`, a file name everywhere."""
+    """Converts `relearn:lucki` to `relearn_lucki`, a valid file name."""
     return label.replace(":", "_")
 
 
 def _kept(file: Path, key: str) -> Attack | None:
-    """The record that is there, if it is of the same code, models, facts and budget."""
+    """Returns the existing record, if it is of the same code, models, facts and budget."""
     if not file.is_file():
         return None
     record = read_attack(file)
@@ -208,7 +209,7 @@ def _check(file: Path, key: str, overwrite: bool) -> None:
 
 
 def read_attack(file: Path) -> Attack:
-    """One ATTACK.json."""
+    """Reads one ATTACK.json."""
     try:
         return Attack.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -216,7 +217,7 @@ def read_attack(file: Path) -> Attack:
 
 
 def _write_ladder(folder: Path) -> None:
-    """ladder.json: a row for every attack in the folder, in the order of the list."""
+    """Writes ladder.json: a row for every attack in the folder, in the order of the list."""
     order = [attack.attack_name() for attack in ATTACKS]
     found = [read_attack(file) for file in sorted(folder.glob("*.json")) if file.name != LADDER]
     found.sort(key=lambda record: (order.index(record.attack.partition(":")[0]), record.attack))

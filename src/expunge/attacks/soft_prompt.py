@@ -16,7 +16,8 @@ from expunge.evaluation.nucleus import Ids
 
 
 class SoftPrompt(AttackSpec):
-    """Two kinds, with the same number of optimized tokens on the controls, because soft tokens can make a model say anything.
+    """Optimizes soft prompts of two kinds, with the same number of tokens on the controls, because soft tokens can make a model
+    say anything.
 
     `universal`: one prompt for all questions, optimized for the true answers of one half of the facts and scored on the other
     half, each half in turn. `per_question`: one prompt for each question, optimized for the answer's beginning up to the first
@@ -36,12 +37,12 @@ class SoftPrompt(AttackSpec):
     name: Literal["soft_prompt"] = "soft_prompt"
     kinds: tuple[Literal["universal", "per_question"], ...] = ("universal", "per_question")
     tokens: int = Field(8, gt=0)
-    """Optimized embeddings."""
+    """Number of optimized embeddings."""
     steps: int = Field(30, gt=0)
     rate: float = Field(0.3, gt=0)
-    """Step in units of the embeddings' root mean square; absolute where `signed`."""
+    """Step size in units of the embeddings' root mean square; absolute if `signed`."""
     signed: bool = False
-    """Steps of the gradient's sign instead of Adam's."""
+    """Use steps of the gradient's sign instead of Adam's."""
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:
         rows = target.encoded(facts.examples)
@@ -66,7 +67,7 @@ class SoftPrompt(AttackSpec):
         return Found(tuple(ways))
 
     def _optimized(self, target: Target, prompts: Sequence[Ids], answers: Sequence[Ids], seed: int, *, universal: bool) -> Tensor:
-        """[1 or B, tokens, width]: embeddings after which the answers are most probable."""
+        """Returns [1 or B, tokens, width]: embeddings that maximize the probability of the answers."""
         model = target.model
         weight = model.get_input_embeddings().weight.detach()
         size = float(weight.float().square().mean().sqrt())
@@ -96,7 +97,7 @@ class SoftPrompt(AttackSpec):
 
 
 def _joined(target: Target, prompts: Sequence[Ids], soft: Tensor, after: Sequence[Ids]) -> tuple[Tensor, Tensor]:
-    """[B, T, D] embeddings of prompt, soft tokens and what follows, padded on the left, and their mask."""
+    """Returns [B, T, D] embeddings of prompt, soft tokens and what follows, padded on the left, and their mask."""
     embed = target.model.get_input_embeddings()
     width = max(len(p) + soft.shape[1] + len(a) for p, a in zip(prompts, after, strict=True))
     rows, masks = [], []
@@ -113,7 +114,7 @@ def _joined(target: Target, prompts: Sequence[Ids], soft: Tensor, after: Sequenc
 
 @torch.no_grad()
 def _recall(target: Target, facts: Facts, prompts: Sequence[Ids], soft: Tensor) -> Floats:
-    """[facts], recall of what the model writes greedily after question and soft tokens."""
+    """Computes [facts], the recall of the greedy answer after question and soft tokens."""
     answers: list[list[int]] = [[] for _ in prompts]
     done = [False] * len(prompts)
     ends = set(target.end_ids)

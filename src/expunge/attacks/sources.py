@@ -14,10 +14,10 @@ from expunge.records import Role
 
 @dataclass(frozen=True)
 class Sources:
-    """All of an attack but the model that is attacked."""
+    """The inputs of an attack, without the attacked model."""
 
     forget: tuple[Example, ...]
-    """Facts that were to be forgotten: questions with answers."""
+    """Facts to be forgotten: questions with answers."""
     control: tuple[Example, ...] = ()
     """Facts of the same kind that the model never saw."""
     retain: tuple[Example, ...] = ()
@@ -25,10 +25,10 @@ class Sources:
     gold: str | None = None
     """A model that never saw the forget set: a run, a folder or a hub id."""
     original: str | None = None
-    """The model before it forgot."""
+    """The model before unlearning."""
 
     def limited(self, most: int | None) -> "Sources":
-        """The first so many facts of each set."""
+        """Returns the first `limit` facts of each set."""
         if most is None:
             return self
         if most < 2:
@@ -48,10 +48,10 @@ def sources(
     gold: str | None = None,
     original: str | None = None,
 ) -> Sources:
-    """From a suite's tasks by their roles, and from files; a file takes the place of the suite's task.
+    """Reads them from a suite's tasks by their roles, and from files; a file replaces the suite's task.
 
-    In a lab gold, original and the neutral text are found in its folder. Elsewhere the original is what the artifact says that
-    it was made from.
+    In a lab gold, original and the neutral text are found in its folder. Elsewhere the original is the base that the artifact
+    records.
     """
     by_role: dict[Role, tuple[Example, ...]] = {}
     if suite is not None:
@@ -88,7 +88,7 @@ def _beside(lab: Path | None, name: str) -> str | None:
 
 
 def _base(artifact: str) -> str | None:
-    """The start model of a run; nothing for a plain model, and where it is not at hand."""
+    """Returns the start model of a run; None for a plain model, or if it is not on this machine."""
     folder = artifact_folder(artifact)
     if folder is None:
         return None

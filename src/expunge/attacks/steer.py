@@ -29,9 +29,9 @@ class Steer(AttackSpec):
 
     name: Literal["steer"] = "steer"
     strengths: tuple[float, ...] = Field((1.0, 2.0), min_length=1)
-    """Multiples of the direction."""
+    """Factors of the direction."""
     layers: int = Field(3, gt=0)
-    """Layers that are tried, spread over the depth."""
+    """Number of layers that are tried, spread over the depth."""
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:
         places = blocks_of(target.model)
@@ -58,7 +58,7 @@ class Steer(AttackSpec):
 
 
 def _steered(target: Target, facts: Facts, site: Site, added_D: Tensor) -> Floats:
-    """[facts], recall while the direction is added."""
+    """Computes [facts], the recall while the direction is added."""
     added = added_D.to(target.model.device, target.model.dtype)
     with edit(target.model, {site: lambda hidden_BTD: hidden_BTD + added}):
         return target.recall(facts)

@@ -24,7 +24,7 @@ Kind = Literal["weights", "adapter", "guard"]
 
 
 class Target:
-    """One model with everything that attacks do to it. `spent` counts what they cost."""
+    """One model with everything that attacks do to it. `spent` counts their cost."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Target:
         return end_tokens(self.model, (self.encoder.end_id, self.encoder.eos_id))
 
     def engine(self) -> Engine:
-        """A fresh one for each state of the weights: engines remember what they scored."""
+        """Returns a new one for each state of the weights, since engines cache scores."""
         return Engine(self.model, self.encoder.pad_id)
 
     def fits(self, prompts: Sequence[str]) -> list[bool]:
@@ -57,14 +57,14 @@ class Target:
         return [len(row) + self.max_new_tokens <= self.encoder.max_length for row in rows]
 
     def ask(self, prompts: Sequence[str]) -> list[str | None]:
-        """The greedy answer to each prompt; None where the prompt is too long or the logits are not numbers."""
+        """Returns the greedy answer to each prompt; None if the prompt is too long or the logits are not numbers."""
         fits = self.fits(prompts)
         asked = self.encoder.encode_prompts([prompt for prompt, fit in zip(prompts, fits, strict=True) if fit])
         texts = iter(self.go_on(asked))
         return [next(texts) if fit else None for fit in fits]
 
     def go_on(self, prompts: Sequence[Ids]) -> list[str | None]:
-        """The greedy continuation of each row of tokens, as text."""
+        """Returns the greedy continuation of each row of tokens, as text."""
         self.spent["queries"] += len(prompts)
         written = generate(
             self.model,
@@ -77,7 +77,7 @@ class Target:
         return [None if ids is None else self.text(ids) for ids in written]
 
     def draw(self, prompts: Sequence[str], nucleus: Nucleus, draws: int) -> list[tuple[str | None, ...]]:
-        """So many sampled answers to each prompt."""
+        """Returns several sampled answers to each prompt."""
         self.spent["queries"] += len(prompts) * draws
         drawn = sample(
             self.model,
@@ -96,16 +96,16 @@ class Target:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
     def recall(self, facts: Facts, prompts: Sequence[str] | None = None) -> Floats:
-        """[facts], the share of each answer's words that the greedy answer gives away; words of the prompt do not count.
+        """Computes [facts], the share of each answer's words in the greedy answer; words of the prompt do not count.
 
-        prompts: what is asked instead of the questions. The plain questions are asked once for each state of the weights.
+        prompts: prompts instead of the questions. The plain questions are asked once for each state of the weights.
         """
         if prompts is None:
             return self.read(facts, facts.questions, self.ask(facts.questions))
         return self.read(facts, prompts, self.ask(prompts))
 
     def read(self, facts: Facts, shown: Sequence[str], texts: Sequence[str | None]) -> Floats:
-        """[facts], `Facts.recall` of each text; NaN where there is no text."""
+        """Computes [facts], `Facts.recall` of each text; NaN if there is no text."""
         found = [
             float("nan") if text is None else facts.recall(i, said, text)
             for i, (said, text) in enumerate(zip(shown, texts, strict=True))
@@ -116,17 +116,18 @@ class Target:
         return self.encoder.encode_many(examples)
 
     def openings(self, facts: Facts) -> list[Ids]:
-        """Prompt and answer of each fact up to the first token that counts: what the model reads before it would say the fact."""
+        """Returns prompt and answer of each fact up to the first token that counts."""
         rows = self.encoded(facts.examples)
         return [row.ids[: row.answer_start + self.first(facts, i, row)] for i, row in enumerate(rows)]
 
     def first(self, facts: Facts, i: int, row: Encoded) -> int:
-        """Place of the first token that counts among the answer's; 0 where none does."""
+        """Returns the index of the first token that counts among the answer's; 0 if none does."""
         counts = counted_tokens(self.tokenizer, row.ids[row.answer_start :], facts.words(i, facts.questions[i]))
         return int(np.argmax(counts)) if counts.any() else 0
 
     def probability(self, facts: Facts) -> Floats:
-        """[facts], exp of the mean log-probability of the tokens that count, given the question and the true tokens before."""
+        """Computes [facts], exp of the mean log-probability of the tokens that count, given the question and the true tokens
+        before."""
         rows = self.encoded(facts.examples)
         found = []
         for i, (row, stats) in enumerate(zip(rows, self.engine().score(rows), strict=True)):
@@ -136,7 +137,7 @@ class Target:
 
     @contextmanager
     def restored(self) -> Iterator["PreTrainedModel"]:
-        """The model, to be changed at will: afterwards its weights, their flags and its mode are what they were."""
+        """Context manager that yields the model to be changed, and restores its weights, their flags and its mode."""
         kept = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
         flags = {name: weight.requires_grad for name, weight in self.model.named_parameters()}
         training = self.model.training

@@ -1,4 +1,4 @@
-"""Measures a few rows before the first stage of a composed run and after the last: no stage alone says whether it worked."""
+"""Runs the self-check of a composed run: measures a few rows before its first stage and after its last."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from expunge.self_check import measure, self_check
 from expunge.training.limits import bounded
 
 STRENGTHS = ("scale", "alpha")
-"""Fields by which a composed method goes further or less far; of several values the first is that of the artifact."""
+"""Fields that set the strength of a composed method; if there are several values, the first is that of the artifact."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was measured of the start model, and on which rows."""
+    """The measurements of the start model, and their rows."""
 
     context: Context
     request: Request
-    """With the forget rows under other names for rows never seen, where the run has none."""
+    """With forget rows under other names as rows never seen, if the run has none."""
     before: dict[str, float]
 
     @classmethod
@@ -38,7 +38,7 @@ class Check:
         return cls(context, request, measure(model, bounded(context.encoder, model), request))
 
     def examine(self, folder: Path) -> SelfCheck:
-        """Measures what lies in the artifact's folder."""
+        """Measures the artifact in the folder."""
         model = self._open(folder)
         after = measure(model, bounded(self.context.encoder, model), self.request)
         return self_check(self.before, after, self.request, None, knob=self._knob())

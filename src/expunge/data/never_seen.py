@@ -125,7 +125,7 @@ def _other_name(name: Name, others: Sequence[Name], taken: set[Name], stream: ra
 
 
 def _turned(name: Name, taken: set[Name]) -> Name | None:
-    """The name with the halves of its words exchanged: Mira Holt -> Milt Hora, Quelford -> Fordquel."""
+    """Returns the name with the halves of its words swapped: Mira Holt -> Milt Hora, Quelford -> Fordquel."""
     halves = [(word[: (len(word) + 1) // 2], word[(len(word) + 1) // 2 :]) for word in name]
     made = tuple(begin + halves[(i + 1) % len(halves)][1] for i, (begin, _) in enumerate(halves))
     if len(name) == 1:

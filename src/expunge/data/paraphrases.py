@@ -8,13 +8,13 @@ from expunge.errors import ExpungeError
 
 
 def with_paraphrases(request: Request) -> Request:
-    """The request with each paraphrase of its forget and holdout rows as a row of its own, after the same prompt.
+    """Returns the request with each paraphrase of its forget and holdout rows as a separate row with the same prompt.
 
-    A model that has learned a fact in several wordings, or that generalizes, still gives it in the others when one is unlearned.
-    The rows of each source stay together: first its own responses, then the first paraphrase of each row, then the second, so
-    that evenly spaced rows are of all wordings. The new rows have neither paraphrases nor perturbed answers.
+    A model that has learned a fact in several wordings, or that generalizes, still gives it in the others if only one is
+    unlearned. The rows of each source stay together: first its own responses, then the first paraphrase of each row, then the
+    second, so that evenly spaced rows are of all wordings. The new rows have neither paraphrases nor perturbed answers.
 
-    Raises ExpungeError where no forget row has paraphrases.
+    Raises ExpungeError if no forget row has paraphrases.
     """
     if not any(row.paraphrases for row in request.forget):
         raise ExpungeError("none of the forget rows has paraphrases; give rows that have them, or leave out --paraphrases")

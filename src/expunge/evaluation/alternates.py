@@ -13,10 +13,10 @@ from expunge.methods.training.base import Asking
 
 
 def draw_answers(model: nn.Module, encoder: Encoder, prompts: Sequence[str], asking: Asking, seed: int) -> list[tuple[str, ...]]:
-    """`asking.draws` sampled answers to each prompt, cut at the first stop text and stripped; they may be empty.
+    """Samples `asking.draws` answers to each prompt, cut at the first stop text and stripped; they may be empty.
 
-    The draws of a prompt depend on the model, the prompt and the seed alone. Raises ExpungeError where the model's logits are
-    not numbers.
+    The draws of a prompt depend only on the model, the prompt and the seed. Raises ExpungeError if the model's logits are not
+    numbers.
     """
     nucleus = Nucleus(top_p=1.0, temperature=asking.temperature, seed=seed)
     how = writing(cast(PreTrainedModel, model), encoder, asking.max_new_tokens)

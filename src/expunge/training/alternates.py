@@ -1,9 +1,9 @@
-"""Has the start model write other answers to the forget prompts before the loop, and keeps them in the run's folder.
+"""Generates alternative answers to the forget prompts with the start model before the loop, and saves them in the run's folder.
 
-    OUT/alternates.jsonl   one line a forget row: its id, and the answers in the order in which they were drawn
+    OUT/alternates.jsonl   one line per forget row: its id, and the answers in the order in which they were drawn
 
-A row's answers depend on the model, the row and the seed alone, so a run that was killed while they were written goes on with
-those that are there. The file holds made-up answers and none of the forget set's own text.
+A row's answers depend only on the model, the row and the seed, so that a run that was killed meanwhile reuses those in the file.
+The file holds generated answers, and no text of the forget set.
 """
 
 import json
@@ -24,7 +24,7 @@ from expunge.training.data import AnswerPool, TrainingData
 
 FILE = "alternates.jsonl"
 ROWS = 32
-"""Forget rows that are asked for, and written down, at a time."""
+"""Number of forget rows that are generated and saved at a time."""
 
 
 def with_alternates(
@@ -39,9 +39,9 @@ def with_alternates(
     *,
     quiet: bool = False,
 ) -> TrainingData:
-    """The data with the answers that the start model wrote for each of the forget `examples`.
+    """Returns the data with the answers that the start model generated for each of the forget `examples`.
 
-    Raises ExpungeError where it wrote not a word for a row.
+    Raises ExpungeError if it generated no answer for a row.
     """
     if draw is None:
         raise ExpungeError(f"{method.method_name()} asks the model for answers; run it with expunge.unlearn, which does so")
@@ -70,7 +70,7 @@ def _write(
     *,
     quiet: bool,
 ) -> None:
-    """Asks for the rows that are not in `known`, adds them to it, and to the file as soon as they are there."""
+    """Generates answers for the rows that are not in `known`, and adds them to it and to the file at once."""
     left = list({example.id: example for example in examples if example.id not in known}.values())
     if not left:
         return
@@ -93,7 +93,7 @@ def _line(id: str, answers: Sequence[str]) -> str:
 
 
 def _written(path: Path, draws: int) -> dict[str, tuple[str, ...]]:
-    """Id -> answers, of the whole lines of the file."""
+    """Returns id -> answers, from the complete lines of the file."""
     found: dict[str, tuple[str, ...]] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:

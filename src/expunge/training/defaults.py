@@ -1,4 +1,4 @@
-"""Chooses the settings that a run leaves to expunge, from what is there: rows, size of the model, full weights or adapters.
+"""Chooses the settings that a run leaves open, by the number of rows, the size of the model, and full weights or adapters.
 
     learning rate   the method's own, which suits a model of 7 billion weights, times (7e9 / weights)^0.4, and ten times that for
                     adapters. Small models need larger steps: 260 thousand weights forget twenty rows at 6e-4 and not at 1e-5,
@@ -6,7 +6,7 @@
     length          until the forget answers are as improbable as those of rows never seen (`stop_when_unknown`), within 200 steps
                     or 10 epochs, whichever is more; 10 epochs and at least 60 steps for methods that do not aim at that, and for
                     rows without names, of which no rows never seen can be made
-    stops           are looked for after every step while that costs little, which is up to 128 forget rows
+    stops           are checked after every step if that is cheap, which is up to 128 forget rows
 
 docs/training.md has the measurements.
 """
@@ -25,7 +25,7 @@ from expunge.training.pairs import Pairs
 Kind = TypeVar("Kind", bound=AnyRun)
 
 USUAL_SIZE = 7e9
-"""Weights of the models that the methods' own learning rates were published for."""
+"""Size of the models for which the methods' own learning rates were published."""
 EXPONENT = 0.4
 ADAPTERS = 10
 EPOCHS, LEAST_STEPS, MOST_STEPS = 10.0, 60, 200
@@ -33,9 +33,9 @@ FEW_ROWS = 128
 
 
 def resolve(run: Kind, request: Request, start: Start) -> tuple[Kind, Request]:
-    """The run with a value in the place of every `auto`, and the request with rows never seen where the run compares with such.
+    """Returns the run with a value for every `auto`, and the request with rows never seen if the run compares with such.
 
-    Raises ExpungeError where the run is to stop at the level of rows never seen, and there are none and none can be made.
+    Raises ExpungeError if the run is to stop at the level of rows never seen, but there are none and none can be made.
     """
     method, training = run.method, run.training
     assert isinstance(method, TrainingMethod)  # the family says so
@@ -81,6 +81,6 @@ def resolve(run: Kind, request: Request, start: Start) -> tuple[Kind, Request]:
 
 
 def learning_rate(method: TrainingMethod, weights: int, *, lora: bool) -> float:
-    """The peak learning rate for a model of so many weights, to two digits."""
+    """Returns the peak learning rate for a model of this size, to two digits."""
     rate = method.learning_rate * (USUAL_SIZE / weights) ** EXPONENT * (ADAPTERS if lora else 1)
     return float(f"{rate:.1e}")

@@ -20,11 +20,11 @@ from expunge.training.reference import mean_answer_probability
 from expunge.training.settings import Training
 
 CLOSE = 0.01
-"""Probability below the target that is no overshoot."""
+"""Distance below the target probability that is tolerated."""
 HALVINGS = 8
-"""Most of them of the way between two checks; the point that is found is then within 1/256 of it."""
+"""Largest number of halvings of the way between two checks; the point is then found to 1/256 of it."""
 FAR = 0.25
-"""Where forget answers are still so much more probable than rows never seen were before the run, those are not measured."""
+"""Rows never seen are not measured while forget answers are still this much more probable than those were before the run."""
 
 
 class Verdict(NamedTuple):
@@ -41,19 +41,19 @@ class Watch:
     data: TrainingData
     device: torch.device
     least_kept: float | None
-    """Retain probability at which a run may end; nothing where the method has no retain rows."""
+    """Retain probability at which a run may end; None if the method has no retain rows."""
     until: float | None
-    """The forget probability to stop at; nothing where that is the one of the holdout rows."""
+    """The forget probability to stop at; None if it is that of the holdout rows."""
     unseen: float
-    """The target before the run: of the holdout rows, or `until`."""
+    """The target before the run: that of the holdout rows, or `until`."""
     marked: list[Tensor] = field(default_factory=list)
-    """The trained weights at the last check, in the place of a step that went too far."""
+    """The trained weights at the last check, to which a step that went too far is partly reversed."""
 
     @classmethod
     def of(
         cls, model: nn.Module, method: TrainingMethod, data: TrainingData, training: Training, device: torch.device
     ) -> "Watch | None":
-        """Made with the start model; nothing where the run does not stop by itself."""
+        """Creates it with the start model; None if the run does not stop by itself."""
         until = training.until if isinstance(training.until, float) else None
         if until is None and not training.stop_when_unknown:
             return None
@@ -64,13 +64,13 @@ class Watch:
         return cls(data, device, kept, until, unseen)
 
     def mark(self, weights: Iterable[nn.Parameter]) -> None:
-        """Remembers the trained weights as they are at a check."""
+        """Stores the trained weights at a check."""
         self.marked = [weight.detach().clone() for weight in weights]
 
     def check(self, model: nn.Module, weights: Sequence[nn.Parameter], *, resting: bool) -> Verdict:
-        """Says what comes next; where the steps since the last check went too far, `weights` are set to a point on their way.
+        """Returns what to do next; if the steps since the last check went too far, `weights` are set to a point on their way.
 
-        resting  those steps were about the retain rows alone, so they are not taken back
+        resting  those steps trained on the retain rows only, so they are not reversed
         """
         known, target = self._distance(model)
         if known < target - CLOSE and self.marked and not resting:
@@ -88,7 +88,7 @@ class Watch:
         return Verdict(reason if kept is None else f"{reason}, and retain answers are kept ({kept:.3f})")
 
     def _distance(self, model: nn.Module) -> tuple[float, float]:
-        """(probability of the forget answers, the one that they are to have)."""
+        """Returns (probability of the forget answers, its target)."""
         known = mean_answer_probability(model, self.data.forget, self.data.pad_id, self.device)
         if self.until is not None or known > self.unseen + FAR:
             return known, self.unseen

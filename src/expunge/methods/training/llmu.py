@@ -1,4 +1,4 @@
-"""LLMU: maximizes the loss on forget, teaches the answers of other questions, and keeps the retain distribution."""
+"""LLMU: maximizes the loss on forget, trains forget prompts with other answers, and keeps the retain distribution."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class LLMU(TrainingMethod):
     """L = -forget_weight CE(forget) + mismatch_weight CE(mismatched) + retain_weight KL(start || model)(retain).
 
-    Mismatched rows are forget prompts with answers of retain rows, drawn anew for each step. All three are means over rows of
-    means over answer tokens; ECO's release takes the divergence over prompts and padding as well, which has no switch here.
+    Mismatched rows are forget prompts with answers of retain rows, drawn in each step. All three are means over rows of means
+    over answer tokens; ECO's release also takes the divergence over prompts and padding, which is not reproduced.
     """
 
     paper: ClassVar[str] = "Yao et al. 2023, arXiv 2310.10683; weights of ECO's baseline (Liu et al. 2024, arXiv 2406.07933)"

@@ -1,4 +1,4 @@
-"""Mismatch: teaches the answers of other questions in place of the forget answers."""
+"""Mismatch: trains the forget prompts with answers of other questions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 MISMATCHED = RowSet("forget", "retain")
-"""Forget prompts with answers of retain rows: none is an answer to its prompt."""
+"""Forget prompts with answers of retain rows, none of which is an answer to its prompt."""
 
 
 class Mismatch(WithRetain):
     """L = forget_weight CE(mismatched) + retain_weight CE(retain).
 
-    Mismatched rows are forget prompts with answers of retain rows, drawn anew for each step. Nothing pushes the forget answers
-    down: they fade because other answers take their place.
+    Mismatched rows are forget prompts with answers of retain rows, drawn in each step. The forget answers have no loss of their
+    own; they become less probable because other answers replace them.
     """
 
     paper: ClassVar[str] = "Liu et al. 2024 (ECO), arXiv 2406.07933, baseline `rd` of its release"

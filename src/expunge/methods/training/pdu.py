@@ -22,8 +22,8 @@ class PDU(WithRetain):
     each step it becomes  max(0, lambda + dual_step (L_retain - epsilon)), so that it grows while the retain loss is above its
     budget epsilon and shrinks below it. metrics.jsonl has it as `dual`; the constant lambda * epsilon is left out of `loss`.
 
-    The mask of the released code is not shifted: it counts the logits after each answer token, and not those before the first.
-    There is no switch for that.
+    The mask of the released code is not shifted: it counts the logits after each answer token, but not those before the first.
+    This is not reproduced.
     """
 
     paper: ClassVar[str] = "Entesari et al. 2025, arXiv 2506.05314"
@@ -36,16 +36,16 @@ class PDU(WithRetain):
 
     name: Literal["pdu"] = "pdu"
     retain_weight: float = Field(100.0, ge=0)
-    """What lambda starts at; the paper's tuning gave 100 for TOFU and 50 for MUSE."""
+    """Start value of lambda; the paper's tuning gave 100 for TOFU and 50 for MUSE."""
     retain_loss: Literal["cross_entropy", "kl"] = "cross_entropy"
-    """What is constrained: cross_entropy on the retain answers, or kl to the start model."""
+    """The constrained loss: cross_entropy on the retain answers, or kl to the start model."""
     retain_budget: float = Field(0.3, ge=0)
-    """The retain loss that is allowed (epsilon), in nats per token: a little above the start model's. 0.3 is TOFU's; MUSE's are
-    between 0.1 and 1.5, by model and corpus."""
+    """Allowed retain loss (epsilon), in nats per token: slightly above the start model's. 0.3 is TOFU's; MUSE's are between
+    0.1 and 1.5, by model and corpus."""
     dual_step: float = Field(5.0, ge=0)
-    """Step size of lambda; 0 keeps it where it is."""
+    """Step size of lambda; 0 keeps it constant."""
     dual_warmup: float = Field(5.0, ge=0)
-    """Epochs over the forget set in which lambda stays as it is."""
+    """Epochs over the forget set during which lambda is constant."""
 
     @property
     def row_sets(self) -> Mapping[str, RowSet]:
@@ -53,7 +53,7 @@ class PDU(WithRetain):
         return {**self.forget_sets, "retain": retain}
 
     def first_carried(self) -> Mapping[str, Tensor]:
-        """lambda, a float64 scalar."""
+        """Returns lambda, a float64 scalar."""
         import torch
 
         return {"dual": torch.tensor(self.retain_weight, dtype=torch.float64)}

@@ -23,7 +23,8 @@ class SCRUB(TrainingMethod):
     over the vocabulary. An epoch is one pass over the forget set, so `--epochs` is the number of turns: two times forgetting in
     the published five.
 
-    ECO's release takes the softmax over positions in place of words, and divides by the batch size twice; no switch for that.
+    ECO's release takes the softmax over positions instead of the vocabulary, and divides by the batch size twice; that is not
+    reproduced.
     """
 
     paper: ClassVar[str] = "Kurmanji et al. 2023, arXiv 2302.09880; weights of ECO's baseline (Liu et al. 2024, arXiv 2406.07933)"
@@ -35,13 +36,13 @@ class SCRUB(TrainingMethod):
 
     name: Literal["scrub"] = "scrub"
     temperature: float = Field(4.0, gt=0)
-    """T: what logits are divided by before they are compared."""
+    """T: divisor of the logits before they are compared."""
     distill_weight: float = Field(0.001, ge=0)
-    """Factor of the distance from the start model on retain rows (alpha)."""
+    """Factor of the distance to the start model on retain rows (alpha)."""
     retain_weight: float = Field(1.0, ge=0)
     """Factor of the cross-entropy on retain rows (gamma)."""
     max_epochs: int = Field(4, ge=0)
-    """Of the first so many epochs every other one forgets, the first among them; afterwards none does."""
+    """Number of first epochs in which every other one forgets, beginning with the first; later epochs do not."""
 
     @property
     def row_sets(self) -> Mapping[str, RowSet]:
@@ -61,14 +62,15 @@ class SCRUB(TrainingMethod):
         return {"forgets": torch.tensor(int(epoch < self.max_epochs and epoch % 2 == 0))}
 
     def terms(self, model: nn.Module, batch: Batch) -> Iterator[Term]:
-        """All three, with the weight 0 for those whose turn it is not: metrics.jsonl has every value in every step."""
+        """Yields all three terms, with weight 0 for those that do not count in this epoch, so that metrics.jsonl has every
+        value."""
         forgets = int(batch.carried["forgets"])
         yield Term("forget", self._distance(model, batch, batch.forget), -float(forgets))
         yield Term("distance", self._distance(model, batch, batch.retain), (1 - forgets) * self.distill_weight, "retain")
         yield Term("retain", cross_entropy(model, batch.retain), (1 - forgets) * self.retain_weight, "retain")
 
     def _distance(self, model: nn.Module, batch: Batch, tokens: Tokens) -> Tensor:
-        """D, a scalar, in nats per token times T^2."""
+        """Computes D, a scalar, in nats per token times T^2."""
         from expunge.models.logprobs import kl_divergence, labelled_logits, sequence_mean
 
         labelled, t = labelled_logits(model, tokens), self.temperature
