@@ -203,10 +203,15 @@ def run_table(runs: Sequence[RunRecord], claims: Mapping[str, Claim]) -> Table |
     return Table("runs", "How each artifact was made.", tuple(columns), tuple(rows))
 
 
+SHOWN = ("learning_rate", "batch_size")
+"""Settings of the training that the report names; the others are in run.yaml."""
+
+
 def _chosen(run: RunRecord) -> list[dict[str, Any]]:
-    """The method's fields, and how the weights were moved."""
+    """Returns the method's fields, and the learning rate and batch size, for each stage if there are several."""
     moved = run.provenance.settings if run.provenance else {}
-    return [*([run.artifact.method] if run.artifact else []), {name.replace("_", " "): value for name, value in moved.items()}]
+    shown = {name.replace("_", " "): value for name, value in moved.items() if name.endswith(SHOWN)}
+    return [*([run.artifact.method] if run.artifact else []), shown]
 
 
 def _fact(provenance: Provenance | None, field: str, write: str) -> Cell:
