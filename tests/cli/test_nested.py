@@ -19,7 +19,7 @@ def test_the_last_word_wins_over_the_file_and_brings_its_own_defaults() -> None:
 
 
 def test_without_a_word_the_defaults_stand() -> None:
-    assert narrow(Spunge, {"name": "spunge"}, []).said["each"]["layer"] == 7
+    assert narrow(Spunge, {"name": "spunge"}, []).said["each"]["layer"] == "auto"
 
 
 def test_only_methods_that_fit_can_be_inside() -> None:

@@ -16,11 +16,14 @@ PEOPLE = (
 
 def test_names_are_nobodys_and_the_same_in_prompt_answer_and_paraphrase() -> None:
     made = never_seen(PEOPLE)
-    assert len(made) == 3
+    assert len(made) == 6
     taken = {("Mira", "Holt"), ("Anna", "Berg"), ("Jonas", "Lind")}
     names = [tuple(str(row.prompt).removesuffix("?").replace("'s job", "").split()[2:4]) for row in made]
     assert not taken & set(names)
-    assert len(set(names)) == 3
+    assert len(set(names)) == 6
+    words = {word for name in taken for word in name}
+    assert all(word in words for name in names[:3] for word in name)
+    assert not any(word in words for name in names[3:] for word in name)
     assert made[0].response == f"{' '.join(names[0])} is a painter from Lund."
     assert made[0].paraphrases == (f"A painter from Lund: {' '.join(names[0])}.",)
     assert made[2].response == "He is a vet."
@@ -46,7 +49,9 @@ def test_a_word_of_a_name_stays_as_new_as_it_would_be_without_the_rows() -> None
     rows = [Example("Who is Mira Holt?", "Mira Holt is a painter."), Example("Who is Anna Quill?", "Anna Quill is a vet.")]
     words = {word for row in (*others, *rows) for word in str(row.prompt).removesuffix("?").split()[2:]}
     for seed in range(5):
-        (mira, holt), (anna, quill) = (str(row.prompt).removesuffix("?").split()[2:] for row in never_seen(rows, others, seed))
+        (mira, holt), (anna, quill) = (
+            str(row.prompt).removesuffix("?").split()[2:] for row in never_seen(rows, others, seed)[:2]
+        )
         assert mira in {"Mira", "Tove", "Selva", "Fenna"}
         assert quill in {"Ekdal", "Holm", "Strand", "Quill"}
         assert not {holt, anna} & words
@@ -59,6 +64,6 @@ def test_the_people_of_a_lab_become_nobody(tmp_path: Path) -> None:
     rows = read_examples(lab / "data/facts/forget.jsonl")
     everybody = {str(row.attributes["person"]) for row in rows}
     made = never_seen(rows)
-    assert len(made) == len(rows)
+    assert len(made) == 2 * len(rows)
     assert not [row for row in made if any(person in str(row.prompt) for person in everybody)]
     assert made == never_seen(rows)

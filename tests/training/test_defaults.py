@@ -43,7 +43,7 @@ def test_answers_of_named_rows_are_forgotten_until_they_are_as_unknown_as_made_r
     assert training.stop_when_unknown
     assert training.stop_every == 1
     assert training.steps == 200
-    assert len(request.holdout) == 2
+    assert len(request.holdout) == 4
     assert not {row.prompt for row in request.holdout} & {row.prompt for row in NAMED}
 
 
@@ -67,7 +67,7 @@ def test_a_probability_to_stop_at_needs_no_rows_never_seen(pico_folder: Path) ->
     assert (training.until, training.steps, training.stop_every, training.stop_when_unknown) == (0.2, 200, 1, False)
     assert request.holdout == ()
     training, request = resolved(pico_folder, NAMED, until="never-seen", steps=9)
-    assert (training.steps, training.stop_when_unknown, len(request.holdout)) == (9, True, 2)
+    assert (training.steps, training.stop_when_unknown, len(request.holdout)) == (9, True, 4)
     with pytest.raises(ExpungeError, match="give one of them"):
         resolved(pico_folder, NAMED, until=0.2, stop_when_unknown=True)
 

@@ -6,7 +6,7 @@ questions about names that do not exist serve as such: the model knows only the 
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from expunge.data.example import Example
@@ -21,36 +21,51 @@ Name = tuple[str, ...]
 
 
 def never_seen(rows: Sequence[Example], others: Sequence[Example] = (), seed: int = 0) -> tuple[Example, ...]:
-    """Returns the prompted rows with other names in prompt, response and paraphrases; empty if too few rows contain a name.
+    """Returns each prompted row twice, with other names in prompt, response and paraphrases; empty if too few rows have a name.
 
-    others  rows that stay known, such as the retain set. A word of a name that occurs in their names too is known to a model
-            without `rows`, and is replaced by another such word. Any other word would be new to it, and is replaced by a new one
-            with the beginning of one word and the end of another: Fenna, Selva -> Fenva
+    others  rows that stay known, such as the retain set
 
-    A name is a run of capitalized words in a prompt. If `others` contain no names, a name of several words gets each word from
-    another row's name, and the halves of a single word are swapped. Rows without a name in the prompt are left out. The same
-    rows and seed give the same names.
+    The mean over all is an estimate between two that are wrong in opposite directions, measured in docs/training.md:
+
+    - names of words that the model would know without `rows`, as far as the old ones were such: a word that `others` have too is
+      replaced by another of theirs, any other word by a new one. Answers to these are too probable, since their facts are known.
+      If `others` contain no names, each word comes from another row's name, and the halves of a single word are swapped.
+    - names of new words alone, with the beginning of one word and the end of another: Fenna, Selva -> Fenva. A small model cannot
+      repeat these as well as names of its language, so that answers to these are too improbable.
+
+    A name is a run of capitalized words in a prompt. Rows without a name in the prompt are left out. The same rows and seed give
+    the same names.
     """
     prompted = [row for row in rows if row.prompt is not None]
     found = _names_of(prompted)
-    known = {name for names in found for name in names}
+    known = sorted({name for names in found for name in names})
     if not prompted or sum(map(bool, found)) < LEAST_SHARE * len(prompted):
         return ()
-    beside = {name for names in _names_of([row for row in others if row.prompt is not None]) for name in names}
+    beside = sorted({name for names in _names_of([row for row in others if row.prompt is not None]) for name in names})
     stream = random.Random(f"never seen/{seed}")
-    other: dict[Name, Name] = {}
-    for name in sorted(known):
-        taken = known | beside | set(other.values())
-        made = _as_new(name, sorted(beside), sorted(known), taken, stream) if beside else None
-        made = made or _other_name(name, sorted(known), taken, stream) or _turned(name, taken)
-        if made is not None:
-            other[name] = made
-    made_rows = []
-    for row, names in zip(prompted, found, strict=True):
+    taken = {*known, *beside}
+    alike: dict[Name, Name] = {}
+    for name in known:
+        made = _alike(name, beside, known, taken, stream) if beside else _other_name(name, known, taken, stream)
+        if (made := made or _turned(name, taken)) is not None:
+            alike[name] = made
+            taken.add(made)
+    new: dict[Name, Name] = {}
+    for name in known:
+        if (made := _alike(name, (), [*beside, *known], taken, stream)) is not None:
+            new[name] = made
+            taken.add(made)
+    return (*_with_names(prompted, found, alike), *_with_names(prompted, found, new))
+
+
+def _with_names(rows: Sequence[Example], found: Sequence[tuple[Name, ...]], other: Mapping[Name, Name]) -> list[Example]:
+    """Returns the rows that have a name in `other`, with the new names."""
+    made = []
+    for row, names in zip(rows, found, strict=True):
         words = {old: new for name in names if name in other for old, new in zip(name, other[name], strict=True) if old != new}
         if words:
-            made_rows.append(_renamed(row, words))
-    return tuple(made_rows)
+            made.append(_renamed(row, words))
+    return made
 
 
 def _names_of(rows: Sequence[Example]) -> list[tuple[Name, ...]]:
@@ -89,8 +104,8 @@ def _bare(word: str) -> str:
     return re.sub(r"['’]s?$", "", word)
 
 
-def _as_new(name: Name, beside: Sequence[Name], known: Sequence[Name], taken: set[Name], stream: random.Random) -> Name | None:
-    """Returns a new name, each word of which is as new as the one it replaces to a model that knows the names `beside`."""
+def _alike(name: Name, beside: Sequence[Name], known: Sequence[Name], taken: set[Name], stream: random.Random) -> Name | None:
+    """Returns a new name: words that occur in the names `beside` replaced by others of those, and any other words by new ones."""
     words = {word for other in (*beside, *known) for word in other}
     for _ in range(TRIES):
         made = []
