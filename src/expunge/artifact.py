@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from expunge.errors import ExpungeError
-from expunge.folders import unfinished
+from expunge.folders import GUARD_FILE, unfinished
 from expunge.methods.base import Spec
 from expunge.models.checkpoint import Checkpoint
 from expunge.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, file_hash, folder_kind, read_model_folder
@@ -147,8 +147,6 @@ def _name_base(folder: Path, base: Base) -> None:
 
 def _check_written(folder: Path, kind: Kind) -> None:
     """Raises ExpungeError unless the folder can be loaded as its kind."""
-    from expunge.guarding import life
-
     if kind == "weights":
         read_model_folder(folder)
     elif kind == "adapter":
@@ -156,7 +154,7 @@ def _check_written(folder: Path, kind: Kind) -> None:
             raise ExpungeError(f"{folder} was not written as an adapter; nothing was put in place")
         Checkpoint(folder / ADAPTER_WEIGHTS)
     else:
-        Checkpoint(folder / life.FILE)
+        Checkpoint(folder / GUARD_FILE)
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -58,10 +58,10 @@ def test_lists_of_suites_and_metrics_need_numpy_alone(line: str) -> None:
 
 def test_checksums_are_recomputed_without_torch(pico_folder: Path, tmp_path: Path) -> None:
     save_artifact(
-        tmp_path / "artifact",
+        tmp_path / "made",
         "weights",
         NPO(),
         Base(path=str(pico_folder), sha256=""),
         lambda out: shutil.copytree(pico_folder, out, dirs_exist_ok=True),
     )
-    assert imported("verify", str(tmp_path / "artifact")) == []
+    assert imported("verify", str(tmp_path / "made")) == []

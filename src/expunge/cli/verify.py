@@ -17,12 +17,13 @@ class Verify(BaseModel):
 
 def run(flags: Verify) -> None:
     from expunge.artifact import artifact_folder, verify
-    from expunge.report.claims import claim
-    from expunge.report.read import read_run
 
     manifest = verify(flags.artifact)
     print(f"{flags.artifact}: {manifest.kind} by {manifest.method['name']}, {len(manifest.files)} files, every checksum agrees")
     folder = artifact_folder(flags.artifact)
     if folder is not None and folder.name == ARTIFACT:
+        from expunge.report.claims import claim
+        from expunge.report.read import read_run
+
         found = claim(read_run(folder.absolute().parent), None, None)
         print(f"  claim, by the scores and attacks of the run: {found.shown} ({found.why})")

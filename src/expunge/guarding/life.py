@@ -22,6 +22,7 @@ from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.data.format import save_format
 from expunge.errors import ExpungeError
+from expunge.folders import GUARD_FILE
 from expunge.guarding.canaries import canaries, check, distance, next_token, with_canaries
 from expunge.guarding.forward_pass import Counts
 from expunge.guarding.session import replaced
@@ -33,7 +34,7 @@ from expunge.records import write_json
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FILE, ASSETS = "guard.safetensors", "assets"
+FILE, ASSETS = GUARD_FILE, "assets"
 
 
 class Guard:

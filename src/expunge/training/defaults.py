@@ -11,18 +11,21 @@
 docs/training.md has the measurements.
 """
 
-from typing import TypeVar
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
 
 from expunge.data.example import Request
 from expunge.data.never_seen import never_seen
 from expunge.errors import ExpungeError
 from expunge.methods.training.base import TrainingMethod
-from expunge.runner import AnyRun
 from expunge.spec import Run
-from expunge.start import Start
-from expunge.training.pairs import Pairs
 
-Kind = TypeVar("Kind", bound=AnyRun)
+if TYPE_CHECKING:
+    from expunge.runner import AnyRun
+    from expunge.start import Start
+
+Kind = TypeVar("Kind", bound="AnyRun")
 
 USUAL_SIZE = 7e9
 """Size of the models for which the methods' own learning rates were published."""
@@ -64,6 +67,8 @@ def resolve(run: Kind, request: Request, start: Start) -> tuple[Kind, Request]:
     stops = stops or isinstance(training.until, float)
     if open_length and stops and rows <= FEW_ROWS:
         changes["stop_every"] = 1
+    from expunge.training.pairs import Pairs
+
     plan = Pairs(rows, 0, training.batch_size, training.seed, method.forget_parts(request))
     if training.steps != "auto":
         steps = training.steps
