@@ -31,7 +31,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 import yaml
 
-from expunge.artifact import load
+from expunge.loading import load
 from expunge.evaluation.metrics import Probability
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
