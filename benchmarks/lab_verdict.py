@@ -31,13 +31,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 import yaml
 
-from expunge.loading import load
 from expunge.evaluation.metrics import Probability
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.evaluation.task import Suite
 from expunge.evaluation.verdict import Verdict, verdict
 from expunge.lab import build
+from expunge.loading import load
 from expunge.quickstart import lab_run
 from expunge.records import Sample, read_samples
 from expunge.run import execute
