@@ -43,6 +43,8 @@ def imported(*words: str) -> list[str]:
         "evaluate model --suite tofu --hlp",
         "compare a b --hlp",
         "probe model --hlp",
+        "attack ladder model --hlp",
+        "report runs --hlp",
         "methods",
         "methods npo",
     ],

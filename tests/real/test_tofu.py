@@ -12,7 +12,7 @@ from expunge.records import read_evaluation
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-KEPT = 120
+KEPT = 60
 """Rows of TOFU's retain set that the small model learns beside the forty to forget."""
 ASKED = 40
 """Rows of each task that are scored: all that are to be forgotten, and as many of the others."""

@@ -40,6 +40,8 @@ def resolve(run: Kind, request: Request, start: Start) -> tuple[Kind, Request]:
 
     Raises ExpungeError if the run is to stop at the level of rows never seen, but there are none and none can be made.
     """
+    from expunge.training.pairs import Pairs
+
     method, training = run.method, run.training
     assert isinstance(method, TrainingMethod)  # the family says so
     rows = len(request.forget)
@@ -67,8 +69,6 @@ def resolve(run: Kind, request: Request, start: Start) -> tuple[Kind, Request]:
     stops = stops or isinstance(training.until, float)
     if open_length and stops and rows <= FEW_ROWS:
         changes["stop_every"] = 1
-    from expunge.training.pairs import Pairs
-
     plan = Pairs(rows, 0, training.batch_size, training.seed, method.forget_parts(request))
     if training.steps != "auto":
         steps = training.steps
