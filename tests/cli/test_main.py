@@ -104,6 +104,25 @@ def test_what_is_left_open_is_called_auto_and_never_none(pico_folder: Path, caps
     assert "--learning-rate" in capsys.readouterr().err
 
 
+def test_forgetting_until_a_probability_is_asked_for_on_the_command_line(
+    pico_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"prompt": "where was anna born ?", "response": "anna was born in oslo ."}) + "\n")
+    words = ["unlearn", "gradient_ascent", "--model", str(pico_folder), "--forget", str(data), "--out"]
+    assert main([*words, str(tmp_path / "run"), "--until", "0.9"]) == 0
+    assert "are no more probable than was asked for (0.9)" in capsys.readouterr().out
+    assert "until: 0.9" in (tmp_path / "run/run.yaml").read_text()
+    assert main([*words, str(tmp_path / "none"), "--until", "never-seen"]) == 2
+    assert "give them as --holdout" in capsys.readouterr().err
+    for flag, wrong in (("--until", "7"), ("--until", "often"), ("--learning-rate", "-1"), ("--steps", "0")):
+        assert main([*words, str(tmp_path / "none"), flag, wrong]) == 2
+        said = capsys.readouterr().err
+        assert flag in said
+        assert "constrained" not in said
+    assert not (tmp_path / "none").exists()
+
+
 def test_verify_says_what_the_records_support(pico_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = tmp_path / "data.jsonl"
     data.write_text(json.dumps({"prompt": "where was anna born ?", "response": "anna was born in oslo ."}) + "\n")

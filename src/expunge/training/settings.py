@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator
 
 from expunge.described import Described
 from expunge.records import Seed
@@ -15,9 +15,21 @@ def _auto(value: object) -> object:
     return "auto" if value is None else value
 
 
-Rate = Annotated[Annotated[float, Field(gt=0)] | Auto, BeforeValidator(_auto)]
-Count = Annotated[Annotated[int, Field(ge=1)] | Auto, BeforeValidator(_auto)]
-"""A number, or left to expunge."""
+def _above_zero(value: float | str) -> float | str:
+    if not isinstance(value, str) and value <= 0:
+        raise ValueError("has to be above 0")
+    return value
+
+
+def _between(value: float | str | None) -> float | str | None:
+    if isinstance(value, float) and not 0 < value < 1:
+        raise ValueError("is a probability between 0 and 1, or never-seen")
+    return value
+
+
+Rate = Annotated[float | Auto, BeforeValidator(_auto), AfterValidator(_above_zero)]
+Count = Annotated[int | Auto, BeforeValidator(_auto), AfterValidator(_above_zero)]
+"""A number, or left to expunge. (A bound on one side of the union would be reported by the name of that side.)"""
 
 
 class Training(Described):
@@ -76,7 +88,7 @@ class Training(Described):
     """Stop as soon as the forget answers are no more probable than the holdout answers, which nobody taught the model:
     forgetting goes as far as never having known, and no further. Without a holdout set the forget rows under other names are
     it. Switched on where steps, epochs and `until` are left out and the method forgets answers."""
-    until: Annotated[float, Field(gt=0, lt=1)] | Literal["never-seen"] | None = None
+    until: Annotated[float | Literal["never-seen"] | None, AfterValidator(_between)] = None
     """Forget until the mean probability of the forget answers is this, and no further; `never-seen` is `stop_when_unknown`. auto
     steps are then as many as that allows."""
     keep_retain: float = Field(0.95, ge=0, le=1)
