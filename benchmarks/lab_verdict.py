@@ -4,8 +4,8 @@
 
 For each lab and each method the lab's people are forgotten by recipes/lab/METHOD.yaml, and the run and the lab's gold model are
 compared by `expunge.evaluation.verdict` on the suite `lab`. Printed, one line per run: the verdict, what tells the two apart (the
-statistic, its direction, its corrected p-value), the forget effect (0 original, 1 gold), what is kept of the retain answers'
-probability, and the steps and seconds of the training.
+statistic, its direction, its corrected p-value), the same for the other question of each fact, which no run is trained on, the
+forget effect (0 original, 1 gold), what is kept of the retain answers' probability, and the steps and seconds of the training.
 
 --seeds                 labs of these seeds, from the cache or made (some minutes each)
 --labs DIR ...          labs made before, as `expunge lab` writes them, instead of --seeds
@@ -47,6 +47,7 @@ from expunge.spec import build as build_spec
 METHODS = (
     "gradient_difference", "npo", "simnpo", "kl_minimization", "wga", "satimp", "ce_u", "undial", "dpo", "idk", "gradient_ascent",
 )  # fmt: skip
+OTHER = "other_question"
 Settings = Mapping[str, Any]
 
 
@@ -59,13 +60,19 @@ def run_of(name: str, chosen: Settings, lab: Path, seed: int) -> Run:
 
 
 def samples_of(source: Path, lab: Path, out: Path) -> list[Sample]:
-    """What the suite `lab` finds of the forget people, and the probability of the retain answers; kept in `out`."""
+    """What the suite `lab` finds of the forget people by either question, and of the retain answers; kept in `out`."""
     if not (out / "lab.samples.jsonl").is_file():
         model, tokenizer = load(source)
         tasks = {task.name: task for task in Lab().build(lab).tasks}
-        asked = (tasks["facts_forget"], replace(tasks["facts_retain"], metrics=(Probability(),)))
+        forget = tasks["facts_forget"]
+        other = tuple(replace(row, prompt=str(row.attributes["rephrased"])) for row in forget.examples)
+        asked = (forget, replace(forget, name=OTHER, examples=other), replace(tasks["facts_retain"], metrics=(Probability(),)))
         evaluate(model, tokenizer, suite=Suite("lab", asked, lambda _: []), out=out, overwrite=True, quiet=True)
     return list(read_samples(out / "lab.samples.jsonl"))
+
+
+def of_task(samples: Sequence[Sample], task: str) -> list[Sample]:
+    return [sample for sample in samples if sample.task == task]
 
 
 def mean(samples: Sequence[Sample], task: str, metric: str = "probability") -> float:
@@ -83,7 +90,7 @@ def measure(name: str, chosen: Settings, lab: Path, seed: int, out: Path) -> dic
     seconds = time.perf_counter() - began
     found = samples_of(place, lab, place / "scores")
     forget, original, gold = (mean(side, "facts_forget") for side in (found, known["original"], known["gold"]))
-    told = verdict(found, known["gold"])
+    told, other = (verdict(of_task(found, task), of_task(known["gold"], task)) for task in ("facts_forget", OTHER))
     steps = sum(1 for _ in (place / "metrics.jsonl").open(encoding="utf-8"))
     shutil.rmtree(place)
     return {
@@ -91,6 +98,7 @@ def measure(name: str, chosen: Settings, lab: Path, seed: int, out: Path) -> dic
         "run": name,
         "verdict": told.words,
         "told by": told_by(told),
+        "other question": f"{other.words}: {told_by(other)}".removesuffix(": "),
         "forget effect": round((original - forget) / (original - gold), 3),
         "retain kept": round(mean(found, "facts_retain") / mean(known["original"], "facts_retain"), 3),
         "steps": steps,
