@@ -11,7 +11,11 @@ from torch import nn
 import expunge
 from expunge import Training
 from expunge.methods import GradientAscent, GradientDifference
-from expunge.training import stopping
+from expunge.methods.training.base import RowSet
+from expunge.training import loop, stopping
+from expunge.training.data import RowKey, without
+from expunge.training.reference import Levels
+from expunge.training.stopping import unknown_rows
 
 ROWS = {
     "forget": [("anna", "berlin"), ("boris", "paris")],
@@ -105,8 +109,6 @@ def test_a_run_killed_while_forgetting_rests_goes_on_resting(
         real(*given, **_)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    from expunge.training import loop
-
     real = loop.save_checkpoint
     monkeypatch.setattr(loop, "save_checkpoint", killed)
     measured(monkeypatch, kept=[1.0, 0.5], known=[0.9], never=0.3)
@@ -160,3 +162,71 @@ def test_steps_that_repair_are_not_taken_back(monkeypatch: pytest.MonkeyPatch) -
     watch.mark([weight])
     assert moved(watch, weight, 0.9, resting=True) == stopping.Verdict(resting=True)
     assert weight.item() == pytest.approx(0.9)
+
+
+def levels(logp: list[float], greedy: list[bool] | None = None) -> Levels:
+    return Levels(torch.tensor(logp), torch.tensor(greedy or [False] * len(logp)))
+
+
+def test_a_row_rests_that_is_no_more_probable_than_the_holdout_row_of_its_rank() -> None:
+    holdout = levels([-1.0, -2.0, -3.0])  # the quantiles 1/6, 1/2 and 5/6 are -2.67, -2 and -1.33
+    assert unknown_rows(levels([-1.2, -2.1, -2.5]), holdout) == {1}
+    assert unknown_rows(levels([-2.7, -1.4, -2.1]), holdout) == {0, 1, 2}
+    assert unknown_rows(levels([-3.5, -3.6, -3.7]), holdout) == {0, 1, 2}
+    assert unknown_rows(levels([-1.4, -2.1, -2.7]), holdout, share=0.5) == frozenset(), "half as probable is 0.7 nats lower"
+
+
+def test_a_row_that_is_answered_word_by_word_never_rests_and_lucky_guesses_are_no_level() -> None:
+    assert unknown_rows(levels([-2.0, -2.0], [True, False]), levels([-1.0, -1.0])) == {1}
+    lucky = levels([-0.1, -2.0], [True, False])
+    assert unknown_rows(levels([-0.5, -0.6]), lucky) == frozenset()
+    assert unknown_rows(levels([-0.5, -0.6]), levels([-0.1, -0.1], [True, True])) == {0, 1}, "nothing else to compare with"
+
+
+def test_resting_rows_leave_a_step_and_one_stays_where_all_rest() -> None:
+    sets = {"forget": RowSet(), "retain": RowSet("retain")}
+    drawn = {name: [(RowKey(name, row),) for row in range(4)] for name in ("forget", "retain")}
+    kept, share = without(drawn, sets, {0, 2, 3})
+    assert ([keys[0].row for keys in kept["forget"]], len(kept["retain"]), share) == ([1], 4, 0.25)
+    kept, share = without(drawn, sets, {0, 1, 2, 3})
+    assert (len(kept["forget"]), share) == (1, 0.0)
+
+
+def rests(monkeypatch: pytest.MonkeyPatch, rows: set[int]) -> None:
+    verdict = stopping.Verdict(resting_rows=frozenset(rows))
+    monkeypatch.setattr(stopping.Watch, "check", lambda *_, **__: verdict)
+
+
+@pytest.mark.parametrize(("rows", "share"), [({0}, 0.5), ({0, 1}, 0.0)])
+def test_the_other_rows_keep_their_weight(
+    pico_folder: Path, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: set[int], share: float
+) -> None:
+    rests(monkeypatch, rows)
+    training = QUICK.model_copy(update={"steps": 3, "stop_by_row": True})
+    expunge.unlearn(GradientDifference(), model=pico_folder, out=tmp_path / "run", training=training, quiet=True, **data)
+    for line in lines_of(tmp_path / "run")[1:]:
+        parts = line["parts"]
+        assert isinstance(parts, dict)
+        assert line["loss"] == pytest.approx(share * parts["forget"] + parts["retain"], rel=1e-5)
+
+
+def test_a_run_that_is_resumed_knows_which_rows_rest(
+    pico_folder: Path, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = QUICK.model_copy(update={"steps": 6, "stop_every": 4, "checkpoint_every": 4, "stop_by_row": True})
+    given = {"model": pico_folder, "training": training, "quiet": True, **data}
+    rests(monkeypatch, {0})
+    expunge.unlearn(GradientDifference(), out=tmp_path / "whole", **given)
+
+    def killed(*values: object, **_: object) -> None:
+        real(*values, **_)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    real = loop.save_checkpoint
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            expunge.unlearn(GradientDifference(), out=tmp_path / "run", **given)
+    expunge.unlearn(GradientDifference(), out=tmp_path / "run", resume=True, **given)
+    weights = [(tmp_path / run / "artifact/model.safetensors").read_bytes() for run in ("whole", "run")]
+    assert weights[0] == weights[1]

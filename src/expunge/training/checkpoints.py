@@ -33,6 +33,7 @@ def save_checkpoint(
     step: int,
     stopped: str | None,
     resting: bool,
+    resting_rows: Collection[int],
     trained: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     carried: Mapping[str, Tensor],
@@ -60,7 +61,9 @@ def save_checkpoint(
     try:
         partial.mkdir()
         save_tensors(partial / "state.safetensors", tensors)
-        (partial / "state.json").write_text(json.dumps({"step": step, "stopped": stopped, "resting": resting}))
+        (partial / "state.json").write_text(
+            json.dumps({"step": step, "stopped": stopped, "resting": resting, "resting_rows": sorted(resting_rows)})
+        )
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise ExpungeError(
@@ -109,9 +112,11 @@ def disk_bytes(model: nn.Module, chosen: Collection[str], training: Training) ->
 
 def load_checkpoint(
     path: Path, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> tuple[int, str | None, bool, dict[str, Tensor]]:
+) -> tuple[int, str | None, bool, frozenset[int], dict[str, Tensor]]:
     """Restores weights and moments; returns the step they belong to, the reason why the run stopped (if it had), whether the
-    forget terms are paused, and the carried tensors. Raises ExpungeError if the checkpoint cannot be read."""
+    forget terms are paused, the forget rows that are, and the carried tensors.
+
+    Raises ExpungeError if the checkpoint cannot be read."""
     try:
         with safe_open(path / "state.safetensors", framework="pt") as file:
             names = set(file.keys())
@@ -125,7 +130,7 @@ def load_checkpoint(
                 }
             carried = {n.removeprefix("carried/"): file.get_tensor(n) for n in names if n.startswith("carried/")}
         state = json.loads((path / "state.json").read_text())
-        return int(state["step"]), state["stopped"], bool(state["resting"]), carried
+        return int(state["step"]), state["stopped"], bool(state["resting"]), frozenset(state["resting_rows"]), carried
     except Exception as error:
         raise ExpungeError(
             f"the checkpoint {path} cannot be read ({error}); delete it to start the run anew, or use --overwrite"

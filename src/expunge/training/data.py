@@ -4,7 +4,7 @@ Each row of a row set has a key: the set of its prompt, the row's index, and the
 indexed by keys, and keys are encoded as tokens.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -129,6 +129,24 @@ class TrainingData:
     def part_of(self) -> Mapping[int, int]:
         """Returns the index of the part that a forget row belongs to."""
         return {row: i for i, part in enumerate(self.parts) for row in part}
+
+
+def without(drawn: StepRows, sets: Mapping[str, RowSet], resting: Collection[int]) -> tuple[StepRows, float]:
+    """Leaves the resting forget rows out of a step, and returns the share of its forget rows that remain.
+
+    Where none remains one is left in, for methods whose terms need a row; its share is 0.
+    """
+    if not resting:
+        return drawn, 1.0
+    kept: dict[str, Sequence[tuple[RowKey, ...]]] = {}
+    share = 1.0
+    for name, prompts in drawn.items():
+        if sets[name].prompts == "forget":
+            awake = [keys for keys in prompts if keys[0].row not in resting]
+            share, kept[name] = len(awake) / len(prompts), awake or prompts[:1]
+        else:
+            kept[name] = prompts
+    return kept, share
 
 
 def encode_data(request: Request, method: TrainingMethod, encoder: Encoder) -> TrainingData:

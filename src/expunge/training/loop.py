@@ -30,7 +30,7 @@ from expunge.processes import join
 from expunge.progress import Progress
 from expunge.training.batches import MicroBatch, count_pieces, micro_batches
 from expunge.training.checkpoints import latest_checkpoint, load_checkpoint, reserved, save_checkpoint, whole
-from expunge.training.data import StepRows, TrainingData
+from expunge.training.data import StepRows, TrainingData, without
 from expunge.training.pairs import Pairs
 from expunge.training.pairs import share as shared
 from expunge.training.reference import ReferenceTable
@@ -79,6 +79,8 @@ class _State:
     stopped: str | None = None
     resting: bool = False
     """Only the retain terms are backpropagated until the next check of `Watch`."""
+    resting_rows: frozenset[int] = frozenset()
+    """Forget rows that take no part in the steps until then."""
     updating: bool = False
     """The optimizer is changing weights, so that they belong to no step."""
 
@@ -116,7 +118,8 @@ def train(
     state = _State(model, trained, _optimizer(trained, training, accelerator.device), method.first_carried())
     accelerator.wait_for_everyone()  # the first process has made the folder ready
     if (checkpoint := latest_checkpoint(folder)) is not None:
-        state.step, state.stopped, state.resting, state.carried = load_checkpoint(checkpoint, trained, state.optimizer)
+        found = load_checkpoint(checkpoint, trained, state.optimizer)
+        state.step, state.stopped, state.resting, state.resting_rows, state.carried = found
     began_at = state.step
     log, first = folder / "metrics.jsonl", accelerator.is_main_process
     if first:
@@ -142,7 +145,8 @@ def train(
             if watch is not None and state.step % training.stop_every == 0 and state.step < steps:
                 before = state.resting
                 with accelerator.autocast():
-                    state.stopped, state.resting = watch.check(model, list(trained.values()), resting=before)
+                    verdict = watch.check(model, list(trained.values()), resting=before)
+                state.stopped, state.resting, state.resting_rows = verdict
                 if state.resting != before:
                     _clear_momentum(state)
             if state.stopped is None and state.step % training.stop_every == 0 and state.step < steps:
@@ -229,15 +233,19 @@ def _step(
     began, step = time.perf_counter(), state.step
     rank, world = accelerator.process_index, accelerator.num_processes
     torch.manual_seed(_seed(training.seed, step, rank))
-    drawn = data.step_rows(method.row_sets, plan, step, rank, world)
+    shares = [
+        without(data.step_rows(method.row_sets, plan, step, of, world), method.row_sets, state.resting_rows)
+        for of in range(world)
+    ]
+    drawn, active = shares[rank]
+    active = 0.0 if state.resting else active
     totals: dict[str, Tensor] = {}
     size, device = training.micro_batch_size, accelerator.device
     # Sharded weights are gathered in every pass, so all processes make as many: as many as the one with the most needs.
-    shares = [data.step_rows(method.row_sets, plan, step, of, world) for of in range(world)] if world > 1 else [drawn]
-    pieces = max(count_pieces(rows, size, data, method, device) for rows in shares)
+    pieces = max(count_pieces(rows, size, data, method, device) for rows, _ in shares)
     for micro in micro_batches(drawn, pieces, data, table, method, state.carried, device, size):
         with accelerator.autocast():
-            _backward(method, state.model, micro, totals, resting=state.resting)
+            _backward(method, state.model, micro, totals, active=active)
     if not any(p.grad is not None for p in state.trained.values()):
         raise ExpungeError(f"no gradient reached the weights selected by '{method.parameters}'; the loss does not depend on them")
     if world > 1 and training.shard == "none":
@@ -276,16 +284,18 @@ def _step(
 
 
 def _backward(
-    method: TrainingMethod, model: nn.Module, micro: MicroBatch, totals: dict[str, Tensor], *, resting: bool = False
+    method: TrainingMethod, model: nn.Module, micro: MicroBatch, totals: dict[str, Tensor], *, active: float = 1.0
 ) -> None:
     """Backpropagates the terms one after the other, so that only one graph is in memory, and adds their values to `totals`.
 
-    resting  only the terms over retain rows count; the values of the others are still recorded
+    active  factor of the terms that are not over retain rows: the share of the forget rows of the step that do not rest. With 0
+            only the terms over retain rows count; the values of the others are still recorded
     """
     for term in method.terms(model, micro.batch):
         share = micro.shares[term.rows]
-        weighted = term.weight * term.value * (0.0 if resting and term.rows != "retain" else 1.0)
-        if not resting or term.rows == "retain":
+        factor = 1.0 if term.rows == "retain" else active
+        weighted = term.weight * term.value * factor
+        if factor > 0:
             (share * weighted).backward()
         for name, value in {"loss": weighted.detach(), term.name: term.value.detach(), **term.record}.items():
             found = share * value.float()
@@ -323,6 +333,7 @@ def _save(state: _State, folder: Path, *, write: bool, moments: bool = True) -> 
         state.step,
         state.stopped,
         state.resting,
+        state.resting_rows,
         state.trained,
         state.optimizer,
         state.carried,

@@ -7,6 +7,7 @@ hidden state (D numbers a token) beside one frozen copy of the head.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -69,16 +70,31 @@ def mean_answer_probability(
     """Computes the mean over rows of exp(mean log p of the answer's tokens); over `most` evenly spaced rows if there are
     more."""
     stride = max(1, -(-len(rows) // most))
-    chosen = list(rows)[::stride]
+    return float(answer_levels(model, list(rows)[::stride], pad_id, device).logp_B.exp().mean())
+
+
+class Levels(NamedTuple):
+    """How well a model knows the answers of some rows, on the CPU."""
+
+    logp_B: Tensor
+    """Mean log-probability of each row's answer tokens."""
+    greedy_B: Tensor
+    """Whether every token of the answer is the most probable one."""
+
+
+def answer_levels(model: nn.Module, rows: Sequence[Encoded], pad_id: int, device: torch.device) -> Levels:
+    """Measures all rows, without dropout."""
     was_training = model.training
     model.eval()
-    values = []
+    logp_B, greedy_B = torch.empty(len(rows)), torch.empty(len(rows), dtype=torch.bool)
     with torch.no_grad():
-        for batch in length_batches([len(r.ids) for r in chosen], TOKENS_PER_BATCH, 256):
-            labelled = labelled_logits(model, collate([chosen[i] for i in batch], pad_id).to(device))
-            values.append(sequence_mean(token_logprobs(labelled), labelled.row_N, labelled.rows).exp())
+        for batch in length_batches([len(r.ids) for r in rows], TOKENS_PER_BATCH, 256):
+            labelled = labelled_logits(model, collate([rows[i] for i in batch], pad_id).to(device))
+            missed_N = (labelled.logits_NV.argmax(-1) != labelled.labels_N).float()
+            logp_B[batch] = sequence_mean(token_logprobs(labelled), labelled.row_N, labelled.rows).float().cpu()
+            greedy_B[batch] = (sequence_sum(missed_N, labelled.row_N, labelled.rows) == 0).cpu()
     model.train(was_training)
-    return float(torch.cat(values).mean())
+    return Levels(logp_B, greedy_B)
 
 
 def _visited(

@@ -91,6 +91,12 @@ class Training(Described):
     until: Annotated[float | Literal["never-seen"] | None, AfterValidator(_between)] = None
     """Forget until the mean probability of the forget answers is this, and no further; `never-seen` is `stop_when_unknown`. auto
     steps are then as many as that allows."""
+    unknown_share: float = Field(1.0, gt=0, le=1)
+    """With `stop_when_unknown`: how probable the forget answers are to be at the end, as a share of the holdout answers'. Below 1
+    where the holdout rows have lucky guesses among them, or a method leaves all rows equally improbable."""
+    stop_by_row: bool = False
+    """With `stop_when_unknown`: a forget row takes no part in the steps while its answer is no more probable than the holdout
+    answer of the same rank, so that no row is forgotten much further than rows never seen while the others still are."""
     keep_retain: float = Field(0.95, ge=0, le=1)
     """Of a run that stops by itself: whenever the retain answers are less than this share as probable as before, steps on the
     retain rows alone bring them back before forgetting goes on. 0: never."""

@@ -7,6 +7,7 @@ of the retain set, and further steps of both terms would restore it only while f
 answers are less probable than allowed, only the retain terms of the loss are trained until the next check.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from expunge.methods.training.base import TrainingMethod
 from expunge.training.data import TrainingData
-from expunge.training.reference import mean_answer_probability
+from expunge.training.reference import Levels, answer_levels, mean_answer_probability
 from expunge.training.settings import Training
 
 CLOSE = 0.01
@@ -32,6 +33,8 @@ class Verdict(NamedTuple):
     """Why the run ends, or None."""
     resting: bool = False
     """The terms that are not about the retain rows rest until the next check."""
+    resting_rows: frozenset[int] = frozenset()
+    """Forget rows that take no part in the steps until the next check."""
 
 
 @dataclass
@@ -46,6 +49,10 @@ class Watch:
     """The forget probability to stop at; None if it is that of the holdout rows."""
     unseen: float
     """The target before the run: that of the holdout rows, or `until`."""
+    unknown_share: float = 1.0
+    """Share of the holdout rows' probability that the forget rows are to have."""
+    by_row: bool = False
+    """Forget rows rest one by one."""
     marked: list[Tensor] = field(default_factory=list)
     """The trained weights at the last check, to which a step that went too far is partly reversed."""
 
@@ -61,7 +68,8 @@ class Watch:
         if "retain" in method.row_sets and data.retain and training.keep_retain > 0:
             kept = training.keep_retain * mean_answer_probability(model, data.retain, data.pad_id, device)
         unseen = until if until is not None else mean_answer_probability(model, data.holdout, data.pad_id, device)
-        return cls(data, device, kept, until, unseen)
+        by_row = training.stop_by_row and until is None
+        return cls(data, device, kept, until, unseen, training.unknown_share, by_row)
 
     def mark(self, weights: Iterable[nn.Parameter]) -> None:
         """Stores the trained weights at a check."""
@@ -82,8 +90,9 @@ class Watch:
             if kept < self.least_kept:
                 return Verdict(resting=True)
         if known > target:
-            return Verdict()
-        wanted = f"than was asked for ({target:g})" if self.until is not None else f"than holdout answers ({target:.3f})"
+            return Verdict(resting_rows=self._unknown_rows(model) if self.by_row else frozenset())
+        of = "" if self.unknown_share == 1 else f"{self.unknown_share:g} times "
+        wanted = f"than was asked for ({target:g})" if self.until is not None else f"than {of}holdout answers ({target:.3f})"
         reason = f"forget answers (mean probability {known:.3f}) are no more probable {wanted}"
         return Verdict(reason if kept is None else f"{reason}, and retain answers are kept ({kept:.3f})")
 
@@ -92,7 +101,14 @@ class Watch:
         known = mean_answer_probability(model, self.data.forget, self.data.pad_id, self.device)
         if self.until is not None or known > self.unseen + FAR:
             return known, self.unseen
-        return known, mean_answer_probability(model, self.data.holdout, self.data.pad_id, self.device)
+        never = mean_answer_probability(model, self.data.holdout, self.data.pad_id, self.device)
+        return known, self.unknown_share * never
+
+    def _unknown_rows(self, model: nn.Module) -> frozenset[int]:
+        forget, holdout = (
+            answer_levels(model, rows, self.data.pad_id, self.device) for rows in (self.data.forget, self.data.holdout)
+        )
+        return unknown_rows(forget, holdout, self.unknown_share)
 
     @torch.no_grad()
     def _step_back(self, model: nn.Module, weights: Sequence[nn.Parameter]) -> tuple[float, float]:
@@ -113,3 +129,18 @@ class Watch:
         for weight, begin, end in zip(weights, self.marked, ends, strict=True):
             weight.copy_(begin + (end - begin) * high)
         return found
+
+
+def unknown_rows(forget: Levels, holdout: Levels, share: float = 1.0) -> frozenset[int]:
+    """The forget rows that are not answered word by word, and at most `share` times as probable as the holdout row of their rank.
+
+    Rank i of N is compared with the quantile (i + 1/2) / N of the holdout rows, so that when all rows rest the two distributions
+    are alike. Holdout rows that are answered word by word are lucky guesses, and left out while there are others: they would let
+    as many forget rows stay known.
+    """
+    count = len(forget.logp_B)
+    wrong_M = holdout.logp_B[~holdout.greedy_B]
+    level_B = torch.quantile(wrong_M if len(wrong_M) else holdout.logp_B, (torch.arange(count) + 0.5) / count)
+    order_B = forget.logp_B.argsort(stable=True)
+    unknown_B = (forget.logp_B[order_B] <= level_B + math.log(share)) & ~forget.greedy_B[order_B]
+    return frozenset(order_B[unknown_B].tolist())
