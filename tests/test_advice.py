@@ -55,6 +55,14 @@ def test_every_command_that_a_message_names_is_a_command() -> None:
     assert not [(place, word) for place, word in named if word not in COMMANDS]
 
 
+def test_columns_may_be_given_with_equals_signs() -> None:
+    from expunge.cli.flags import parse
+    from expunge.cli.probe import Probe
+
+    words = ["m", "--columns", "response=a=b", "prompt=q", "--forget", "f", "--out", "o"]
+    assert parse(Probe, "expunge probe", words).columns == {"response": "a=b", "prompt": "q"}
+
+
 @pytest.mark.parametrize("given", [["--columns", "response", "q"], ["--columns", "attributes.group", "q"]])
 def test_columns_are_given_as_messages_say(given: list[str]) -> None:
     from expunge.cli.flags import parse

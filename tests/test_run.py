@@ -4,10 +4,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import expunge
 from expunge import ExpungeError, Training
-from expunge.methods import NPO, GradientAscent
+from expunge.data.encode import Encoder
+from expunge.data.example import Example
+from expunge.data.format import default_format
+from expunge.methods import NPO, GradientAscent, NeuronAdjust, SelectivePruning
+from expunge.methods.base import Spec
+from expunge.probing import probe_sets
 
 ROW = {"prompt": "where was anna born ?", "response": "anna was born in oslo ."}
 OTHER = {"prompt": "where was hugo born ?", "response": "hugo was born in lima ."}
@@ -141,3 +148,28 @@ def test_run_yaml_repeats_the_run(pico_folder: Path, forget: Path, retain: Path,
     execute(run, tmp_path / "b", quiet=True)
     assert (tmp_path / "a" / "run.yaml").read_bytes() == (tmp_path / "b" / "run.yaml").read_bytes()
     assert (tmp_path / "a/artifact/model.safetensors").read_bytes() == (tmp_path / "b/artifact/model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("method", [GradientAscent(), SelectivePruning(), NeuronAdjust()], ids=lambda m: m.method_name())
+def test_a_start_model_with_a_broken_weight_is_refused_whatever_the_method(
+    pico_llama: LlamaForCausalLM,
+    pico_tokenizer: PreTrainedTokenizerFast,
+    forget: Path,
+    retain: Path,
+    tmp_path: Path,
+    method: Spec,
+) -> None:
+    with torch.no_grad():
+        pico_llama.model.layers[0].mlp.down_proj.weight[3] = float("nan")
+    pico_llama.save_pretrained(tmp_path / "broken")
+    pico_tokenizer.save_pretrained(tmp_path / "broken")
+    sets = {"forget": forget, "retain": () if isinstance(method, GradientAscent) else retain}
+    refuse("broken gives logits that are not numbers", tmp_path / "run", method, model=tmp_path / "broken", **sets)
+
+
+def test_a_broken_model_is_not_probed(pico_llama: LlamaForCausalLM, pico_tokenizer: PreTrainedTokenizerFast) -> None:
+    with torch.no_grad():
+        pico_llama.model.layers[1].self_attn.v_proj.weight[0] = float("inf")
+    encoder = Encoder(pico_tokenizer, default_format(pico_tokenizer))
+    with pytest.raises(ExpungeError, match="logits that are not numbers"):
+        probe_sets(pico_llama, encoder, {"forget": [Example("who ?", "anna .")]})

@@ -17,6 +17,7 @@ from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.methods.base import ObjectiveBuilder
 from expunge.methods.training.base import AnswerDrawer
+from expunge.models.limits import FEW, check_finite
 from expunge.records import SelfCheck
 from expunge.spec import AcquisitionRun, FineTuneRun, Run
 from expunge.start import Start
@@ -113,11 +114,17 @@ class Context:
         return self.measures and isinstance(self.run, Run)
 
     def load(self, *, keep_adapter: bool = False) -> PreTrainedModel:
-        """Loads the start model in the run's dtype; an adapter is merged into its weights, or kept with `keep_adapter`."""
+        """Loads the start model in the run's dtype; an adapter is merged into its weights, or kept with `keep_adapter`.
+
+        Raises ExpungeError if its weights are broken.
+        """
         run = self.run
-        return self.start.load(
+        model = self.start.load(
             run.dtype, device_map=run.device_map, trust_remote_code=run.trust_remote_code, keep_adapter=keep_adapter
         )
+        first = self.request.forget[0]
+        check_finite(model, self.encoder.tokenizer(first.prompt or first.response)["input_ids"][:FEW])
+        return model
 
 
 def _as_said(run: AnyRun, request: Request, start: Start) -> tuple[AnyRun, Request]:

@@ -39,8 +39,21 @@ def test_an_input_that_is_mapped_itself_is_no_second_part(tmp_path: Path) -> Non
 
 def test_texts_in_columns_that_are_not_named_are_said(tmp_path: Path) -> None:
     file = rows(tmp_path / "a.jsonl", {"q": "who", "a": "anna", "context": "a long text", "year": 3})
-    with pytest.warns(UserWarning, match=r"a\.jsonl has texts in context, which --columns does not name"):
+    with pytest.warns(UserWarning, match=r"a\.jsonl has texts in context, which are left out; name them with --columns"):
         read_examples(file, columns={"prompt": "q", "response": "a"})
+
+
+def test_texts_beside_prompt_and_response_are_said_too(tmp_path: Path) -> None:
+    """Where nothing was mapped. Labels, numbers and empty columns are no texts."""
+    file = rows(
+        tmp_path / "a.jsonl",
+        {"prompt": "who", "response": "anna", "context": "a long text", "year": 3, "note": " ", "attributes": {"group": "g"}},
+    )
+    with pytest.warns(UserWarning, match=r"a\.jsonl has texts in context, which are left out"):
+        read_examples(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_examples(file, columns={"attributes.context": "context"})
 
 
 @pytest.mark.parametrize(("mark", "name"), [(";", "semicolons"), ("\t", "tabs"), ("|", "bars")])

@@ -13,10 +13,12 @@ from transformers import (
     Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
+    RobertaConfig,
     RwkvConfig,
 )
 
 from expunge.data.encode import Encoded
+from expunge.errors import ExpungeError
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.generate import generate
 from expunge.evaluation.shortcuts import shortcuts_of
@@ -120,3 +122,15 @@ def test_known_beginnings_and_batches_leave_texts_as_plain_greedy_decoding_write
     known = {prompt: text[:cut] for prompt, text, cut in zip(prompts, plain, (0, 1, 3, 10, 5, 0, 2, 7, 10), strict=True)}
     assert generate(model, prompts, pad_id=0, end_ids=[2], max_new_tokens=10, known=known) == plain
     assert generate(model, prompts, pad_id=0, end_ids=[2], max_new_tokens=10) == plain
+
+
+def test_a_model_that_reads_text_in_another_way_is_refused_by_name() -> None:
+    """RoBERTa's positions begin behind its pad token's id: scores with positions from 0 on would be off by tenths of a nat."""
+    config = RobertaConfig(
+        vocab_size=90, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, is_decoder=True,
+        max_position_embeddings=64, pad_token_id=1, bos_token_id=0, eos_token_id=2, initializer_range=0.5,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(ExpungeError, match=r"type roberta do not read text .* differs by .* nats"):
+        Engine(model, 1).score([row for answers in questions() for row in answers])

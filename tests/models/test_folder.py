@@ -89,6 +89,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "AutoGPTQ's own file": (lambda f: (f / "quantize_config.json").write_text("{}"), r"is quantized \(gptq\)"),
     "a config that is a list": (lambda f: (f / "config.json").write_text("[]"), "holds no JSON object"),
     "a config that is cut off": (lambda f: (f / "config.json").write_text('{"model_ty'), "cannot be read as JSON"),
+    "a generation config that is cut off": (
+        lambda f: (f / "generation_config.json").write_text('{"eos_tok'),
+        r"generation_config.json cannot be read as JSON",
+    ),
     "an empty config": (lambda f: (f / "config.json").write_text("{}"), "cannot load a"),
     "a config with wrong types": (config({"hidden_size": "many"}), "cannot load a"),
     "a tokenizer of a newer version": (newer_tokenizer, "cannot load a tokenizer from"),

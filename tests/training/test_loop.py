@@ -190,6 +190,11 @@ def test_a_non_finite_loss_stops_the_run_names_the_rows_and_keeps_the_last_good_
         expunge.unlearn(
             GradientAscent(), model=pico_folder, forget=data["forget"], out=tmp_path / "run", training=QUICK, quiet=True
         )
+    calls.append(4)
+    with pytest.raises(ExpungeError, match=r"non-finite at step 1 .*no weight has moved yet, so look at the start model's"):
+        expunge.unlearn(
+            GradientAscent(), model=pico_folder, forget=data["forget"], out=tmp_path / "first", training=QUICK, quiet=True
+        )
     checkpoint = latest_checkpoint(tmp_path / "run")
     assert checkpoint is not None
     assert checkpoint.name == "checkpoint-4"

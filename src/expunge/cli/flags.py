@@ -26,7 +26,7 @@ def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags |
             value, unknown = tyro.cli(
                 cls,
                 prog=program,
-                args=list(words),
+                args=_columns_apart(words),
                 default=default,
                 return_unknown_args=True,
                 config=_config(prefixes),
@@ -44,6 +44,18 @@ def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags |
         raise ExpungeError(f"{program} has no flag '{word}'{nearest(word, _flags(cls, program, default, prefixes))}")
     assert value is not None
     return value
+
+
+def _columns_apart(words: Sequence[str]) -> list[str]:
+    """`--columns response=q prompt=a` as `--columns response q prompt a`: both are taken."""
+    found: list[str] = []
+    start = next((i + 1 for i, word in enumerate(words) if word == "--columns"), len(words))
+    stop = next((i for i in range(start, len(words)) if words[i].startswith("--")), len(words))
+    named = words[start:stop]
+    for word in named if all("=" in word for word in named) else ():
+        field, _, column = word.partition("=")
+        found += [field, column]
+    return [*words[:start], *(found or named), *words[stop:]]
 
 
 def value_of(words: Sequence[str], flag: str) -> str | None:

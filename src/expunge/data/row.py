@@ -37,18 +37,24 @@ def check_columns(columns: Mapping[str, str], present: Mapping[str, None], sourc
             raise ExpungeError(f"{source} has no column '{column}' for {name}{nearest(column, present)}; it has {found}")
 
 
-def to_examples(rows: Iterable[tuple[str, Row]], columns: Mapping[str, str], source: str) -> tuple[Example, ...]:
-    """Converts each row to an example; takes (file and line, row) as from `expunge.data.files.each_row`."""
+def to_examples(
+    rows: Iterable[tuple[str, Row]], columns: Mapping[str, str], source: str, *, warns: bool = True
+) -> tuple[Example, ...]:
+    """Converts each row to an example; takes (file and line, row) as from `expunge.data.files.each_row`.
+
+    warns  warn of columns with texts that are not read; not where it is known what the columns are
+    """
     found = list(rows)
-    if columns and found:
-        present = dict.fromkeys(name for _, row in found for name in row)
+    present = dict.fromkeys(name for _, row in found for name in row)
+    if found:
         check_columns(columns, present, source)
+    if found and warns:
         _say_what_is_left(found, columns, present, source)
     return tuple(to_example(row, columns, where) for where, row in found)
 
 
 def _say_what_is_left(found: Sequence[tuple[str, Row]], columns: Mapping[str, str], present: Iterable[str], source: str) -> None:
-    """Warns of unread text columns beside those that were named, and of Alpaca's `input`, which is appended to the prompt."""
+    """Warns of text columns that are not read, and of Alpaca's `input`, which is appended to the prompt."""
     if (joined := sum(1 for _, row in found if _alpaca_input(row, columns))) > 0:
         warnings.warn(
             f"{joined} of {len(found)} rows of {source} have an `input` beside their instruction; it follows on the next line, "
@@ -60,7 +66,7 @@ def _say_what_is_left(found: Sequence[tuple[str, Row]], columns: Mapping[str, st
     unused = [name for name in present if name not in known and any(_is_text(row.get(name)) for _, row in found)]
     if unused:
         warnings.warn(
-            f"{source} has texts in {', '.join(unused)}, which --columns does not name; they are left out",
+            f"{source} has texts in {', '.join(unused)}, which are left out; name them with --columns if they are wanted",
             UserWarning,
             stacklevel=4,
         )

@@ -19,6 +19,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from expunge.data.encode import Encoded, collate
+from expunge.errors import ExpungeError
 from expunge.models.hooks import is_hooked
 from expunge.models.limits import embedded, text_config
 from expunge.models.load import causal_model
@@ -133,6 +134,7 @@ def empty_slots(capacity: int) -> Cache:
 
 def _measured(model: nn.Module) -> Shortcuts:
     words, device = embedded(model), causal_model(model).device
+    _check_plain_pass(model, words, device)
     rows = [tuple(1 + (7 * i * i + 11 * i + 29 * r) % (words - 1) for i in range(n)) for r, n in enumerate((9, 6, 4))]
     alone = [_alone(model, row, device) for row in rows]
     allowed = TOLERANCE.get(causal_model(model).dtype, 2e-3)
@@ -158,6 +160,24 @@ def _measured(model: nn.Module) -> Shortcuts:
         stepwise=plain and left and same(lambda: _stepwise(model, rows), alone),
         longest=scaled_from(model),
     )
+
+
+def _check_plain_pass(model: nn.Module, words: int, device: torch.device) -> None:
+    """Raises ExpungeError if the model, called with token ids alone, gives other logits than the passes of this library, which
+    number positions from 0 and read causally (RoBERTa starts behind its pad token's id, CPM-Ant reads both ways)."""
+    inner = causal_model(model)
+    row = tuple(1 + (5 * i * i + 3 * i) % (words - 1) for i in range(8))
+    try:
+        plain_TV = inner(input_ids=torch.tensor([row], device=device), use_cache=False).logits[0]
+    except Exception:  # some architectures take no plain call; what follows compares this library's passes with each other
+        return
+    ours_TV = _alone(model, row, device)
+    off = (ours_TV.float().log_softmax(-1) - plain_TV.float().log_softmax(-1)).abs().max()
+    if off > TOLERANCE.get(inner.dtype, 2e-3):
+        raise ExpungeError(
+            f"models of the type {inner.config.model_type} do not read text as expunge scores it (a log-probability differs by "
+            f"{off:.2g} nats from the model's own), so that every score would be off; give another model"
+        )
 
 
 def _plain(model: nn.Module) -> bool:

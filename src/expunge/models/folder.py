@@ -15,6 +15,7 @@ from expunge.errors import ExpungeError
 from expunge.models.checkpoint import INDEX, SINGLE, Checkpoint, weight_files
 
 CONFIG = "config.json"
+GENERATION = "generation_config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 TEMPLATES = "additional_chat_templates"
@@ -71,6 +72,8 @@ def read_model_folder(folder: Path) -> ModelFolder:
         )
     config = read_config(folder)
     _check_plain(folder, config)
+    if (folder / GENERATION).is_file():  # transformers would go on without it, and so without the end tokens in it
+        _read_json(folder / GENERATION)
     if not any((folder / name).is_file() for name in (SINGLE, INDEX)):
         raise _without_weights(folder)
     index, weights = weight_files(folder)
@@ -85,6 +88,10 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise ExpungeError(
             f"{folder} holds no config.json, so it is not a model folder; give a folder written by save_pretrained"
         )
+    return _read_json(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

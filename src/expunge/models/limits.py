@@ -9,6 +9,8 @@ from expunge.models.load import causal_model
 if TYPE_CHECKING:
     from torch import nn
 
+FEW = 8
+"""Tokens of one row by which it is told whether a model's weights are broken."""
 UNLIMITED = 2048
 """Length in tokens used where a limit is needed and the model has none (BLOOM, RWKV), as in lm-eval."""
 
@@ -64,3 +66,20 @@ def end_tokens(model: "nn.Module", more: Collection[int]) -> tuple[int, ...]:
         ids = getattr(config, "eos_token_id", None)
         found |= {int(i) for i in (ids if isinstance(ids, list | tuple) else [ids]) if isinstance(i, int)}
     return tuple(sorted(i for i in found if i >= 0))
+
+
+def check_finite(model: "nn.Module", ids: Sequence[int]) -> None:
+    """Raises ExpungeError if the log-probabilities after these tokens are not numbers: a weight is NaN or infinite, and whatever
+    is trained, measured or fitted on the model would be nothing. Tokens without an embedding are not looked at."""
+    import torch
+
+    inner = causal_model(model)
+    if not ids or max(ids) >= embedded(model):
+        return
+    with torch.no_grad():
+        logits_TV = inner(input_ids=torch.tensor([list(ids)], device=inner.device)).logits[0]
+    if bool(logits_TV.float().log_softmax(-1).isnan().any()):
+        raise ExpungeError(
+            f"the start model {inner.config.name_or_path} gives logits that are not numbers, so its weights are broken (NaN or "
+            "infinity); give another model, or copy it again"
+        )

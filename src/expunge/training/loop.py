@@ -261,7 +261,7 @@ def _step(
         broken = broken.removeprefix(f"; the term loss is {values['loss']}")
         raise ExpungeError(
             f"the loss or its gradient became non-finite at step {step + 1} (loss {values['loss']}, gradient norm {grad_norm}"
-            f"{broken}; forget rows {named}, ...); the state before it is kept, lower --learning-rate or --max-grad-norm"
+            f"{broken}; forget rows {named}, ...); {_remedy(model_is_untrained=step == 0)}"
         )
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate
@@ -281,6 +281,12 @@ def _step(
         "tokens_per_second": round(tokens * world / seconds, 1),
         "seconds": round(seconds, 4),
     }
+
+
+def _remedy(*, model_is_untrained: bool) -> str:
+    if model_is_untrained:
+        return "no weight has moved yet, so look at the start model's weights and --dtype, and at these rows"
+    return "the state before it is kept, lower --learning-rate or --max-grad-norm"
 
 
 def _backward(

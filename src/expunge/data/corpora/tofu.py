@@ -33,7 +33,7 @@ def read_tofu(source: str | Path = HUB, split: str = "full") -> tuple[Example, .
     """
     if split not in SPLITS:
         raise ExpungeError(f"TOFU has no split '{split}'{nearest(split, SPLITS)}; it has {', '.join(SPLITS)}")
-    examples = to_examples(read_rows(_place(source, split)), {}, str(source))
+    examples = to_examples(read_rows(_place(source, split)), {}, str(source), warns=False)
     bare = [row for row, example in enumerate(examples, start=1) if not example.perturbed]
     if split.endswith("_perturbed") and bare:
         raise ExpungeError(
