@@ -133,7 +133,7 @@ class Inputs(Record):
 
 
 class Gain(Record):
-    """What an attack brought back beyond the same attack on its control, with a 95 % interval."""
+    """What an attack recovered beyond the same attack on its control, with a 95 % interval."""
 
     value: float | None
     low: float | None = None
@@ -141,27 +141,27 @@ class Gain(Record):
 
 
 class Attack(Record):
-    """attacks/ATTACK.json."""
+    """The content of attacks/ATTACK.json."""
 
     attack: str
     artifact: str = ""
-    """Path of what was attacked."""
+    """Path of the attacked model."""
     applicable: bool = True
-    """False where the attack has nothing to hold on to in this kind of artifact."""
+    """False if the attack does not apply to this kind of artifact."""
     reason: str | None = None
     """Why it is not applicable, or why there is no gain."""
     budget: dict[str, Any] = {}
-    """Steps, rows, queries ...: what the attacker was allowed."""
+    """The attacker's steps, rows, queries, ..."""
     seconds: float = 0.0
     gain: Gain | None = None
     control: dict[str, Any] = {}
-    """What the same attack with the same budget does to a model or to facts that hold nothing to bring back."""
+    """Result of the same attack with the same budget on a model, or on facts, without the knowledge."""
     scores: tuple[Score, ...] = ()
-    """After the attack."""
+    """Scores after the attack."""
     trials: tuple[dict[str, Any], ...] = ()
-    """One entry for each way that was tried (a wording, a step, a format, a trial of a sweep), with what came out."""
+    """One entry for each way that was tried (a wording, a step, a format, a trial of a sweep), with its result."""
     cost: dict[str, float] = {}
-    """Queries, gradient steps, seconds of processor time: of the attack and its controls together."""
+    """Queries, gradient steps and seconds of CPU time, of the attack and its controls together."""
     key: str | None = None
     """sha256 over what the result depends on: code, models, facts, budget and seed."""
 
@@ -181,11 +181,11 @@ class SelfCheck(Record):
     """What a run measured on a few fixed rows when it was done. It is not an evaluation: claims do not use it."""
 
     rows: dict[str, int]
-    """forget, retain, holdout -> rows that were looked at."""
+    """forget, retain, holdout -> number of measured rows."""
     before: dict[str, float]
-    """Of the start model. forget, retain, holdout -> mean probability of an answer; retain_perplexity. Of a guard: 0."""
+    """Values of the start model: forget, retain, holdout -> mean probability of an answer; retain_perplexity. 0 for guards."""
     after: dict[str, float]
-    """Of what was made. Of a guard: the share of prompts that it acts on."""
+    """Values of the result; for a guard the share of prompts that it acts on."""
     said: tuple[str, ...]
     """The sentences that the command printed."""
 

@@ -71,7 +71,7 @@ class Start:
         return tokenizer_fingerprint(place, revision=revision)
 
     def size(self, *, trust_remote_code: bool) -> Size:
-        """Of the model without the adapter, by its config; nothing is loaded."""
+        """Returns the size of the model without the adapter, by its config; nothing is loaded."""
         place, revision = self._below() if self.is_adapter else (self.place, self.revision)
         return model_size(place, revision=revision, trust_remote_code=trust_remote_code)
 

@@ -1,8 +1,8 @@
-"""Searches the attacker's own settings: an attack is as strong as its learning rate, and one learning rate says nothing.
+"""Searches an attack's settings, since one learning rate alone says little about its strength.
 
-Optuna proposes settings by what they brought back from the artifact; the controls get the very same trials. A step of a trial
-counts only where the attacked model keeps its use: on kept facts it loses no more than a stated share of its recall. The gain is
-that of the best step of the best trial, chosen on one half of the facts and scored on the other.
+Optuna proposes settings by what they recovered from the artifact; the controls get the same trials. A step of a trial counts
+only if the attacked model keeps its utility: on retained facts it loses at most a given share of its recall. The gain is that
+of the best step of the best trial, chosen on one half of the facts and scored on the other.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
     import optuna
 
 CHECKED = 24
-"""Kept facts that are asked after each step that counts."""
+"""Number of retained facts that are asked after each step that counts."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """How much is searched."""
+    """The size of the search."""
 
     trials: int
-    """Settings that are tried; the first are the attack's own."""
+    """Number of settings that are tried; the first are the attack's own."""
     utility_loss: float = 0.1
-    """Share of the recall on kept facts that an attack on the weights may cost."""
+    """Share of the recall on retained facts that an attack on the weights may cost."""
 
     def __post_init__(self) -> None:
         if self.trials < 1:
@@ -57,11 +57,11 @@ def _soft_prompt(trial: "optuna.Trial") -> dict[str, Any]:
 
 
 RANGES: Mapping[type[AttackSpec], Callable[["optuna.Trial"], dict[str, Any]]] = {Relearn: _relearn, SoftPrompt: _soft_prompt}
-"""Attacks that can be swept -> what a trial changes."""
+"""Attacks that can be swept -> the settings that a trial changes."""
 
 
 def check_sweep(attacks: Mapping[str, AttackSpec], sweep: Sweep) -> None:
-    """Raises ExpungeError where none of the attacks can be swept, or Optuna is missing."""
+    """Raises ExpungeError if none of the attacks can be swept, or Optuna is missing."""
     if not any(type(spec) in RANGES for spec in attacks.values()):
         known = ", ".join(cls.attack_name() for cls in RANGES)
         raise ExpungeError(f"none of these attacks has settings to search with --sweep {sweep.trials}; {known} have")
@@ -69,7 +69,7 @@ def check_sweep(attacks: Mapping[str, AttackSpec], sweep: Sweep) -> None:
 
 
 def searched(spec: AttackSpec, run: Callable[[AttackSpec], Found], sweep: Sweep, seed: int) -> tuple[Found, list[AttackSpec]]:
-    """What all trials found on the artifact, and their settings, for the controls.
+    """Returns the results of all trials on the artifact, and their settings, for the controls.
 
     run: attacks the artifact with the given settings
     """
@@ -87,7 +87,7 @@ def searched(spec: AttackSpec, run: Callable[[AttackSpec], Found], sweep: Sweep,
 
 
 def joined(founds: Sequence[Found], specs: Sequence[AttackSpec], sweep: Sweep | None = None) -> Found:
-    """All trials as ways of one attack. With `sweep` those that cost too much use count for nothing."""
+    """Returns all trials as ways of one attack. With `sweep`, those that cost too much utility do not count."""
     ways = []
     for number, (found, spec) in enumerate(zip(founds, specs, strict=True)):
         changed = {name: value for name, value in spec.budget.items() if value != specs[0].budget[name]} if number else {}
@@ -100,14 +100,14 @@ def joined(founds: Sequence[Found], specs: Sequence[AttackSpec], sweep: Sweep | 
 
 
 def _keeps_use(way: Way, sweep: Sweep) -> bool:
-    """Whether the model after this step still knows enough of the kept facts."""
+    """Whether the model after this step still knows enough of the retained facts."""
     if "kept" not in way.note:
         return True
     return bool(way.note["kept"] >= (1.0 - sweep.utility_loss) * way.note["kept_before"])
 
 
 def _worth(found: Found, sweep: Sweep) -> float:
-    """The most that a step brought back without too much loss; 0 where each cost too much."""
+    """Returns the most that a step recovered without too much loss; 0 if each cost too much."""
     means = [float(np.nan_to_num(way.values).mean()) for way in found.ways if _keeps_use(way, sweep)]
     return max(means, default=0.0)
 

@@ -10,52 +10,52 @@ from expunge.errors import ExpungeError
 
 
 class AttackFlags(BaseModel):
-    """Tries to bring forgotten knowledge back, and says how much more came back than from a model that never knew."""
+    """Try to recover forgotten knowledge, and measure how much more is recovered than from a model that never knew it."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     attacks: Positional[str]
-    """Names with commas between them, each with a preset if wanted (`relearn:lucki`), or `ladder` for all of them."""
+    """Names separated by commas, each optionally with a preset (`relearn:lucki`), or `ladder` for all."""
     model: Positional[str]
     """What to attack: a run, an artifact, a model folder or a hub id."""
     suite: str | None = None
-    """A suite whose forget task is to be brought back, with its control and retain tasks: lab, tofu, ..."""
+    """A suite whose forget task is attacked, with its control and retain tasks: lab, tofu, ..."""
     data: str | None = None
     """The suite's data. In a lab the gold and the original model are found there too."""
     out: str | None = None
-    """Folder that gets ATTACK.json, ATTACK.samples.jsonl and ladder.json; left out, `attacks` in the run."""
+    """Folder for ATTACK.json, ATTACK.samples.jsonl and ladder.json; default: `attacks` in the run."""
     forget: str | None = None
-    """Rows to bring back instead of a suite's: a file, a folder or a hub id."""
+    """Rows to recover instead of a suite's: a file, a folder or a hub id."""
     control: str | None = None
     """Rows of the same kind that the model never saw."""
     retain: str | None = None
     """Rows that were to be kept."""
     neutral: str | None = None
-    """Text that has nothing to do with the request."""
+    """Text that is unrelated to the request."""
     gold: str | None = None
     """A model that never saw the forget set."""
     original: str | None = None
-    """The model before it forgot; left out, what the artifact says that it was made from."""
+    """The model before unlearning; default: the base that the artifact records."""
     preset: str | None = None
     """Published settings of the named attacks, such as lucki or rtt for relearn."""
     budget: str = "small"
-    """small (minutes on a processor) or paper (as published)."""
+    """small (minutes on a CPU) or paper (as published)."""
     sweep: int | None = None
     """Search the settings of relearn and soft_prompt in N trials; the controls get the same trials. Needs expunge[sweep]."""
     utility_loss: float = 0.1
-    """Of a sweep: the share of recall on kept facts that an attack on the weights may cost."""
+    """For a sweep: the share of recall on retained facts that an attack on the weights may cost."""
     options: tuple[str, ...] = ()
-    """Settings of one attack as FIELD=VALUE, lists with commas between: `--options steps=100 learning_rate=1e-4`."""
+    """Settings of one attack as FIELD=VALUE, lists separated by commas: `--options steps=100 learning_rate=1e-4`."""
     limit: int | None = None
-    """The first N facts of each set only."""
+    """Only the first N facts of each set."""
     max_new_tokens: int = 24
     """Longest answer that is read."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Seed of all random draws."""
     dtype: str = "auto"
     """auto (as stored), float32, bfloat16 or float16."""
     overwrite: bool = False
-    """Replace attacks of another model or budget. What is there of the same ones is kept in any case."""
+    """Replace attacks of another model or budget. Results of the same ones are always kept."""
 
 
 def run(flags: AttackFlags) -> None:

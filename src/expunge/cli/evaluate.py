@@ -23,13 +23,13 @@ class Evaluate(BaseModel):
     model: Positional[str]
     """What to score: a run, an artifact, a model folder or a hub id."""
     suite: str
-    """Names of suites, with commas between them; `expunge suites` lists them."""
+    """Names of suites, separated by commas; `expunge suites` lists them."""
     data: str | None = None
     """The suite's data: a folder, or a hub id where the suite has one."""
     out: str | None = None
     """Folder that gets SUITE.json and SUITE.samples.jsonl (in `evaluation/` if it is a run); left out, the run that is scored."""
     limit: int | None = None
-    """Score the first N examples of each task only."""
+    """Score only the first N examples of each task."""
     forget: str | None = None
     """tofu: the split that was to be forgotten (forget01, forget05, forget10); lab, skills, mmlu: the tasks, with commas
     between them."""
@@ -47,7 +47,7 @@ class Evaluate(BaseModel):
     device_map: str | None = None
     """Spread a model that no single accelerator holds over several: auto, balanced, balanced_low_0 or sequential."""
     base: str | None = None
-    """Of an adapter or a guard: the base model, where it is not at its recorded place any more; its hash is compared."""
+    """For an adapter or a guard: the base model, if it is no longer at its recorded place; its hash is compared."""
     force: bool = False
     """Attach an adapter or a guard to a model with another hash than the one that it was made for."""
     trust_remote_code: bool = False

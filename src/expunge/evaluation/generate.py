@@ -36,7 +36,7 @@ from expunge.models.limits import check_embedded, end_tokens, padding
 from expunge.models.load import causal_model
 
 UNFINISHED = "\ufffd"
-"""What tokenizers write for bytes that make no character."""
+"""Character that tokenizers write for bytes that are not a complete character."""
 
 
 class Writing(TypedDict):

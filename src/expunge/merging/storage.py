@@ -25,7 +25,7 @@ from expunge.models.checkpoint import CODES, Checkpoint, read_header
 
 PIECE = 2**17
 """Elements per piece: at float32 a buffer of 512 KiB, so that the few that a method works on stay in the second-level cache
-(a merge with eight times as many took a quarter more processor time, one with four times fewer a sixth more). Pieces begin at
+(a merge with eight times as many took a quarter more CPU time, one with four times fewer a sixth more). Pieces begin at
 multiples of it, whatever the number of threads."""
 
 DTYPES: dict[str, torch.dtype] = {code: getattr(torch, name) for code, name in CODES.items()}

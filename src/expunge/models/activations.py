@@ -33,7 +33,7 @@ class Moments:
     """Statistics of the activations of one role: for each layer the number of tokens, for each neuron float64 sums."""
 
     n_L: Tensor
-    """Number of tokens, int64. On the processor whatever the device, since nobody has to wait for what was counted there."""
+    """Number of tokens, int64; on the CPU for any device, so that reading it does not wait for the GPU."""
     mean_LF: Tensor
     m2_LF: Tensor
     """Sum of squared distances from the mean."""

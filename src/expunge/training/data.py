@@ -44,7 +44,8 @@ class AnswerPool:
     barred: Mapping[str, frozenset[int]] = field(default_factory=dict)
     """Prompt -> answers that are not drawn for it, because they are its own."""
     per_row: int = 0
-    """Where every row has answers of its own: so many, those of row i from i * per_row on. 0: all are for all rows."""
+    """Number of answers of each row, if rows have their own: those of row i begin at i * per_row. 0: all answers are for all
+    rows."""
 
     @classmethod
     def mismatched(cls, source: Sequence[Example], sets: Sequence[Sequence[Example]]) -> "AnswerPool":
@@ -59,7 +60,7 @@ class AnswerPool:
 
     @classmethod
     def alternates(cls, answers: Sequence[Sequence[str]]) -> "AnswerPool":
-        """The answers of each row alone. A row that has fewer than another has each of them so much the more often."""
+        """Returns the answers of each row. A row with fewer answers than others repeats them."""
         per_row = max(map(len, answers))
         return cls(tuple(own[i % len(own)] for own in answers for i in range(per_row)), per_row=per_row)
 

@@ -85,12 +85,12 @@ class Training(Described):
     checkpoint_every: int = Field(100, ge=1)
     """Steps between checkpoints, from which `--resume` goes on."""
     stop_when_unknown: bool = False
-    """Stop as soon as the forget answers are no more probable than the holdout answers, which nobody taught the model:
-    forgetting goes as far as never having known, and no further. Without a holdout set the forget rows under other names are
-    it. Switched on where steps, epochs and `until` are left out and the method forgets answers."""
+    """Stop as soon as the forget answers are no more probable than the holdout answers, which the model was never trained on.
+    Without a holdout set, the forget rows under other names are used. Default if steps, epochs and `until` are not given and the
+    method forgets answers."""
     until: Annotated[float | Literal["never-seen"] | None, AfterValidator(_between)] = None
-    """Forget until the mean probability of the forget answers is this, and no further; `never-seen` is `stop_when_unknown`. auto
-    steps are then as many as that allows."""
+    """Stop when the mean probability of the forget answers is this; `never-seen` is `stop_when_unknown`. With steps auto,
+    there are as many steps as this needs, within a bound."""
     unknown_share: float = Field(1.0, gt=0, le=1)
     """With `stop_when_unknown`: how probable the forget answers are to be at the end, as a share of the holdout answers'. Below 1
     where the holdout rows have lucky guesses among them, or a method leaves all rows equally improbable."""
@@ -98,8 +98,8 @@ class Training(Described):
     """With `stop_when_unknown`: a forget row takes no part in the steps while its answer is no more probable than the holdout
     answer of the same rank, so that no row is forgotten much further than rows never seen while the others still are."""
     keep_retain: float = Field(0.95, ge=0, le=1)
-    """Of a run that stops by itself: whenever the retain answers are less than this share as probable as before, steps on the
-    retain rows alone bring them back before forgetting goes on. 0: never."""
+    """For a run that stops by itself: whenever the retain answers are less probable than this share of their original
+    probability, steps on the retain rows only restore them before forgetting continues. 0: never."""
     stop_every: int = Field(5, ge=1)
     """Steps between the checks whether to stop: of `stop_when_unknown`, `until`, and of a method's own rule."""
     shard: Literal["none", "fsdp2"] = "none"

@@ -51,7 +51,7 @@ def write(
 ) -> None:
     """Applies `corrupt` to the rows index_N of `embeddings_MD`, in place, a few rows at a time; other rows are not changed.
 
-    For the output of an embedding that was just made and that nobody else holds.
+    For the output of an embedding that is not used elsewhere.
 
     Raises ExpungeError if dims is not between 1 and D.
     """

@@ -34,7 +34,7 @@ class ExtSubPipeline(ComposedMethod):
     arithmetic: Literal["ext_sub", "adapter_subtraction", "expert"] = "ext_sub"
     """`adapter_subtraction`: W+ - alpha W-, the paper's baseline; `expert`: W+ alone."""
     zero_expert: Literal["drop", "subtract"] = "drop"
-    """Of ext_sub: rows that the anti-expert changes and the expert does not."""
+    """For ext_sub: what to do with rows that the anti-expert changes and the expert does not."""
     rank: int | None = Field(None, ge=1)
     """Largest rank of the result, what it leaves out stated; left out, the sum of both, exactly."""
     parameters: str = ".*"

@@ -1,7 +1,7 @@
 """Computes what the merging methods share: trimming by magnitude, dropping at random, weighted sums, sign election.
 
 All in float32, in the order of the models, in place where the input is scratch: pieces are small enough
-for the processor's second-level cache, and a new tensor per operation would cost more than the arithmetic in it.
+for the CPU's second-level cache, and a new tensor per operation would cost more than the arithmetic in it.
 """
 
 from __future__ import annotations

@@ -127,10 +127,10 @@ class Loss(NamedTuple):
 
 
 class Asking(NamedTuple):
-    """How the start model is asked, before the loop, for answers of its own to the forget prompts."""
+    """How the start model is asked, before the loop, for alternative answers to the forget prompts."""
 
     prompt: Callable[[Example], str]
-    """What it is asked for a forget row."""
+    """The prompt for a forget row."""
     draws: int
     """Sampled answers for each row."""
     temperature: float
