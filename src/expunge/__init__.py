@@ -4,12 +4,24 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["ExpungeError", "Format", "Training", "__version__", "evaluate", "finetune", "load", "report", "unlearn", "verify"]
+__all__ = [
+    "ExpungeError",
+    "Format",
+    "Training",
+    "__version__",
+    "attack",
+    "evaluate",
+    "finetune",
+    "load",
+    "report",
+    "unlearn",
+    "verify",
+]
 
 from expunge.errors import ExpungeError
 
 if TYPE_CHECKING:
-    from expunge.api import evaluate, finetune, load, report, unlearn, verify
+    from expunge.api import attack, evaluate, finetune, load, report, unlearn, verify
     from expunge.data.format import Format
     from expunge.training.settings import Training
 

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from expunge.artifact import verify
+from expunge.attacks import named
+from expunge.attacks.run import attack as run_attacks
+from expunge.attacks.sources import sources
 from expunge.data.format import Format
 from expunge.evaluation.alternates import draw_answers
 from expunge.evaluation.objectives import build_objective
@@ -11,13 +14,14 @@ from expunge.evaluation.run import evaluate
 from expunge.loading import load
 from expunge.methods import Method
 from expunge.models.load import DeviceMap, DType
+from expunge.records import Attack
 from expunge.report import report
 from expunge.run import execute
 from expunge.runner import Outcome
 from expunge.spec import FineTuneRun, Run
 from expunge.training.settings import Training
 
-__all__ = ["evaluate", "finetune", "load", "report", "unlearn", "verify"]
+__all__ = ["attack", "evaluate", "finetune", "load", "report", "unlearn", "verify"]
 
 
 Data = str | Path | Sequence[str | Path]
@@ -109,6 +113,45 @@ def finetune(
         data=_sources(data),
     )
     return execute(run, Path(out), resume=resume, overwrite=overwrite, quiet=quiet)
+
+
+def attack(
+    model: str | Path,
+    attacks: str | Sequence[str] = "ladder",
+    *,
+    out: str | Path,
+    suite: str | None = None,
+    data: str | Path | None = None,
+    forget: str | Path | None = None,
+    control: str | Path | None = None,
+    retain: str | Path | None = None,
+    gold: str | None = None,
+    original: str | None = None,
+    budget: str = "small",
+    seed: int = 0,
+    limit: int | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> tuple[Attack, ...]:
+    """Tries to bring forgotten knowledge back, and returns what each attack brought back beyond its control.
+
+    model    a run, an artifact, a model folder or a hub id
+    attacks  names such as `relearn` or `relearn:lucki`, or `ladder` for all of them
+    suite    a suite whose forget, control and retain tasks are used, in the folder `data`; files take their place:
+             forget what is to come back, control facts that the model never saw, retain facts that were kept
+    gold     a model that never saw the forget set; original the model before it forgot (in a lab both are found)
+    budget   small (minutes on a processor) or paper (as published)
+    limit    the first so many facts of each set only
+
+    Raises ExpungeError, one sentence, before anything is written when the input is wrong.
+    """
+    names = [attacks] if isinstance(attacks, str) else list(attacks)
+    found = sources(
+        str(model), suite=suite, data=data, forget=forget, control=control, retain=retain, gold=gold, original=original
+    )
+    return run_attacks(
+        model, named(names, budget=budget), found.limited(limit), out=out, seed=seed, overwrite=overwrite, quiet=quiet
+    )
 
 
 def _sources(data: Data) -> tuple[str, ...]:

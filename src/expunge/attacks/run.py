@@ -141,6 +141,9 @@ class _Field:
         record = Attack(attack=label, artifact=self.artifact, budget=budget)
         if reason is not None:
             return record.model_copy(update={"applicable": False, "reason": reason}), []
+        if spec.gold_only(self.scene("forget")) and self.gold is None:
+            reason = "needs a gold model that is not the artifact itself (--gold): facts never seen are no control for it"
+            return record.model_copy(update={"applicable": False, "reason": reason}), []
         sides: dict[Who, Side] = {}
         specs: list[AttackSpec] = [spec]
         whom: list[Who] = ["forget", *(["gold"] if self.gold else []), *(["control"] if self._has_control(spec) else [])]  # type: ignore[list-item]

@@ -93,6 +93,8 @@ def figures(page: Contents) -> dict[str, str]:
     found |= {matrix.name: heat_map(matrix) for s in page.sections for matrix in s.matrices}
     found |= {f"{s.suite}-{drawn.group.name}": drawn.figure for s in page.sections for drawn in s.groups}
     found |= {"curves": page.curves} if page.curves else {}
+    found |= {"ladder": page.ladder} if page.ladder else {}
+    found |= {"attack-curves": page.attack_curves} if page.attack_curves else {}
     found |= {f"{name}-calibration": figure for name, figure in page.rocs.items()}
     found |= {f"{probe.name}-{word}": figure for probe in page.probes for word, figure in probe.figures.items()}
     for p in page.parts:

@@ -10,6 +10,7 @@ from expunge.report.checks import notices
 from expunge.report.claims import Claim, claim
 from expunge.report.curves import loss_curves
 from expunge.report.groups import to_go
+from expunge.report.ladder import attack_curves, ladder, unequal_budgets
 from expunge.report.overview import Overview, overview
 from expunge.report.parts import PartsOf, parts_of
 from expunge.report.read import RunRecord
@@ -43,6 +44,10 @@ class Contents(NamedTuple):
     """Run -> what its records support."""
     parts: list[PartsOf]
     curves: str | None
+    ladder: str | None
+    """What each attack brought back from each attacked run."""
+    attack_curves: str | None
+    """The same along the steps of relearning, the number of draws, the layers of a probe."""
     rocs: dict[str, str]
     """Guard -> calibration of its threshold."""
     probes: list[Probed]
@@ -72,13 +77,15 @@ def gather(
         runs=made,
         original=original,
         gold=gold,
-        notices=notices(made, original, gold),
+        notices=[*notices(made, original, gold), *unequal_budgets(made)],
         overview=overview(sections, made, original, gold),
         seeds=seed_table(sections, made, original, gold),
         sections=sections,
         claims={run.name: claim(run, original, gold) for run in made if run.artifact},
         parts=[found for found in parts if found],
         curves=loss_curves([run for run in made if not run.parts]),
+        ladder=ladder(made),
+        attack_curves=attack_curves(made),
         rocs={name: roc(found.forget, found.retain, f"{i}-") for i, (name, found) in enumerate(thresholds)},
         probes=[Probed(name, analysis, _drawn(analysis, f"{i}-")) for i, (name, analysis) in enumerate(probes)],
     )

@@ -149,13 +149,23 @@ def attack_table(runs: Sequence[RunRecord]) -> Table | None:
                 else Score(task="suite", metric="change", value=None, n=0, unscored=attack.reason or "no gain was computed")
             )
             after = "; ".join(_after(score) for score in attack.scores) or DASH
-            budget, control = settings(attack.budget) or DASH, settings(attack.control) or DASH
+            budget, control = settings(attack.budget) or DASH, _control(attack.control)
             rows.append((Cell(run.name), Cell(attack.attack), Cell(budget), shown, Cell(control), Cell(after)))
     columns = (
         *(Column("run"), Column("attack"), Column("budget")),
         *(Column("gain", True, "What the attack brought back beyond its control"), Column("control"), Column("after the attack")),
     )
     return Table("attacks", "Attempts to bring the knowledge back.", columns, tuple(rows)) if rows else None
+
+
+def _control(control: dict[str, Any]) -> str:
+    """`gold: 0.02 before, 0.05 after`; of records without these figures all that is there."""
+    of = control.get("of")
+    if of is None:
+        return settings(control) or DASH
+    before, late = control.get(f"{of}_before"), control.get(f"{of}_after")
+    levels = [f"{value:.2f} {when}" for value, when in ((before, "before"), (late, "after")) if value is not None]
+    return f"{str(of).replace('_', '-')}: {', '.join(levels)}"
 
 
 def _after(score: Score) -> str:
