@@ -13,7 +13,7 @@ docs/training.md has the measurements.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from expunge.data.example import Request
 from expunge.data.never_seen import never_seen
@@ -82,7 +82,7 @@ def resolve(run: Kind, request: Request, start: Start) -> tuple[Kind, Request]:
     resolved: dict[str, object] = {"training": training.model_copy(update=changes)}
     if isinstance(run, Run):
         resolved["method"] = method
-    return run.model_copy(update=resolved), request
+    return cast("Kind", run.model_copy(update=resolved)), request  # a copy is of the kind that it copies
 
 
 def learning_rate(method: TrainingMethod, weights: int, *, lora: bool) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from expunge.data.encode import Tokens
-from expunge.methods.training.base import Batch, Progress, RowSet, Term, TrainingMethod
+from expunge.methods.training.base import Batch, Progress, Quantity, RowSet, Term, TrainingMethod
 from expunge.methods.training.retain import cross_entropy
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class SCRUB(TrainingMethod):
 
     @property
     def row_sets(self) -> Mapping[str, RowSet]:
-        hidden = frozenset({"hidden"})
+        hidden: frozenset[Quantity] = frozenset({"hidden"})
         return {"forget": RowSet(frozen=hidden), "retain": RowSet("retain", frozen=hidden)}
 
     def first_carried(self) -> Mapping[str, Tensor]:
