@@ -64,6 +64,7 @@ def test_a_run_leaves_the_files_of_the_design(pico_folder: Path, data: dict[str,
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
     pico_folder: Path, data: dict[str, Path], tmp_path: Path
 ) -> None:
+    """On one machine: another processor, or another number of threads, rounds differently and ends with other bytes."""
     digests = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         training = QUICK.model_copy(update={"seed": seed, "batch_size": 2})
