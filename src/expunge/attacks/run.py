@@ -8,7 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from expunge.artifact import artifact_folder, read_manifest
+from expunge.artifact import artifact_folder, base_fingerprint, read_manifest
 from expunge.attacks import ATTACKS
 from expunge.attacks.base import AttackSpec, Found, Scene
 from expunge.attacks.gain import Side, over_control
@@ -104,13 +104,14 @@ class _Field:
         gold = opened(self.sources.gold, self.dtype, self.max_new_tokens) if self.sources.gold is not None else None
         self.gold = gold if gold is not None and gold.fingerprint != self.mine.fingerprint else None
         place = self.sources.original
+        self.before_sha256 = base_fingerprint(place) if place is not None and Path(place).is_dir() else place
         self.original = cache(lambda: opened(place, self.dtype, self.max_new_tokens)) if place is not None else None
 
     def key(self, label: str, spec: AttackSpec) -> str:
         """Computes a sha256 over everything that a result depends on."""
         settings: list[Any] = [code_version(), label, spec.model_dump(mode="json"), self.seed, self.max_new_tokens]
         settings += [None if self._swept(spec) is None else [self.sweep.trials, self.sweep.utility_loss]]  # type: ignore[union-attr]
-        settings += [self.mine.fingerprint, self.gold.fingerprint if self.gold else None, self.sources.original]
+        settings += [self.mine.fingerprint, self.gold.fingerprint if self.gold else None, self.before_sha256]
         settings += [fingerprint(rows) for rows in (*(f.examples for f in self.facts.values()), self.retain.examples)]
         settings += [fingerprint(self.sources.neutral), self.mine.encoder.format.model_dump_json()]
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()

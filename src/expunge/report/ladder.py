@@ -21,7 +21,11 @@ CURVES: Mapping[str, tuple[str, str, Callable[[Mapping[str, Any]], bool]]] = {
     "probe": ("layer", "linear probe, layer", lambda trial: trial.get("reader") == "linear"),
 }
 """Attack -> what runs along the axis, its label, which of the ways belong to the curve."""
-LINES = (("value", FORGET, "-"), ("gold", GOLD, (0, (5, 1.6))), ("never_known", GREY, (0, (1.2, 1.2))))
+LINES: tuple[tuple[str, str, Any], ...] = (
+    ("value", FORGET, "-"),
+    ("gold", GOLD, (0, (5, 1.6))),
+    ("never_known", GREY, (0, (1.2, 1.2))),
+)
 
 
 def after(attack: Attack, task: str = "forget") -> float | None:
