@@ -107,6 +107,19 @@ def test_each_outcome_has_its_sentence(name: str) -> None:
     assert re.search(said, "\n".join(self_check(before, after, REQUEST, 1e-4).said))
 
 
+def test_advice_does_not_pull_in_two_directions() -> None:
+    before, after = {"forget": 0.99, "retain": 0.9, "holdout": 0.1}, {"forget": 0.6, "retain": 0.6, "holdout": 0.1}
+    for numbers in (before, after):
+        numbers["retain_perplexity"] = 2.0
+    said = "\n".join(self_check(before, after, REQUEST, None, knob=("--scale", 1.0)).said)
+    assert "still more probable" in said
+    assert "such as npo, loses less" in said
+    assert "--scale" not in said
+    said = "\n".join(self_check(before, after, REQUEST, 3e-4).said)
+    assert said.count("--learning-rate") == 1
+    assert "--learning-rate 0.0001 with more --epochs" in said
+
+
 def test_a_measurement_is_that_of_the_probability_metric(pico_folder: Path) -> None:
     model, tokenizer = expunge.load(pico_folder)
     encoder = Encoder(tokenizer, Format())

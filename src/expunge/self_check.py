@@ -78,11 +78,13 @@ def self_check(
         lower = knob[0] if knob else "--learning-rate"
         said = [f"self-check: the model gives no finite probabilities, so it is broken; try a lower {lower}"]
         return SelfCheck(rows=rows, before=before, after={}, said=tuple(said))
-    said = [_numbers(before, after, rows), _forgotten(before, after, learning_rate, knob)]
-    if "retain" in before and before["retain"] > KNOWN and after["retain"] < KEPT * before["retain"]:
+    lost = "retain" in before and before["retain"] > KNOWN and after["retain"] < KEPT * before["retain"]
+    short = after["forget"] > UNCHANGED * before["forget"] or after["forget"] > after.get("holdout", 1.0) + NEAR
+    forgotten = _forgotten(before, after, learning_rate, knob)
+    said = [_numbers(before, after, rows), forgotten.partition(";")[0] if lost and short else forgotten]
+    if lost:
         share = after["retain"] / before["retain"]
-        less = "give more retain rows" + (f", or try --learning-rate {learning_rate / 3:.1g}" if learning_rate else "")
-        said.append(f"the retain set fell to {share:.0%} of what it was; " + (f"try {knob[0]} {knob[1] / 2:g}" if knob else less))
+        said.append(f"the retain set fell to {share:.0%} of what it was; {_keep(learning_rate, knob, short=short)}")
     return SelfCheck(rows=rows, before=before, after=after, said=tuple(said))
 
 
@@ -106,6 +108,14 @@ def _numbers(before: dict[str, float], after: dict[str, float], rows: dict[str, 
     if "retain_perplexity" in before:
         parts.append(f"retain perplexity {before['retain_perplexity']:.4g} -> {after['retain_perplexity']:.4g}")
     return f"self-check, probability of the answers: {', '.join(parts)}"
+
+
+def _keep(learning_rate: float | None, knob: tuple[str, float] | None, *, short: bool) -> str:
+    """Returns what to change where too much of the retain set was lost. short: too little was forgotten as well."""
+    if knob:
+        return "a method that trains on retain rows, such as npo, loses less" if short else f"try {knob[0]} {knob[1] / 2:g}"
+    slower = f", or try --learning-rate {learning_rate / 3:.1g}" if learning_rate else ""
+    return f"give more retain rows{slower}{' with more --epochs' if slower and short else ''}"
 
 
 def _forgotten(
