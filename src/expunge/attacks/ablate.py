@@ -56,7 +56,8 @@ def _directions(change_ND: Tensor, count: int) -> Tensor:
     """Returns [directions, width], orthonormal; empty if nothing changed."""
     _, sizes, right = torch.linalg.svd(change_ND.double(), full_matrices=False)
     some = sizes > 1e-6 * max(1.0, float(change_ND.norm()))
-    return right[some][:count].float()
+    basis_KD: Tensor = right[some][:count]
+    return basis_KD.float()
 
 
 def projected_out(target: Target, places: Blocks, basis: Mapping[int, Tensor]) -> AbstractContextManager[None]:

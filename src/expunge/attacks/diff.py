@@ -65,8 +65,8 @@ def _probability_change(target: Target, original: Target, facts: Facts) -> Float
 
 def _embedding_change(target: Target, original: Target, facts: Facts) -> Floats:
     """Computes [facts], the mean over the tokens of question and answer of the norm of the embedding's change."""
-    now = target.model.get_input_embeddings().weight.detach().float()
-    then = original.model.get_input_embeddings().weight.detach().float()
+    now = target.embeddings_VD.float()
+    then = original.embeddings_VD.float()
     if now.shape != then.shape:
         return np.zeros(len(facts))
     size_V = (now - then).norm(dim=1).cpu().numpy()

@@ -123,7 +123,8 @@ def _means(values_WF: Floats) -> Floats:
     count = scored.sum(axis=1)
     total = np.where(scored, values_WF, 0.0).sum(axis=1)
     enough = 2 * count >= values_WF.shape[1]
-    return np.where(enough & (count > 0), total / np.maximum(count, 1), -np.inf)
+    means_W: Floats = np.where(enough & (count > 0), total / np.maximum(count, 1), -np.inf)
+    return means_W
 
 
 def _assembled(ways_WF: Floats, chosen: tuple[int, int]) -> Floats:

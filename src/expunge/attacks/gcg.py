@@ -73,7 +73,7 @@ class Gcg(AttackSpec):
         usable = _usable(target)
         suffix = [usable[int(k)] for k in torch.randint(len(usable), (self.tokens,), generator=generator)]
         best, lowest = tuple(suffix), float(_losses(target, rows, [tuple(suffix)])[0])
-        allowed_V = torch.full((target.model.get_input_embeddings().weight.shape[0],), torch.inf)
+        allowed_V = torch.full((len(target.embeddings_VD),), torch.inf)
         allowed_V[torch.tensor(usable)] = 0.0
         for _ in range(self.steps):
             gradient_PV = _token_gradient(target, rows, best).cpu() + allowed_V
@@ -94,7 +94,7 @@ class Gcg(AttackSpec):
 def _usable(target: Target) -> list[int]:
     """Returns the tokens that a user could type, without special ones."""
     special = set(target.tokenizer.all_special_ids)
-    count = min(len(target.tokenizer), target.model.get_input_embeddings().weight.shape[0])
+    count = min(len(target.tokenizer), len(target.embeddings_VD))
     return [token for token in range(count) if token not in special]
 
 
@@ -124,12 +124,12 @@ def _token_gradient(target: Target, rows: Sequence[Encoded], suffix: Ids) -> Ten
     embeddings."""
     model = target.model
     batch = collate(_with(rows, suffix), target.encoder.pad_id).to(model.device)
-    embed = model.get_input_embeddings()
-    embedded_BTD = embed(batch.input_ids_BT).detach().requires_grad_(True)
+    embedded_BTD = model.get_input_embeddings()(batch.input_ids_BT).detach().requires_grad_(True)
     logits_BTV = model(inputs_embeds=embedded_BTD, attention_mask=batch.attention_mask_BT, use_cache=False).logits
     loss = functional.cross_entropy(logits_BTV[:, :-1].flatten(0, 1).float(), batch.labels_BT[:, 1:].flatten())
     (gradient_BTD,) = torch.autograd.grad(loss, embedded_BTD)
     places = [[row.answer_start + k for k in range(len(suffix))] for row in rows]
     at_BP = torch.tensor(places, device=gradient_BTD.device)
     mine_BPD = gradient_BTD.gather(1, at_BP[:, :, None].expand(-1, -1, gradient_BTD.shape[2]))
-    return (mine_BPD.sum(dim=0) @ embed.weight.detach().T).float()
+    gradient_PV: Tensor = mine_BPD.sum(dim=0) @ target.embeddings_VD.T
+    return gradient_PV.float()

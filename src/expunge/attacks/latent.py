@@ -59,7 +59,7 @@ class Latent(AttackSpec):
 
     def _optimized(self, target: Target, rows: Sequence[Encoded], site: Site, radius: float) -> Tensor:
         """Returns [width], the perturbation with the lowest loss on the rows, found by projected Adam."""
-        width = target.model.get_input_embeddings().weight.shape[1]
+        width = target.embeddings_VD.shape[1]
         delta_D = torch.zeros(width, device=target.model.device, requires_grad=True)
         optimizer = torch.optim.Adam([delta_D], lr=self.rate * radius / width**0.5)
         with target.restored() as model, edit(model, {site: _adding(delta_D)}):

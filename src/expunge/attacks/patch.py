@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from expunge.attacks.base import AttackSpec, Found, Need, Preset, Scene, Way
 from expunge.attacks.knowledge import Facts, Floats, counted_tokens
@@ -12,7 +13,7 @@ from expunge.attacks.target import Target
 from expunge.data.encode import Encoded, Tokens, collate
 from expunge.errors import ExpungeError
 from expunge.models.blocks import blocks_of
-from expunge.models.hooks import capture, edit
+from expunge.models.hooks import Edit, capture, edit
 from expunge.models.logprobs import labelled_logits, token_logprobs
 
 BATCH = 64
@@ -53,13 +54,17 @@ class Patch(AttackSpec):
             with torch.no_grad(), capture(target.model, sites) as seen:
                 target.model(input_ids=batch.input_ids_BT, attention_mask=batch.attention_mask_BT, use_cache=False)
             for layer, values in enumerate(by_layer):
-                mine = seen[layer]
-                with edit(original.model, {above.hidden(layer): lambda hidden, mine=mine: mine.to(hidden.dtype)}):
+                with edit(original.model, {above.hidden(layer): _putting(seen[layer])}):
                     values += _probabilities(original, facts, chosen, rows, batch)
         target.spent["queries"] += len(rows) * places.count
         ways = [Way(f"layer {layer}", np.array(values), {"layer": layer}) for layer, values in enumerate(by_layer)]
         none = np.zeros(len(facts))
         return Found(tuple(ways), metric="patched_probability", before=none, note=_depth(ways, original, facts))
+
+
+def _putting(mine_BTD: Tensor) -> Edit:
+    """Returns the edit that replaces hidden states by these."""
+    return lambda hidden_BTD: mine_BTD.to(hidden_BTD.dtype)
 
 
 @torch.no_grad()

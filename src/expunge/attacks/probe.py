@@ -74,7 +74,9 @@ class Probe(AttackSpec):
         onehot_NC = torch.zeros(len(classes), len(distinct))
         onehot_NC[torch.arange(len(classes)), torch.tensor([distinct.index(c) for c in classes])] = 1.0
         scores_NC = Ridge(fitting_LND[layer], onehot_NC, self.ridge)(hidden_ND)
-        scores_NV = torch.full((len(hidden_ND), output_head(places.root).weight.shape[0]), -torch.inf)  # type: ignore[union-attr]
+        head_VD = output_head(places.root).weight
+        assert isinstance(head_VD, Tensor)
+        scores_NV = torch.full((len(hidden_ND), len(head_VD)), -torch.inf)
         scores_NV[:, torch.tensor(distinct)] = scores_NC
         return scores_NV
 
@@ -90,7 +92,8 @@ class Ridge:
         self.weight_DE = torch.linalg.solve(x.T @ x + penalty * torch.eye(x.shape[1], dtype=torch.float64), x.T @ y)
 
     def __call__(self, x_ND: Tensor) -> Tensor:
-        return ((x_ND.double() - self.mean_x) @ self.weight_DE + self.mean_y).float()
+        mapped_NE: Tensor = (x_ND.double() - self.mean_x) @ self.weight_DE + self.mean_y
+        return mapped_NE.float()
 
 
 def _asked(target: Target, facts: Facts) -> "tuple[list[Ids], list[int]]":

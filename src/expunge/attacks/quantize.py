@@ -110,7 +110,7 @@ def compress(model: "PreTrainedModel", rounded: Callable[[Tensor], Tensor]) -> N
         weight.copy_((changed.T if transposed else changed).to(weight.dtype))
 
 
-def linear_weights(model: "PreTrainedModel") -> Iterator[tuple[nn.Parameter, bool]]:
+def linear_weights(model: "PreTrainedModel") -> Iterator[tuple[Tensor, bool]]:
     """Returns the matrices of all linear layers except the output head, and whether each is stored as [in, out] (GPT-2)."""
     head = model.get_output_embeddings()
     for module in model.modules():
@@ -119,7 +119,7 @@ def linear_weights(model: "PreTrainedModel") -> Iterator[tuple[nn.Parameter, boo
         if isinstance(module, nn.Linear):
             yield module.weight, False
         elif type(module).__name__ == "Conv1D":
-            yield module.weight, True  # type: ignore[misc]
+            yield module.weight, True
 
 
 def _grouped(weight_OI: Tensor, group: int | None) -> tuple[Tensor, torch.Size]:

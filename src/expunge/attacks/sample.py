@@ -95,5 +95,7 @@ def nli_model(place: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
 @torch.inference_mode()
 def entails(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", text: str, fact: str) -> bool:
     """Whether entailment is the most probable relation of `fact` to `text`."""
-    label = model.config.id2label[int(model(**tokenizer(text, fact, truncation=True, return_tensors="pt")).logits.argmax())]
+    labels = model.config.id2label
+    assert labels is not None  # a classifier has them, and the judge was looked at when it was loaded
+    label = str(labels[int(model(**tokenizer(text, fact, truncation=True, return_tensors="pt")).logits.argmax())])
     return "entail" in label.lower() and "not" not in label.lower()

@@ -69,7 +69,7 @@ class SoftPrompt(AttackSpec):
     def _optimized(self, target: Target, prompts: Sequence[Ids], answers: Sequence[Ids], seed: int, *, universal: bool) -> Tensor:
         """Returns [1 or B, tokens, width]: embeddings that maximize the probability of the answers."""
         model = target.model
-        weight = model.get_input_embeddings().weight.detach()
+        weight = target.embeddings_VD
         size = float(weight.float().square().mean().sqrt())
         generator = torch.Generator().manual_seed(seed)
         start = torch.randn(1 if universal else len(prompts), self.tokens, weight.shape[1], generator=generator) * size

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from expunge.attacks.knowledge import Facts, Floats, counted_tokens
 from expunge.data.encode import Encoded, Encoder
@@ -15,6 +16,7 @@ from expunge.data.format import Format, default_format
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.generate import generate, sample
 from expunge.evaluation.nucleus import Ids, Nucleus
+from expunge.methods.guarding.embedding_corruption import embedding_matrix
 from expunge.models.limits import end_tokens, positions
 
 if TYPE_CHECKING:
@@ -46,6 +48,11 @@ class Target:
     @property
     def end_ids(self) -> tuple[int, ...]:
         return end_tokens(self.model, (self.encoder.end_id, self.encoder.eos_id))
+
+    @property
+    def embeddings_VD(self) -> Tensor:
+        """The input embeddings, detached."""
+        return embedding_matrix(self.model).detach()
 
     def engine(self) -> Engine:
         """Returns a new one for each state of the weights, since engines cache scores."""
