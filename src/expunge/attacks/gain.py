@@ -128,6 +128,6 @@ def _means(values_WF: Floats) -> Floats:
 
 
 def _assembled(ways_WF: Floats, chosen: tuple[int, int]) -> Floats:
-    after = ways_WF[chosen[0]].copy()
+    after: Floats = ways_WF[chosen[0]].copy()
     after[1::2] = ways_WF[chosen[1]][1::2]
     return after

@@ -75,8 +75,8 @@ def _snip(target: Target, rows: Sequence[Encoded]) -> list[Tensor]:
     """Computes |w dL/dw| of each linear layer's matrix, summed over batches."""
     with target.restored() as model:
         weights = [weight for weight, _ in linear_weights(model)]
-        for weight in model.parameters():
-            weight.requires_grad_(False)
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
         for weight in weights:
             weight.requires_grad_(True)
         scores = [torch.zeros_like(weight, dtype=torch.float32) for weight in weights]

@@ -119,6 +119,7 @@ def linear_weights(model: "PreTrainedModel") -> Iterator[tuple[Tensor, bool]]:
         if isinstance(module, nn.Linear):
             yield module.weight, False
         elif type(module).__name__ == "Conv1D":
+            assert isinstance(module.weight, Tensor)
             yield module.weight, True
 
 

@@ -95,7 +95,6 @@ def nli_model(place: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
 @torch.inference_mode()
 def entails(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", text: str, fact: str) -> bool:
     """Whether entailment is the most probable relation of `fact` to `text`."""
-    labels = model.config.id2label
-    assert labels is not None  # a classifier has them, and the judge was looked at when it was loaded
+    labels: Any = model.config.id2label
     label = str(labels[int(model(**tokenizer(text, fact, truncation=True, return_tensors="pt")).logits.argmax())])
     return "entail" in label.lower() and "not" not in label.lower()
