@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
     JambaConfig,
     LlamaForCausalLM,
     MambaConfig,
@@ -124,13 +125,15 @@ def test_known_beginnings_and_batches_leave_texts_as_plain_greedy_decoding_write
     assert generate(model, prompts, pad_id=0, end_ids=[2], max_new_tokens=10) == plain
 
 
-def test_a_model_that_reads_text_in_another_way_is_refused_by_name() -> None:
-    """RoBERTa's positions begin behind its pad token's id: scores with positions from 0 on would be off by tenths of a nat."""
-    config = RobertaConfig(
-        vocab_size=90, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, is_decoder=True,
-        max_position_embeddings=64, pad_token_id=1, bos_token_id=0, eos_token_id=2, initializer_range=0.5,
+@pytest.mark.parametrize("config", [RobertaConfig, BertConfig], ids=lambda cls: cls.model_type)
+def test_a_model_that_reads_text_in_another_way_is_refused_by_name(config: type[PreTrainedConfig]) -> None:
+    """RoBERTa's positions begin behind its pad token's id, and BERT reads both ways unless it is told that it decodes."""
+    made = config(
+        vocab_size=90, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, is_decoder=config is RobertaConfig,
+        pad_token_id=1, bos_token_id=0, eos_token_id=2, initializer_range=0.5,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config).eval()
-    with pytest.raises(ExpungeError, match=r"type roberta do not read text .* differs by .* nats"):
+    model = AutoModelForCausalLM.from_config(made).eval()
+    with pytest.raises(ExpungeError, match=rf"type {config.model_type} do not read text .* differs by .* nats"):
         Engine(model, 1).score([row for answers in questions() for row in answers])
