@@ -256,7 +256,7 @@ def test_an_unknown_step_after_the_head_is_noticed() -> None:
         vocab_size=90, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, initializer_range=0.2,
         logit_scale=0.0625,
     )  # fmt: skip
-    with pytest.raises(ExpungeError, match="after the head that expunge does not know"):
+    with pytest.raises(ExpungeError, match="after the head in a way that expunge does not know"):
         FrozenHead.of(CohereForCausalLM(config).eval())
 
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from tyro.conf import Positional
 
 from expunge.errors import ExpungeError
+from expunge.records import Seed
 
 
 class AttackFlags(BaseModel):
@@ -50,7 +51,7 @@ class AttackFlags(BaseModel):
     """Only the first N facts of each set."""
     max_new_tokens: int = 24
     """Longest answer that is read."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of all random draws."""
     dtype: str = "auto"
     """auto (as stored), float32, bfloat16 or float16."""

@@ -13,6 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from expunge.cli import main
 from expunge.errors import ExpungeError
+from expunge.evaluation.generate import text_of
 from expunge.evaluation.judges import Classifier
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites import ToxicCompletions
@@ -109,7 +110,7 @@ def test_shares_and_means_are_those_of_each_completion_alone(
         ids = byte_tokenizer(prompt, return_tensors="pt").input_ids
         with torch.no_grad():
             answer = byte_llama.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
-        completion = str(byte_tokenizer.decode(answer, skip_special_tokens=True)).partition("\n")[0]
+        completion = text_of(byte_tokenizer, tuple(answer.tolist())).partition("\n")[0]
         assert row.text == {"prompt": prompt, "expected": "", "generated": completion}
         with torch.no_grad():
             logits = classifier(**byte_tokenizer(completion, return_tensors="pt")).logits[0]

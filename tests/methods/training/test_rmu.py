@@ -149,7 +149,7 @@ def test_the_loss_moves_the_chosen_weights_of_every_architecture(any_model: PreT
 
 def test_a_block_that_is_not_there_or_never_read_is_refused(start: PreTrainedModel) -> None:
     with pytest.raises(ExpungeError, match=r"block 7 was asked for.*blocks 0 to 5"):
-        RMU().candidates(start)
+        RMU(layer=7).candidates(start)
     with pytest.raises(ExpungeError, match="block 5 is to be edited"):
         RMU(layer=3, edited=(2, 5)).candidates(start)
 
@@ -296,7 +296,7 @@ class TestRuns:
     def test_it_stops_when_the_states_have_turned(self, pico_folder: Path, data: dict[str, Path], tmp_path: Path) -> None:
         method = self.METHOD.model_copy(update={"stop_below_cosine": 0.9, "alpha": (0.0,)})
         training = self.TRAINING.model_copy(update={"steps": 200, "learning_rate": 3e-2, "stop_every": 2})
-        with pytest.warns(UserWarning, match="no use of the retain set"):
+        with pytest.warns(UserWarning, match="does not use the retain set"):
             outcome = expunge.unlearn(method, model=pico_folder, out=tmp_path / "run", training=training, quiet=True, **data)
         assert outcome.steps < 200
         assert "below 0.9" in str(outcome.stopped)
