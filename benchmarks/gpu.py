@@ -31,10 +31,12 @@ PARTS = {
     "8B": ["rmu", "lora", "evaluation"],
 }  # fmt: skip
 
+VERDICTS = {True: "agrees", False: "DIFFERS", None: "not run"}
 
-def agree(out: Path, device: str, left: float) -> list[tuple[str, str, bool]]:
-    """(check, what came out, whether it is well) of both devices."""
-    found = []
+
+def agree(out: Path, device: str, left: float) -> list[tuple[str, str, bool | None]]:
+    """Returns (check, what came out, whether both devices agree; None for a check that has no meaning here)."""
+    found: list[tuple[str, str, bool | None]] = []
     files = {name: out / f"agree-{name}.json" for name in ("cpu", device + "-side")}
     jobs = []
     for name, file in files.items():
@@ -52,7 +54,7 @@ def agree(out: Path, device: str, left: float) -> list[tuple[str, str, bool]]:
             continue
         if isinstance(mine, str):
             skipped = "only a GPU" in mine or "No module named" in mine
-            found.append((name, f"not run: {mine}", skipped))
+            found.append((name, mine, None if skipped else False))
         elif any(kind.startswith("expected") for kind in mine):
             halves = {kind: (v[: len(v) // 2], v[len(v) // 2 :]) for kind, v in mine.items()}
             found += [(f"{name}: {kind}", str(got), got == wanted) for kind, (got, wanted) in halves.items()]
@@ -118,11 +120,14 @@ def main() -> int:
         if part == "agree":
             found = agree(flags.out, flags.device, left)
             for what, said, well in found:
-                print(f"{'agrees' if well else 'DIFFERS':<8} {what:<75} {said}", flush=True)
-            bad = sum(not well for *_, well in found)
+                print(f"{VERDICTS[well]:<8} {what:<75} {said}", flush=True)
+            count = {verdict: sum(well is verdict for *_, well in found) for verdict in VERDICTS}
+            bad = count[False]
             (flags.out / "agree.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
             date = datetime.date.today().isoformat()
-            figures = f"{len(found) - bad} of {len(found)} agree with the CPU"
+            figures = f"{count[True]} of {count[True] + bad} agree with the CPU" + (
+                f", {count[None]} not run" if count[None] else ""
+            )
             what = "losses, scores and decisions of pico models"
             table.append(f"| {date}, {name} | {what} | `python benchmarks/gpu.py --parts agree` | {figures} |")
         else:
