@@ -26,6 +26,7 @@ from expunge.evaluation.engine import Engine
 from expunge.evaluation.generate import generate, sample
 from expunge.evaluation.nucleus import Nucleus
 from expunge.methods import METHODS, NPO, GradientAscent, KeySpaceDetection, NeuronAdjust, SelectivePruning, TrainingMethod
+from expunge.methods.guarding import EmbeddingCorruption
 from expunge.training import loop
 
 PLAIN = Training(steps=4, batch_size=4, learning_rate=1e-3, warmup=0.0)
@@ -236,6 +237,8 @@ def checks(world: World) -> Iterator[tuple[str, Callable[[], Found]]]:
     yield "resume", lambda: resumed(world)
     yield "neuron_adjust", lambda: guarded(world, NeuronAdjust(percent=10))
     yield "key_space", lambda: guarded(world, KeySpaceDetection())
+    corruption = EmbeddingCorruption(tune="nothing", strength=50.0, false_positive_rate=0.5)
+    yield "embedding_corruption", lambda: guarded(world, corruption)
     yield "selective_pruning", lambda: edited(world)
     yield "evaluation engine", lambda: engine(world)
     yield "generation", lambda: written(world)
