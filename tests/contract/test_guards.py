@@ -35,8 +35,8 @@ Rows = Sequence[tuple[int, ...]]
 
 def spec(cls: type[GuardingMethod], **fields: Any) -> GuardingMethod:
     """The method with its defaults, but for texts that the pico tokenizer lacks."""
-    texts = {"abstention": REPLY} if "abstention" in cls.model_fields else {}
-    return cls(**texts, **fields)
+    texts = {"abstention": REPLY, "target": "anna and boris"}
+    return cls(**{name: text for name, text in texts.items() if name in cls.model_fields}, **fields)
 
 
 @pytest.fixture

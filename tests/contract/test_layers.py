@@ -17,7 +17,16 @@ LAYERS = [
     ["models"],
     [
         f"guarding/{name}"
-        for name in ("random_bits", "forward_pass", "full_batch_view", "query", "session", "abstain", "embedding_corruption")
+        for name in (
+            "random_bits",
+            "forward_pass",
+            "full_batch_view",
+            "query",
+            "session",
+            "abstain",
+            "instruct",
+            "embedding_corruption",
+        )
     ],
     ["methods"],
     [

@@ -16,6 +16,7 @@ FILES = {
     "gradient_ascent": PEOPLE.replace(" --retain data/keep/facts.jsonl", ""),
     "gradient_difference": PEOPLE,
     "idk": f"{PEOPLE} {REFUSALS}",
+    "instruction": PEOPLE.replace(" --holdout data/facts/never_known.jsonl", ""),
     "key_space": SKILL.format("arithmetic"),
     "kl_minimization": PEOPLE,
     "llmu": PEOPLE,
