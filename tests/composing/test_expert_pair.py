@@ -84,6 +84,22 @@ def test_other_alphas_and_baselines_train_nothing(
     assert not (out / "scales").exists()
 
 
+def test_vectors_of_ia3_are_trained_and_subtracted(pico_folder: Path, data: dict[str, str], tmp_path: Path) -> None:
+    training = Training(steps=4, batch_size=2, learning_rate=0.1, lora=True, adapter="ia3", schedule="constant")
+    expunge.unlearn(ExtSubPipeline(), model=pico_folder, out=tmp_path / "run", training=training, quiet=True, **data)  # type: ignore[arg-type]
+    found, plus, minus = (factors(tmp_path / f"run{part}/artifact") for part in ("", "/expert", "/anti_expert"))
+    assert {name.split(".")[-2] for name in found} == {"k_proj", "v_proj", "down_proj"}
+    for name, vector in found.items():
+        d, e = plus[name] - 1, minus[name] - 1
+        assert d.norm() > 0
+        torch.testing.assert_close(vector, 1 + (1 + e.norm() / d.norm() / 2) * d - e / 2, rtol=1e-5, atol=1e-6)
+    ours, tokenizer = expunge.load(tmp_path / "run")
+    ids = tokenizer("who is anna ?", return_tensors="pt").input_ids
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(pico_folder), tmp_path / "run/artifact").eval()
+    with torch.no_grad():
+        assert (ours(ids).logits - theirs(ids).logits).abs().max() < 1e-6
+
+
 def test_merged_it_is_a_plain_model(pico_folder: Path, data: dict[str, str], tmp_path: Path) -> None:
     made(tmp_path / "adapter", pico_folder, data, ExtSubPipeline())
     made(tmp_path / "merged", pico_folder, data, ExtSubPipeline(merged=True, keep_adapters=False))

@@ -42,6 +42,15 @@ def test_full_weights_are_as_far_on_the_other_side(pico_folder: Path, data: dict
     assert model.generate(**tokenizer("what is", return_tensors="pt"), max_new_tokens=2).shape[1] == 5
 
 
+def test_vectors_of_ia3_are_as_far_on_the_other_side_of_one(pico_folder: Path, data: dict[str, Any], tmp_path: Path) -> None:
+    vectors = QUICK.model_copy(update={"lora": True, "adapter": "ia3", "learning_rate": 0.1})
+    artifact = negated(tmp_path / "run", pico_folder, data, TaskVectorNegation(scale=0.5), vectors)
+    one, other = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path / "run/expert/artifact", artifact))
+    for name, vector in one.items():
+        torch.testing.assert_close(other[name] - 1, -0.5 * (vector - 1))
+        assert not torch.equal(vector, torch.ones_like(vector))
+
+
 def test_an_adapter_is_turned_bit_by_bit_and_scaled_in_its_alpha(pico_folder: Path, data: dict[str, Any], tmp_path: Path) -> None:
     artifact = negated(tmp_path / "run", pico_folder, data, TaskVectorNegation(scale=1.5), LORA)
     expert = tmp_path / "run/expert/artifact"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,23 @@ def test_a_tied_head_is_named_by_its_other_name(model_of: Callable[..., PreTrain
 def test_rmu_moves_no_weight_that_the_pattern_names_outside_of_its_blocks(pico_llama: PreTrainedModel) -> None:
     with pytest.raises(ExpungeError, match=r"selects 3 weights, of which rmu can move 1, and not model.layers.1.mlp"):
         select_weights(pico_llama, RMU(layer=1, edited=(1,), parameters=r"layers\.1\.mlp"), Training())
+
+
+def test_ia3_takes_peft_s_layers_or_those_of_the_pattern(pico_llama: PreTrainedModel, model_of: Callable[..., Any]) -> None:
+    vectors = Training(lora=True, adapter="ia3")
+    assert {name.rpartition(".")[2] for name in select_weights(pico_llama, NPO(), vectors).modules} == {
+        "k_proj",
+        "v_proj",
+        "down_proj",
+    }
+    assert select_weights(pico_llama, NPO(parameters=r"layers\.0\..*(q|down)_proj"), vectors).modules == (
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.0.mlp.down_proj",
+    )
+    with pytest.raises(ExpungeError, match=r"no layers of .* for the model type olmo"):
+        select_weights(model_of("olmo"), NPO(), vectors)
+    with pytest.raises(ValueError, match="give --lora"):
+        Training(adapter="ia3")
 
 
 def test_lora_says_what_has_adapters_and_what_cannot(pico_llama: PreTrainedModel) -> None:

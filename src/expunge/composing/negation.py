@@ -56,7 +56,7 @@ def negate(method: TaskVectorNegation, stages: Stages) -> Made:
 
 def turn_adapter(artifact: Path, folder: Path, *, scale: float, sign: Literal[-1, 1] = -1) -> None:
     """Computes sign scale (alpha / rank) B A: flips the signs of B (or not), and multiplies alpha by `scale`. No bit of a
-    factor is rounded.
+    factor is rounded. A vector l of (IA)^3 becomes 1 + sign scale (l - 1).
 
     Only the adapter's two files are read, never a model.
 
@@ -65,14 +65,17 @@ def turn_adapter(artifact: Path, folder: Path, *, scale: float, sign: Literal[-1
     for file in artifact_files(artifact):
         if file.name not in (CONFIG, WEIGHTS):
             shutil.copyfile(file, folder / file.name)
-    factors = load_file(artifact / WEIGHTS)
+    factors, config = load_file(artifact / WEIGHTS), json.loads((artifact / CONFIG).read_text(encoding="utf-8"))
+    if config["peft_type"] == "IA3":
+        save_tensors(folder / WEIGHTS, {name: 1 + sign * scale * (vector - 1) for name, vector in factors.items()})
+        write_json(folder / CONFIG, config)
+        return
     whole = [name for name in factors if ".lora_" not in name]
     if whole:
         raise ExpungeError(f"{artifact} also holds weights trained whole, such as {whole[0]}; negate it with --merged")
     b = {name for name in factors if ".lora_B" in name or ".lora_embedding_B" in name}
     turned = {name: -factor if sign < 0 and name in b else factor for name, factor in factors.items()}
     save_tensors(folder / WEIGHTS, turned)
-    config = json.loads((artifact / CONFIG).read_text(encoding="utf-8"))
     config["lora_alpha"] *= scale
     config["alpha_pattern"] = {name: alpha * scale for name, alpha in (config.get("alpha_pattern") or {}).items()}
     write_json(folder / CONFIG, config)

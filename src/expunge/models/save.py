@@ -79,9 +79,9 @@ def _check_adapter(folder: Path, model: nn.Module) -> None:
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         if not (folder / name).is_file():
             raise ExpungeError(f"{folder} was written without {name}; it is of no use, and nothing was put in place")
-    factors = sum(1 for name, _ in model.named_parameters() if "lora_" in name)
+    factors = sum(1 for name, _ in model.named_parameters() if "lora_" in name or "ia3_l" in name)
     stored = Checkpoint(folder / ADAPTER_WEIGHTS)
-    if sum(1 for name in stored if "lora_" in name) < factors:
+    if sum(1 for name in stored if "lora_" in name or "ia3_l" in name) < factors:
         raise ExpungeError(f"{folder} was written with {len(stored)} of {factors} factors; nothing was put in place")
 
 

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from expunge.described import Described
 from expunge.records import Seed
@@ -44,6 +44,12 @@ class Training(Described):
             raise ValueError("nan is not a number")
         return value
 
+    @model_validator(mode="after")
+    def _is_an_adapter(self) -> "Training":
+        if self.adapter != "lora" and not self.lora:
+            raise ValueError("adapter ia3 is trained in place of full weights; give --lora (lora: true) with it")
+        return self
+
     learning_rate: Rate = "auto"
     """Peak learning rate of AdamW. auto: the method's own at 7 billion weights, more for smaller models and LoRA."""
     epochs: Rate = "auto"
@@ -75,7 +81,10 @@ class Training(Described):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     lora: bool = False
-    """Train low-rank adapters on the matched linear layers and write an adapter instead of a complete model."""
+    """Train adapters on the matched linear layers and write an adapter instead of a complete model."""
+    adapter: Literal["lora", "ia3"] = "lora"
+    """With `lora`: the kind of the adapters. `lora`: low-rank factors, of the rank, scale and dropout below. `ia3`: (IA)^3,
+    vectors that multiply keys, values and the inner activations of MLPs; far fewer weights, which need a larger learning rate."""
     lora_rank: int = Field(8, ge=1)
     """Rank of the adapters."""
     lora_alpha: float = Field(16.0, gt=0)

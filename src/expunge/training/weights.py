@@ -4,19 +4,20 @@ import re
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
 from expunge.errors import ExpungeError
 from expunge.methods.training.base import TrainingMethod
 from expunge.models.load import causal_model
+from expunge.training.adapters import OWN, attach, plain_name, scaled_layers
 from expunge.training.settings import Training
 
 ALL = TrainingMethod.model_fields["parameters"].default
 """The pattern that selects all weights."""
+KINDS = {"lora": "a LoRA", "ia3": "an (IA)^3"}
 
 
 class Selection(NamedTuple):
@@ -25,7 +26,7 @@ class Selection(NamedTuple):
     weights: frozenset[str]
     """Full names of the weights that the pattern matches."""
     modules: tuple[str, ...] = ()
-    """With LoRA: the linear layers that get an adapter."""
+    """With --lora: the linear layers that get an adapter."""
     parameters: tuple[str, ...] = ()
     """With LoRA: the matrices that get an adapter but are no layer's weight, such as fused experts."""
     said: str = ""
@@ -44,23 +45,29 @@ def select_weights(model: PreTrainedModel, method: TrainingMethod, training: Tra
     if not training.lora:
         return Selection(chosen, said=f"Trained: {len(chosen)} of {len(list(inner.parameters()))} weights of the model.")
     modules, parameters, left = _adapted(model, chosen) if isinstance(model, PeftModel) else _adaptable(model, chosen)
+    if training.adapter == "ia3" and not isinstance(model, PeftModel):
+        scaled = scaled_layers(model, modules, chosen=method.parameters != ALL)
+        left = (*left, *parameters, *(f"{name}.weight" for name in modules if name not in scaled))
+        modules, parameters = scaled, ()
     if not modules and not parameters:
         raise ExpungeError(
-            f"the pattern '{method.parameters}' selects {_count(chosen)}, and none is a matrix that has or can get a LoRA "
-            f"adapter (embeddings, the head, norms and biases cannot); widen --parameters or train full weights"
+            f"the pattern '{method.parameters}' selects {_count(chosen)}, and none is a matrix that has or can get "
+            f"{KINDS[training.adapter]} adapter (embeddings, the head, norms and biases cannot); widen --parameters or "
+            "train full weights"
         )
     if left and method.parameters != ALL:
         matrices = len(modules) + len(parameters) + len(left)
         raise ExpungeError(
             f"the pattern '{method.parameters}' selects {matrices} matrices, and {len(left)} of them cannot "
-            f"get a LoRA adapter ({_few(left)}); narrow --parameters or train full weights"
+            f"get {KINDS[training.adapter]} adapter ({_few(left)}); narrow --parameters or train full weights"
         )
     if parameters and training.lora_dropout:
         raise ExpungeError(
             f"{_count(parameters)} can get a LoRA adapter only without dropout ({_few(parameters)}); set --lora-dropout 0 or "
             "leave them out by --parameters"
         )
-    adapters = "the adapters that were there" if isinstance(model, PeftModel) else f"LoRA adapters of rank {training.lora_rank}"
+    made = "vectors of (IA)^3" if training.adapter == "ia3" else f"LoRA adapters of rank {training.lora_rank}"
+    adapters = "the adapters that were there" if isinstance(model, PeftModel) else made
     said = f"Trained: {adapters}, on {len(modules) + len(parameters)} matrices"
     said += f" ({_kinds((*modules, *parameters))}); not on {_kinds(left)}." if left else f" ({_kinds((*modules, *parameters))})."
     return Selection(chosen, modules, parameters, said)
@@ -76,26 +83,14 @@ def set_trainable(model: PreTrainedModel, selection: Selection, training: Traini
             parameter.requires_grad_(id(parameter) in own)
         return model  # type: ignore[no-any-return]
     if training.lora:
-        torch.manual_seed(training.seed)
-        config = LoraConfig(
-            r=training.lora_rank,
-            lora_alpha=training.lora_alpha,
-            lora_dropout=training.lora_dropout,
-            target_modules=list(selection.modules),
-            target_parameters=list(selection.parameters) or None,
-            fan_in_fan_out=any(type(model.get_submodule(name)).__name__ == "Conv1D" for name in selection.modules),
-            task_type="CAUSAL_LM",
-        )
-        adapted = get_peft_model(model, config)
-        _check_adapters(adapted, selection)
-        return adapted  # type: ignore[no-any-return]
+        return attach(model, selection.modules, selection.parameters, training)  # type: ignore[return-value]
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in selection.weights)
     return model
 
 
 def _matched(model: PreTrainedModel, method: TrainingMethod) -> frozenset[str]:
-    name, names = method.method_name(), {_plain(n) for n in method.candidates(model) if ".lora_" not in n}
+    name, names = method.method_name(), {plain_name(n) for n in method.candidates(model) if not OWN.search(n)}
     try:
         found = frozenset(n for n in names if re.search(method.parameters, n))
         others = {n for n in _plain_names(model) if re.search(method.parameters, n)} - found
@@ -183,7 +178,7 @@ def _adaptable(model: PreTrainedModel, chosen: Collection[str]) -> tuple[tuple[s
 def _adapted(model: nn.Module, chosen: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Returns the chosen matrices that have an adapter already, and those that have none."""
     own = _own_adapters(model)
-    names = {_plain(n): p for n, p in causal_model(model).named_parameters() if ".lora_" not in n}
+    names = {plain_name(n): p for n, p in causal_model(model).named_parameters() if not OWN.search(n)}
     left = tuple(n for n, p in names.items() if n in chosen and n not in own and p.ndim > 1)
     return tuple(n.removesuffix(".weight") for n in own if n in chosen), (), left
 
@@ -192,31 +187,18 @@ def _own_adapters(model: nn.Module) -> dict[str, nn.Module]:
     """Returns weight -> the module that holds the factors of its adapter."""
     found: dict[str, nn.Module] = {}
     for name, module in causal_model(model).named_modules():
-        if isinstance(module, LoraLayer):
-            found[f"{_plain(name)}.{getattr(module, 'parameter_name', 'weight')}"] = module
+        if isinstance(module, BaseTunerLayer):
+            found[f"{plain_name(name)}.{getattr(module, 'parameter_name', 'weight')}"] = module
     return found
 
 
 def _factors(layer: nn.Module) -> Iterator[nn.Parameter]:
-    """Returns the factors of a layer itself, without those of layers inside it."""
-    yield from (p for name, p in layer.named_parameters() if name.startswith("lora_"))
-
-
-def _plain(name: str) -> str:
-    """Returns the name that a weight has without adapters around it."""
-    return name.replace(".base_layer", "")
+    """Returns the adapter's weights of a layer itself, without those of layers inside it."""
+    yield from (p for name, p in layer.named_parameters() if OWN.match(name))
 
 
 def _plain_names(model: nn.Module) -> list[str]:
-    return [_plain(name) for name, _ in model.named_parameters() if ".lora_" not in name]
-
-
-def _check_adapters(adapted: nn.Module, selection: Selection) -> None:
-    """Raises ExpungeError if a selected matrix has no adapter of its own; PEFT silently skips what it cannot match."""
-    found = sum(name.endswith("lora_B.default.weight") for name, p in adapted.named_parameters() if p.requires_grad)
-    asked = len(selection.modules) + len(selection.parameters)
-    if found != asked:
-        raise ExpungeError(f"adapters were asked for on {asked} matrices and PEFT made {found}; narrow --parameters")
+    return [plain_name(name) for name, _ in model.named_parameters() if not OWN.search(name)]
 
 
 def _tied(model: PreTrainedModel, pattern: str) -> str:
