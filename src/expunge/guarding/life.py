@@ -65,12 +65,13 @@ def fit(
 
     Raises ExpungeError if the method needs an objective and none was given.
     """
-    objective = None
+    objective = reported = None
     if method.needs_objective:
         if build_objective is None:
             raise ExpungeError(f"{method.method_name()} tunes itself by a score; fit it with expunge.unlearn, which measures it")
-        objective = build_objective(method, model, request, encoder)
-    state = method.fit(model, request, encoder, Resources(objective, assets))
+        objective = build_objective(method, model, request, encoder, "tuning")
+        reported = build_objective(method, model, request, encoder, "reported")
+    state = method.fit(model, request, encoder, Resources(objective, assets, reported))
     return state if method.canaries == 0 else with_canaries(method, model, state, request, encoder)
 
 

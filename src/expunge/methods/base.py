@@ -95,6 +95,8 @@ class Resources(NamedTuple):
     """Set if the method's `needs_objective` is true."""
     assets: Path | None = None
     """An empty folder for files that belong to the state."""
+    reported: Objective | None = None
+    """The objective on rows that the tuning does not see, by which its result is reported."""
 
 
 NOTHING = Resources()
@@ -135,7 +137,9 @@ class GuardingMethod(Spec):
         raise TypeError(f"{type(self).__name__} says nothing of its state")
 
 
-ObjectiveBuilder = Callable[["GuardingMethod", "nn.Module", "Request", "Encoder"], Objective]
+Part = Literal["tuning", "reported"]
+"""Which forget rows an objective is computed on; the two parts have no row in common."""
+ObjectiveBuilder = Callable[["GuardingMethod", "nn.Module", "Request", "Encoder", Part], Objective]
 """Builds the objective of a method from the model and the data; implemented in `evaluation.objectives`."""
 
 

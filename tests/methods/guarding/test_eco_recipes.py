@@ -19,6 +19,7 @@ def test_tofu(model: str) -> None:
         method = EmbeddingCorruption.model_validate(said["method"])
         assert (method.corruption, method.dims, method.tokens) == ("zero_out_top_k", dims, "entities")
         assert (method.threshold, method.threshold_value) == ("fixed", threshold)
+        assert method.entity_model == "dslim/bert-base-NER"
         assert method.gate_model == f"chrisliu298/tofu_forget{part}_classifier"
         assert said["forget"].endswith(f"forget{part}")
         assert said["retain"].endswith(f"retain{100 - int(part)}")

@@ -1,5 +1,6 @@
 """Embedding corruption: what it changes and what it never does, in batches, caches and beams, on every architecture."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import expunge
 from expunge import ExpungeError
 from expunge.data.encode import Encoded, Encoder, collate
 from expunge.data.example import Request
+from expunge.evaluation import objectives
+from expunge.evaluation.engine import Engine
 from expunge.evaluation.objectives import answer_probability, build_objective
 from expunge.guarding import life
 from expunge.guarding.embedding_corruption.kinds import KINDS, PERMUTING, WITH_STRENGTH, Kind
@@ -140,13 +143,56 @@ def test_tuning_brings_the_score_to_the_surrogate(
     reached = []
     for strength in (0.02, 0.5, 3.0):
         with method.attach(pico_llama, start.having({"strength": torch.tensor(strength)}), encoder):
-            reached.append(answer_probability(pico_llama, request_.forget, encoder))
+            reached.append(answer_probability(pico_llama, request_.forget[::2], encoder))
     aimed = method.model_copy(update={"surrogate": reached[1]})
     objective = build_objective(aimed, pico_llama, request_, encoder)
-    state = aimed.fit(pico_llama, request_, encoder, Resources(objective))
+    reported = build_objective(aimed, pico_llama, request_, encoder, "reported")
+    state = aimed.fit(pico_llama, request_, encoder, Resources(objective, reported=reported))
+    assert float(state["tuning.reported"]) == pytest.approx(reported(state))
+    assert "on forget rows that were not tuned on" in method.summary(state)
     assert float(state["tuning.distance"]) == pytest.approx(objective(state))
     assert float(state["tuning.distance"]) <= 0.01
     assert "distance to the surrogate" in method.summary(state)
+
+
+def test_the_two_parts_of_the_forget_set_share_no_row_and_unflagged_prompts_are_scored_once(
+    pico_llama: PreTrainedModel, request_: Request, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[list[tuple[int, ...]]] = []
+
+    class Looking(Engine):
+        def score(self, sequences: Any, **how: Any) -> Any:
+            scored.append([row.ids for row in sequences])
+            return super().score(sequences, **how)
+
+    monkeypatch.setattr(objectives, "Engine", Looking)
+    mixed = replace(request_, forget=(*request_.forget[:8], *request_.retain[:8]))
+    method = spec(surrogate=0.1)
+    state = method.fit(pico_llama, request_, encoder)
+    seen = {}
+    for part in ("tuning", "reported"):
+        objective = build_objective(method, pico_llama, mixed, encoder, part)  # type: ignore[arg-type]
+        scored.clear()
+        first, again = objective(state), objective(state.having({"strength": torch.tensor(3.0)}))
+        assert first == again
+        seen[part] = {ids for some in scored for ids in some}
+        assert [len(some) for some in scored] == [4, 4, 4]  # those that pass once, the flagged ones at each setting
+    assert not seen["tuning"] & seen["reported"]
+    assert len(seen["tuning"] | seen["reported"]) == 16
+
+
+def test_the_surrogate_is_measured_on_a_given_model(
+    pico_llama: PreTrainedModel, pico_folder: Path, request_: Request, encoder: Encoder
+) -> None:
+    method = spec(tune="strength", surrogate_model=str(pico_folder))
+    method.require(Request(request_.forget, request_.retain))
+    state = method.fit(pico_llama, request_, encoder)
+    with torch.no_grad():
+        pico_llama.lm_head.weight.mul_(0)
+    other = answer_probability(pico_llama, request_.forget[::2], encoder)
+    objective = build_objective(method, pico_llama, request_, encoder)
+    gold, _ = expunge.load(pico_folder)
+    assert objective(state) == pytest.approx(abs(other - answer_probability(gold, request_.forget[::2], encoder)))
 
 
 def test_names_alone_are_corrupted_and_without_one_all_but_the_last(
@@ -184,6 +230,8 @@ def test_wrong_settings_are_one_sentence(request_: Request) -> None:
         ({"corruption": "zero_out_top_k", "tune": "strength"}, "no strength to tune"),
         ({"corruption": "shuffle", "tune": "dims"}, "no dims to tune"),
         ({"tokens": "spans"}, "give the texts"),
+        ({"entity_model": "x"}, "with tokens entities"),
+        ({"surrogate": 0.2, "surrogate_model": "x"}, "give one of them"),
     ):
         with pytest.raises(ValidationError, match=reason):
             spec(**fields)

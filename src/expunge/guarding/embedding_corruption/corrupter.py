@@ -3,7 +3,6 @@
 Shape suffixes: B rows, T positions, S positions of the whole sequences so far, D width, N selected positions, n those of a row.
 """
 
-import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,16 +14,12 @@ from torch import Tensor, nn
 
 from expunge.errors import ExpungeError
 from expunge.guarding.embedding_corruption.corruptions import write
-from expunge.guarding.embedding_corruption.gate import Scores
+from expunge.guarding.embedding_corruption.judge import Decision, Judge
 from expunge.guarding.embedding_corruption.kinds import Kind
-from expunge.guarding.embedding_corruption.selection import Finder, all_but_last, overlapping, token_spans
 from expunge.guarding.forward_pass import Counts, ForwardPass, Prompts
 from expunge.guarding.query import Query
 from expunge.guarding.random_bits import mix
 from expunge.guarding.session import Session
-
-REMEMBERED = 2**16
-"""Number of prompts whose decisions are cached."""
 
 
 @dataclass(frozen=True)
@@ -38,53 +33,22 @@ class Edit:
     seed: int
 
 
-@dataclass(frozen=True)
-class Decision:
-    """The gate's decision about a prompt."""
-
-    chosen: tuple[int, ...]
-    """Tokens to corrupt, counted without padding; empty if the prompt was not flagged."""
-    key: int
-    """A hash of the prompt's tokens."""
-
-
 class Corrupter:
     """Embedding corruption on one model: judges prompts, and corrupts the embeddings of flagged ones."""
 
-    def __init__(self, edit: Edit, threshold: float, session: Session, scores: Scores, finder: Finder | None) -> None:
-        """finder: finds the texts whose tokens are corrupted; None for all tokens but the last"""
-        self.edit, self.threshold, self.session, self.scores, self.finder = edit, threshold, session, scores, finder
+    def __init__(self, edit: Edit, session: Session, judge: Judge) -> None:
+        self.edit, self.session, self.judge = edit, session, judge
         self.seed = mix(torch.tensor(edit.seed))
         self.counts = Counts()
-        self._decided: dict[tuple[int, ...], Decision] = {}
 
     def decide(self, prompts: Prompts, here: ForwardPass) -> None:
         """Called before a prompt is read, with all rows of the batch."""
-        found = []
-        for ids in prompts.ids:
-            if ids not in self._decided:
-                if len(self._decided) >= REMEMBERED:
-                    self._decided.clear()
-                self._decided[ids] = self._decision(ids)
-            found.append(self._decided[ids])
+        with self.session.paused():  # a gate may read the model itself
+            found = [self.judge.decision(ids) for ids in prompts.ids]
         self.counts.decided += len(found)
         self.counts.acted += sum(bool(decision.chosen) for decision in found)
         storage = here.storage if here.generation is None else here.generation.storage
         storage[self] = found if any(decision.chosen for decision in found) else None
-
-    def _decision(self, ids: tuple[int, ...]) -> Decision:
-        tokenizer = self.session.tokenizer
-        assert tokenizer is not None
-        with self.session.paused():  # a gate may read the model itself
-            score = self.scores.of(str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)))
-        key = int.from_bytes(hashlib.sha256(repr(ids).encode()).digest()[:7], "big")
-        if score <= self.threshold:
-            return Decision((), key)
-        chosen: list[int] = []
-        if self.finder is not None:
-            text, spans = token_spans(ids, tokenizer)
-            chosen = overlapping(spans, self.finder.spans(text))
-        return Decision(tuple(chosen or all_but_last(len(ids))), key)
 
     def corrupt(self, _: nn.Module, args: tuple[Any, ...], embeddings_BTD: Tensor) -> Tensor:
         """Forward hook of the input embeddings. Raises ExpungeError if the embeddings cannot be matched with the tokens."""

@@ -78,14 +78,14 @@ def requests(text: str, encoder: Encoder) -> list[str]:
     """Returns a rendered prompt without the template around it: every turn separately and, if there are several, all
     together."""
     special = [token for token in encoder.tokenizer.all_special_tokens if token]
-    pieces = [piece.strip() for piece in _template_pieces(encoder) if piece.strip()]
+    pieces = [piece.strip() for piece in template_pieces(encoder) if piece.strip()]
     marks = sorted({*special, *pieces}, key=len, reverse=True)
     parts = re.split("|".join(map(re.escape, marks)), text) if marks else [text]
     turns = [part.strip() for part in parts if squeezed(part)]
     return turns if len(turns) < 2 else [*turns, " ".join(turns)]
 
 
-def _template_pieces(encoder: Encoder) -> tuple[str, ...]:
+def template_pieces(encoder: Encoder) -> tuple[str, ...]:
     """Returns what the format writes around a prompt."""
     mark = "\ue0e1"
     if encoder.format.kind == "plain":

@@ -27,12 +27,14 @@ from expunge.records import Seed, write_json
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from expunge.guarding.embedding_corruption.gate import Gate, Scores
+    from expunge.guarding.embedding_corruption.entities import EntityFinder
+    from expunge.guarding.embedding_corruption.gate import Gate
+    from expunge.guarding.embedding_corruption.judge import Judge
     from expunge.guarding.forward_pass import Counts
 
 
 FOLDS = 4
-NAMES, CLASSIFIER = "names.json", "gate"
+NAMES, CLASSIFIER, ENTITIES = "names.json", "gate", "entities"
 
 
 class EmbeddingCorruption(GuardingMethod):
@@ -78,8 +80,10 @@ class EmbeddingCorruption(GuardingMethod):
     held_out: float = Field(0.5, gt=0, lt=1)
     """Share of the retain prompts that calibrate the threshold and do not train the gate."""
     tokens: Literal["all_but_last", "entities", "spans"] = "all_but_last"
-    """Which tokens of a flagged prompt are corrupted: all but the last (published), those of names found in the forget set, or
-    those of `spans`."""
+    """Which tokens of a flagged prompt are corrupted: all but the last (published), those of names, or those of `spans`."""
+    entity_model: str | None = None
+    """entities: folder or hub id of a token classifier of transformers (published for TOFU: dslim/bert-base-NER), or folder or
+    name of a spaCy pipeline, that finds names in flagged prompts; default: names found in the forget set."""
     spans: tuple[str, ...] = ()
     """Texts whose tokens are corrupted, with tokens spans; with tokens entities, further names."""
     corruption: Kind = "rand_noise_first_n"
@@ -93,8 +97,10 @@ class EmbeddingCorruption(GuardingMethod):
     tune: Literal["strength", "dims", "nothing"] = "strength"
     """What is tuned so that the guarded model's score reaches the surrogate."""
     surrogate: float | None = Field(None, ge=0, le=1)
-    """Mean answer probability expected of a model that never saw the forget set; default: that of the holdout set, measured on
-    the model itself."""
+    """Mean answer probability expected of a model that never saw the forget set, or chance level; default: that of the holdout
+    set, measured on the model itself."""
+    surrogate_model: str | None = None
+    """Folder or hub id of a model that never saw the forget set: its own answer probability is what is tuned to."""
     noise_seed: Seed = 0
     """Seed of the noise."""
     split_seed: Seed = 0
@@ -104,10 +110,14 @@ class EmbeddingCorruption(GuardingMethod):
     def _consistent(self) -> Self:
         if (self.gate_model is None) != (self.gate in ("hidden", "text")):
             raise ValueError("gates encoder and classifier need gate_model, and the others take none")
+        if self.surrogate is not None and self.surrogate_model is not None:
+            raise ValueError("surrogate and surrogate_model both say what is tuned to; give one of them")
         if self.tune == "strength" and self.corruption not in WITH_STRENGTH:
             raise ValueError(f"{self.corruption} has no strength to tune; tune dims, or nothing")
         if self.tune == "dims" and self.corruption in ("reverse_order", "shuffle"):
             raise ValueError(f"{self.corruption} exchanges whole embeddings, so there are no dims to tune")
+        if self.entity_model is not None and self.tokens != "entities":
+            raise ValueError("entity_model finds names; give it with tokens entities")
         if self.tokens == "spans" and not self.spans:
             raise ValueError("give the texts to corrupt as spans")
         return self
@@ -119,10 +129,11 @@ class EmbeddingCorruption(GuardingMethod):
     def require(self, request: Request) -> None:
         if not request.retain:
             raise ExpungeError("embedding_corruption trains and calibrates its gate on retain prompts too; give --retain")
-        if self.needs_objective and self.surrogate is None and not request.holdout:
+        given = self.surrogate is not None or self.surrogate_model is not None
+        if self.needs_objective and not given and not request.holdout:
             raise ExpungeError(
                 "embedding_corruption tunes its strength to what an untaught model would score; give --holdout (prompts of the "
-                "same kind that the model never saw), --surrogate, or --tune nothing"
+                "same kind that the model never saw), --surrogate, --surrogate-model, or --tune nothing"
             )
 
     def fit(self, model: nn.Module, request: Request, encoder: Encoder, resources: Resources = NOTHING) -> State:
@@ -131,10 +142,14 @@ class EmbeddingCorruption(GuardingMethod):
         table = embedding_matrix(model).detach().float()
         state = State(self._fit_gate(model, request, encoder, resources.assets), resources.assets)
         if self.tokens != "all_but_last":
-            names = [*self.spans, *(own_entities(request.forget, request.retain) if self.tokens == "entities" else [])]
+            own = self.tokens == "entities" and self.entity_model is None
             if resources.assets is None:
                 raise ExpungeError("names are kept in a file; fit the guard with a folder for assets")
-            write_json(resources.assets / NAMES, names)
+            write_json(resources.assets / NAMES, [*self.spans, *(own_entities(request.forget, request.retain) if own else [])])
+            if self.entity_model is not None:
+                from expunge.guarding.embedding_corruption.entities import recognizer
+
+                recognizer(self.entity_model).save(resources.assets / ENTITIES)
         width = table.shape[1]
         state = state.having(
             {
@@ -143,7 +158,12 @@ class EmbeddingCorruption(GuardingMethod):
                 "dims": torch.tensor(self.dims or width),
             }
         )
-        return self._tuned(state, resources.objective, width) if resources.objective is not None else state
+        if resources.objective is None or self.tune == "nothing":
+            return state
+        state = self._tuned(state, resources.objective, width)
+        if resources.reported is None:
+            return state
+        return state.having({"tuning.reported": torch.tensor(resources.reported(state))})
 
     def _tuned(self, state: State, objective: Objective, width: int) -> State:
         import torch
@@ -156,11 +176,9 @@ class EmbeddingCorruption(GuardingMethod):
                 high=1e3 * self.strength,
             )
             chosen = {"strength": torch.tensor(found.setting, dtype=torch.float64)}
-        elif self.tune == "dims":
+        else:
             found = dims_search(lambda n: objective(state.having({"dims": torch.tensor(int(n))})), width)
             chosen = {"dims": torch.tensor(int(found.setting))}
-        else:
-            return state
         return state.having(chosen | {"tuning.distance": torch.tensor(found.distance), "tuning.tried": torch.tensor(found.tried)})
 
     def _fit_gate(self, model: nn.Module, request: Request, encoder: Encoder, assets: Path | None) -> dict[str, Tensor]:
@@ -258,28 +276,47 @@ class EmbeddingCorruption(GuardingMethod):
     @contextmanager
     def attach(self, model: nn.Module, state: State, encoder: Encoder) -> Iterator[Counts]:
         from expunge.guarding.embedding_corruption.corrupter import Corrupter, Edit
-        from expunge.guarding.embedding_corruption.gate import Scores
         from expunge.guarding.session import open_session, replaced
 
         root = causal_model(model)
         table = root.get_input_embeddings()
-        known = _SCORES.setdefault(state["threshold"], {})
-        if (scores := known.get(id(model))) is None:
-            scores = known[id(model)] = Scores(self._gate(dict(state), self._reader(model, encoder), state.assets), encoder)
-        finder = None
-        if self.tokens != "all_but_last":
-            if state.assets is None or not (state.assets / NAMES).is_file():
-                raise ExpungeError(f"this guard corrupts names that are kept in {NAMES}, which is not there; load its artifact")
-            finder = Finder(json.loads((state.assets / NAMES).read_text(encoding="utf-8")))
         with ExitStack() as stack:
             session = stack.enter_context(open_session(model, encoder.tokenizer))
             strength = float(state["strength"]) * (float(state["rms"]) if self.relative else 1.0)
             edit = Edit(self.corruption, int(state["dims"]), strength, self.noise_seed)
-            corrupter = Corrupter(edit, float(state["threshold"]), session, scores, finder)
+            corrupter = Corrupter(edit, session, self.judge(model, state, encoder))
             session.before_prefill.append(corrupter.decide)
             stack.enter_context(replaced(root, "generate", corrupter.generate))
             stack.callback(table.register_forward_hook(corrupter.corrupt).remove)
             yield corrupter.counts
+
+    def judge(self, model: nn.Module, state: State, encoder: Encoder) -> Judge:
+        """Returns what decides about prompts. States that differ only in the corruption share it, so that each prompt is decided
+        about once."""
+        from expunge.guarding.embedding_corruption.gate import Scores
+        from expunge.guarding.embedding_corruption.judge import Judge
+
+        known = _JUDGES.setdefault(state["threshold"], {})
+        asked = self.gate, self.gate_layer, self.tokens, self.entity_model
+        key = id(model), id(encoder.tokenizer), encoder.format.model_dump_json(), encoder.max_length, asked
+        if key not in known:
+            scores = Scores(self._gate(dict(state), self._reader(model, encoder), state.assets), encoder)
+            known[key] = Judge(encoder.tokenizer, scores, float(state["threshold"]), self._finder(state.assets, encoder))
+        return known[key]
+
+    def _finder(self, assets: Path | None, encoder: Encoder) -> Finder | EntityFinder | None:
+        """Returns what finds the texts whose tokens are corrupted; None for all tokens but the last."""
+        if self.tokens == "all_but_last":
+            return None
+        if assets is None or not (assets / NAMES).is_file():
+            raise ExpungeError(f"this guard corrupts names that are kept in {NAMES}, which is not there; load its artifact")
+        named = Finder(json.loads((assets / NAMES).read_text(encoding="utf-8")))
+        if self.entity_model is None:
+            return named
+        from expunge.guarding.embedding_corruption.entities import EntityFinder, recognizer
+        from expunge.guarding.embedding_corruption.gate import template_pieces
+
+        return EntityFinder(recognizer(assets / ENTITIES).spans, template_pieces(encoder), named.spans)
 
     def summary(self, state: State) -> str:
         flagged, wrong = (float((state[f"calibration.{name}"] < 1).double().mean()) for name in ("forget", "retain"))
@@ -295,12 +332,14 @@ class EmbeddingCorruption(GuardingMethod):
             text += (
                 f"; {int(state['tuning.tried'])} settings tried, distance to the surrogate {float(state['tuning.distance']):.3g}"
             )
+        if "tuning.reported" in state:
+            text += f", and {float(state['tuning.reported']):.3g} on forget rows that were not tuned on"
         return text + "."
 
 
-_SCORES: WeakKeyDictionary[Tensor, dict[int, Scores]] = WeakKeyDictionary()
-"""Scores of prompts by a state's threshold: states that differ only in strength share them, so that the search calls the gate
-once."""
+_JUDGES: WeakKeyDictionary[Tensor, dict[object, Judge]] = WeakKeyDictionary()
+"""Decisions by a state's threshold: states that differ only in the corruption share them, so that a search for the strength calls
+the gate once."""
 
 
 def embedding_matrix(model: nn.Module) -> Tensor:
