@@ -1,10 +1,11 @@
 """What embedding_corruption does in the lab, on seeds that nothing was tuned on: forgetting, keeping, both error kinds, latency.
 
-    python benchmarks/lab_embedding_corruption.py --out DIR [--seeds 2024 31337 86] [--lab DIR ...] [--limit N]
+    python benchmarks/lab_embedding_corruption.py --out DIR [--seeds 2024 31337 86] [--lab DIR ...] [--limit N] [--classes]
 
 Builds a lab for each seed (minutes), or takes those of --lab; fits the recipe recipes/lab/embedding_corruption.yaml; scores it
 beside the original and gold with the suite `lab`. Four-choice: what is true of a person among what is true of three others, by
-the mean log-probability of a token; 0.25 is chance.
+the mean log-probability of a token; 0.25 is chance. With --classes also both error kinds by class of prompt, among them
+disguises, with canonical readings and without.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from expunge.data.read import read_examples
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
+from expunge.guarding.embedding_corruption.prompt_classes import errors
 from expunge.lab import build
 from expunge.loading import load
 from expunge.methods import EmbeddingCorruption
@@ -66,7 +68,28 @@ def value(found: Evaluation, task: str, metric: str) -> float:
     return next(score.value for score in found.scores if (score.task, score.metric) == (task, metric)) or 0.0
 
 
-def one(lab: Path, out: Path, limit: int | None) -> None:
+def by_class(model: torch.nn.Module, encoder: Encoder, facts: Path) -> None:
+    """Prints both error kinds by class, of each third forget prompt and of as many about public people."""
+    guard = model.expunge_guard
+    judge = guard.method.judge(model, guard.state, encoder)
+
+    def flags(prompt: str) -> bool:
+        return bool(judge.decision(encoder.encode_prompts([prompt])[0]).flagged)
+
+    def raw(prompt: str) -> bool:
+        return max(judge.scores.gate.probabilities([prompt])) > judge.threshold
+
+    forget, public = ([str(e.prompt) for e in read_examples(facts / f"{name}.jsonl")] for name in ("forget", "public"))
+    other = {"forget": rephrased(facts / "forget.jsonl"), "retain": rephrased(facts / "retain.jsonl")[::8]}
+    some, kept = forget[::3], public[:: max(1, len(public) // 24)][:24]
+    found, bare = errors(flags, some, kept, other), errors(raw, some, (), {})
+    print("| class | missed | missed without canonical reading | flagged |\n| --- | ---: | ---: | ---: |")
+    for name, rates in found.items():
+        cells = (rates.missed, bare[name].missed if name in bare else None, rates.flagged)
+        print(f"| {name} | " + " | ".join("" if rate is None else f"{rate:.3f}" for rate in cells) + " |", flush=True)
+
+
+def one(lab: Path, out: Path, limit: int | None, classes: bool) -> None:
     method = EmbeddingCorruption.model_validate(recipe("lab/embedding_corruption")["method"])
     facts = lab / "data/facts"
     unlearn(
@@ -105,6 +128,8 @@ def one(lab: Path, out: Path, limit: int | None) -> None:
             for kind, prompts in asked.items():
                 share, took = flagged(model, encoder, prompts)
                 print(f"flagged, {kind}: {share:.3f} of {len(prompts)} ({took:.1f} ms a prompt with its pass)")
+            if classes:
+                by_class(model, encoder, facts)
 
 
 def main() -> None:
@@ -113,13 +138,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[2024, 31337, 86])
     parser.add_argument("--lab", type=Path, nargs="+", default=[])
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--classes", action="store_true")
     args = parser.parse_args()
     labs = args.lab or [build(args.out / f"lab-{seed}", seed=seed, quiet=True) for seed in args.seeds]
     for lab in labs:
         print(
             f"\n{lab.name}\n| model | four-choice | p forget | p retain | p never | {' | '.join(TASKS)} | quality |", flush=True
         )
-        one(lab, args.out / lab.name, args.limit)
+        one(lab, args.out / lab.name, args.limit, args.classes)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from expunge.records import Evaluation, Score
 
 if TYPE_CHECKING:
     from expunge.evaluation.suites import SuiteSpec
+    from expunge.evaluation.task import Suite
+    from expunge.loading import Opened
 
 
 class Evaluate(BaseModel):
@@ -56,6 +58,9 @@ class Evaluate(BaseModel):
     """Write prompts, responses and answers into the sample file, of the forget set too."""
     verify: bool = False
     """Compare every checksum of an artifact of more than 8 GB before anything is scored; of smaller ones that is always done."""
+    ablation: bool = False
+    """For a guard of embedding_corruption: score it under every corruption of ECO's released ablation, each into a folder of its
+    name. The gate decides once, and prompts that it lets pass are scored once."""
     resume: bool = False
     """Go on with an evaluation that was killed: `--resume --out DIR` is enough. (The whole command again goes on too.)"""
     overwrite: bool = False
@@ -109,7 +114,7 @@ def run(flags: Evaluate, words: Sequence[str] = ()) -> None:
     out = _out(flags)
     check_place(out)
     check_apart(out, [flags.model], also=("evaluation",), wide=[flags.data] if flags.data else [])
-    there = [file for suite in suites if (file := out / f"{suite.name}.json").exists()]
+    there = [file for suite in suites if (file := out / f"{suite.name}.json").exists() and not flags.ablation]
     if there and len(there) == len(suites) and not flags.overwrite:
         raise ExpungeError(f"{there[0]} exists; replace it with --overwrite, or give another --out")
     join()
@@ -124,6 +129,9 @@ def run(flags: Evaluate, words: Sequence[str] = ()) -> None:
     )
     what = opened.fingerprint()
     try:
+        if flags.ablation:
+            _ablate(flags, opened, suites, out)
+            return
         for suite in suites:
             evaluation = evaluate(
                 opened.model,
@@ -142,6 +150,26 @@ def run(flags: Evaluate, words: Sequence[str] = ()) -> None:
                 print(table(evaluation))
     except KeyboardInterrupt as stop:
         raise Interrupted(unfinished(out)) from stop
+
+
+def _ablate(flags: Evaluate, opened: "Opened", suites: "Sequence[Suite]", out: Path) -> None:
+    from expunge.evaluation.ablation import ablate
+
+    if len(suites) != 1:
+        raise ExpungeError("an ablation scores one suite at a time; give one --suite")
+    found = ablate(
+        opened.model,
+        opened.tokenizer,
+        suites[0],
+        out=out / "ablation",
+        limit=flags.limit,
+        artifact=flags.model,
+        fingerprint=opened.fingerprint(),
+        show_forget_text=flags.show_forget_text,
+        overwrite=flags.overwrite,
+    )
+    for evaluation in found.values():
+        print(table(evaluation))
 
 
 def _needed(spec: "SuiteSpec") -> str:

@@ -3,7 +3,7 @@
 Shape suffixes: N labelled tokens of a batch, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from expunge.data.encode import Encoded, collate
 from expunge.devices import tokens_that_fit
 from expunge.evaluation.multiple_choice import Answers, score_answers
 from expunge.evaluation.processes import dealt
+from expunge.evaluation.reuse import Reuse
 from expunge.evaluation.shortcuts import shortcuts_of
 from expunge.evaluation.token_stats import NOTHING, TokenStats
 from expunge.models.load import causal_model
@@ -37,9 +38,20 @@ class Engine:
     have sequences of similar length and a bounded number of tokens; logits are computed at answer positions only.
     """
 
-    def __init__(self, model: nn.Module, pad_id: int, *, max_tokens: int | None = None, max_rows: int = 512) -> None:
-        """max_tokens, max_rows: upper bounds of a batch, padding included. They change speed and memory, never a value."""
-        self.model, self.pad_id, self.max_rows = model, pad_id, max_rows
+    def __init__(
+        self,
+        model: nn.Module,
+        pad_id: int,
+        *,
+        max_tokens: int | None = None,
+        max_rows: int = 512,
+        reuse: Reuse | None = None,
+    ) -> None:
+        """
+        max_tokens, max_rows   upper bounds of a batch, padding included; they change speed and memory, never a value
+        reuse                  results of other settings of the model's guard
+        """
+        self.model, self.pad_id, self.max_rows, self.reuse = model, pad_id, max_rows, reuse
         inner = causal_model(model)
         self.device = inner.device
         vocabulary: int = inner.config.get_text_config().vocab_size
@@ -110,21 +122,40 @@ class Engine:
 
         These results are not cached: nothing else needs them, and the prompts of a large benchmark would fill the memory.
         """
-        return score_answers(self.model, questions, self.pad_id, max_tokens=self.shared_tokens, max_rows=self.shared_rows)
+        return self._reused(
+            questions,
+            partial(score_answers, self.model, pad_id=self.pad_id, max_tokens=self.shared_tokens, max_rows=self.shared_rows),
+            "answers",
+        )
+
+    def _reused(
+        self,
+        questions: Sequence[Answers],
+        compute: Callable[[Sequence[Answers]], list[list[TokenStats]]],
+        how: object,
+    ) -> list[list[TokenStats]]:
+        if self.reuse is None:
+            return compute(questions)
+        prompts = [answers[0].ids[: answers[0].answer_start] for answers in questions]
+        keys = [(how, tuple(answers)) for answers in questions]
+        # Answers of one token are read in one row (`multiple_choice`).
+        rows = [1 if all(len(a.ids) == a.answer_start + 1 for a in answers) else len(answers) for answers in questions]
+        return self.reuse.of(questions, keys, prompts, compute, rows)
 
     def _slice(self, sequence: Encoded) -> TokenStats:
         first, stats = self._known[sequence.ids]
         return stats.after(sequence.answer_start - first)._replace(has_end=sequence.has_end)
 
     def _scored(self, questions: Sequence[Answers], *, distribution: bool = False) -> list[list[TokenStats]]:
-        return score_answers(
+        compute = partial(
+            score_answers,
             self.model,
-            questions,
-            self.pad_id,
+            pad_id=self.pad_id,
             max_tokens=self.max_tokens,
             max_rows=self.max_rows,
             distribution=distribution,
         )
+        return self._reused(questions, compute, ("score", distribution))
 
 
 def _bytes_per_token(model: "PreTrainedModel") -> int:

@@ -132,7 +132,17 @@ class Rows:
             if row.example.prompt is not None:
                 prompt = prompts[row.example.prompt]
                 known[prompt] = max(known.get(prompt, ()), self._foreseen(row, prompt), key=len)
-        written = generate(self.model, list(prompts.values()), **self._writing(task), known=known)
+        how = self._writing(task)
+
+        def write(some: Sequence[Ids]) -> list[Ids | None]:
+            return generate(self.model, some, **how, known=known)
+
+        asked = list(prompts.values())
+        if self.engine.reuse is None:
+            written = write(asked)
+        else:
+            keys = [("written", prompt, how["max_new_tokens"], how["max_length"], task.stop) for prompt in asked]
+            written = self.engine.reuse.of(asked, keys, asked, write)
         answers = dict(zip(prompts, written, strict=True))
         return [self._answered(row, answers[row.example.prompt], prompts, task) if row.example.prompt else row for row in rows]
 

@@ -20,6 +20,7 @@ from expunge.evaluation.engine import Engine
 from expunge.evaluation.metrics.base import Metric, Row, Unscored, finite
 from expunge.evaluation.processes import from_main
 from expunge.evaluation.resume import Finished
+from expunge.evaluation.reuse import Reuse
 from expunge.evaluation.rows import Rows
 from expunge.evaluation.statistics import bootstrap_interval
 from expunge.evaluation.suites import SuiteSpec, built, suite_class
@@ -62,6 +63,7 @@ def evaluate(
     max_tokens: int | None = None,
     max_rows: int = 512,
     command: Sequence[str] = (),
+    reuse: Reuse | None = None,
 ) -> Evaluation:
     """Computes the scores of a model on a suite, with 95 % bootstrap intervals over samples.
 
@@ -79,6 +81,7 @@ def evaluate(
     overwrite          replace SUITE.json of an earlier evaluation
     resume             reuse the samples of a finished evaluation of the same model, data and settings
     command            words of the command line, left in SUITE.partial so that `expunge evaluate --resume --out DIR` goes on
+    reuse              results of other settings of the guard on the model, for the prompts that it lets pass
     max_tokens, max_rows   bounds of a batch (default: by device); they change speed and memory, never a value
 
     Raises ExpungeError if data is missing, a result exists already, or a judge is not available.
@@ -96,7 +99,7 @@ def evaluate(
     judges = from_main(partial(_judges, built))
     guard = guard_counts(model)
     before = (guard.decided, guard.acted) if guard is not None else (0, 0)
-    readers = _readers(model, tokenizer, format, max_length, max_tokens, max_rows)
+    readers = _readers(model, tokenizer, format, max_length, max_tokens, max_rows, reuse)
     settings = [*readers.settings, str(show_forget_text), *(str(judge.fingerprint) for judge in judges)]
     finished = Finished(
         folder / f"{built.name}.partial" if folder else None, [fingerprint, *settings] if fingerprint is not None else None
@@ -155,10 +158,11 @@ def _readers(
     max_length: int,
     max_tokens: int | None,
     max_rows: int,
+    reuse: Reuse | None,
 ) -> _Readers:
     format = format or default_format(tokenizer)
     encoder = Encoder(tokenizer, format, min(max_length, positions(model) or max_length))
-    engine = Engine(model, encoder.pad_id, max_tokens=max_tokens, max_rows=max_rows)
+    engine = Engine(model, encoder.pad_id, max_tokens=max_tokens, max_rows=max_rows, reuse=reuse)
     most = room(model)
     whole = Encoder(tokenizer, VERBATIM, max_length=sys.maxsize)
     settings = [format.model_dump_json(), str(encoder.max_length), str(most), str(causal_model(model).dtype)]

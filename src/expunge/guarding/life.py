@@ -40,8 +40,8 @@ FILE, ASSETS = GUARD_FILE, "assets"
 class Guard:
     """A guard that is attached to a model until `detach`."""
 
-    def __init__(self, method: GuardingMethod, hooks: ExitStack, counts: Counts) -> None:
-        self.method, self.counts = method, counts
+    def __init__(self, method: GuardingMethod, state: State, encoder: Encoder, hooks: ExitStack, counts: Counts) -> None:
+        self.method, self.state, self.encoder, self.counts = method, state, encoder, counts
         self._hooks = hooks
 
     def detach(self) -> None:
@@ -118,7 +118,7 @@ def attach(model: "PreTrainedModel", method: GuardingMethod, state: State, encod
         hooks.close()
         raise
     counts.decided = counts.acted = 0  # the canaries are nobody's prompts
-    guard = Guard(method, hooks, counts)
+    guard = Guard(method, state, encoder, hooks, counts)
     vars(root)["expunge_guard"] = guard
     hooks.callback(vars(root).pop, "expunge_guard")
     return guard

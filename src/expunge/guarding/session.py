@@ -12,6 +12,7 @@ Shape suffixes: B rows, T positions of this call, S positions of the whole seque
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import wraps
 from threading import local
 from types import MethodType
@@ -31,6 +32,18 @@ if TYPE_CHECKING:
 
 
 BeforePrefill = Callable[[Prompts, ForwardPass], None]
+PAUSED: ContextVar[bool] = ContextVar("paused", default=False)
+
+
+@contextmanager
+def unguarded() -> Iterator[None]:
+    """Context manager in which this thread's forward passes are run by a guard itself, for example by its gate, and are not
+    guarded."""
+    token = PAUSED.set(True)
+    try:
+        yield
+    finally:
+        PAUSED.reset(token)
 
 
 class Session:
@@ -45,16 +58,7 @@ class Session:
     @property
     def is_paused(self) -> bool:
         """Whether this thread's passes are run by a guard itself."""
-        return bool(self._local.__dict__.get("paused"))
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Context manager in which this thread's forward passes are run by a guard itself and are ignored."""
-        self._local.paused = True
-        try:
-            yield
-        finally:
-            self._local.paused = False
+        return PAUSED.get()
 
     @property
     def current(self) -> ForwardPass:

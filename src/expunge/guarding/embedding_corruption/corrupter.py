@@ -43,8 +43,7 @@ class Corrupter:
 
     def decide(self, prompts: Prompts, here: ForwardPass) -> None:
         """Called before a prompt is read, with all rows of the batch."""
-        with self.session.paused():  # a gate may read the model itself
-            found = [self.judge.decision(ids) for ids in prompts.ids]
+        found = [self.judge.decision(ids) for ids in prompts.ids]
         self.counts.decided += len(found)
         self.counts.acted += sum(bool(decision.chosen) for decision in found)
         storage = here.storage if here.generation is None else here.generation.storage

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from expunge.data.encode import Encoder
 from expunge.guarding.embedding_corruption.canonical import canonical, readings, squeezed
+from expunge.guarding.session import unguarded
 from expunge.models.blocks import blocks_of
 from expunge.models.load import causal_model
 
@@ -155,7 +156,7 @@ def hidden_states(model: nn.Module, encoder: Encoder, layer: int) -> Callable[[s
 
         handle = block.register_forward_hook(stop)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), unguarded():
                 root(input_ids=ids.to(root.device), use_cache=False)
         except _Enough:
             pass

@@ -6,10 +6,10 @@ Shape suffixes: B rows, T positions, D width, N prompts, V vocabulary.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from weakref import WeakKeyDictionary
 
 from pydantic import Field, model_validator
@@ -340,6 +340,22 @@ class EmbeddingCorruption(GuardingMethod):
 _JUDGES: WeakKeyDictionary[Tensor, dict[object, Judge]] = WeakKeyDictionary()
 """Decisions by a state's threshold: states that differ only in the corruption share them, so that a search for the strength calls
 the gate once."""
+
+
+def at(method: EmbeddingCorruption, state: State, fields: Mapping[str, Any], width: int) -> tuple[EmbeddingCorruption, State]:
+    """Returns a fitted guard with another corruption.
+
+    fields   corruption, dims (missing: all coordinates), strength, relative
+    width    of the embeddings
+    """
+    import torch
+
+    said = {"dims": None, **fields, "tune": "nothing", "canaries": 0}
+    changed = EmbeddingCorruption.model_validate({**method.model_dump(), **said})
+    tensors = {name: tensor for name, tensor in state.items() if not name.startswith(("canary.", "tuning."))}
+    tensors["strength"] = torch.tensor(changed.strength, dtype=torch.float64)
+    tensors["dims"] = torch.tensor(changed.dims or width)
+    return changed, State(tensors, state.assets)
 
 
 def embedding_matrix(model: nn.Module) -> Tensor:

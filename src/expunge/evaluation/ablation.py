@@ -1,0 +1,111 @@
+"""Scores one guard of embedding corruption under many corruptions: the model is loaded once, the gate decides once per prompt,
+and prompts that it lets pass are scored once for all of them."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from expunge.errors import ExpungeError
+from expunge.evaluation.reuse import Reuse
+from expunge.evaluation.run import evaluate
+from expunge.evaluation.task import Suite
+from expunge.guarding import life
+from expunge.methods.guarding.embedding_corruption import EmbeddingCorruption, at, embedding_matrix
+from expunge.records import Evaluation, read_evaluation
+
+STRENGTHS = (5, 10, 15, 20, 25, 30)
+"""Standard deviations of noise on one coordinate, in units of the embeddings (ECO's released ablations)."""
+SHARES = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
+"""Shares of the coordinates that are set to zero or get the other sign (ECO's released ablation of Phi-1.5)."""
+
+
+class Setting(NamedTuple):
+    """One corruption."""
+
+    name: str
+    fields: dict[str, Any]
+
+
+def settings(width: int) -> list[Setting]:
+    """Returns the released ablation for a model of this width: both permutations; noise on the first, a drawn and the largest
+    coordinate; first and largest coordinates set to zero or with the other sign."""
+    found = [Setting(kind, {"corruption": kind}) for kind in ("reverse_order", "shuffle")]
+    for where in ("first_n", "rand_n", "top_k"):
+        kind = f"rand_noise_{where}"
+        found += [
+            Setting(f"{kind}_{strength}", {"corruption": kind, "dims": 1, "strength": strength, "relative": False})
+            for strength in STRENGTHS
+        ]
+    for kind in ("zero_out_first_n", "zero_out_top_k", "flip_sign_first_n", "flip_sign_top_k"):
+        counts = dict.fromkeys(max(1, round(share * width)) for share in SHARES)
+        found += [Setting(f"{kind}_{count}", {"corruption": kind, "dims": count}) for count in counts]
+    return found
+
+
+def ablate(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    suite: Suite,
+    *,
+    out: Path,
+    chosen: Sequence[Setting] | None = None,
+    limit: int | None = None,
+    artifact: str | None = None,
+    fingerprint: str | None = None,
+    show_forget_text: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> dict[str, Evaluation]:
+    """Scores the guarded model under each setting, into out/NAME; returns name -> evaluation. The model's guard is detached.
+
+    chosen        settings, by default those of `settings`
+    fingerprint   a hash over the model and its guard; with it, settings that are done are read instead
+
+    Raises ExpungeError if the model has no guard of this method, or if the results are of another guard.
+    """
+    guard = getattr(model, "expunge_guard", None)
+    if not isinstance(guard, life.Guard) or not isinstance(guard.method, EmbeddingCorruption):
+        raise ExpungeError("an ablation compares corruptions; give a run or an artifact of embedding_corruption")
+    method, state, encoder = guard.method, guard.state, guard.encoder
+    guard.detach()
+    width = embedding_matrix(model).shape[1]
+    judge = method.judge(model, state, encoder)
+    reuse = Reuse(lambda ids: not judge.decision(ids).flagged)
+    found = {}
+    for setting in settings(width) if chosen is None else chosen:
+        folder = out / setting.name
+        key = None if fingerprint is None else hashlib.sha256(f"{fingerprint} {setting.fields}".encode()).hexdigest()
+        if (file := folder / f"{suite.name}.json").is_file() and not overwrite:
+            found[setting.name] = _earlier(file, key)
+            continue
+        attached = life.attach(model, *at(method, state, setting.fields, width), encoder)  # type: ignore[arg-type]
+        reuse.counts = attached.counts
+        try:
+            found[setting.name] = evaluate(
+                model,
+                tokenizer,
+                suite=suite,
+                out=folder,
+                limit=limit,
+                artifact=f"{artifact} with {setting.name}",
+                fingerprint=key,
+                show_forget_text=show_forget_text,
+                overwrite=overwrite,
+                quiet=quiet,
+                format=encoder.format,
+                reuse=reuse,
+            )
+        finally:
+            attached.detach()
+    return found
+
+
+def _earlier(file: Path, key: str | None) -> Evaluation:
+    earlier = read_evaluation(file)
+    if key is None or earlier.fingerprint != key:
+        raise ExpungeError(f"{file} exists, of another model or guard; give another folder, or overwrite it")
+    return earlier
