@@ -427,3 +427,18 @@ class TestFormat:
     def test_what_a_format_cannot_do_is_refused(self, bad: dict[str, str]):
         with pytest.raises(ValueError, match=r"date|system"):
             Format(**bad)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_answer_tokens_that_stand_in_the_prompt_can_be_left_without_labels(side: str) -> None:
+    row = Encoded((1, 5, 6, 6, 20, 5, 20, 2), 3, True).without_copied()  # 6 and 5 stand in the prompt, 20 only in the answer
+    longer = Encoded((1, 9, 30, 31, 32, 33, 34, 35, 36, 2), 2, True)
+    labels_BT = collate([row, longer], 0, side).labels_BT  # type: ignore[arg-type]
+    assert [y for y in labels_BT[0].tolist() if y != IGNORED] == [20, 20, 2]
+    assert torch.equal(labels_BT[1], collate([longer], 0).labels_BT[0])
+    assert row.ids == (1, 5, 6, 6, 20, 5, 20, 2)
+
+
+def test_an_answer_that_only_repeats_its_prompt_keeps_its_labels() -> None:
+    row = Encoded((1, 5, 6, 6, 5, 2), 3, True)
+    assert row.without_copied() == row

@@ -1,6 +1,7 @@
 """Row sets, the reference table and micro-batches: what a method names is what its loss sees, however the step is cut."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise
 from typing import ClassVar, Literal
 
@@ -112,6 +113,16 @@ def test_a_row_is_the_prompt_with_the_drawn_answer_and_has_its_frozen_values(enc
             if "hidden" in tokens.frozen:
                 logits = micro.batch.start_logits(tokens)
                 torch.testing.assert_close(logits, labelled.logits_NV, rtol=1e-4, atol=1e-4)
+
+
+def test_copied_words_of_forget_and_holdout_rows_are_no_labels_where_asked(encoder: Encoder) -> None:
+    asked = replace(request(), holdout=(example("nora", "bergen"),))
+    data, plain = (encode_data(asked, Mismatched(), encoder, skip_copied=skip) for skip in (True, False))
+    for name in ("forget", "holdout"):
+        rows = getattr(plain, name)
+        assert list(getattr(data, name)) == [row.without_copied() for row in rows]
+    assert any(row.unlabelled for row in data.forget)
+    assert data.retain == plain.retain
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])

@@ -38,6 +38,18 @@ class Encoded(NamedTuple):
     """The last label is the end token. False for raw text, and for a truncated answer."""
     truncated: bool = False
     """The end of the answer was cut off to fit into max_length."""
+    unlabelled: frozenset[int] = frozenset()
+    """Positions of answer tokens that are not labels."""
+
+    def without_copied(self) -> "Encoded":
+        """Returns the row without labels on answer tokens that its prompt contains, such as a person's name: they carry no fact.
+
+        A row that would keep no label but its end token keeps all.
+        """
+        prompt = frozenset(self.ids[: self.answer_start])
+        copied = frozenset(i for i in range(self.answer_start, len(self.ids)) if self.ids[i] in prompt)
+        answer = range(self.answer_start, len(self.ids) - self.has_end)
+        return self._replace(unlabelled=copied) if not copied.issuperset(answer) else self
 
 
 class _Rendered(NamedTuple):
@@ -273,6 +285,7 @@ def collate(rows: Sequence[Encoded], pad_id: int, side: Literal["right", "left"]
         input_ids[b, begin:stop] = row.ids
         attention_mask[b, begin:stop] = 1
         labels[b, begin + row.answer_start : stop] = row.ids[row.answer_start :]
+        labels[b, [begin + i for i in row.unlabelled]] = IGNORED
     return Tokens(torch.from_numpy(input_ids), torch.from_numpy(attention_mask), torch.from_numpy(labels))
 
 

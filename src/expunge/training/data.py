@@ -150,8 +150,10 @@ def without(drawn: StepRows, sets: Mapping[str, RowSet], resting: Collection[int
     return kept, share
 
 
-def encode_data(request: Request, method: TrainingMethod, encoder: Encoder) -> TrainingData:
+def encode_data(request: Request, method: TrainingMethod, encoder: Encoder, *, skip_copied: bool = False) -> TrainingData:
     """Encodes what the row sets of `method` need; answers that the start model writes are not there yet.
+
+    skip_copied  forget and holdout rows have no labels on answer tokens that their prompt contains
 
     Raises ExpungeError where a set cannot have as many answers as it asks for.
     """
@@ -173,12 +175,15 @@ def encode_data(request: Request, method: TrainingMethod, encoder: Encoder) -> T
             _check_prompts(rows, prompts[rows.prompts], method)
         if rows.answers in pools:
             _check_pool(rows, pools[rows.answers], prompts[rows.prompts], method)
+    forget, holdout = encoder.encode_many(request.forget), encoder.encode_many(request.holdout)
+    if skip_copied:
+        forget, holdout = ([row.without_copied() for row in rows] for rows in (forget, holdout))
     return TrainingData(
-        forget=encoder.encode_many(request.forget),
+        forget=forget,
         ids=[e.id for e in request.forget],
         pad_id=encoder.pad_id,
         retain=encoder.encode_many(request.retain) if any(rows.prompts == "retain" for rows in sets) else [],
-        holdout=encoder.encode_many(request.holdout),
+        holdout=holdout,
         parts=method.forget_parts(request),
         prompts=prompts,
         pools=pools,
