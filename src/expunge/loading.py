@@ -8,6 +8,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -92,6 +93,31 @@ class Opened(NamedTuple):
     plain model is hashed when this is called."""
 
 
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded; the fields are the arguments of `load`."""
+
+    dtype: DType = "auto"
+    device: str | None = None
+    revision: str | None = None
+    trust_remote_code: bool = False
+    device_map: DeviceMap | None = None
+    base: str | None = None
+    force: bool = False
+    verify: bool = False
+
+    def weights(self, place: str, revision: str | None = None) -> "PreTrainedModel":
+        """Loads the weights of a plain model."""
+        return load_model(
+            place,
+            dtype=self.dtype,
+            revision=revision,
+            device=self.device,
+            device_map=self.device_map,
+            trust_remote_code=self.trust_remote_code,
+        )
+
+
 def load(
     path: str | Path,
     *,
@@ -117,58 +143,32 @@ def load(
 
     Raises ExpungeError for a folder that is no model, two models, or not what its manifest says.
     """
-    opened = open_model(
-        path,
-        dtype=dtype,
-        device=device,
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        device_map=device_map,
-        base=base,
-        force=force,
-        verify=verify,
-    )
+    opened = open_model(path, Loading(dtype, device, revision, trust_remote_code, device_map, base, force=force, verify=verify))
     return opened.model, opened.tokenizer
 
 
-def open_model(
-    path: str | Path,
-    *,
-    dtype: DType = "auto",
-    device: str | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    device_map: DeviceMap | None = None,
-    base: str | None = None,
-    force: bool = False,
-    verify: bool = False,
-) -> Opened:
+def open_model(path: str | Path, how: Loading = Loading()) -> Opened:
     """Loads a model as `load` does, and returns its fingerprint too. Raises ExpungeError as `load` does."""
-
-    def weights(place: str, revision: str | None = None) -> "PreTrainedModel":
-        return load_model(
-            place, dtype=dtype, revision=revision, device=device, device_map=device_map, trust_remote_code=trust_remote_code
-        )
-
+    base, force, revision = how.base, how.force, how.revision
     folder = artifact_folder(path)
     if folder is None:
         if (said := unfinished(path)) is not None and not os.path.isfile(os.path.join(path, "config.json")):
             raise ExpungeError(said)
-        tokenizer = load_tokenizer(str(path), revision=revision, trust_remote_code=trust_remote_code)
-        return Opened(weights(str(path), revision), tokenizer, lambda: _plain_fingerprint(str(path), revision))
+        tokenizer = load_tokenizer(str(path), revision=revision, trust_remote_code=how.trust_remote_code)
+        return Opened(how.weights(str(path), revision), tokenizer, lambda: _plain_fingerprint(str(path), revision))
     manifest = read_manifest(folder)
-    check = _Check(folder, manifest, verify)
+    check = _Check(folder, manifest, how.verify)
     own = manifest.kind != "adapter" or any((folder / name).is_file() for name in TOKENIZER_FILES)
     tokenizer_place = folder if own else find_base(folder, manifest, base)[0]
-    tokenizer = load_tokenizer(str(tokenizer_place), trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(str(tokenizer_place), trust_remote_code=how.trust_remote_code)
     found = None
     if manifest.kind == "weights":
-        model = weights(str(folder))
+        model = how.weights(str(folder))
     else:
         place, revision = find_base(folder, manifest, base)
         if local := os.path.isdir(place):
             found = _checked_base(folder, manifest, place, revision, force)
-        model = _base_model(place, revision, weights)
+        model = _base_model(place, revision, how.weights)
         if not local:  # a hub model has its files now
             found = _checked_base(folder, manifest, place, revision, force)
         if manifest.kind == "adapter":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from expunge.artifact import Base, Manifest, artifact_folder, base_fingerprint, base_of, find_base, read_manifest
 from expunge.errors import ExpungeError
-from expunge.loading import open_model
+from expunge.loading import Loading, open_model
 from expunge.models.folder import TOKENIZER_FILES
 from expunge.models.load import (
     DeviceMap,
@@ -83,7 +83,7 @@ class Start:
             return load_model(
                 self.place, dtype=dtype, revision=self.revision, device_map=device_map, trust_remote_code=trust_remote_code
             )
-        model = open_model(self.place, dtype=dtype, device_map=device_map, trust_remote_code=trust_remote_code).model
+        model = open_model(self.place, Loading(dtype, device_map=device_map, trust_remote_code=trust_remote_code)).model
         if keep_adapter:
             return model
         merged: PreTrainedModel = model.merge_and_unload().eval()  # type: ignore[operator]

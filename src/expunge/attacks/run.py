@@ -21,7 +21,7 @@ from expunge.data.example import fingerprint
 from expunge.errors import ExpungeError
 from expunge.evaluation.resume import code_version
 from expunge.folders import locked
-from expunge.loading import open_model
+from expunge.loading import Loading, open_model
 from expunge.models.load import DType
 from expunge.progress import Progress
 from expunge.records import Attack, LadderRow, Sample, write_json, write_samples
@@ -190,7 +190,7 @@ def opened(place: str, dtype: DType = "auto", max_new_tokens: int = 24) -> Targe
         start = find_start(place)
         model, tokenizer = start.load(dtype), start.tokenizer(trust_remote_code=False)
         return Target(model, tokenizer, kind=kind, fingerprint=start.fingerprint(), max_new_tokens=max_new_tokens)
-    found = open_model(place, dtype=dtype)
+    found = open_model(place, Loading(dtype))
     return Target(found.model, found.tokenizer, kind=kind, fingerprint=found.fingerprint(), max_new_tokens=max_new_tokens)
 
 

@@ -94,7 +94,7 @@ def run(flags: Evaluate, words: Sequence[str] = ()) -> None:
 
     from expunge.evaluation.run import evaluate
     from expunge.evaluation.suites import built, suite_class
-    from expunge.loading import open_model
+    from expunge.loading import Loading, open_model
     from expunge.models.load import DeviceMap, DType
     from expunge.processes import is_main, join
 
@@ -120,12 +120,14 @@ def run(flags: Evaluate, words: Sequence[str] = ()) -> None:
     join()
     opened = open_model(
         flags.model,
-        dtype=dtype,
-        device_map=device_map,
-        trust_remote_code=flags.trust_remote_code,
-        base=flags.base,
-        force=flags.force,
-        verify=flags.verify,
+        Loading(
+            dtype,
+            device_map=device_map,
+            trust_remote_code=flags.trust_remote_code,
+            base=flags.base,
+            force=flags.force,
+            verify=flags.verify,
+        ),
     )
     what = opened.fingerprint()
     try:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Literal
 
 import pytest
 import torch
