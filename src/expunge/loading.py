@@ -118,6 +118,9 @@ class Loading:
         )
 
 
+AS_STORED = Loading()
+
+
 def load(
     path: str | Path,
     *,
@@ -147,7 +150,7 @@ def load(
     return opened.model, opened.tokenizer
 
 
-def open_model(path: str | Path, how: Loading = Loading()) -> Opened:
+def open_model(path: str | Path, how: Loading = AS_STORED) -> Opened:
     """Loads a model as `load` does, and returns its fingerprint too. Raises ExpungeError as `load` does."""
     base, force, revision = how.base, how.force, how.revision
     folder = artifact_folder(path)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ class TestPlain:
         row = Encoder(pico_tokenizer, Format()).encode_answer("where is anna", "paris .")
         # This vocabulary knows `question:` in lower case only.
         assert " ".join(pico_tokenizer.convert_ids_to_tokens(list(row.ids))) == "<s> <unk> where is anna <unk> paris . </s>"
-        assert row == (row.ids, 6, True, False)
+        assert row == Encoded(row.ids, 6, True, False)
 
     @pytest.mark.parametrize("trim", [False, True])
     def test_a_token_that_straddles_the_boundary_belongs_to_the_answer(self, trim: bool):
@@ -343,7 +344,7 @@ class TestLength:
         tokenizer = byte_tokenizer()
         whole = Encoder(tokenizer, format).encode_answer("Where?", "Rome, " * 20)
         cut = Encoder(tokenizer, format, max_length=80).encode_answer("Where?", "Rome, " * 20)
-        assert cut == (whole.ids[:80], whole.answer_start, False, True)
+        assert cut == Encoded(whole.ids[:80], whole.answer_start, False, True)
         assert Encoder(tokenizer, format, max_length=len(whole.ids)).encode_answer("Where?", "Rome, " * 20) == whole
 
     def test_long_raw_text_is_cut_too(self, gpt2):
@@ -430,15 +431,15 @@ class TestFormat:
 
 
 @pytest.mark.parametrize("side", ["right", "left"])
-def test_answer_tokens_that_stand_in_the_prompt_can_be_left_without_labels(side: str) -> None:
-    row = Encoded((1, 5, 6, 6, 20, 5, 20, 2), 3, True).without_copied()  # 6 and 5 stand in the prompt, 20 only in the answer
+def test_labels_can_be_on_the_tokens_that_the_prompt_contains_or_on_the_others(side: Literal["right", "left"]) -> None:
+    row = Encoded((1, 5, 6, 6, 20, 5, 20, 2), 3, True)  # 6 and 5 stand in the prompt, 20 only in the answer
     longer = Encoded((1, 9, 30, 31, 32, 33, 34, 35, 36, 2), 2, True)
-    labels_BT = collate([row, longer], 0, side).labels_BT  # type: ignore[arg-type]
-    assert [y for y in labels_BT[0].tolist() if y != IGNORED] == [20, 20, 2]
-    assert torch.equal(labels_BT[1], collate([longer], 0).labels_BT[0])
-    assert row.ids == (1, 5, 6, 6, 20, 5, 20, 2)
+    for part, labels in (("all", [6, 20, 5, 20, 2]), ("own", [20, 20, 2]), ("copied", [6, 5])):
+        labels_BT = collate([row.labelled(part), longer.labelled(part)], 0, side).labels_BT  # type: ignore[arg-type]
+        assert [y for y in labels_BT[0].tolist() if y != IGNORED] == labels
+        assert torch.equal(labels_BT[1], collate([longer], 0).labels_BT[0])
 
 
-def test_an_answer_that_only_repeats_its_prompt_keeps_its_labels() -> None:
+def test_an_answer_that_only_repeats_its_prompt_has_one_part() -> None:
     row = Encoded((1, 5, 6, 6, 5, 2), 3, True)
-    assert row.without_copied() == row
+    assert row.labelled("own") == row.labelled("copied") == row

@@ -1,7 +1,6 @@
 """Row sets, the reference table and micro-batches: what a method names is what its loss sees, however the step is cut."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import combinations, pairwise
 from typing import ClassVar, Literal
 
@@ -14,14 +13,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from expunge import ExpungeError
-from expunge.data.encode import Encoder
+from expunge.data.encode import Encoder, collate
 from expunge.data.example import Example, Request
 from expunge.data.format import Format
 from expunge.methods.training.base import Batch, RowSet, Term, TrainingMethod
 from expunge.methods.training.retain import cross_entropy
 from expunge.models.logprobs import labelled_logits, sequence_sum, token_logprobs
 from expunge.training.batches import MicroBatch, count_pieces, cut_by_length, micro_batches
-from expunge.training.data import TrainingData, encode_data
+from expunge.training.data import RowKey, TrainingData, encode_data
 from expunge.training.pairs import Pairs
 from expunge.training.reference import ReferenceTable
 
@@ -115,14 +114,20 @@ def test_a_row_is_the_prompt_with_the_drawn_answer_and_has_its_frozen_values(enc
                 torch.testing.assert_close(logits, labelled.logits_NV, rtol=1e-4, atol=1e-4)
 
 
-def test_copied_words_of_forget_and_holdout_rows_are_no_labels_where_asked(encoder: Encoder) -> None:
-    asked = replace(request(), holdout=(example("nora", "bergen"),))
-    data, plain = (encode_data(asked, Mismatched(), encoder, skip_copied=skip) for skip in (True, False))
-    for name in ("forget", "holdout"):
-        rows = getattr(plain, name)
-        assert list(getattr(data, name)) == [row.without_copied() for row in rows]
-    assert any(row.unlabelled for row in data.forget)
-    assert data.retain == plain.retain
+def test_a_part_of_an_answer_has_labels_and_frozen_values_of_its_own(encoder: Encoder, pico_llama: nn.Module) -> None:
+    method = Mismatched()
+    data = encode_data(request(), method, encoder)
+    accelerator = Accelerator(cpu=True)
+    table = ReferenceTable.compute(pico_llama, method, data, Pairs(7, 3, 7, 0), range(1), accelerator, by_part=True)
+    whole, own, copied = (RowKey("forget", 0, part=part) for part in ("all", "own", "copied"))
+    rows = [data.row(key) for key in (whole, own, copied)]
+    assert rows[0].copied()  # anna was born in oslo
+    labels = [collate([row], 0).labels_BT[0] >= 0 for row in rows]
+    assert torch.equal(labels[0], labels[1] | labels[2])
+    assert not (labels[1] & labels[2]).any()
+    logps = table.of("logprob", (whole, own, copied))
+    torch.testing.assert_close(logps[0], logps[1] + logps[2])
+    assert len(table.of("hidden", (own,))) == int(labels[1].sum())
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])

@@ -10,12 +10,13 @@ from torch import nn
 
 import expunge
 from expunge import Training
+from expunge.data.encode import Encoded
 from expunge.methods import GradientAscent, GradientDifference
 from expunge.methods.training.base import RowSet
 from expunge.training import loop, stopping
-from expunge.training.data import RowKey, without
-from expunge.training.reference import Levels
-from expunge.training.stopping import unknown_rows
+from expunge.training.data import Part, Resting, RowKey, without
+from expunge.training.reference import Levels, answer_levels, part_levels
+from expunge.training.stopping import uncertain_rows, unknown_rows
 
 ROWS = {
     "forget": [("anna", "berlin"), ("boris", "paris")],
@@ -186,14 +187,50 @@ def test_a_row_that_is_answered_word_by_word_never_rests_and_lucky_guesses_are_n
 def test_resting_rows_leave_a_step_and_one_stays_where_all_rest() -> None:
     sets = {"forget": RowSet(), "retain": RowSet("retain")}
     drawn = {name: [(RowKey(name, row),) for row in range(4)] for name in ("forget", "retain")}
-    kept, share = without(drawn, sets, {0, 2, 3})
+    kept, share = without(drawn, sets, both(0, 2, 3))
     assert ([keys[0].row for keys in kept["forget"]], len(kept["retain"]), share) == ([1], 4, 0.25)
-    kept, share = without(drawn, sets, {0, 1, 2, 3})
+    kept, share = without(drawn, sets, both(0, 1, 2, 3))
     assert (len(kept["forget"]), share) == (1, 0.0)
 
 
+PARTS: tuple[Part, ...] = ("own", "copied")
+
+
+def both(*rows: int) -> Resting:
+    return Resting(frozenset(rows), frozenset(rows))
+
+
+def test_of_an_answer_one_part_may_rest() -> None:
+    sets = {"forget": RowSet(), "refused": RowSet(answers="refusals"), "retain": RowSet("retain")}
+    drawn = {name: [(RowKey(rows.prompts, row, rows.answers),) for row in range(4)] for name, rows in sets.items()}
+    kept, share = without(drawn, sets, Resting(own=frozenset({0, 1}), copied=frozenset({1, 2})))
+    assert [(keys[0].row, keys[0].part) for keys in kept["forget"]] == [(0, "copied"), (2, "own"), (3, "all")]
+    assert [keys[0].row for keys in kept["refused"]] == [0, 2, 3], "row b of each set has the same prompt"
+    assert (kept["retain"], share) == (drawn["retain"], 0.75)
+    del sets["forget"], drawn["forget"]
+    kept, share = without(drawn, sets, Resting(own=frozenset({0, 1}), copied=frozenset({1, 2})))
+    assert ([keys[0].row for keys in kept["refused"]], share) == ([2, 3], 0.5), "only own answers have parts"
+
+
+def test_copied_words_rest_near_the_level_of_the_holdout_row_of_their_rank() -> None:
+    nan = float("nan")
+    holdout = torch.tensor([0.5, 0.9, nan]).log()  # the quantiles 1/4 and 3/4 are 0.58 and 0.78
+    assert uncertain_rows(torch.tensor([0.99, 0.585, nan]).log(), holdout) == {1, 2}
+    assert uncertain_rows(torch.tensor([0.7, 0.785, nan]).log(), holdout) == {1, 2}
+    assert uncertain_rows(torch.tensor([nan, nan, nan]), holdout) == {0, 1, 2}
+
+
+def test_both_parts_of_an_answer_are_measured_in_one_pass(pico_llama: nn.Module) -> None:
+    rows = [Encoded((1, 5, 6, 6, 20, 5, 20, 2), 3, True), Encoded((1, 9, 30, 2), 2, True)]
+    own, copied = part_levels(pico_llama, rows, 0, torch.device("cpu"))
+    apart = [answer_levels(pico_llama, [row.labelled(part) for row in rows], 0, torch.device("cpu")) for part in PARTS]
+    torch.testing.assert_close(own, apart[0])
+    torch.testing.assert_close(copied.logp_B[0], apart[1].logp_B[0])
+    assert bool(copied.logp_B[1].isnan())
+
+
 def rests(monkeypatch: pytest.MonkeyPatch, rows: set[int]) -> None:
-    verdict = stopping.Verdict(resting_rows=frozenset(rows))
+    verdict = stopping.Verdict(resting_rows=both(*rows))
     monkeypatch.setattr(stopping.Watch, "check", lambda *_, **__: verdict)
 
 

@@ -41,15 +41,19 @@ class Encoded(NamedTuple):
     unlabelled: frozenset[int] = frozenset()
     """Positions of answer tokens that are not labels."""
 
-    def without_copied(self) -> "Encoded":
-        """Returns the row without labels on answer tokens that its prompt contains, such as a person's name: they carry no fact.
-
-        A row that would keep no label but its end token keeps all.
-        """
+    def copied(self) -> frozenset[int]:
+        """Returns the positions of answer tokens that the prompt contains, such as a person's name; empty if these are all but
+        the end token."""
         prompt = frozenset(self.ids[: self.answer_start])
-        copied = frozenset(i for i in range(self.answer_start, len(self.ids)) if self.ids[i] in prompt)
-        answer = range(self.answer_start, len(self.ids) - self.has_end)
-        return self._replace(unlabelled=copied) if not copied.issuperset(answer) else self
+        found = frozenset(i for i in range(self.answer_start, len(self.ids)) if self.ids[i] in prompt)
+        return frozenset() if found.issuperset(range(self.answer_start, len(self.ids) - self.has_end)) else found
+
+    def labelled(self, part: Literal["all", "own", "copied"]) -> "Encoded":
+        """Returns the row with labels on all tokens of its answer, or on those of one part: `copied`, or the others."""
+        if part == "all" or not (copied := self.copied()):
+            return self
+        answer = frozenset(range(self.answer_start, len(self.ids)))
+        return self._replace(unlabelled=copied if part == "own" else answer - copied)
 
 
 class _Rendered(NamedTuple):

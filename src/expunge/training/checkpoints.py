@@ -18,6 +18,7 @@ from expunge.errors import ExpungeError
 from expunge.folders import RESERVED, size_text
 from expunge.models.checkpoint import save_tensors
 from expunge.models.save import model_bytes
+from expunge.training.data import Resting
 from expunge.training.settings import Training
 
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -33,7 +34,7 @@ def save_checkpoint(
     step: int,
     stopped: str | None,
     resting: bool,
-    resting_rows: Collection[int],
+    resting_rows: Resting,
     trained: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     carried: Mapping[str, Tensor],
@@ -61,9 +62,9 @@ def save_checkpoint(
     try:
         partial.mkdir()
         save_tensors(partial / "state.safetensors", tensors)
-        (partial / "state.json").write_text(
-            json.dumps({"step": step, "stopped": stopped, "resting": resting, "resting_rows": sorted(resting_rows)})
-        )
+        rows = [sorted(part) for part in resting_rows]
+        state = {"step": step, "stopped": stopped, "resting": resting, "resting_rows": rows}
+        (partial / "state.json").write_text(json.dumps(state))
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise ExpungeError(
@@ -112,9 +113,9 @@ def disk_bytes(model: nn.Module, chosen: Collection[str], training: Training) ->
 
 def load_checkpoint(
     path: Path, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> tuple[int, str | None, bool, frozenset[int], dict[str, Tensor]]:
+) -> tuple[int, str | None, bool, Resting, dict[str, Tensor]]:
     """Restores weights and moments; returns the step they belong to, the reason why the run stopped (if it had), whether the
-    forget terms are paused, the forget rows that are, and the carried tensors.
+    forget terms are paused, the parts of forget rows that are, and the carried tensors.
 
     Raises ExpungeError if the checkpoint cannot be read."""
     try:
@@ -130,7 +131,8 @@ def load_checkpoint(
                 }
             carried = {n.removeprefix("carried/"): file.get_tensor(n) for n in names if n.startswith("carried/")}
         state = json.loads((path / "state.json").read_text())
-        return int(state["step"]), state["stopped"], bool(state["resting"]), frozenset(state["resting_rows"]), carried
+        rows = Resting(*map(frozenset, state["resting_rows"]))
+        return int(state["step"]), state["stopped"], bool(state["resting"]), rows, carried
     except Exception as error:
         raise ExpungeError(
             f"the checkpoint {path} cannot be read ({error}); delete it to start the run anew, or use --overwrite"

@@ -4,7 +4,7 @@ Each row of a row set has a key: the set of its prompt, the row's index, and the
 indexed by keys, and keys are encoded as tokens.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -18,6 +18,8 @@ from expunge.errors import ExpungeError
 from expunge.methods.training.base import Answers, Prompts, RowSet, TrainingMethod
 from expunge.training.pairs import Pairs, share
 
+Part = Literal["all", "own", "copied"]
+"""Which tokens of an answer are labels: all, those that the prompt does not contain, or those that it contains."""
 PROBES = 16
 """Number of forget rows of each part on which a method measures its progress."""
 
@@ -30,6 +32,8 @@ class RowKey(NamedTuple):
     answers: Answers = "own"
     answer: int = -1
     """Index into the pool of answers; -1 for the row's own."""
+    part: Part = "all"
+    """Which tokens of the row's own answer are labels."""
 
 
 StepRows = Mapping[str, Sequence[tuple[RowKey, ...]]]
@@ -88,7 +92,8 @@ class TrainingData:
     def row(self, key: RowKey) -> Encoded:
         """Returns the encoded row of a key; rows with drawn answers are encoded on first use."""
         if key.answers == "own":
-            return self.forget[key.row] if key.prompts == "forget" else self.retain[key.row]
+            row = self.forget[key.row] if key.prompts == "forget" else self.retain[key.row]
+            return row.labelled(key.part)
         if key not in self._other:
             assert self.encode is not None
             self._other[key] = self.encode(self.prompts[key.prompts][key.row], self.pools[key.answers].texts[key.answer])
@@ -132,28 +137,50 @@ class TrainingData:
         return {row: i for i, part in enumerate(self.parts) for row in part}
 
 
-def without(drawn: StepRows, sets: Mapping[str, RowSet], resting: Collection[int]) -> tuple[StepRows, float]:
-    """Leaves the resting forget rows out of a step, and returns the share of its forget rows that remain.
+class Resting(NamedTuple):
+    """Forget rows of whose answer a part takes no part in the steps; a row that is in both is left out."""
 
-    Where none remains one is left in, for methods whose terms need a row; its share is 0.
+    own: frozenset[int] = frozenset()
+    """The tokens that the prompt does not contain rest."""
+    copied: frozenset[int] = frozenset()
+    """The tokens that the prompt contains rest."""
+
+
+NONE_REST = Resting()
+
+
+def without(drawn: StepRows, sets: Mapping[str, RowSet], resting: Resting) -> tuple[StepRows, float]:
+    """Leaves what rests out of a step, and returns the share of its forget rows that remain.
+
+    Where none remains one is left in, for methods whose terms need a row; its share is 0. Answers that are not the rows' own
+    have no parts: in a method that trains only on such, a row is left out where its own tokens rest.
     """
-    if not resting:
+    if not any(resting):
         return drawn, 1.0
     kept: dict[str, Sequence[tuple[RowKey, ...]]] = {}
+    of_forget = [rows for rows in sets.values() if rows.prompts == "forget"]
+    left_out = resting.own & resting.copied if any(rows.answers == "own" for rows in of_forget) else resting.own
     share = 1.0
     for name, prompts in drawn.items():
         if sets[name].prompts == "forget":
-            awake = [keys for keys in prompts if keys[0].row not in resting]
-            share, kept[name] = len(awake) / len(prompts), awake or prompts[:1]
+            awake = [keys for keys in prompts if keys[0].row not in left_out]
+            share, kept[name] = len(awake) / len(prompts), [_awake(keys, resting) for keys in awake] or prompts[:1]
         else:
             kept[name] = prompts
     return kept, share
 
 
-def encode_data(request: Request, method: TrainingMethod, encoder: Encoder, *, skip_copied: bool = False) -> TrainingData:
-    """Encodes what the row sets of `method` need; answers that the start model writes are not there yet.
+def _awake(keys: tuple[RowKey, ...], resting: Resting) -> tuple[RowKey, ...]:
+    """Returns the row's own answer with labels on the part that does not rest; other answers as they are."""
+    key = keys[0]
+    if key.answers != "own":
+        return keys
+    part: Part = "copied" if key.row in resting.own else "own" if key.row in resting.copied else "all"
+    return (key._replace(part=part),)
 
-    skip_copied  forget and holdout rows have no labels on answer tokens that their prompt contains
+
+def encode_data(request: Request, method: TrainingMethod, encoder: Encoder) -> TrainingData:
+    """Encodes what the row sets of `method` need; answers that the start model writes are not there yet.
 
     Raises ExpungeError where a set cannot have as many answers as it asks for.
     """
@@ -175,15 +202,12 @@ def encode_data(request: Request, method: TrainingMethod, encoder: Encoder, *, s
             _check_prompts(rows, prompts[rows.prompts], method)
         if rows.answers in pools:
             _check_pool(rows, pools[rows.answers], prompts[rows.prompts], method)
-    forget, holdout = encoder.encode_many(request.forget), encoder.encode_many(request.holdout)
-    if skip_copied:
-        forget, holdout = ([row.without_copied() for row in rows] for rows in (forget, holdout))
     return TrainingData(
-        forget=forget,
+        forget=encoder.encode_many(request.forget),
         ids=[e.id for e in request.forget],
         pad_id=encoder.pad_id,
         retain=encoder.encode_many(request.retain) if any(rows.prompts == "retain" for rows in sets) else [],
-        holdout=holdout,
+        holdout=encoder.encode_many(request.holdout),
         parts=method.forget_parts(request),
         prompts=prompts,
         pools=pools,

@@ -30,7 +30,7 @@ from expunge.processes import join
 from expunge.progress import Progress
 from expunge.training.batches import MicroBatch, count_pieces, micro_batches
 from expunge.training.checkpoints import latest_checkpoint, load_checkpoint, reserved, save_checkpoint, whole
-from expunge.training.data import StepRows, TrainingData, without
+from expunge.training.data import NONE_REST, Resting, StepRows, TrainingData, without
 from expunge.training.pairs import Pairs
 from expunge.training.pairs import share as shared
 from expunge.training.reference import ReferenceTable
@@ -79,8 +79,8 @@ class _State:
     stopped: str | None = None
     resting: bool = False
     """Only the retain terms are backpropagated until the next check of `Watch`."""
-    resting_rows: frozenset[int] = frozenset()
-    """Forget rows that take no part in the steps until then."""
+    resting_rows: Resting = NONE_REST
+    """Parts of forget rows that take no part in the steps until then."""
     updating: bool = False
     """The optimizer is changing weights, so that they belong to no step."""
 
@@ -110,7 +110,7 @@ def train(
     memory = PeakMemory()
     model = set_trainable(model, select_weights(model, method, training), training).to(accelerator.device)
     trained = _distribute(model, training, accelerator)
-    table = ReferenceTable.compute(model, method, data, plan, range(steps), accelerator)
+    table = ReferenceTable.compute(model, method, data, plan, range(steps), accelerator, by_part=training.stop_by_row)
     probes = data.probes(method.pad_side, accelerator.device)
     with torch.no_grad(), accelerator.autocast():
         table.prepared = method.prepare(model, probes)

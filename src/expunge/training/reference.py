@@ -5,7 +5,7 @@ need one number per row; KL and UNDIAL need the start model's distribution at an
 hidden state (D numbers a token) beside one frozen copy of the head.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -35,9 +35,20 @@ class ReferenceTable:
 
     @classmethod
     def compute(
-        cls, model: nn.Module, method: TrainingMethod, data: TrainingData, plan: Pairs, steps: range, accelerator: Accelerator
+        cls,
+        model: nn.Module,
+        method: TrainingMethod,
+        data: TrainingData,
+        plan: Pairs,
+        steps: range,
+        accelerator: Accelerator,
+        *,
+        by_part: bool = False,
     ) -> "ReferenceTable":
-        """Runs the start model over the rows that this process will visit in `steps`; skipped if no set needs a value."""
+        """Runs the start model over the rows that this process will visit in `steps`; skipped if no set needs a value.
+
+        by_part  also with labels on a part of the answer only, for runs in which the other part may rest
+        """
         table = cls()
         if method.needs_start_weights:
             moving = ((n, p) for n, p in causal_model(model).named_parameters() if p.requires_grad)
@@ -51,7 +62,8 @@ class ReferenceTable:
         for name, rows in sets.items():
             for quantity in sorted(rows.frozen):
                 known = table.values.setdefault(quantity, {})
-                wanted = {key: data.row(key) for key in visited[name] if key not in known}
+                keys = [of for key in visited[name] for of in (key, *(_parts(key, data) if by_part else ()))]
+                wanted = {key: data.row(key) for key in keys if key not in known}
                 known |= _per_row(model, wanted, data.pad_id, accelerator, _COMPUTE[quantity])
         if "hidden" in table.values:
             table.head = FrozenHead.of(model)
@@ -84,17 +96,48 @@ class Levels(NamedTuple):
 
 def answer_levels(model: nn.Module, rows: Sequence[Encoded], pad_id: int, device: torch.device) -> Levels:
     """Measures all rows, without dropout."""
+    found = Levels(torch.empty(len(rows)), torch.empty(len(rows), dtype=torch.bool))
+    for batch, tokens in _scored(model, rows, pad_id, device):
+        found.logp_B[batch] = sequence_mean(tokens.logp_N, tokens.row_N, len(batch))
+        found.greedy_B[batch] = sequence_sum(tokens.missed_N, tokens.row_N, len(batch)) == 0
+    return found
+
+
+def part_levels(model: nn.Module, rows: Sequence[Encoded], pad_id: int, device: torch.device) -> tuple[Levels, Levels]:
+    """Measures the two parts of each answer, without dropout: the tokens that its prompt does not contain, and the others
+    (`Encoded.copied`). Where a row has no copied tokens the second has nan."""
+    found = tuple(Levels(torch.empty(len(rows)), torch.empty(len(rows), dtype=torch.bool)) for _ in range(2))
+    copied = [row.copied() for row in rows]
+    for batch, tokens in _scored(model, rows, pad_id, device):
+        copied_N = torch.tensor([i in copied[b] for b in batch for i in range(rows[b].answer_start, len(rows[b].ids))])
+        for levels, counted_N in zip(found, (~copied_N, copied_N), strict=True):
+            logp_N, missed_N, row_N = (values_N[counted_N] for values_N in tokens)
+            levels.logp_B[batch] = sequence_mean(logp_N, row_N, len(batch))
+            levels.greedy_B[batch] = sequence_sum(missed_N, row_N, len(batch)) == 0
+    return found[0], found[1]
+
+
+class _TokenLevels(NamedTuple):
+    """Values of the labelled tokens of some rows, on the CPU."""
+
+    logp_N: Tensor
+    missed_N: Tensor
+    """1 where another token is more probable, otherwise 0."""
+    row_N: Tensor
+
+
+def _scored(
+    model: nn.Module, rows: Sequence[Encoded], pad_id: int, device: torch.device
+) -> Iterator[tuple[list[int], _TokenLevels]]:
+    """Yields indices of rows of similar length, and the values of their labelled tokens."""
     was_training = model.training
     model.eval()
-    logp_B, greedy_B = torch.empty(len(rows)), torch.empty(len(rows), dtype=torch.bool)
-    with torch.no_grad():
-        for batch in length_batches([len(r.ids) for r in rows], TOKENS_PER_BATCH, 256):
+    for batch in length_batches([len(r.ids) for r in rows], TOKENS_PER_BATCH, 256):
+        with torch.no_grad():
             labelled = labelled_logits(model, collate([rows[i] for i in batch], pad_id).to(device))
             missed_N = (labelled.logits_NV.argmax(-1) != labelled.labels_N).float()
-            logp_B[batch] = sequence_mean(token_logprobs(labelled), labelled.row_N, labelled.rows).float().cpu()
-            greedy_B[batch] = (sequence_sum(missed_N, labelled.row_N, labelled.rows) == 0).cpu()
+            yield batch, _TokenLevels(token_logprobs(labelled).float().cpu(), missed_N.cpu(), labelled.row_N.cpu())
     model.train(was_training)
-    return Levels(logp_B, greedy_B)
 
 
 def _visited(
@@ -107,6 +150,13 @@ def _visited(
         for name, prompts in drawn.items():
             visited[name].update((key, None) for keys in prompts for key in keys)
     return {name: list(keys) for name, keys in visited.items()}
+
+
+def _parts(key: RowKey, data: TrainingData) -> Sequence[RowKey]:
+    """Returns a forget row's own answer with labels on either part, where it has two."""
+    if key.answers != "own" or key.prompts != "forget" or not data.row(key).copied():
+        return ()
+    return key._replace(part="own"), key._replace(part="copied")
 
 
 def _per_row(

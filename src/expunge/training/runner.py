@@ -47,12 +47,12 @@ def check(run: AnyRun, request: Request) -> None:
 def produce(context: Context) -> Made:
     """Trains from the start model, or resumes from the last checkpoint in the run's folder."""
     run, method = context.run, _method(context.run)
-    data = encode_data(context.request, method, context.encoder, skip_copied=run.training.skip_copied)
+    data = encode_data(context.request, method, context.encoder)
     goes_on = context.start.is_adapter and run.training.lora
     model = context.load(keep_adapter=goes_on)
     check_dtype(model.dtype)
     if (encoder := bounded(context.encoder, model)) is not context.encoder:
-        data = encode_data(context.request, method, encoder, skip_copied=run.training.skip_copied)
+        data = encode_data(context.request, method, encoder)
     data = checked_rows(model, data, encoder)
     lost = lost_answers(context.request, data, encoder)
     selection = select_weights(model, method, run.training)

@@ -103,12 +103,10 @@ class Training(Described):
     unknown_share: float = Field(1.0, gt=0, le=1)
     """With `stop_when_unknown`: how probable the forget answers are to be at the end, as a share of the holdout answers'. Below 1
     where the holdout rows have lucky guesses among them, or a method leaves all rows equally improbable."""
-    skip_copied: bool = False
-    """Leave out answer tokens of forget rows that the prompt contains, such as a person's name: they carry no fact, and what is
-    spent on them changes how the model names people. The holdout rows are compared without them too."""
     stop_by_row: bool = False
     """With `stop_when_unknown`: a forget row takes no part in the steps while its answer is no more probable than the holdout
-    answer of the same rank, so that no row is forgotten much further than rows never seen while the others still are."""
+    answer of the same rank, so that no row is forgotten much further than rows never seen while the others still are. The words
+    that an answer repeats from its prompt, such as a person's name, are compared by themselves."""
     keep_retain: float = Field(0.95, ge=0, le=1)
     """For a run that stops by itself: whenever the retain answers are less probable than this share of their original
     probability, steps on the retain rows only restore them before forgetting continues. 0: never."""

@@ -10,18 +10,22 @@ answers are less probable than allowed, only the retain terms of the loss are tr
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from expunge.data.encode import Encoded
 from expunge.methods.training.base import TrainingMethod
-from expunge.training.data import TrainingData
-from expunge.training.reference import Levels, answer_levels, mean_answer_probability
+from expunge.training.data import Resting, TrainingData
+from expunge.training.reference import Levels, mean_answer_probability, part_levels
 from expunge.training.settings import Training
 
 CLOSE = 0.01
 """Distance below the target probability that is tolerated."""
+COPIED_CLOSE = 0.05
+"""Distance by which the mean probability of words that are copied from the prompts may be above that of holdout answers."""
 HALVINGS = 8
 """Largest number of halvings of the way between two checks; the point is then found to 1/256 of it."""
 FAR = 0.25
@@ -33,8 +37,8 @@ class Verdict(NamedTuple):
     """Why the run ends, or None."""
     resting: bool = False
     """The terms that are not about the retain rows rest until the next check."""
-    resting_rows: frozenset[int] = frozenset()
-    """Forget rows that take no part in the steps until the next check."""
+    resting_rows: Resting = Resting()
+    """Parts of forget rows that take no part in the steps until the next check."""
 
 
 @dataclass
@@ -52,7 +56,7 @@ class Watch:
     unknown_share: float = 1.0
     """Share of the holdout rows' probability that the forget rows are to have."""
     by_row: bool = False
-    """Forget rows rest one by one."""
+    """Forget rows rest one by one, and the words that their answers repeat from the prompts by themselves."""
     marked: list[Tensor] = field(default_factory=list)
     """The trained weights at the last check, to which a step that went too far is partly reversed."""
 
@@ -67,8 +71,9 @@ class Watch:
         kept = None
         if "retain" in method.row_sets and data.retain and training.keep_retain > 0:
             kept = training.keep_retain * mean_answer_probability(model, data.retain, data.pad_id, device)
-        unseen = until if until is not None else mean_answer_probability(model, data.holdout, data.pad_id, device)
         by_row = training.stop_by_row and until is None
+        holdout = own_words(data.holdout) if by_row else data.holdout
+        unseen = until if until is not None else mean_answer_probability(model, holdout, data.pad_id, device)
         return cls(data, device, kept, until, unseen, training.unknown_share, by_row)
 
     def mark(self, weights: Iterable[nn.Parameter]) -> None:
@@ -89,26 +94,38 @@ class Watch:
             kept = mean_answer_probability(model, self.data.retain, self.data.pad_id, self.device)
             if kept < self.least_kept:
                 return Verdict(resting=True)
-        if known > target:
-            return Verdict(resting_rows=self._unknown_rows(model) if self.by_row else frozenset())
+        resting, copied_known = self._unknown_rows(model) if self.by_row else (Resting(), False)
+        if known > target or copied_known:
+            return Verdict(resting_rows=resting)
         of = "" if self.unknown_share == 1 else f"{self.unknown_share:g} times "
         wanted = f"than was asked for ({target:g})" if self.until is not None else f"than {of}holdout answers ({target:.3f})"
         reason = f"forget answers (mean probability {known:.3f}) are no more probable {wanted}"
         return Verdict(reason if kept is None else f"{reason}, and retain answers are kept ({kept:.3f})")
 
+    @cached_property
+    def _forget(self) -> Sequence[Encoded]:
+        return own_words(self.data.forget) if self.by_row else self.data.forget
+
+    @cached_property
+    def _holdout(self) -> Sequence[Encoded]:
+        return own_words(self.data.holdout) if self.by_row else self.data.holdout
+
     def _distance(self, model: nn.Module) -> tuple[float, float]:
         """Returns (probability of the forget answers, its target)."""
-        known = mean_answer_probability(model, self.data.forget, self.data.pad_id, self.device)
+        known = mean_answer_probability(model, self._forget, self.data.pad_id, self.device)
         if self.until is not None or known > self.unseen + FAR:
             return known, self.unseen
-        never = mean_answer_probability(model, self.data.holdout, self.data.pad_id, self.device)
+        never = mean_answer_probability(model, self._holdout, self.data.pad_id, self.device)
         return known, self.unknown_share * never
 
-    def _unknown_rows(self, model: nn.Module) -> frozenset[int]:
-        forget, holdout = (
-            answer_levels(model, rows, self.data.pad_id, self.device) for rows in (self.data.forget, self.data.holdout)
+    def _unknown_rows(self, model: nn.Module) -> tuple[Resting, bool]:
+        """Returns what rests, and whether copied words are still better known than those of the holdout answers."""
+        (own, copied), (never_own, never_copied) = (
+            part_levels(model, rows, self.data.pad_id, self.device) for rows in (self.data.forget, self.data.holdout)
         )
-        return unknown_rows(forget, holdout, self.unknown_share)
+        resting = Resting(unknown_rows(own, never_own, self.unknown_share), uncertain_rows(copied.logp_B, never_copied.logp_B))
+        known, never = (levels.logp_B.exp().nanmean() for levels in (copied, never_copied))
+        return resting, bool(known > never + COPIED_CLOSE)
 
     @torch.no_grad()
     def _step_back(self, model: nn.Module, weights: Sequence[nn.Parameter]) -> tuple[float, float]:
@@ -129,6 +146,24 @@ class Watch:
         for weight, begin, end in zip(weights, self.marked, ends, strict=True):
             weight.copy_(begin + (end - begin) * high)
         return found
+
+
+def own_words(rows: Sequence[Encoded]) -> list[Encoded]:
+    """Returns the rows without labels on words that their answers repeat from the prompts, such as a person's name: these carry
+    no fact, and their probability differs between models that are equally ignorant."""
+    return [row.labelled("own") for row in rows]
+
+
+def uncertain_rows(forget_B: Tensor, holdout_M: Tensor) -> frozenset[int]:
+    """The rows that are at most `CLOSE` more probable than the holdout row of their rank, as in `unknown_rows`, and those
+    without a value (nan)."""
+    order_B, known_M = forget_B.argsort(stable=True), holdout_M[~holdout_M.isnan()]
+    order_B = order_B[~forget_B[order_B].isnan()]
+    uncertain = set(forget_B.isnan().nonzero().flatten().tolist())
+    if len(order_B) and len(known_M):
+        level_B = torch.quantile(known_M, (torch.arange(len(order_B)) + 0.5) / len(order_B))
+        uncertain |= set(order_B[forget_B[order_B].exp() <= level_B.exp() + CLOSE].tolist())
+    return frozenset(uncertain)
 
 
 def unknown_rows(forget: Levels, holdout: Levels, share: float = 1.0) -> frozenset[int]:
