@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import expunge
 from expunge import ExpungeError, Training
-from expunge.folders import RESERVED
+from expunge.folders import RESERVED, check_apart
 from expunge.methods import GradientAscent, TaskVectorNegation
 from expunge.models.folder import file_hash
 
@@ -183,6 +183,18 @@ def test_an_output_is_never_in_on_or_around_an_input(name: str, overwrite: bool,
         expunge.unlearn(GradientAscent(), **{**words, "out": place(words)}, overwrite=overwrite)
     assert "\n" not in str(error.value)
     assert {path: path.read_bytes() for path in words["forget"].parent.rglob("*") if path.is_file()} == before
+
+
+def test_a_merge_keeps_its_scores_as_a_run_does(tmp_path: Path) -> None:
+    for name in ("run", "merged", "plain"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "run" / "run.yaml").touch()
+    (tmp_path / "merged" / "merge.json").touch()
+    for name in ("run", "merged"):
+        check_apart(tmp_path / name / "evaluation", [tmp_path / name], also=("evaluation",))
+    for name, part in (("merged", "artifact"), ("plain", "evaluation")):
+        with pytest.raises(ExpungeError, match="lies inside the input"):
+            check_apart(tmp_path / name / part, [tmp_path / name], also=("evaluation",))
 
 
 def test_overwrite_leaves_a_folder_alone_that_expunge_did_not_make(words: dict[str, Any]) -> None:

@@ -74,7 +74,7 @@ def _short(path: Path) -> str:
 def check_apart(out: Path, inputs: Iterable[str | Path], *, also: Iterable[str] = (), wide: Iterable[str | Path] = ()) -> None:
     """Raises ExpungeError if `out` is an input, or lies inside or around one.
 
-    also  folders of a run of expunge that may be written although the run is an input: its evaluation, its report
+    also  folders of a run or merge of expunge that may be written although it is an input: its evaluation, its report
     wide  folders that contain the inputs among other files (the data of a suite, such as `.`): `out` may be inside them
     """
     place, wide = _real(out), tuple(wide)
@@ -82,7 +82,8 @@ def check_apart(out: Path, inputs: Iterable[str | Path], *, also: Iterable[str] 
         source = _on_disk(given)
         if source is None:
             continue
-        if any((source / part) == place for part in also) and (source / "run.yaml").is_file():
+        made = (source / "run.yaml").is_file() or (source / "merge.json").is_file()
+        if made and any((source / part) == place for part in also):
             continue
         if place == source:
             raise ExpungeError(f"--out {out} is an input itself ({given}), which is never written to; give another --out")
