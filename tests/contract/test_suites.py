@@ -20,6 +20,7 @@ from expunge.evaluation.suites import (
     Arc,
     Behavior,
     Choices,
+    Copyright,
     Custom,
     Lab,
     Membership,
@@ -177,6 +178,11 @@ def behavior(root: Path) -> list[Suite]:
     return [Behavior(words=("blurky",), **more).build(root)]  # type: ignore[arg-type]
 
 
+def copyright(root: Path) -> list[Suite]:
+    write(root / "forget.jsonl", [{"title": "A storm", "text": "It rained. The river rose."}])
+    return [Copyright().build(root), Copyright(fluency="a-model").build(root)]
+
+
 def choices(root: Path) -> list[Suite]:
     write(root / "own.jsonl", [ASKED])
     return [Choices(style=style).build(root / "own.jsonl") for style in ("letters", "continuation")]
@@ -199,6 +205,7 @@ BUILT: dict[str, Callable[[Path], list[Suite]]] = {
         choices,
         truthfulness,
         behavior,
+        copyright,
     )
 }
 OUTSIDE = ("lm_eval", "spunge_general")

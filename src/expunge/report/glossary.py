@@ -104,6 +104,11 @@ METRICS: dict[str, Meaning] = {
         "traces are left, far above means over-forgotten.",
         "percent",
     ),
+    "average_similarity_gap": Meaning(
+        "average similarity gap",
+        "How differently the model's continuations resemble the forgotten texts, compared with a model that never saw them: 0 is "
+        "best.",
+    ),
     "harmful_rate": Meaning("harmful rate", "Share of replies that the judge calls harmful."),
     "toxicity": Meaning("toxicity", "Mean toxicity of the replies as the judge scores it, from 0 to 1."),
     "expected_maximum_toxicity": Meaning(

@@ -31,3 +31,21 @@ def test_multiple_choice(name: str) -> None:
     assert (method.corruption, method.dims, method.strength, method.relative) == ("rand_noise_first_n", 1, 1e6, False)
     assert (method.tokens, method.threshold, method.threshold_value) == ("all_but_last", "fixed", QUESTIONS[name])
     assert method.gate_model == f"chrisliu298/{name.replace('_', '-')}_classifier"
+
+
+@pytest.mark.parametrize("name", ["bbc_news", "hp_book"])
+def test_copyright(name: str) -> None:
+    said = recipe(f"eco/copyright_{name}")
+    method = EmbeddingCorruption.model_validate(said["method"])
+    assert (method.corruption, method.dims, method.relative, method.tune) == ("rand_noise_first_n", 1, False, "strength")
+    assert (method.threshold, method.threshold_value) == ("fixed", 0.99)
+    assert method.gate_model == f"chrisliu298/{name}_classifier"
+    assert said["max_length"] == 256
+
+
+@pytest.mark.parametrize("name", ["llmu", "mismatch", "scrub"])
+def test_the_training_baselines_of_the_copyright_tasks(name: str) -> None:
+    said = recipe(f"eco/copyright_{name}")
+    training = said["training"]
+    assert (training["epochs"], training["learning_rate"], training["batch_size"]) == (5, 2e-5, 8)
+    assert (training["schedule"], training["warmup"], training["weight_decay"]) == ("cosine", 0.1, 0.01)

@@ -42,6 +42,7 @@ from expunge.evaluation.metrics.rouge import Rouge
 from expunge.evaluation.metrics.rouge_difference import RougeDifference
 from expunge.evaluation.metrics.rouge_l_recall import RougeLRecall
 from expunge.evaluation.metrics.similarity import Similarity
+from expunge.evaluation.metrics.similarity_gap import SIMILARITY_GAP
 from expunge.evaluation.metrics.toxic_rate import ToxicRate
 from expunge.evaluation.metrics.toxicity import Toxicity
 from expunge.evaluation.metrics.toxicity_probability import ToxicityProbability
@@ -116,6 +117,7 @@ OVERALL: dict[str, Overall] = {
     "relative_difference": RELATIVE_DIFFERENCE,
     "privleak": PRIVLEAK,
     "general_average": GENERAL_AVERAGE,
+    "average_similarity_gap": SIMILARITY_GAP,
 }
 
 __all__ = [

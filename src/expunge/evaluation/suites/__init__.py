@@ -6,6 +6,7 @@ from expunge.errors import ExpungeError, MissingData, nearest
 from expunge.evaluation.suites.base import SuiteSpec
 from expunge.evaluation.suites.behavior import Behavior
 from expunge.evaluation.suites.choices import Arc, Choices
+from expunge.evaluation.suites.copyright import Copyright
 from expunge.evaluation.suites.custom import Custom
 from expunge.evaluation.suites.general import LmEval, SpungeGeneral
 from expunge.evaluation.suites.lab import Lab
@@ -24,7 +25,7 @@ SUITES: dict[str, type[SuiteSpec]] = {
     cls.suite_name(): cls
     for cls in (
         *(Tofu, Muse, Lab, Memorization, Membership, Custom, Wmdp, ToxicCompletions),
-        *(Truthfulness, Behavior),
+        *(Truthfulness, Behavior, Copyright),
         *(Skills, Mmlu, Arc, Choices, SpungeGeneral, LmEval),
     )
 }
@@ -34,6 +35,7 @@ __all__ = [
     "Arc",
     "Behavior",
     "Choices",
+    "Copyright",
     "Custom",
     "Lab",
     "LmEval",

@@ -28,7 +28,7 @@ from expunge.guarding.random_bits import mix
 
 TABLE_SEED, TABLE_SIZE = 20_240_611, 2**22
 AT_ONCE = 2**17
-"""Number of values edited at a time, to fit into the CPU's cache."""
+"""Number of values that a CPU edits at a time, to fit into its cache."""
 
 
 def corrupt(values_ND: Tensor, kind: Kind, dims: int | None, strength: float, key_N: Tensor, row_N: Tensor) -> Tensor:
@@ -65,41 +65,62 @@ def write(
             order_N = mine_N.flip(0) if kind == "reverse_order" else mine_N[mix(key_N[mine_N]).argsort(stable=True)]
             embeddings_MD[index_N[mine_N]] = embeddings_MD[index_N[order_N]]
         return
-    if kind == "rand_noise_rand_n" and count < width:
-        for row in row_N.unique().tolist():
-            mine_N = (row_N == row).nonzero()[:, 0]
-            column_n = drawn_coordinates(key_N[mine_N[0]], width, count).to(index_N.device)
-            place = index_N[mine_N][:, None], column_n[None]
-            embeddings_MD[place] = _changed(embeddings_MD[place], kind, strength, key_N[mine_N])
-        return
-    columns = embeddings_MD[:, :count] if kind.endswith("first_n") else embeddings_MD
-    rows = max(1, AT_ONCE // columns.shape[1])
-    for index, key in zip(index_N.split(rows), key_N.split(rows), strict=True):
-        columns[index] = _edited(columns[index], kind, count, strength, key)
+    drawn = _drawn(kind, count, width, key_N, row_N)
+    columns_MC = embeddings_MD[:, :count] if kind.endswith("first_n") else embeddings_MD
+    on_cpu = embeddings_MD.device.type == "cpu"
+    places = index_N.tolist() if on_cpu else []
+    step = max(1, AT_ONCE // columns_MC.shape[1]) if on_cpu else len(index_N)
+    for start in range(0, len(index_N), max(1, step)):
+        part = slice(start, start + step)
+        mine = places[part]
+        if mine and mine[-1] - mine[0] == len(mine) - 1:  # positions in a row are edited where they are
+            _edit(columns_MC[mine[0] : mine[-1] + 1], kind, count, strength, key_N[part], row_N[part], drawn)
+        else:
+            taken_NC = columns_MC[index_N[part]]
+            _edit(taken_NC, kind, count, strength, key_N[part], row_N[part], drawn)
+            columns_MC[index_N[part]] = taken_NC
 
 
-def _edited(values_ND: Tensor, kind: Kind, count: int, strength: float, key_N: Tensor) -> Tensor:
-    if count == values_ND.shape[1]:
-        return _changed(values_ND, kind, strength, key_N)
-    keys_ND = values_ND.float() if kind in ("sub_value_top_k", "add_value_least_k") else values_ND.float().abs()
-    if kind == "add_value_least_k":
-        keys_ND = -keys_ND
-    if count == 1:
-        where_N1 = keys_ND.argmax(dim=1, keepdim=True)
-        return values_ND.scatter(1, where_N1, _changed(values_ND.gather(1, where_N1), kind, strength, key_N))
-    return torch.where(largest(keys_ND, count), _changed(values_ND, kind, strength, key_N), values_ND)
+def _drawn(kind: Kind, count: int, width: int, key_N: Tensor, row_N: Tensor) -> dict[int, Tensor]:
+    """Returns for each prompt 1.0 at its drawn coordinates and 0.0 at the others; empty where none are drawn."""
+    if kind != "rand_noise_rand_n" or count == width:
+        return {}
+    found = {}
+    for row in row_N.unique().tolist():
+        first = key_N[(row_N == row).nonzero()[0, 0]]
+        found[row] = torch.zeros(width).index_fill_(0, drawn_coordinates(first, width, count), 1.0).to(key_N.device)
+    return found
 
 
-def _changed(values_ND: Tensor, kind: Kind, strength: float, key_N: Tensor) -> Tensor:
-    if kind.startswith("rand_noise"):
-        return (values_ND + strength * noise(key_N, values_ND.shape[1])).to(values_ND.dtype)
-    if kind.startswith("set_rand_noise"):
-        return (strength * noise(key_N, values_ND.shape[1])).to(values_ND.dtype)
-    if kind.startswith("zero_out"):
-        return torch.zeros_like(values_ND)
-    if kind.startswith("flip_sign"):
-        return -values_ND
-    return values_ND + (strength if kind.startswith("add") else -strength)
+def _edit(
+    values_NC: Tensor, kind: Kind, count: int, strength: float, key_N: Tensor, row_N: Tensor, drawn: dict[int, Tensor]
+) -> None:
+    """Edits rows of embeddings in place. Products with a mask of numbers are several times as fast as `where`."""
+    chosen_NC = None
+    if drawn:
+        rows = row_N.tolist()
+        chosen_NC = drawn[rows[0]] if rows[0] == rows[-1] else torch.stack([drawn[row] for row in rows])
+    elif count < values_NC.shape[1]:
+        keys_NC = values_NC.detach().float()
+        if kind == "add_value_least_k":
+            keys_NC = -keys_NC
+        elif kind != "sub_value_top_k":
+            keys_NC = keys_NC.abs()
+        chosen_NC = largest(keys_NC, count)
+    if "noise" in kind:
+        scale = strength if chosen_NC is None else chosen_NC.float().mul(strength)
+        noise_NC = noise(key_N, values_NC.shape[1]).mul_(scale)
+        if kind.startswith("set"):
+            values_NC.copy_(noise_NC)
+        else:
+            values_NC.add_(noise_NC)
+    elif "value" in kind:
+        step = strength if kind.startswith("add") else -strength
+        values_NC.add_(step if chosen_NC is None else chosen_NC.float().mul_(step))
+    elif chosen_NC is None:
+        values_NC.mul_(-1.0) if kind.startswith("flip") else values_NC.zero_()
+    else:
+        values_NC.mul_(chosen_NC.float().mul_(-2.0 if kind.startswith("flip") else -1.0).add_(1.0))
 
 
 def drawn_coordinates(key: Tensor, width: int, count: int) -> Tensor:
@@ -110,13 +131,20 @@ def drawn_coordinates(key: Tensor, width: int, count: int) -> Tensor:
 
 def largest(values_ND: Tensor, count: int) -> Tensor:
     """Marks the `count` largest values of each row, bool [N, D]: exactly that many; of equal values the first."""
+    if count == 1:
+        best_N = values_ND.argmax(dim=1) if values_ND.device.type != "cpu" else torch.from_numpy(values_ND.numpy().argmax(axis=1))
+        return torch.zeros_like(values_ND, dtype=torch.bool).scatter_(1, best_N[:, None], True)
     place = values_ND.shape[1] - count
     if values_ND.device.type == "cpu":  # NumPy selects with vector instructions, several times as fast as torch's kthvalue
-        least_N1 = torch.from_numpy(np.partition(values_ND.detach().numpy(), place, axis=1)[:, place : place + 1])
+        values = values_ND.numpy()
+        if values.size and values.min() >= 0:  # then the order of the numbers is that of their bits, which are compared faster
+            values = values.view(np.int32)
+        found = values >= np.partition(values, place, axis=1)[:, place : place + 1]
+        found_ND, marked = torch.from_numpy(found), int(np.count_nonzero(found))
     else:
-        least_N1 = values_ND.kthvalue(place + 1, dim=1, keepdim=True).values
-    found_ND = values_ND >= least_N1
-    if int(found_ND.count_nonzero()) > count * len(found_ND):  # equal values at a threshold
+        found_ND = values_ND >= values_ND.kthvalue(place + 1, dim=1, keepdim=True).values
+        marked = int(found_ND.count_nonzero())
+    if marked > count * len(found_ND):  # equal values at a threshold
         many_N = found_ND.sum(dim=1) > count
         order = values_ND[many_N].argsort(dim=1, descending=True, stable=True)[:, :count]
         found_ND[many_N] = torch.zeros_like(found_ND[many_N]).scatter_(1, order, True)
@@ -127,7 +155,7 @@ def noise(key_N: Tensor, count: int) -> Tensor:
     """Draws N(0, 1) for each key, float32 [N, count]: a part of a fixed table, from an offset given by the key."""
     table = _table(key_N.device)
     offset_N = (mix(key_N) & (2**62 - 1)) % (len(table) - count)
-    return table.as_strided((len(table) - count, count), (1, 1))[offset_N]
+    return table.as_strided((len(table) - count, count), (1, 1)).index_select(0, offset_N)
 
 
 @cache
