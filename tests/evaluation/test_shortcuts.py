@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForCausalLM,
     BertConfig,
     JambaConfig,
+    LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
     Phi3Config,
@@ -101,6 +102,18 @@ def test_plain_transformers_take_every_shortcut(pico_llama: LlamaForCausalLM) ->
     assert shortcuts_of(pico_llama)[:5] == (True,) * 5
 
 
+def test_rounding_in_sixteen_bits_hides_no_shortcut_and_no_fault() -> None:
+    """With 30 blocks of large weights a log-probability is off by more than 0.3 nats from rounding alone."""
+    torch.manual_seed(0)
+    deep = LlamaConfig(
+        vocab_size=90, hidden_size=32, intermediate_size=64, num_hidden_layers=30, num_attention_heads=4, initializer_range=0.3
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(deep).eval().bfloat16()
+    assert shortcuts_of(model)[:5] == (True,) * 5
+    for name in ("jamba", "mamba"):
+        assert not shortcuts_of(made(name).bfloat16()).cache
+
+
 def greedy(model: PreTrainedModel, prompt: Ids, steps: int) -> Ids:
     ids = list(prompt)
     for _ in range(steps):
@@ -125,8 +138,9 @@ def test_known_beginnings_and_batches_leave_texts_as_plain_greedy_decoding_write
     assert generate(model, prompts, pad_id=0, end_ids=[2], max_new_tokens=10) == plain
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("config", [RobertaConfig, BertConfig], ids=lambda cls: cls.model_type)
-def test_a_model_that_reads_text_in_another_way_is_refused_by_name(config: type[PreTrainedConfig]) -> None:
+def test_a_model_that_reads_text_in_another_way_is_refused_by_name(config: type[PreTrainedConfig], dtype: torch.dtype) -> None:
     """RoBERTa's positions begin behind its pad token's id, and BERT reads both ways unless it is told that it decodes."""
     made = config(
         vocab_size=90, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -134,6 +148,6 @@ def test_a_model_that_reads_text_in_another_way_is_refused_by_name(config: type[
         pad_token_id=1, bos_token_id=0, eos_token_id=2, initializer_range=0.5,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(made).eval()
+    model = AutoModelForCausalLM.from_config(made).eval().to(dtype)
     with pytest.raises(ExpungeError, match=rf"type {config.model_type} do not read text .* differs by .* nats"):
         Engine(model, 1).score([row for answers in questions() for row in answers])

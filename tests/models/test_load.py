@@ -1,6 +1,8 @@
 """Models and tokenizers load as said, or one sentence says why not."""
 
+import os
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -29,9 +31,26 @@ def test_the_dtype_is_the_one_that_is_said(copy: Path) -> None:
     half = load_model(str(copy), dtype="bfloat16")
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     half.save_pretrained(copy)
-    assert load_model(str(copy), dtype="auto").dtype == torch.bfloat16
     assert load_model(str(copy), dtype="float32").dtype == torch.float32
     assert load_model(str(copy), dtype="float16").dtype == torch.float16
+
+
+@pytest.mark.parametrize(("supported", "memory", "expected"), [
+    (True, 10**9, torch.bfloat16), (False, 10**9, torch.float32), (False, 10**4, torch.bfloat16),
+])  # fmt: skip
+def test_weights_are_widened_where_the_processor_cannot_compute_in_their_dtype_and_there_is_memory(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, supported: bool, memory: int, expected: torch.dtype
+) -> None:
+    load_model(str(copy), dtype="bfloat16").save_pretrained(copy)
+    monkeypatch.setattr("expunge.models.load.computes", lambda dtype, device: supported)
+    monkeypatch.setattr(os, "sysconf", lambda name: {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": memory}[name])
+    with warnings.catch_warnings(record=True) as said:
+        model = load_model(str(copy), dtype="auto")
+    assert {p.dtype for p in model.parameters()} == {expected} == {model.config.dtype}
+    assert [str(w.message) for w in said if "--dtype bfloat16 keeps it" in str(w.message)] == [str(w.message) for w in said][
+        : expected == torch.float32
+    ]
+    assert load_model(str(copy), dtype="bfloat16").dtype == torch.bfloat16
 
 
 def test_the_tokenizer_beside_the_model_loads(pico_folder: Path, words: list[str]) -> None:

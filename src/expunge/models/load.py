@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from expunge.devices import default_device, let_segments_grow, out_of_memory
+from expunge.devices import computes, default_device, let_segments_grow, out_of_memory
 from expunge.errors import ExpungeError
 from expunge.models.folder import CONFIG, check_tokenizer_folder, hash_files, read_model_folder, tokenizer_files
 
@@ -45,7 +45,8 @@ def load_model(
     """Loads a causal language model in evaluation mode, weights from safetensors only.
 
     path               a local folder or a hub id
-    dtype              `auto` is the dtype of the checkpoint; there is no default, because transformers 5 takes the
+    dtype              `auto` is the dtype of the checkpoint, or float32 on a processor without arithmetic for it (if the weights
+                       then take at most a quarter of the memory); there is no default, because transformers 5 takes the
                        checkpoint's dtype where version 4 took float32
     device             default: cuda when there is one, else cpu
     device_map         instead of one device: spreads the layers over several, for models too large for one
@@ -78,6 +79,8 @@ def load_model(
         model, info = loaded
         if device_map is None:
             model.to(where)  # type: ignore[arg-type]
+            if dtype == "auto":
+                _widen(model, path, where)
     except ExpungeError:
         raise
     except torch.OutOfMemoryError as error:
@@ -89,6 +92,21 @@ def load_model(
     _check_loaded(path, info)
     model.eval()
     return model
+
+
+def _widen(model: "PreTrainedModel", path: str, device: "torch.device") -> None:
+    """Converts weights of a dtype that the processor cannot compute in to float32, with a warning, if there is memory for it."""
+    needed = 4 * sum(p.numel() for p in model.parameters())
+    if computes(model.dtype, device) or needed > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4:
+        return
+    name = str(model.dtype).removeprefix("torch.")
+    model.float()
+    model.config.dtype = model.dtype
+    warnings.warn(
+        f"{path} is stored in {name}, which this processor converts at every step; computing in float32, many times faster here "
+        f"(--dtype {name} keeps it)",
+        stacklevel=4,
+    )
 
 
 class Size(NamedTuple):
