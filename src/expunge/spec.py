@@ -3,6 +3,7 @@
 `run.yaml` holds all of it, including the rendered template and its date, so that the same file later trains on the same tokens.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from expunge.data.example import Example, Request
 from expunge.data.format import Format
+from expunge.data.neutral import neutral_texts
 from expunge.data.paraphrases import with_paraphrases
 from expunge.data.read import read_examples, read_request
 from expunge.data.where import choose
@@ -20,6 +22,7 @@ from expunge.methods import Method
 from expunge.methods.composed.sku import Acquisition
 from expunge.methods.training import FineTune
 from expunge.models.load import DeviceMap, DType
+from expunge.training.hardening import wrappers
 from expunge.training.settings import Training
 
 Value = TypeVar("Value", bound=BaseModel)
@@ -72,7 +75,7 @@ class _Common(Described):
 
     def row_sets(self, request: Request) -> dict[str, tuple[Example, ...]]:
         """Returns the request's row sets that have rows, by name."""
-        sets = {self.walked: request.forget, "retain": request.retain, "holdout": request.holdout}
+        sets = {self.walked: request.forget, "retain": request.retain, "holdout": request.holdout, "neutral": request.neutral}
         return {name: rows for name, rows in sets.items() if rows}
 
 
@@ -88,6 +91,9 @@ class Run(_Common):
     """What to keep: data of the same kinds."""
     holdout: Sources = ()
     """Rows of the forget set's kind that the model never saw."""
+    neutral: Sources = ()
+    """Texts that have nothing to do with the others: how much the model changes on them (KL in nats per token) is measured after
+    the run, and limited by --disruption-budget, for which WikiText is the default (in the folder that EXPUNGE_DATA names)."""
     paraphrases: bool = False
     """Forget every paraphrase of a forget row as a row of its own; a fact that was unlearned in one wording is often still known
     in the others. Holdout rows likewise. For methods that train."""
@@ -105,9 +111,20 @@ class Run(_Common):
             raise ValueError(f"{self.method.method_name()} does not train on the forget rows themselves; leave out --paraphrases")
         return self
 
+    @model_validator(mode="after")
+    def _wrappers_have_steps(self) -> "Run":
+        trains = self.method.family == "training" or self.method.method_name() == "spunge"
+        if (used := wrappers(self.training)) and not trains:
+            raise ValueError(f"{self.method.method_name()} has no steps that forget; leave out {used[0].split()[0]}")
+        measured = self.neutral or self.training.disruption_budget is not None
+        if measured and self.method.family != "training":
+            flag = "--neutral" if self.neutral else "--disruption-budget"
+            raise ValueError(f"the change on neutral text is measured for methods that train; leave out {flag}")
+        return self
+
     def sources(self) -> list[str]:
         refusals = [] if self.refusals is None else [self.refusals]
-        return [self.model, *self.forget, *self.retain, *self.holdout, *refusals]
+        return [self.model, *self.forget, *self.retain, *self.holdout, *self.neutral, *refusals]
 
     def read(self) -> Request:
         """Reads the data files."""
@@ -115,6 +132,8 @@ class Run(_Common):
         request = read_request(
             self.forget, self.retain, self.holdout, self.refusals, columns=columns, where=self.where, only=self.only
         )
+        if self.neutral or self.training.disruption_budget is not None:
+            request = replace(request, neutral=neutral_texts(self.neutral))
         return with_paraphrases(request) if self.paraphrases else request
 
 

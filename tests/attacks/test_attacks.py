@@ -25,7 +25,7 @@ from expunge.attacks.patch import Patch
 from expunge.attacks.prefix import Prefix
 from expunge.attacks.probe import Probe
 from expunge.attacks.prune import Prune
-from expunge.attacks.quantize import FORMATS, Quantize, nf4, q4_0, round_to_nearest
+from expunge.attacks.quantize import FORMATS, Quantize
 from expunge.attacks.relearn import Relearn
 from expunge.attacks.sample import Sample, leak_at_k
 from expunge.attacks.soft_prompt import SoftPrompt
@@ -33,6 +33,7 @@ from expunge.attacks.steer import Steer
 from expunge.attacks.target import Target
 from expunge.errors import ExpungeError
 from expunge.models.blocks import blocks_of
+from expunge.models.rounding import nf4, q4_0, round_to_nearest
 from tests.attacks.conftest import opened_pico
 
 SMALL: dict[str, AttackSpec] = {

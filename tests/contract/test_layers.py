@@ -42,6 +42,9 @@ LAYERS = [
             "limits",
             "stopping",
             "alternates",
+            "hardening",
+            "disruption",
+            "gradients",
             "loop",
         )
     ]

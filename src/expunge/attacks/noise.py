@@ -8,8 +8,8 @@ from pydantic import Field
 
 from expunge.attacks.base import AttackSpec, Found, Need, Preset, Scene, Way
 from expunge.attacks.knowledge import Facts
-from expunge.attacks.quantize import linear_weights
 from expunge.attacks.target import Target
+from expunge.models.rounding import linear_weights
 
 
 class Noise(AttackSpec):

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from expunge.attacks.base import AttackSpec, Found, Need, Preset, Scene, Way
 from expunge.attacks.knowledge import Facts
-from expunge.attacks.quantize import linear_weights
 from expunge.attacks.relearn import answer_loss
 from expunge.attacks.target import Target
 from expunge.data.encode import Encoded
+from expunge.models.rounding import linear_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

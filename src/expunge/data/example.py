@@ -45,6 +45,8 @@ class Request:
     """Rows of the same kind as `forget` that the model never saw, for calibration and membership tests."""
     refusals: tuple[str, ...] = ()
     """Answers such as `I do not know that.`, for methods that train refusals."""
+    neutral: tuple[Example, ...] = ()
+    """Texts that have nothing to do with the others, on which it is measured how much the model changes in general."""
     forget_sources: tuple[int, ...] = ()
     """Number of forget examples of each file or data set, in order; empty: all are from one."""
 

@@ -24,6 +24,7 @@ FILES = {
     "neuron_adjust": SKILL.format("strings"),
     "npo": PEOPLE,
     "pdu": PEOPLE,
+    "repselect": PEOPLE,
     "rmu": HAZARDS,
     "satimp": PEOPLE,
     "scrub": PEOPLE,

@@ -144,7 +144,8 @@ ObjectiveBuilder = Callable[["GuardingMethod", "nn.Module", "Request", "Encoder"
 
 
 class InPlaceEditing(Spec):
-    """Base class of methods that change a model's weights from its activations, without gradients or other checkpoints."""
+    """Base class of methods that change a model's weights from its activations or gradients, without a training loop or other
+    checkpoints."""
 
     family: ClassVar[Family] = "editing"
 

@@ -9,6 +9,7 @@ from expunge.report.analysis import Analysis, containment, geometry, neurons, ro
 from expunge.report.checks import notices
 from expunge.report.claims import Claim, claim
 from expunge.report.curves import loss_curves
+from expunge.report.disruption import unequal_disruption
 from expunge.report.groups import to_go
 from expunge.report.ladder import attack_curves, ladder, unequal_budgets
 from expunge.report.overview import Overview, overview
@@ -77,7 +78,7 @@ def gather(
         runs=made,
         original=original,
         gold=gold,
-        notices=[*notices(made, original, gold), *unequal_budgets(made)],
+        notices=[*notices(made, original, gold), *unequal_budgets(made), *unequal_disruption(made)],
         overview=overview(sections, made, original, gold),
         seeds=seed_table(sections, made, original, gold),
         sections=sections,

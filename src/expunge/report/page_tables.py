@@ -8,6 +8,7 @@ from expunge.report.aims import Aim, tasks_of
 from expunge.report.changes import Changes, cost_cells
 from expunge.report.checks import comparable
 from expunge.report.claims import Claim
+from expunge.report.disruption import disruption, measured
 from expunge.report.effects import KEPT, Effects
 from expunge.report.glossary import interval, meaning, number, task_label
 from expunge.report.gold import Against
@@ -191,6 +192,7 @@ def run_table(runs: Sequence[RunRecord], claims: Mapping[str, Claim]) -> Table |
     if not made:
         return None
     origins = [origin(run.provenance) for run in made if run.provenance]
+    disrupted = any(map(measured, made))
     differing = [label for label in PROVENANCE if len({facts[label] for facts in origins}) > 1]
     rows = []
     for run in made:
@@ -203,12 +205,13 @@ def run_table(runs: Sequence[RunRecord], claims: Mapping[str, Claim]) -> Table |
                 Cell(" · ".join(said for said in (settings(m) for m in _chosen(run)) if said) or DASH),
                 Cell(f"{artifact.kind}, {claims[run.name].shown}" if artifact else DASH),
                 Cell(str(run.steps[-1].step) if run.steps else DASH, value=run.steps[-1].step if run.steps else None),
+                *([disruption(run)] if disrupted else []),
                 *(_fact(run.provenance, field, write) for field, write in COSTS),
                 *(Cell(facts.get(label, DASH)) for label in differing),
             )
         )
     heads = ["run", "method, family", "settings", "artifact, claim"]
-    numbers = ["steps", "time", "processor time", "peak memory"]
+    numbers = ["steps", *(["change on neutral text"] if disrupted else []), "time", "processor time", "peak memory"]
     columns = [Column(h) for h in heads] + [Column(n, True) for n in numbers] + [Column(label) for label in differing]
     return Table("runs", "How each artifact was made.", tuple(columns), tuple(rows))
 

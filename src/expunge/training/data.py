@@ -20,6 +20,8 @@ from expunge.training.pairs import Pairs, share
 
 Part = Literal["all", "own", "copied"]
 """Which tokens of an answer are labels: all, those that the prompt does not contain, or those that it contains."""
+NEUTRAL_TOKENS = 128
+"""Longest neutral text; a longer one is cut."""
 PROBES = 16
 """Number of forget rows of each part on which a method measures its progress."""
 
@@ -80,6 +82,8 @@ class TrainingData:
     pad_id: int
     retain: Sequence[Encoded] = ()
     holdout: Sequence[Encoded] = ()
+    neutral: Sequence[Encoded] = ()
+    """Texts on which it is measured how much the model changes in general."""
     parts: tuple[tuple[int, ...], ...] = ()
     """Groups of forget rows that are not mixed in a step; empty: all are one group."""
     prompts: Mapping[Prompts, Sequence[str | None]] = field(default_factory=dict)
@@ -208,6 +212,7 @@ def encode_data(request: Request, method: TrainingMethod, encoder: Encoder) -> T
         pad_id=encoder.pad_id,
         retain=encoder.encode_many(request.retain) if any(rows.prompts == "retain" for rows in sets) else [],
         holdout=encoder.encode_many(request.holdout),
+        neutral=Encoder(encoder.tokenizer, encoder.format, min(NEUTRAL_TOKENS, encoder.max_length)).encode_many(request.neutral),
         parts=method.forget_parts(request),
         prompts=prompts,
         pools=pools,

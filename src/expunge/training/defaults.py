@@ -13,6 +13,7 @@ docs/training.md has the measurements.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from expunge.data.example import Request
@@ -64,7 +65,7 @@ def resolve(run: Kind, request: Request, start: Start) -> tuple[Kind, Request]:
                 "their prompts, so give them as --holdout"
             )
         stops = bool(made)
-        request = Request(request.forget, request.retain, made, refusals=request.refusals, forget_sources=request.forget_sources)
+        request = replace(request, holdout=made)
     changes["stop_when_unknown"] = stops
     stops = stops or isinstance(training.until, float)
     if open_length and stops and rows <= FEW_ROWS:

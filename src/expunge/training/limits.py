@@ -44,7 +44,7 @@ def checked_rows(model: nn.Module, data: TrainingData, encoder: Encoder) -> Trai
     table = causal_model(model).get_input_embeddings().weight
     assert isinstance(table, torch.Tensor)
     words = table.shape[0]
-    largest = max(max(row.ids) for rows in (data.forget, data.retain, data.holdout) for row in rows)
+    largest = max(max(row.ids) for rows in (data.forget, data.retain, data.holdout, data.neutral) for row in rows)
     if largest >= words:
         token = encoder.tokenizer.convert_ids_to_tokens(largest)
         raise ExpungeError(

@@ -8,8 +8,9 @@ and a run that is killed and resumed ends with the same bytes on a CPU.
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -28,9 +29,11 @@ from expunge.methods.training.base import TrainingMethod
 from expunge.models.blocks import blocks_of
 from expunge.processes import join
 from expunge.progress import Progress
-from expunge.training.batches import MicroBatch, count_pieces, micro_batches
+from expunge.training.batches import count_pieces, micro_batches
 from expunge.training.checkpoints import latest_checkpoint, load_checkpoint, reserved, save_checkpoint, whole
 from expunge.training.data import NONE_REST, Resting, StepRows, TrainingData, without
+from expunge.training.disruption import Disruption
+from expunge.training.gradients import StepWork, step_gradient
 from expunge.training.pairs import Pairs
 from expunge.training.pairs import share as shared
 from expunge.training.reference import ReferenceTable
@@ -49,6 +52,8 @@ class Trained(NamedTuple):
     processes: int
     device_seconds: float
     peak_memory_bytes: int
+    disruption: float | None = None
+    """KL(start || model) in nats per token of neutral text, if there is any."""
 
 
 class StepLine(TypedDict):
@@ -115,6 +120,7 @@ def train(
     with torch.no_grad(), accelerator.autocast():
         table.prepared = method.prepare(model, probes)
         watch = Watch.of(model, method, data, training, accelerator.device)
+        disruption = Disruption.of(model, data, training, accelerator.device)
     state = _State(model, trained, _optimizer(trained, training, accelerator.device), method.first_carried())
     accelerator.wait_for_everyone()  # the first process has made the folder ready
     if (checkpoint := latest_checkpoint(folder)) is not None:
@@ -126,6 +132,8 @@ def train(
         _cut_log(log, state.step)
     if watch is not None:
         watch.mark(trained.values())
+    if disruption is not None:
+        disruption.mark(trained.values())
     model.train()
     bar = Progress(method.method_name(), steps, start=state.step, quiet=quiet or not first)
     with reserved(folder, trained, write=first), bar as progress:
@@ -149,20 +157,33 @@ def train(
                 state.stopped, state.resting, state.resting_rows = verdict
                 if state.resting != before:
                     _clear_momentum(state)
+            if disruption is not None and (state.step % training.stop_every == 0 or state.step == steps):
+                with accelerator.autocast():
+                    state.stopped = disruption.check(model, list(trained.values())) or state.stopped
             if state.stopped is None and state.step % training.stop_every == 0 and state.step < steps:
                 with torch.no_grad(), accelerator.autocast():
                     state.stopped = method.finished(model, probes, table.prepared)
-            if _checkpoint_is_due(state.step, training, watch) and state.step < steps:
+            checked = watch is not None or disruption is not None
+            if _checkpoint_is_due(state.step, training, checked=checked) and state.step < steps:
                 _save(state, folder, write=first)
     if state.step > began_at:  # so that an artifact that cannot be written costs no step
         _save(state, folder, write=first, moments=False)
     for tracker in accelerator.trackers:  # `end_training` would take the process group down with it, which the caller still needs
         tracker.finish()
     model.eval()
+    with accelerator.autocast():
+        found_disruption = None if disruption is None else disruption.measure(model)
     seconds = time.process_time() - began
     gathered = _gather(model, accelerator.is_main_process) if training.shard == "fsdp2" else None
     return Trained(
-        model, gathered, state.step, state.stopped, accelerator.num_processes, seconds * accelerator.num_processes, memory.peak
+        model,
+        gathered,
+        state.step,
+        state.stopped,
+        accelerator.num_processes,
+        seconds * accelerator.num_processes,
+        memory.peak,
+        found_disruption,
     )
 
 
@@ -232,24 +253,20 @@ def _step(
     """Runs one optimizer step over this process's share of the global batch; returns the line for metrics.jsonl."""
     began, step = time.perf_counter(), state.step
     rank, world = accelerator.process_index, accelerator.num_processes
-    torch.manual_seed(_seed(training.seed, step, rank))
     shares = [
         without(data.step_rows(method.row_sets, plan, step, of, world), method.row_sets, state.resting_rows)
         for of in range(world)
     ]
     drawn, active = shares[rank]
     active = 0.0 if state.resting else active
-    totals: dict[str, Tensor] = {}
     size, device = training.micro_batch_size, accelerator.device
     # Sharded weights are gathered in every pass, so all processes make as many: as many as the one with the most needs.
     pieces = max(count_pieces(rows, size, data, method, device) for rows, _ in shares)
-    for micro in micro_batches(drawn, pieces, data, table, method, state.carried, device, size):
-        with accelerator.autocast():
-            _backward(method, state.model, micro, totals, active=active)
+    batches = partial(micro_batches, drawn, pieces, data, table, method, state.carried, device, size)
+    work = StepWork(method, state.model, state.trained, batches, accelerator.autocast, _seed(training.seed, step, rank), active)
+    totals = step_gradient(work, training, average=world > 1 and training.shard == "none")
     if not any(p.grad is not None for p in state.trained.values()):
         raise ExpungeError(f"no gradient reached the weights selected by '{method.parameters}'; the loss does not depend on them")
-    if world > 1 and training.shard == "none":
-        _average_gradients(state.trained.values())
     norm = nn.utils.clip_grad_norm_(state.trained.values(), training.max_grad_norm)
     # The one place of a step that waits for the device: all that metrics.jsonl needs of it, at once.
     means = accelerator.reduce(torch.stack(list(totals.values())), "mean")
@@ -289,46 +306,15 @@ def _remedy(*, model_is_untrained: bool) -> str:
     return "the state before it is kept, lower --learning-rate or --max-grad-norm"
 
 
-def _backward(
-    method: TrainingMethod, model: nn.Module, micro: MicroBatch, totals: dict[str, Tensor], *, active: float = 1.0
-) -> None:
-    """Backpropagates the terms one after the other, so that only one graph is in memory, and adds their values to `totals`.
-
-    active  factor of the terms that are not over retain rows: the share of the forget rows of the step that do not rest. With 0
-            only the terms over retain rows count; the values of the others are still recorded
-    """
-    for term in method.terms(model, micro.batch):
-        share = micro.shares[term.rows]
-        factor = 1.0 if term.rows == "retain" else active
-        weighted = term.weight * term.value * factor
-        if factor > 0:
-            (share * weighted).backward()
-        for name, value in {"loss": weighted.detach(), term.name: term.value.detach(), **term.record}.items():
-            found = share * value.float()
-            totals[name] = totals[name] + found if name in totals else found
-
-
-def _average_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Averages each gradient over the processes; a weight that no term reached on this process counts as zero."""
-    pending = []
-    for parameter in parameters:
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        parameter.grad /= torch.distributed.get_world_size()
-        pending.append(torch.distributed.all_reduce(parameter.grad, async_op=True))
-    for work in pending:
-        work.wait()
-
-
 def _clear_momentum(state: _State) -> None:
     """Forgetting would go on by itself for some ten steps after its terms began to rest, and repair after they came back."""
     for moments in state.optimizer.state.values():
         moments["exp_avg"].zero_()
 
 
-def _checkpoint_is_due(step: int, training: Training, watch: Watch | None) -> bool:
+def _checkpoint_is_due(step: int, training: Training, *, checked: bool) -> bool:
     """Every `checkpoint_every` steps; of a run that stops by itself at the next check, whose weights may be gone back to."""
-    if watch is None:
+    if not checked:
         return step % training.checkpoint_every == 0
     return step % training.stop_every == 0 and step % training.checkpoint_every < training.stop_every
 

@@ -20,6 +20,7 @@ from expunge.training.alternates import with_alternates
 from expunge.training.checkpoints import disk_bytes
 from expunge.training.data import encode_data
 from expunge.training.defaults import resolve
+from expunge.training.hardening import check_wrappers, wrappers
 from expunge.training.limits import bounded, check_dtype, checked_rows, lost_answers
 from expunge.training.loop import train
 from expunge.training.settings import Training
@@ -27,11 +28,14 @@ from expunge.training.weights import select_weights
 
 CHOSEN = {"learning_rate", "steps", "epochs", "batch_size", "stop_when_unknown"}
 """Fields of the training that provenance.json and the report name."""
+HARDENED = {"sharpness_aware", "latent_adversarial", "latent_radius", "remove_top_directions", "quantization_aware"}
+"""Further ones of runs that a wrapper of `hardening/` makes."""
 
 
 def check(run: AnyRun, request: Request) -> None:
     """Raises ExpungeError if the request lacks a row set that the method needs; warns about one that is not used."""
     method = _method(run)
+    check_wrappers(run.training)
     if request.retain and not method.uses_retain:
         warnings.warn(f"{method.method_name()} does not use the retain set", UserWarning, stacklevel=2)
     if method.uses_retain and not request.retain:
@@ -64,11 +68,12 @@ def produce(context: Context) -> Made:
     before = measure(model, encoder, context.request) if context.checks_itself else None
     with _kernels(model, run.training):
         trained = train(model, method, data, run.training, context.out, quiet=context.quiet)
-    notes = "Trained for {} steps with a peak learning rate of {} on {}. {}{}".format(
+    notes = "Trained for {} steps with a peak learning rate of {} on {}. {}{}{}".format(
         trained.steps,
         run.training.learning_rate,
         ", ".join(f"{len(v)} {k} examples" for k, v in run.row_sets(context.request).items()),
         " ".join(said for said in (selection.said, data.smaller(run.training.batch_size), lost) if said),
+        f" Hardened by {', '.join(wrappers(run.training))}." if wrappers(run.training) else "",
         f" Stopped early: {trained.stopped}." if trained.stopped else "",
     )
     if isinstance(run, Run) and context.request.holdout and not run.holdout:
@@ -85,8 +90,12 @@ def produce(context: Context) -> Made:
         rate = run.training.learning_rate
         assert rate != "auto"  # `resolve` has chosen one
         found = self_check(before, measure(trained.model, encoder, context.request), context.request, rate)
-    settings = run.training.model_dump(mode="json", include=CHOSEN)
-    return Made(kind, notes, write, *trained[2:], settings=settings, adapter_goes_on=goes_on, self_check=found)
+    named = CHOSEN | HARDENED if wrappers(run.training) else CHOSEN
+    settings = run.training.model_dump(mode="json", include={*named, "disruption_budget"}, exclude_none=True)
+    if trained.disruption is not None:
+        settings["disruption_kl"] = float(f"{trained.disruption:.3g}")
+        notes += f" On neutral text the model changed by {trained.disruption:.3g} nats per token (KL)."
+    return Made(kind, notes, write, *trained[2:7], settings=settings, adapter_goes_on=goes_on, self_check=found)
 
 
 def _kernels(model: PreTrainedModel, training: Training) -> AbstractContextManager[int]:

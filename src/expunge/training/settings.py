@@ -27,6 +27,9 @@ def _between(value: float | str | None) -> float | str | None:
     return value
 
 
+Rounding = Literal["int8_channel", "int8_group", "int4_channel", "int4_group", "nf4", "q4_0"]
+"""The formats of `models/rounding.py`."""
+
 Rate = Annotated[float | Auto, BeforeValidator(_auto), AfterValidator(_above_zero)]
 Count = Annotated[int | Auto, BeforeValidator(_auto), AfterValidator(_above_zero)]
 """A number, or left to expunge. (A bound on one side of the union would be reported by the name of that side.)"""
@@ -112,6 +115,23 @@ class Training(Described):
     probability, steps on the retain rows only restore them before forgetting continues. 0: never."""
     stop_every: int = Field(5, ge=1)
     """Steps between the checks whether to stop: of `stop_when_unknown`, `until`, and of a method's own rule."""
+    disruption_budget: float | None = Field(None, gt=0)
+    """End the run where the model has changed by this much on neutral text: mean KL(start || model) in nats per token of
+    `--neutral`, by default of WikiText; published: 0.01."""
+    sharpness_aware: float | None = Field(None, gt=0)
+    """Compute the forget terms at the worst weights within this distance (rho; published: 0.01), so that relearning brings less
+    back. Twice the cost of a step."""
+    latent_adversarial: bool = False
+    """Compute the forget terms under the worst perturbation of a hidden state, so that latent attacks bring less back. Five times
+    the cost of the forget terms."""
+    latent_radius: float = Field(0.2, gt=0)
+    """Longest perturbation for `latent_adversarial`, as a share of the hidden state's length."""
+    remove_top_directions: int = Field(0, ge=0)
+    """Remove this many of the largest singular vectors from the forget gradient of each matrix: changes in common directions harm
+    other knowledge and are undone by relearning. 0: none."""
+    quantization_aware: Rounding | None = None
+    """Compute all terms also at weights rounded to this format, and stop only when the answers are unknown there too, so that
+    this rounding brings less back. Twice the cost of a step."""
     shard: Literal["none", "fsdp2"] = "none"
     """Under torchrun: none is data parallel with a copy on every process, fsdp2 shards weights and moments."""
     track: Literal["none", "wandb", "mlflow", "tensorboard"] = "none"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from expunge.data.encode import Encoded
 from expunge.methods.training.base import TrainingMethod
 from expunge.training.data import Resting, TrainingData
+from expunge.training.hardening.quantization import rounded
 from expunge.training.reference import Levels, mean_answer_probability, part_levels
 from expunge.training.settings import Training
 
@@ -58,6 +59,8 @@ class Watch:
     never: tuple[Levels, Levels] | None = None
     """Before the run: levels of the holdout answers' own and copied words, if forget rows rest one by one. (Those of the model
     being trained may fall with the forget answers, and a gold model's do not.)"""
+    rounding: str | None = None
+    """A format at which the forget answers have to be unknown as well."""
     marked: list[Tensor] = field(default_factory=list)
     """The trained weights at the last check, to which a step that went too far is partly reversed."""
 
@@ -80,7 +83,7 @@ class Watch:
             unseen = float(never[0].logp_B.exp().mean())
         else:
             unseen = mean_answer_probability(model, data.holdout, data.pad_id, device)
-        return cls(data, device, kept, until, unseen, training.unknown_share, never)
+        return cls(data, device, kept, until, unseen, training.unknown_share, never, training.quantization_aware)
 
     def mark(self, weights: Iterable[nn.Parameter]) -> None:
         """Stores the trained weights at a check."""
@@ -115,8 +118,11 @@ class Watch:
         return self.data.forget if self.never is None else [row.labelled("own") for row in self.data.forget]
 
     def _distance(self, model: nn.Module) -> tuple[float, float]:
-        """Returns (probability of the forget answers, its target)."""
+        """Returns (probability of the forget answers, its target); with a rounding, the larger one of both."""
         known = mean_answer_probability(model, self._forget, self.data.pad_id, self.device)
+        if self.rounding is not None:
+            with rounded(model, self.rounding):
+                known = max(known, mean_answer_probability(model, self._forget, self.data.pad_id, self.device))
         if self.never is not None:
             return known, self.unknown_share * self.unseen
         if self.until is not None or known > self.unseen + FAR:

@@ -1,4 +1,7 @@
-"""Lists the methods that edit weights without gradients, one file each. A new one is its file, an import and an entry here."""
+"""Lists the methods that edit weights without a training loop, one file each.
+
+A new one is its file, an import and an entry here.
+"""
 
 from expunge.methods.base import InPlaceEditing
 from expunge.methods.editing.adapter_addition import AdapterAddition as AdapterAddition
@@ -12,6 +15,7 @@ from expunge.methods.editing.ethos import Ethos as Ethos
 from expunge.methods.editing.ext_sub import ExtSub as ExtSub
 from expunge.methods.editing.factors import AdapterMethod as AdapterMethod
 from expunge.methods.editing.linear import Linear as Linear
+from expunge.methods.editing.repselect import RepSelect as RepSelect
 from expunge.methods.editing.selective_pruning import SelectivePruning as SelectivePruning
 from expunge.methods.editing.slerp import Slerp as Slerp
 from expunge.methods.editing.task_arithmetic import TaskArithmetic as TaskArithmetic
@@ -23,5 +27,5 @@ MERGING: tuple[type[EditingMethod], ...] = (Linear, TaskArithmetic, Ties, DareLi
 ADAPTER_MERGING: tuple[type[AdapterMethod], ...] = (ExtSub, AdapterSubtraction, AdapterAddition, Ethos)
 """Methods of `expunge merge` that compute one adapter from the factors of two."""
 
-IN_PLACE: tuple[type[InPlaceEditing], ...] = (SelectivePruning,)
-"""Methods of `expunge unlearn` that edit one model's weights from its activations."""
+IN_PLACE: tuple[type[InPlaceEditing], ...] = (SelectivePruning, RepSelect)
+"""Methods of `expunge unlearn` that edit one model's weights from its activations or gradients."""

@@ -1,0 +1,43 @@
+"""Removes the top directions of forget gradients: common representations, which retained knowledge and relearning share.
+
+    G <- G - U_k U_k^T G          for each trained matrix; U_k: the k first left singular vectors of G
+
+Since G = U S V^T, this equals removing the first k right singular vectors, and what is left are the smaller singular values.
+Weights without two dimensions (norms, biases) have no directions and get no forget gradient. RepSelect, arXiv 2606.17168 (`hard`
+collapse, of each step's gradient), and MCU, arXiv 2605.11685. AdamW scales what is left by element, so that a step is not exactly
+inside the remaining directions. Costs one partial singular value decomposition of each matrix a step.
+"""
+
+import torch
+from torch import Tensor
+
+from expunge.errors import ExpungeError
+
+MORE = 8
+"""Directions that the decomposition computes beyond k, so that the first k are exact enough."""
+EXACT = 512
+"""Matrices whose smaller side is up to this are decomposed exactly."""
+
+
+def without_top_directions(gradient: Tensor, k: int, name: str) -> Tensor:
+    """Returns G - U_k U_k^T G; zeros for a gradient without two dimensions. Experts in one tensor [experts, out, in] are
+    treated one by one.
+
+    Raises ExpungeError if the matrix has no more than k directions: nothing would be left.
+    """
+    if gradient.ndim < 2:
+        return torch.zeros_like(gradient)
+    smaller = min(gradient.shape[-2:])
+    if smaller <= k:
+        raise ExpungeError(
+            f"--remove-top-directions {k} would leave nothing of the gradient of {name}, which has {smaller} directions; give a "
+            "smaller number, leave this weight out by --parameters, or with --lora raise --lora-rank"
+        )
+    matrix = gradient.float()
+    if smaller <= EXACT:
+        left = torch.linalg.svd(matrix, full_matrices=False).U[..., :k]
+    else:
+        with torch.random.fork_rng(devices=[matrix.device] if matrix.is_cuda else []):
+            torch.manual_seed(0)  # its start is random; the same on every process and in every run
+            left = torch.svd_lowrank(matrix, q=min(smaller, k + MORE), niter=4)[0][..., :k]
+    return (matrix - left @ (left.mT @ matrix)).to(gradient.dtype)
