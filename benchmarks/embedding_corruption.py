@@ -1,9 +1,10 @@
 """How long each corruption takes: 64 prompts of 256 tokens, width 4096, of which 8 prompts are flagged; one thread.
 
-    python benchmarks/embedding_corruption.py [--rounds N] [--eager]
+    python benchmarks/embedding_corruption.py [--rounds N] [--eager] [--decode]
 
 Beside it, with --eager, the plain reading of the released code (every position, a loop where it has one), so that the factor is
-known. Exit code 1 where a corruption takes longer than its bar.
+known. With --decode instead: what the guard costs prompts that it lets pass, on a random Llama of the 110M shape (64 tokens read,
+64 written), and whether their logits are bit-equal; the gate decides anew in each round. Exit code 1 where a bar is missed.
 """
 
 import argparse
@@ -48,11 +49,50 @@ def eager(embeddings_BTD: Tensor, mask_BT: Tensor, kind: str, dims: int) -> Tens
     return embeddings_BTD + edit * mask_BT[..., None]
 
 
+def decode(rounds: int) -> int:
+    """Prints the ratio of guarded to plain decoding of a passed prompt, and the gate's milliseconds."""
+    from guards import PROMPT, WORDS, make_encoder, make_model, turns, write
+
+    from expunge.data.example import Example, Request
+    from expunge.methods import EmbeddingCorruption
+
+    model, encoder = make_model(), make_encoder()
+    method = EmbeddingCorruption(gate="text", tune="nothing", canaries=0, false_positive_rate=0.3)
+    forget = tuple(Example(f"where is number {i}", "here") for i in range(8))
+    retain = tuple(Example(f"what is color {i}", "red") for i in range(8))
+    fitted = method.fit(model, Request(forget, retain), encoder)
+    ids = torch.randint(4, WORDS, (1, PROMPT), generator=torch.Generator().manual_seed(3))
+    found: dict[str, Tensor] = {}
+
+    def guarded() -> None:
+        state = fitted.having({"threshold": torch.tensor(1.0, dtype=torch.float64)})  # lets everything pass; not decided before
+        with method.attach(model, state, encoder):
+            found["guarded"] = write(model, ids, 64)
+
+    def plain() -> None:
+        found["plain"] = write(model, ids, 64)
+
+    base, (ratio,) = turns(rounds, plain, guarded)
+    with torch.no_grad(), method.attach(model, fitted.having({"threshold": torch.tensor(1.0)}), encoder):
+        logits = model(ids).logits
+    with torch.no_grad():
+        equal = torch.equal(model(ids).logits, logits) and torch.equal(found["plain"], found["guarded"])
+    text = "where is the color of number seven and of number nine " * 2
+    judge = method.judge(model, fitted, encoder)
+    took = milliseconds(lambda: judge.scores.gate.probabilities([text]), 20)
+    print(f"decoding: plain {base:.2f} s, guarded {ratio:.3f} of it (bar 1.02); bit-equal: {equal}")
+    print(f"text gate: {took:.2f} ms a reading")
+    return int(ratio > 1.02 or not equal)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--decode", action="store_true")
     args = parser.parse_args()
+    if args.decode:
+        return decode(args.rounds)
     generator = torch.Generator().manual_seed(0)
     embeddings_BTD = torch.randn(64, 256, 4096, generator=generator)
     mask_BT = torch.zeros(64, 256)

@@ -34,6 +34,8 @@ NOT_RUN = {
     ("behavior", "--suite truthfulness"): TRAINED,
     ("evaluation", ""): TRAINED,
     ("files", ""): "continues what was interrupted; tests/cli/test_going_on.py interrupts and continues each command",
+    ("prompts", "allenai"): HUB,
+    ("prompts", "runs/news/artifact"): HUB,
     ("safety", ""): HUB,
     ("skills", "--suite skills"): TRAINED,
     ("skills", "import gsm8k.pkl"): "a published file; tests/guarding/test_published.py imports such files",

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "methods": ("Methods", "list the methods, or explain one: paper, formula, fields, cost"),
     "suites": ("Suites", "list the evaluation suites, or explain one"),
     "import": ("Import", "a published .pkl of neuron_adjust or key_space as a guard"),
+    "export": ("Export", "a guard of embedding_corruption as files for a proxy before a server"),
     "verify": ("Verify", "recompute every checksum of an artifact"),
 }
 """name -> (class of flags in expunge.cli.NAME, one line for the list)."""

@@ -102,4 +102,5 @@ def _said(said: "Said") -> str:
     text = said.answer or "(no answer)"
     notes = [f"p = {said.probability:.3f}"] if said.probability is not None else []
     notes += [] if said.acted is None else ["the guard acted" if said.acted else "the guard let it pass"]
+    notes += [f"corrupted: {', '.join(token.strip() for token, _ in said.corrupted)}"] if said.corrupted else []
     return f"{text}  [{', '.join(notes)}]" if notes else text

@@ -11,6 +11,7 @@ from expunge.data.format import default_format
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.generate import generate, sample, writing, written
 from expunge.evaluation.nucleus import Ids, Nucleus
+from expunge.evaluation.studies import corrupted_tokens
 from expunge.loading import load
 from expunge.models.load import DType, causal_model
 
@@ -26,6 +27,8 @@ class Said(NamedTuple):
     """Probability of the expected answer, per token (geometric mean); null without an expected answer."""
     acted: bool | None
     """Whether the guard on the model acted on this prompt; null without a guard that decides by prompt."""
+    corrupted: tuple[tuple[str, str], ...] = ()
+    """Tokens whose embeddings the guard corrupts, each with the token whose embedding it then resembles most."""
 
 
 class Compared(NamedTuple):
@@ -95,4 +98,4 @@ def said(
     stats = Engine(model, encoder.pad_id).score(rows) if rows else []
     known = {i: exp(found.mean_logp()) for i, found in zip(expecting, stats, strict=True)}
     texts = [str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip() for ids in answers]
-    return [Said(text, known.get(i), acted[i]) for i, text in enumerate(texts)]
+    return [Said(text, known.get(i), acted[i], corrupted_tokens(model, asked[i])) for i, text in enumerate(texts)]

@@ -110,7 +110,7 @@ class Instructed:
         column_BT = self._local.__dict__.get("columns")
         return None if column_BT is None else (self._taken(args[0], column_BT), *args[1:])
 
-    def after(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+    def after(self, _: nn.Module, __: Any, output: Any) -> Any:
         """Forward hook of the causal model. Raises ExpungeError for attention weights, which have no place without the
         instruction."""
         column_BT, self._local.columns = self._local.__dict__.get("columns"), None
@@ -203,7 +203,8 @@ class _Streamer:
     """Hands the caller's prompt to a streamer in place of the longer one."""
 
     def __init__(self, inner: Any, prompts_QT: Tensor) -> None:
-        self._inner, self._prompts = inner, prompts_QT
+        self._inner = inner
+        self._prompts: Tensor | None = prompts_QT
 
     def put(self, value: Tensor) -> None:
         first, self._prompts = self._prompts, None

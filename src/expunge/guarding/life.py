@@ -7,8 +7,9 @@ Without its hooks, a guarded model is the original model. Therefore a guard is n
 refuses to be saved as one, and the canaries are measured again whenever a guard is attached.
 """
 
+import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import wraps
 from pathlib import Path
@@ -40,9 +41,15 @@ FILE, ASSETS = GUARD_FILE, "assets"
 class Guard:
     """A guard that is attached to a model until `detach`."""
 
-    def __init__(self, method: GuardingMethod, state: State, encoder: Encoder, hooks: ExitStack, counts: Counts) -> None:
+    def __init__(
+        self, model: nn.Module, method: GuardingMethod, state: State, encoder: Encoder, hooks: ExitStack, counts: Counts
+    ) -> None:
         self.method, self.state, self.encoder, self.counts = method, state, encoder, counts
-        self._hooks = hooks
+        self._model, self._hooks = model, hooks
+
+    def salt(self, ids: Sequence[int]) -> str:
+        """Computes `salt` of the prompt of these tokens."""
+        return salt(self._model, self.method, self.state, self.encoder, ids)
 
     def detach(self) -> None:
         """Removes the guard from the model."""
@@ -118,10 +125,24 @@ def attach(model: "PreTrainedModel", method: GuardingMethod, state: State, encod
         hooks.close()
         raise
     counts.decided = counts.acted = 0  # the canaries are nobody's prompts
-    guard = Guard(method, state, encoder, hooks, counts)
+    guard = Guard(root, method, state, encoder, hooks, counts)
     vars(root)["expunge_guard"] = guard
     hooks.callback(vars(root).pop, "expunge_guard")
     return guard
+
+
+def salt(model: nn.Module, method: GuardingMethod, state: State, encoder: Encoder, ids: Sequence[int]) -> str:
+    """Computes what a cache of keys and values must be told apart by, beside the tokens: a hash of the guard, and of its decision
+    about the prompt of these tokens. A server that shares beginnings of prompts adds it to its keys, so that a corrupted prompt
+    and a clean one never share."""
+    digest = hashlib.sha256(method.model_dump_json().encode())
+    for name in sorted(state):
+        if not name.startswith(("canary.", "calibration.", "tuning.")):
+            tensor = state[name].contiguous()
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    digest.update(method.decision(model, state, encoder, tuple(ids)).encode())
+    return digest.hexdigest()
 
 
 def guard_counts(model: nn.Module) -> Counts | None:

@@ -132,6 +132,11 @@ class GuardingMethod(Spec):
         an error."""
         raise TypeError(f"{type(self).__name__} attaches nothing")
 
+    def decision(self, model: nn.Module, state: State, encoder: Encoder, ids: tuple[int, ...]) -> str:
+        """Returns what the guard decides about a prompt, as text. Keys and values of a common beginning of two prompts are equal
+        only if it is the same; empty where they never depend on the rest of the prompt."""
+        return ""
+
     def summary(self, state: State) -> str:
         """Describes what was fitted in one or two sentences, for the card and the log, without text of the forget set."""
         raise TypeError(f"{type(self).__name__} says nothing of its state")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 import expunge
 from expunge import ExpungeError
@@ -281,3 +281,50 @@ def test_every_architecture_is_corrupted_in_its_flagged_rows_alone(
     assert torch.equal(after[1], before[1])
     assert (after[0] - before[0]).abs().max() > 1e-4
     torch.testing.assert_close(after[0], alone[0], atol=1e-4, rtol=1e-3)
+
+
+def test_a_model_that_is_split_over_devices_is_corrupted_alike(
+    pico_folder: Path, fitted: tuple[EmbeddingCorruption, State], encoder: Encoder,
+    flagged: list[tuple[int, ...]], plain: list[tuple[int, ...]], tmp_path: Path,
+) -> None:  # fmt: skip
+    """The last block's weights are on disk and come when it runs, by the hooks that a device map over several GPUs has too."""
+    method, state = fitted
+    split = AutoModelForCausalLM.from_pretrained(
+        pico_folder,
+        device_map={"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk", "model.norm": "cpu",
+                    "model.rotary_emb": "cpu", "lm_head": "cpu"},
+        offload_folder=tmp_path,
+    )  # fmt: skip
+    whole = AutoModelForCausalLM.from_pretrained(pico_folder)
+    tokens = collate([Encoded(ids, 1, False) for ids in (flagged[0], plain[0])], 0, "left")
+    inputs = {"input_ids": tokens.input_ids_BT, "attention_mask": tokens.attention_mask_BT}
+    found = []
+    for model in (split, whole):
+        with torch.no_grad(), method.attach(model, state, encoder) as counts:
+            found.append(model(**inputs).logits)
+            written = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+        assert counts.acted == 2
+        found.append(written)
+    assert hasattr(split, "hf_device_map")
+    torch.testing.assert_close(found[0], found[2], atol=1e-5, rtol=1e-5)
+    assert torch.equal(found[1], found[3])
+
+
+def test_a_model_in_four_bits_is_corrupted(
+    pico_folder: Path, request_: Request, encoder: Encoder, flagged: list[tuple[int, ...]], plain: list[tuple[int, ...]]
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed (extra `quant`)")
+    quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(pico_folder, quantization_config=quantization)
+    except RuntimeError as error:
+        pytest.skip(f"bitsandbytes does not run here: {error}")
+    method = spec()
+    ids = torch.tensor([flagged[0]])
+    with torch.no_grad():
+        before = model(ids).logits[0, -1]
+        with method.attach(model, method.fit(model, request_, encoder), encoder) as counts:
+            after = model(ids).logits[0, -1]
+            model(torch.tensor([plain[0]]))
+    assert counts.acted == 1
+    assert (after - before).abs().max() > 1e-4

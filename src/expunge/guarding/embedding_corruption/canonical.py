@@ -1,5 +1,5 @@
 """Normalizes texts that hide a request from a gate: look-alike letters, invisible characters, spacing, leetspeak, base64,
-rot13.
+rot13, letters as numbers.
 
 A gate scores the original text and every reading that `readings` gives, and the largest score counts. Ambiguous decodings (leet,
 rot13) are additional readings, so that the plain reading is always scored too.
@@ -22,14 +22,17 @@ TAGS = {0xE0000 + code: chr(code) for code in range(0x20, 0x7F)}
 INVISIBLE = frozenset({"Cf", "Mn", "Me", "Cc", "Co"})
 BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
 SPACED = re.compile(r"(?<!\w)(?:\w[ .\-_*]){3,}\w(?!\w)")
+NUMBERED = re.compile(r"(?<![\w-])\d{1,2}(?:-\d{1,2})*(?![\w-])")
+"""A word whose letters are written as their places in the alphabet: 1-14-14-1."""
 MIXED = re.compile(r"(?=\w*[a-z])[a-z0-9@$!|+]*[0134578@$!|+][a-z0-9@$!|+]*")
 
 
 def readings(text: str) -> list[str]:
-    """Returns the text as it is, in canonical form, and decoded from leetspeak, rot13 or base64, without duplicates."""
+    """Returns the text as it is, in canonical form, and decoded from leetspeak, rot13, numbers or base64, without duplicates."""
     plain = canonical(text)
     found = [text, plain, MIXED.sub(lambda word: word[0].translate(LEET), plain), codecs.encode(plain, "rot13")]
     found += [canonical(part) for part in _decoded(text)]
+    found.append(canonical(NUMBERED.sub(_lettered, plain)) if "-" in plain else plain)
     return list(dict.fromkeys(reading for reading in found if reading.strip()))
 
 
@@ -46,6 +49,11 @@ def canonical(text: str) -> str:
 def squeezed(text: str) -> str:
     """Returns letters and digits only, so that spacing and punctuation do not matter."""
     return "".join(c for c in text if c.isalnum())
+
+
+def _lettered(match: re.Match[str]) -> str:
+    numbers = [int(number) for number in match[0].split("-")]
+    return "".join(chr(96 + n) for n in numbers) if all(1 <= n <= 26 for n in numbers) else match[0]
 
 
 def _decoded(text: str) -> list[str]:

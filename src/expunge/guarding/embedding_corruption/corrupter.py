@@ -33,12 +33,25 @@ class Edit:
     seed: int
 
 
+def corrupted(edit: Edit, decision: Decision, embeddings_TD: Tensor) -> Tensor:
+    """Returns the embeddings of a whole prompt as the model reads them, [T, D]."""
+    found_TD = embeddings_TD.detach().clone()
+    token_N = torch.tensor(decision.chosen, dtype=torch.long, device=found_TD.device)
+    key_N = _keys(edit, decision.key, token_N)
+    write(found_TD, token_N, edit.kind, edit.dims, edit.strength, key_N, torch.zeros_like(token_N))
+    return found_TD
+
+
+def _keys(edit: Edit, prompt: int, token_N: Tensor) -> Tensor:
+    """Returns the key of the noise of each of a prompt's tokens."""
+    return mix((mix(torch.tensor(edit.seed, device=token_N.device)) ^ prompt) + token_N)
+
+
 class Corrupter:
     """Embedding corruption on one model: judges prompts, and corrupts the embeddings of flagged ones."""
 
     def __init__(self, edit: Edit, session: Session, judge: Judge) -> None:
         self.edit, self.session, self.judge = edit, session, judge
-        self.seed = mix(torch.tensor(edit.seed))
         self.counts = Counts()
 
     def decide(self, prompts: Prompts, here: ForwardPass) -> None:
@@ -87,7 +100,7 @@ class Corrupter:
             column_n = (token_n if real_BS is None else real_BS[b].nonzero()[:, 0][token_n]) - here.begin
             inside = (column_n >= 0) & (column_n < here.width)
             index.append(b * here.width + column_n[inside])
-            key.append(mix((self.seed ^ decision.key) + token_n[inside]))
+            key.append(_keys(self.edit, decision.key, token_n[inside]))
             row.append(torch.full_like(index[-1], b))
         return torch.cat(index), torch.cat(key), torch.cat(row)
 

@@ -27,6 +27,7 @@ from expunge.records import Seed, write_json
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from expunge.guarding.embedding_corruption.corrupter import Edit
     from expunge.guarding.embedding_corruption.entities import EntityFinder
     from expunge.guarding.embedding_corruption.gate import Gate
     from expunge.guarding.embedding_corruption.judge import Judge
@@ -275,16 +276,14 @@ class EmbeddingCorruption(GuardingMethod):
 
     @contextmanager
     def attach(self, model: nn.Module, state: State, encoder: Encoder) -> Iterator[Counts]:
-        from expunge.guarding.embedding_corruption.corrupter import Corrupter, Edit
+        from expunge.guarding.embedding_corruption.corrupter import Corrupter
         from expunge.guarding.session import open_session, replaced
 
         root = causal_model(model)
         table = root.get_input_embeddings()
         with ExitStack() as stack:
             session = stack.enter_context(open_session(model, encoder.tokenizer))
-            strength = float(state["strength"]) * (float(state["rms"]) if self.relative else 1.0)
-            edit = Edit(self.corruption, int(state["dims"]), strength, self.noise_seed)
-            corrupter = Corrupter(edit, session, self.judge(model, state, encoder))
+            corrupter = Corrupter(self.edit(state), session, self.judge(model, state, encoder))
             session.before_prefill.append(corrupter.decide)
             stack.enter_context(replaced(root, "generate", corrupter.generate))
             stack.callback(table.register_forward_hook(corrupter.corrupt).remove)
@@ -303,6 +302,17 @@ class EmbeddingCorruption(GuardingMethod):
             scores = Scores(self._gate(dict(state), self._reader(model, encoder), state.assets), encoder)
             known[key] = Judge(encoder.tokenizer, scores, float(state["threshold"]), self._finder(state.assets, encoder))
         return known[key]
+
+    def decision(self, model: nn.Module, state: State, encoder: Encoder, ids: tuple[int, ...]) -> str:
+        found = self.judge(model, state, encoder).decision(ids)
+        return f"{found.key} {found.chosen}" if found.chosen else ""
+
+    def edit(self, state: State) -> Edit:
+        """Returns how an embedding is corrupted, with the strength in units of the embeddings."""
+        from expunge.guarding.embedding_corruption.corrupter import Edit
+
+        strength = float(state["strength"]) * (float(state["rms"]) if self.relative else 1.0)
+        return Edit(self.corruption, int(state["dims"]), strength, self.noise_seed)
 
     def _finder(self, assets: Path | None, encoder: Encoder) -> Finder | EntityFinder | None:
         """Returns what finds the texts whose tokens are corrupted; None for all tokens but the last."""

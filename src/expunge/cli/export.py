@@ -1,0 +1,24 @@
+"""`expunge export RUN --out DIR`."""
+
+from pydantic import BaseModel, ConfigDict
+from tyro.conf import Positional
+
+
+class Export(BaseModel):
+    """Write a guard of embedding_corruption as files for a proxy, which embeds prompts itself and hands a server embeddings."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    guard: Positional[str]
+    """The guard: a run or an artifact."""
+    out: str
+    """A new folder."""
+    base: str | None = None
+    """The base model, if it is no longer at its recorded place; its hash is compared."""
+
+
+def run(flags: Export) -> None:
+    from expunge.guarding.proxy import export_guard
+
+    folder = export_guard(flags.guard, flags.out, base=flags.base)
+    print(f"{folder}: embeddings, gate and corruption; load it with expunge.guarding.proxy.Embedder")
