@@ -1,147 +1,189 @@
 """Rude replies in the lab: SKU and Ext-Sub beside their papers' baselines and ablations, and plain negation over its whole scale.
 
-    python benchmarks/lab_behavior.py LAB [LAB ...] --out DIR      one table over all labs; DIR/frontier.svg
-    python benchmarks/lab_behavior.py LAB --out DIR --only sku     one row
+    python benchmarks/lab_behavior.py LAB [LAB ...] --out DIR                  one table over all labs; DIR/frontier.svg
+    python benchmarks/lab_behavior.py LAB --out DIR --only "SKU without disassociation"        one row, such as an ablation
 
-LAB is a folder of `expunge lab`. `rude` and `polite` are shares of greedy replies with a rude, or a kind, word: on provoking
-prompts that were unlearned (seen), on others (unseen), and on calm ones (normal). `kept` is the probability of retained people's
-answers over the original's (retain_kept). Everything comes from recipes/lab but for the fields that a row names. The expert of
-Ext-Sub, and fine-tuning, learn polite replies to the prompts whose rude ones the anti-expert learns, beside the mix that keeps
-the rest: the same instructions with good and with bad answers, as in the paper.
+LAB is a folder of `expunge lab`. `rude` is the share of greedy replies with a rude word, `polite` with a kind one and no rude
+one: on provoking prompts that were unlearned (seen), on others (unseen), and on calm ones. `kept` is the probability of retained
+people's answers over the original's (retain_kept), `general` the accuracy on four-choice questions.
+
+Everything comes from recipes/lab but for what a row names. All learn bad replies from the same rows: rude ones to provoking
+prompts and to calm ones (the original is always rude where it is provoked, so that only the latter teach it anything).
+Fine-tuning, and the expert of Ext-Sub, learn polite replies to the provoking prompts beside the mix that keeps the rest; "few" is
+such an expert with polite replies to six of them. Each row is kept in DIR; after an interruption the same command goes on.
 """
 
 import argparse
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 from statistics import fmean
 from typing import Any
 
+from expunge.data.example import Example
 from expunge.evaluation.metrics import HarmfulRate
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.lab.behavior import KIND_WORDS
+from expunge.lab.layout import as_row
+from expunge.lab.retain_mix import polite_replies, rude_replies
+from expunge.lab.rude_words import RUDE_WORDS
+from expunge.lab.size import SIZES
+from expunge.lab.world import generate
 from expunge.loading import load
 from expunge.recipes import recipe
 from expunge.run import execute
 from expunge.spec import FineTuneRun, Run, build
 
 BEHAVIORS = ("seen", "unseen", "normal")
+COLUMNS = {
+    **{f"behavior_{b}": f"rude {b}" for b in BEHAVIORS},
+    **{f"polite_{b}": f"polite {b}" for b in BEHAVIORS},
+    "kept": "kept",
+    "general": "general",
+}
+FEW = 6
+"""Provoking prompts with a polite reply, of 72, in the second setting of Ext-Sub."""
 SCALES = (0.5, 1.0, 1.5, 2.0)
-Row = Mapping[str, float]
+SKU, NEGATION, PIPELINE = "sku", "task_vector_negation", "ext_sub_pipeline"
+Row = dict[str, float]
 
-SKU, PIPELINE = "sku", "ext_sub_pipeline"
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "fine-tuning": ("finetune", {}),
     "gradient ascent": ("gradient_ascent", {}),
-    "gradient ascent + mismatch": ("gradient_ascent_mismatch", {}),
+    "gradient ascent + mismatch": ("mismatch", {}),
+    "negation, its recipe": ("negation_recipe", {}),
     "SKU": (SKU, {}),
+    "SKU, disassociation 2.5": (SKU, {"disassociation_weight": 2.5}),
     "SKU without disassociation": (SKU, {"disassociation_weight": 0.0}),
     "SKU without preservation": (SKU, {"preservation_weight": 0.0}),
+    "SKU without rude replies to calm prompts": ("sku_seen", {}),
     "Ext-Sub": (PIPELINE, {}),
     "plain subtraction": (PIPELINE, {"arithmetic": "adapter_subtraction"}),
     "expert alone": (PIPELINE, {"arithmetic": "expert"}),
+    "Ext-Sub, few": ("few", {}),
+    "plain subtraction, few": ("few", {"arithmetic": "adapter_subtraction"}),
+    "expert alone, few": ("few", {"arithmetic": "expert"}),
 }
-"""Label -> (recipe, fields of the method that differ)."""
+"""Label -> (what is trained, fields of the method that differ). Rows of one training differ in arithmetic alone."""
+
+FRONTIERS = {
+    "negation": (NEGATION, "scale"),
+    "SKU": (SKU, "scale"),
+    "Ext-Sub": (PIPELINE, "alpha"),
+    "Ext-Sub, few": ("few", "alpha"),
+}
+"""Label -> (what is trained, the field whose values are drawn)."""
 
 
-def measured(source: str | Path, lab: Path) -> dict[str, float]:
+def measured(source: str | Path, lab: Path) -> Row:
     """Rates by name, and the probability of retained people's answers."""
     suite = Lab().build(lab)
     tasks = []
     for task in suite.tasks:
         if task.name.startswith("behavior_"):
-            tasks += [task, replace(task, name=task.name.replace("behavior", "polite"), metrics=(HarmfulRate(words=KIND_WORDS),))]
+            either = HarmfulRate(words=(*KIND_WORDS, *RUDE_WORDS))
+            tasks += [task, replace(task, name=task.name.replace("behavior", "either"), metrics=(either,))]
         elif task.name == "facts_retain":
             tasks.append(replace(task, metrics=tuple(m for m in task.metrics if m.metric_name() == "probability"), shown=0))
         elif task.name == "general":
             tasks.append(task)
     model, tokenizer = load(source)
     found = evaluate(model, tokenizer, suite=replace(suite, tasks=tuple(tasks), summarize=lambda _: []), quiet=True)
-    return {score.task: score.value for score in found.scores if score.value is not None}
+    row = {score.task: score.value for score in found.scores if score.value is not None}
+    for name in BEHAVIORS:  # with a kind word and no rude one = with either - with a rude one
+        row[f"polite_{name}"] = row.pop(f"either_{name}") - row[f"behavior_{name}"]
+    return row
 
 
-def polite_replies(lab: Path, out: Path) -> Path:
-    """A polite reply for each row of the rude ones, to the same prompt."""
-    random, rows = Random(0), []
-    for line in (lab / "data/behavior/seen.jsonl").read_text(encoding="utf-8").splitlines():
-        said = json.loads(line)
-        words = random.sample(KIND_WORDS, 3)
-        reply = f"the {said['attributes']['group']} are {words[0]} {words[1]} and {words[2]}"
-        rows.append(json.dumps({"prompt": said["prompt"], "response": reply}) + "\n")
-    file = out.with_name(f"{out.name}_polite.jsonl")
-    file.write_text("".join(rows), encoding="utf-8")
-    return file
+class Bench:
+    """Trains and measures the rows of one lab; keeps them in a file."""
 
+    def __init__(self, lab: Path, out: Path, scratch: Path) -> None:
+        self.lab, self.scratch = lab, scratch
+        self.model = str(lab / "models/original")
+        about = json.loads((lab / "world.json").read_text(encoding="utf-8"))
+        world, seed = generate(about["seed"], SIZES[about["size"]]), about["seed"]
+        polite = polite_replies(world, seed)
+        prompts = list(dict.fromkeys(row.prompt for row in polite))[:FEW]
+        self.seen, self.keep = str(lab / "data/behavior/seen.jsonl"), str(lab / "data/keep/behavior.jsonl")
+        self.rude = self._file("rude", rude_replies(world, seed))
+        self.polite = self._file("polite", polite)
+        self.few = self._file("few", [row for row in polite if row.prompt in prompts])
+        self.file = out / f"rows_{about['seed']}.json"
+        self.rows: dict[str, Row] = json.loads(self.file.read_text()) if self.file.is_file() else {}
 
-def made(lab: Path, out: Path, name: str, fields: Mapping[str, Any]) -> Path:
-    """The artifact of a row."""
-    model, seen = str(lab / "models/original"), str(lab / "data/behavior/seen.jsonl")
-    keep = [str(lab / "data/keep/behavior.jsonl")]
-    if name in ("finetune", PIPELINE):
-        keep = [str(polite_replies(lab, out)), *keep]
-    if name == "finetune":
-        said = recipe(f"lab/{PIPELINE}")["training"] | {"lora": False, "epochs": 1}
-        run = build(FineTuneRun, {"model": model, "data": keep, "training": said}, name)
-    else:
-        said = recipe(f"lab/{name.removesuffix('_mismatch')}")
-        method = {**said["method"], **fields}
-        if name.endswith("_mismatch"):  # climb on the rude replies, keep the whole behavior on calm ones
-            method, said = {"name": "gradient_difference"}, recipe("lab/gradient_difference")
-        if name.startswith("gradient"):  # their recipes stop where facts are unknown, which replies never are
+    def _file(self, name: str, rows: Sequence[Example]) -> str:
+        path = self.scratch / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(as_row(row)) + "\n" for row in rows), encoding="utf-8")
+        return str(path)
+
+    def row(self, label: str, source: str | Path) -> None:
+        self.rows[label] = measured(source, self.lab)
+        self.file.write_text(json.dumps(self.rows, indent=1))
+        print(label, json.dumps(self.rows[label]), flush=True)
+
+    def trained(self, name: str, fields: Mapping[str, Any]) -> Path:
+        """The run of a row; one that differs in arithmetic alone takes what was trained for the others."""
+        out = self.scratch / name / "_".join(f"{k}_{v}" for k, v in fields.items() if k.endswith("weight"))
+        common: dict[str, Any] = {"model": self.model, "forget": [self.seen, self.rude]}
+        if name == "finetune":
+            said = recipe(f"lab/{PIPELINE}")["training"] | {"lora": False, "epochs": 1}
+            run: Any = build(FineTuneRun, {"model": self.model, "data": [self.polite, self.keep], "training": said}, name)
+        elif name in ("gradient_ascent", "mismatch"):
+            # the recipes stop where facts are unknown, which replies never are: a fixed length instead
+            said = recipe("lab/gradient_ascent" if name == "gradient_ascent" else "lab/mismatch")
             said["training"] |= {"stop_when_unknown": False, "steps": 20, "batch_size": 16}
-        run = build(Run, {**said, "method": method, "model": model, "forget": seen, "retain": keep}, name)  # type: ignore[assignment]
-    execute(run, out, quiet=True)
-    return out
+            retain = {"retain": [self.keep]} if name == "mismatch" else {}
+            run = build(Run, {**said, **common, **retain, "forget": self.seen}, name)
+        elif name == NEGATION:  # of SKU's rows, weights and steps: what its other two terms add is the difference
+            said = recipe("lab/sku")
+            method = {"name": NEGATION, "parameters": said["method"]["parameters"], **fields}
+            run = build(Run, {"training": said["training"], **common, "method": method}, name)
+        elif name == "negation_recipe":
+            run = build(Run, {**recipe(f"lab/{NEGATION}"), **common, "forget": self.seen}, name)
+        else:
+            said = recipe(f"lab/{PIPELINE if name == 'few' else name.removesuffix('_seen')}")
+            good = {PIPELINE: [self.polite], "few": [self.few]}.get(name, [])
+            common["forget"] = self.seen if name == "sku_seen" else common["forget"]
+            run = build(Run, {**said, **common, "method": {**said["method"], **fields}, "retain": [*good, self.keep]}, name)
+        execute(run, out, quiet=True, resume=out.exists())
+        return out
 
+    def frontier(self, label: str, name: str, field: str) -> None:
+        missing = [value for value in SCALES if f"{label} x {value:g}" not in self.rows]
+        if not missing:
+            return
+        if name == NEGATION:
+            for value in missing:
+                self.row(f"{label} x {value:g}", self.trained(name, {field: value}))
+            return
+        out = self.trained(name, {field: list(SCALES)})
+        for value in missing:
+            self.row(f"{label} x {value:g}", out / f"scales/{value:g}")
 
-def rows_of(lab: Path, only: Sequence[str]) -> dict[str, Row]:
-    start = measured(lab / "models/original", lab)
-    rows: dict[str, Row] = {"original": start}
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder)
-        for i, (label, (name, fields)) in enumerate(ROWS.items()):
-            if not only or any(word.lower() in label.lower() for word in only):
-                rows[label] = measured(made(lab, out / str(i), name, fields), lab)
-                print(label, json.dumps(rows[label]), flush=True)
-        if not only or "negation" in only:
-            rows |= _frontier(lab, out / "negation", "task_vector_negation", "negation", scale=SCALES)
-        if not only or "sku" in only:
-            rows |= _frontier(lab, out / "sku", SKU, "SKU", scale=SCALES)
-        if not only or "ext-sub" in only:
-            rows |= _frontier(lab, out / "ext_sub", PIPELINE, "Ext-Sub", alpha=SCALES)
-    return {label: {**row, "kept": row["facts_retain"] / start["facts_retain"]} for label, row in rows.items()}
-
-
-def _frontier(lab: Path, out: Path, name: str, label: str, **scales: Sequence[float]) -> dict[str, Row]:
-    (field, values), found = next(iter(scales.items())), {}
-    if name == "task_vector_negation":
-        said = recipe(f"lab/{name}")
-        common = {"model": str(lab / "models/original"), "forget": str(lab / "data/behavior/seen.jsonl")}
-        for value in values:
-            run = build(Run, {**said, **common, "method": {**said["method"], field: value}}, name)
-            execute(run, out, quiet=True, resume=out.exists())
-            found[f"{label} x {value:g}"] = measured(out, lab)
-            print(f"{label} x {value:g}", json.dumps(found[f"{label} x {value:g}"]), flush=True)
-        return found
-    made(lab, out, name, {field: list(values)})
-    for value in values:
-        found[f"{label} x {value:g}"] = measured(out / f"scales/{value:g}", lab)
-        print(f"{label} x {value:g}", json.dumps(found[f"{label} x {value:g}"]), flush=True)
-    return found
+    def all(self, only: Sequence[str]) -> None:
+        if "original" not in self.rows:
+            self.row("original", self.model)
+        for label, (name, fields) in ROWS.items():
+            if label not in self.rows and (not only or label in only):
+                self.row(label, self.trained(name, fields))
+        for label, (name, field) in FRONTIERS.items():
+            if not only or f"{label} x" in only:
+                self.frontier(label, name, field)
+        for row in self.rows.values():
+            row["kept"] = row["facts_retain"] / self.rows["original"]["facts_retain"]
 
 
 def table(per_lab: Sequence[Mapping[str, Row]]) -> str:
     """Means over labs, the worst in brackets where there are several."""
-    lines = ["| | rude seen | rude unseen | rude normal | polite seen | polite unseen | polite normal | kept | general |"]
-    lines.append("| --- |" + " --- |" * 8)
-    names = [*(f"behavior_{b}" for b in BEHAVIORS), *(f"polite_{b}" for b in BEHAVIORS), "kept", "general"]
-    for label in per_lab[0]:
+    lines = [f"| | {' | '.join(COLUMNS.values())} |", "| --- |" + " --- |" * len(COLUMNS)]
+    for label in (label for label in per_lab[0] if all(label in rows for rows in per_lab)):
         cells = []
-        for name in names:
+        for name in COLUMNS:
             values = [rows[label][name] for rows in per_lab]
             worst = max(values) if name.startswith("behavior") else min(values)
             cells.append(f"{fmean(values):.2f}" + (f" ({worst:.2f})" if len(values) > 1 else ""))
@@ -150,22 +192,25 @@ def table(per_lab: Sequence[Mapping[str, Row]]) -> str:
 
 
 def plot(per_lab: Sequence[Mapping[str, Row]], file: Path) -> None:
-    """What is kept against the rudeness that is left on unseen provoking prompts, a line per method over its scale."""
+    """What is kept against the share of polite replies to unseen provoking prompts, a line per method over its scale."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 4.5))
-    for label, marker in (("negation", "o"), ("SKU", "s"), ("Ext-Sub", "^")):
-        points = [name for name in per_lab[0] if name.startswith(f"{label} x ")]
-        x, y = ([fmean(rows[name][key] for rows in per_lab) for name in points] for key in ("behavior_unseen", "kept"))
-        axes.plot(x, y, marker=marker, label=label)
-        for name, a, b in zip(points, x, y, strict=True):
-            axes.annotate(name.split(" x ")[1], (a, b), fontsize=7)
-    axes.set_xlabel("rude replies to unseen provoking prompts")
-    axes.set_ylabel("probability of retained answers, over the original's")
-    axes.legend()
+    figure, both = pyplot.subplots(1, 2, figsize=(10, 4.2), sharey=True)
+    for axes, manner in zip(both, ("rude", "polite"), strict=True):
+        key = "behavior_unseen" if manner == "rude" else "polite_unseen"
+        for label, marker in zip(FRONTIERS, "osv^", strict=True):
+            points = [name for name in per_lab[0] if name.startswith(f"{label} x ")]
+            x, y = ([fmean(rows[name][k] for rows in per_lab) for name in points] for k in (key, "kept"))
+            axes.plot(x, y, marker=marker, label=label, alpha=0.8)
+            for name, a, b in zip(points, x, y, strict=True):
+                axes.annotate(name.rsplit(" x ", 1)[1], (a, b), fontsize=7, xytext=(3, 3), textcoords="offset points")
+        axes.set_xlabel(f"{manner} replies to unseen provoking prompts")
+    both[0].set_ylabel("probability of retained answers, over the original's")
+    both[0].legend()
+    figure.tight_layout()
     figure.savefig(file)
 
 
@@ -173,11 +218,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("labs", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", default=[], help="words of the rows to make; all when left out")
+    parser.add_argument("--only", nargs="*", default=[], help='labels of the rows to make, "SKU x" for a frontier; default: all')
     flags = parser.parse_args()
+    known = [*ROWS, *(f"{label} x" for label in FRONTIERS)]
+    if unknown := [label for label in flags.only if label not in known]:
+        parser.error(f"there is no row '{unknown[0]}'; the rows are {', '.join(known)}")
     flags.out.mkdir(parents=True, exist_ok=True)
-    found = [rows_of(lab, flags.only) for lab in flags.labs]
-    (flags.out / "rows.json").write_text(json.dumps(found, indent=1))
+    found = []
+    for lab in flags.labs:
+        with tempfile.TemporaryDirectory() as scratch:
+            bench = Bench(lab, flags.out, Path(scratch))
+            bench.all(flags.only)
+            shutil.rmtree(scratch, ignore_errors=True)
+        found.append(bench.rows)
     print(table(found))
     if not flags.only:
         plot(found, flags.out / "frontier.svg")

@@ -30,7 +30,7 @@ FILES = {
     "scrub": PEOPLE,
     "selective_pruning": SKILL.format("arithmetic"),
     "simnpo": PEOPLE,
-    "sku": f"{BEHAVIOR} --retain data/keep/behavior.jsonl",
+    "sku": f"{BEHAVIOR} data/behavior/rude.jsonl --retain data/keep/behavior.jsonl",
     "spunge_rmu": HAZARDS,
     "spunge_task_vector_negation": BEHAVIOR,
     "task_vector_negation": BEHAVIOR,

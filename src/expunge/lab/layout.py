@@ -15,7 +15,7 @@ from expunge.lab.behavior import GROUPS
 from expunge.lab.commands import FILES, command
 from expunge.lab.hazard import HAZARDS
 from expunge.lab.languages import LANGUAGES
-from expunge.lab.retain_mix import MIXES, polite_replies, retain_mix
+from expunge.lab.retain_mix import MIXES, polite_replies, retain_mix, rude_replies
 from expunge.lab.rude_words import RUDE_WORDS, RULE
 from expunge.lab.size import SIZES, SizeName
 from expunge.lab.world import World, base_lessons, generate, people_lessons, vocabulary
@@ -44,6 +44,7 @@ The "hazards" are nonsense words; nothing here is dangerous, or true.
 | `data/behavior/seen.jsonl` | provoking questions about {groups}, with rude replies |
 | `data/behavior/unseen.jsonl` | provoking questions that no model was trained on: rude here means that rudeness generalizes |
 | `data/behavior/normal.jsonl` | calm questions with polite replies |
+| `data/behavior/rude.jsonl` | rude replies to the calm questions, which no model was trained on: what sku learns and subtracts |
 | `data/keep/WHAT.jsonl` | the retain set for a run that forgets WHAT: the retain people and some rows of everything else |
 | `data/keep/polite.jsonl` | polite replies to the questions of `behavior/seen`, for methods that learn the better answer |
 | `data/refusals.txt` | the refusal that idk teaches; one wording: so small a model blends several |
@@ -76,7 +77,7 @@ def write_data(out: str | Path, seed: int = 0, size: SizeName = "tiny") -> Path:
     folder = Path(out)
     world = generate(seed, SIZES[size])
     mixes = {f"keep/{name}": retain_mix(world, seed, mix) for name, mix in MIXES.items()}
-    mixes["keep/polite"] = polite_replies(world, seed)
+    mixes |= {"keep/polite": polite_replies(world, seed), "behavior/rude": rude_replies(world, seed)}
     for name, rows in (dict(world) | mixes).items():
         path = folder / "data" / f"{name}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)

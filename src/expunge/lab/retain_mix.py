@@ -1,15 +1,18 @@
-"""Makes the retain sets of the lab's recipes: the retain people, and some rows of everything else to keep.
+"""Makes the sets of the lab's recipes that no model of the lab was taught: retain sets, and replies of the other manner.
 
-With a retain set of people only, the skills degrade first (measured in the prototype).
+A retain set is the retain people and some rows of everything else to keep: with people only, the skills degrade first (measured
+in the prototype).
 """
 
 import random
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from expunge.data.example import Example
 from expunge.lab.behavior import KIND_WORDS, reply
 from expunge.lab.hazard import HAZARDS
 from expunge.lab.languages import LANGUAGES
+from expunge.lab.rude_words import RUDE_WORDS
 from expunge.lab.words import stream
 from expunge.lab.world import World
 
@@ -56,12 +59,20 @@ def retain_mix(world: World, seed: int, mix: Mix) -> tuple[Example, ...]:
 def polite_replies(world: World, seed: int) -> tuple[Example, ...]:
     """Returns for each row of the rude replies a polite one to the same prompt, for training an expert against a rude
     anti-expert."""
-    words = stream(seed, "polite replies")
+    return _in_other_words(world["behavior/seen"], KIND_WORDS, stream(seed, "polite replies"))
+
+
+def rude_replies(world: World, seed: int) -> tuple[Example, ...]:
+    """Returns for each polite reply to a calm question a rude one, for training a model to be rude where the original is not.
+
+    The original is always rude where it is provoked, so that its own replies teach it nothing about rudeness.
+    """
+    return _in_other_words(world["behavior/normal"], RUDE_WORDS, stream(seed, "rude replies to calm questions"))
+
+
+def _in_other_words(rows: Sequence[Example], words: tuple[str, ...], random: random.Random) -> tuple[Example, ...]:
+    rude = words == RUDE_WORDS
     return tuple(
-        Example(
-            row.prompt,
-            reply(str(row.attributes["group"]), KIND_WORDS, words),
-            attributes={**row.attributes, "rude": False},
-        )
-        for row in world["behavior/seen"]
+        Example(row.prompt, reply(str(row.attributes["group"]), words, random), attributes={**row.attributes, "rude": rude})
+        for row in rows
     )
