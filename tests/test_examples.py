@@ -94,7 +94,7 @@ def test_commands_that_are_not_run_parse(page: str, monkeypatch: pytest.MonkeyPa
 def parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """One command up to where its work begins."""
     name, *rest = words
-    if name not in ("unlearn", "merge"):
+    if name not in ("unlearn", "finetune", "merge"):
         module = import_module(f"expunge.cli.{name}")
         parse(getattr(module, COMMANDS[name][0]), f"expunge {name}", rest)
         return

@@ -38,6 +38,7 @@ LAYERS = [
             "reference",
             "batches",
             "checkpoints",
+            "adapters",
             "weights",
             "limits",
             "stopping",
