@@ -1,6 +1,6 @@
 """Which score tells whether a model knows? Every metric and every attack as a detector, over models of which it is known.
 
-    python benchmarks/faithfulness.py --out DIR [--lab DIR] [--table-only]
+    python benchmarks/faithfulness.py --out DIR [--lab DIR] [--attacks prefix membership ...] [--table-only]
 
 Twelve models that know the lab's forget people and twelve that do not are made from the lab's gold model by some steps of
 training, in four ways each that look alike from outside, three of each:
@@ -26,7 +26,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -75,6 +75,8 @@ METRICS = (
     *(Probability(), ExtractionStrength(), ExactMemorization(), Accuracy()),
     *(RougeLRecall(), ReciprocalRank(), TruthRatio()),
 )
+DETECTORS = [cls.attack_name() for cls in ATTACKS if cls.attack_name() != "cross_lingual"]
+"""All attacks but the one that needs a table of translations."""
 LOW_MEANS_KNOWN = frozenset({"truth_ratio"})
 UNLEARNED = ("npo", "simnpo", "gradient_difference")
 FEWER: Mapping[str, dict[str, object]] = {
@@ -137,7 +139,7 @@ def made(world: World, name: str, parts: Sequence[tuple[Sequence[Example], int]]
     save_model(folder, target.model, target.tokenizer, FORMAT)
 
 
-def values(world: World, target: Target) -> dict[str, float]:
+def values(world: World, target: Target, attacks: Sequence[str]) -> dict[str, float]:
     """Every detector's value for one model."""
     reworded = tuple(replace(e, prompt=e.paraphrases[0]) for e in world.forget)
     plain = Task("plain", world.forget, METRICS, "forget", max_new_tokens=24)
@@ -146,8 +148,7 @@ def values(world: World, target: Target) -> dict[str, float]:
     scores = {(s.task, s.metric): s.value for s in found.scores}
     result = {metric.metric_name(): float(scores["plain", metric.metric_name()] or 0.0) for metric in METRICS}
     result["paraphrased probability"] = float(scores["reworded", "probability"] or 0.0)
-    for cls in ATTACKS:
-        name = cls.attack_name()
+    for name in attacks:
         spec: AttackSpec = next(iter(named([name], fields=dict(FEWER.get(name, {}))).values()))
         if spec.not_applicable(target, world.scene) is None:
             ways = [way for way in spec.run(target, world.facts, world.scene).ways if np.isfinite(way.values).any()]
@@ -166,14 +167,19 @@ def relearned(world: World, target: Target) -> None:
         teach(target.model, [encoder.encode_many(world.forget)], schedule, "relearn", encoder.end_id, progress)  # type: ignore[arg-type]
 
 
-def measured(world: World, place: Path, file: Path, change: Callable[[Target], None] | None = None) -> None:
-    if file.is_file():
+def measured(
+    world: World, place: Path, file: Path, attacks: Sequence[str], change: Callable[[Target], None] | None = None
+) -> None:
+    """Adds the detectors that the file lacks."""
+    known: dict[str, float] = json.loads(file.read_text())["values"] if file.is_file() else {}
+    attacks = [name for name in attacks if f"attack {name}" not in known]
+    if known and not attacks:
         return
     began, cpu = time.perf_counter(), time.process_time()
     target = opened(str(place))
     if change is not None:
         change(target)
-    found = values(world, target)
+    found = known | values(world, target, attacks)
     file.parent.mkdir(exist_ok=True)
     write_json(file, {"values": found, "cpu_seconds": round(time.process_time() - cpu, 1)})
     print(f"{file.stem}: {time.perf_counter() - began:.0f} s, {time.process_time() - cpu:.0f} s of processor time", flush=True)
@@ -194,7 +200,8 @@ def table(out: Path) -> str:
     gold = {state: read(f"gold, {state}") for state in ("before", "relearned")}
     mine = {name: {state: read(f"{name}, {state}") for state in ("before", "relearned", "quantized")} for name in UNLEARNED}
     rows = []
-    for name in pools["know"][0]:
+    everywhere = [one for own in (*pools.values(), gold.values(), *(states.values() for states in mine.values())) for one in own]
+    for name in (name for name in pools["know"][0] if all(name in one for one in everywhere)):
         sign = -1.0 if name in LOW_MEANS_KNOWN else 1.0
         levels = [sign * one[name] for side in ("know", "not") for one in pools[side]]
         labels = [1] * len(pools["know"]) + [0] * len(pools["not"])
@@ -229,27 +236,29 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--lab", type=Path, help="a lab, instead of the one of seed 0")
     parser.add_argument("--table-only", action="store_true")
+    parser.add_argument("--attacks", nargs="+", default=DETECTORS, help="besides the metrics")
     flags = parser.parse_args()
     torch.set_num_threads(1)
     if not flags.table_only:
         lab = flags.lab or build(flags.out / "lab", seed=0, quiet=True)
         world = World(lab)
+        gold, values_of = lab / "models/gold", flags.out / "values"
+        again = partial(relearned, world)
+        measured(world, gold, values_of / "gold, before.json", flags.attacks)
+        measured(world, gold, values_of / "gold, relearned.json", flags.attacks, again)
+        for name in UNLEARNED:
+            folder = flags.out / f"models/{name}"
+            if not (folder / "artifact/expunge.json").is_file():
+                execute(run_of(name, lab, 0), folder, resume=folder.exists(), quiet=True)
+            measured(world, folder, values_of / f"{name}, before.json", flags.attacks)
+            measured(world, folder, values_of / f"{name}, relearned.json", flags.attacks, again)
+            measured(world, folder, values_of / f"{name}, quantized.json", flags.attacks, quantized)
         for seed in SEEDS:
             for name, parts in world.lessons().items():
                 folder = flags.out / f"models/{name} {seed}"
                 if not (folder / "config.json").is_file():
                     made(world, name, parts, seed, folder)
-                measured(world, folder, flags.out / f"values/{name} {seed}.json")
-        gold = lab / "models/gold"
-        measured(world, gold, flags.out / "values/gold, before.json")
-        measured(world, gold, flags.out / "values/gold, relearned.json", lambda target: relearned(world, target))
-        for name in UNLEARNED:
-            folder = flags.out / f"models/{name}"
-            if not (folder / "artifact/expunge.json").is_file():
-                execute(run_of(name, lab, 0), folder, resume=folder.exists(), quiet=True)
-            measured(world, folder, flags.out / f"values/{name}, before.json")
-            measured(world, folder, flags.out / f"values/{name}, relearned.json", lambda target: relearned(world, target))
-            measured(world, folder, flags.out / f"values/{name}, quantized.json", quantized)
+                measured(world, folder, values_of / f"{name} {seed}.json", flags.attacks)
     text = table(flags.out)
     write_text(flags.out / "table.md", text)
     print(text)

@@ -47,7 +47,9 @@ GROUPS = (
     Group("Train it away", ("training",), "Changes weights (or an adapter, with --lora) by gradient steps on the examples."),
     Group("In stages", ("composed",), "Several runs that become one artifact."),
     Group(
-        "Edit the weights", ("editing",), "No training: arithmetic on weights or adapters, or pruning. Most are `expunge merge`."
+        "Edit the weights",
+        ("editing",),
+        "No loop: arithmetic on weights or adapters, pruning, one straight step. Most are `expunge merge`.",
     ),
     Group(
         "Guard the model", ("guarding",), "Weights stay as they are; hooks keep answers back. Whoever has the weights has it all."
