@@ -63,6 +63,8 @@ def run_of(name: str, lab: Path, seed: int, start: Path | None = None) -> Run:
         words["refusals"] = str(data / "refusals.txt")
     changed = {field: yaml.safe_load(value) for field, _, value in (change.partition("=") for change in changes)}
     training = {**said.get("training", {}), "seed": seed, **changed}
+    if "disruption_budget" in changed:  # WikiText has none of the lab's words
+        words["neutral"] = str(data / "general/corpus.jsonl")
     return build_spec(Run, {**said, **words, "training": training}, name)
 
 

@@ -161,9 +161,25 @@ def test_a_sweep_gives_the_controls_the_same_trials_and_leaves_out_what_costs_to
         assert (trial["value"] is None) == (trial["kept"] < trial["kept_before"])
 
 
+def test_a_sweep_leaves_out_what_changes_the_model_too_much_on_neutral_text(world, tmp_path):
+    pytest.importorskip("optuna")
+    spec = {"relearn": Relearn(steps=4, points=2, batch_size=6, learning_rate=1e-3, data=("facts",))}
+    budget = Sweep(1, utility_loss=1.0, disruption_budget=0.1)
+    record = attack(world.refuses, spec, sources_of(world), out=tmp_path, sweep=budget, max_new_tokens=8, quiet=True)[0]
+    assert record.budget["disruption_budget"] == 0.1
+    levels = [trial["disruption"] for trial in record.trials]
+    assert min(levels) < 0.1 < max(levels)  # else nothing is told apart here
+    for trial in record.trials:
+        assert (trial["value"] is None) == (trial["disruption"] > 0.1)
+    with pytest.raises(ExpungeError, match="--neutral FILE"):
+        attack(world.refuses, spec, Sources(world.forget, world.control), out=tmp_path / "none", sweep=budget, quiet=True)
+
+
 def test_a_sweep_of_nothing_and_of_what_has_no_settings_is_a_sentence():
     with pytest.raises(ExpungeError, match="tries nothing"):
         Sweep(0)
+    with pytest.raises(ExpungeError, match="allows no attack"):
+        Sweep(2, disruption_budget=0.0)
     with pytest.raises(ExpungeError, match="relearn, soft_prompt have"):
         check_sweep(named(["prefix"]), Sweep(2))
 

@@ -15,6 +15,7 @@ from expunge.attacks.knowledge import Facts, Floats
 from expunge.attacks.target import Target
 from expunge.data.encode import Encoded, collate
 from expunge.models.logprobs import labelled_logits, token_logprobs
+from expunge.training.disruption import Disruption
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,6 +94,8 @@ class Relearn(AttackSpec):
     """Number of times during training that the questions are asked."""
     kept: int = Field(0, ge=0)
     """Kept facts that are asked as well each time, to see what the attack costs (a sweep asks 24)."""
+    neutral: int = Field(0, ge=0)
+    """Neutral texts on which it is measured each time how much the attack has changed the model: KL in nats per token."""
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:
         ways = []
@@ -130,12 +133,21 @@ class Relearn(AttackSpec):
         before = {"kept_before": float(np.nanmean(target.recall(retain)))} if len(retain) else {}
         steps = self._steps(len(rows))
         points = self._points(steps)
+        disruption = self._disruption(target, scene)
         with target.restored() as model, self._trainable(model, seed) as trained:
             for step in self._train(target, trained, rows, steps, seed):
                 if step in points:
                     trained.eval()
-                    yield step, target.recall(asked), before | _kept(target, retain)
+                    changed = {} if disruption is None else {"disruption": disruption.measure(model)}
+                    yield step, target.recall(asked), before | _kept(target, retain) | changed
                     trained.train()
+
+    def _disruption(self, target: Target, scene: Scene) -> Disruption | None:
+        """Returns the measurement against the model before the attack, if it is asked for and there is neutral text."""
+        texts = scene.neutral[: self.neutral]
+        if not texts:
+            return None
+        return Disruption.from_rows(target.model, target.encoded(texts), target.encoder.pad_id, target.model.device)
 
     def _steps(self, rows: int) -> int:
         return self.steps if self.epochs is None else self.epochs * math.ceil(rows / self.batch_size)

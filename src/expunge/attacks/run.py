@@ -4,6 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def attack(
     folder = Path(out)
     if sweep is not None:
         check_sweep(attacks, sweep)
+        if sweep.disruption_budget is not None and not sources.neutral:
+            raise ExpungeError("--disruption-budget is measured on neutral text, and there is none; give it with --neutral FILE")
     field = _Field(str(artifact), sources, seed, dtype, max_new_tokens, sweep)
     field.open()
     done: list[Attack] = []
@@ -110,7 +113,8 @@ class _Field:
     def key(self, label: str, spec: AttackSpec) -> str:
         """Computes a sha256 over everything that a result depends on."""
         settings: list[Any] = [code_version(), label, spec.model_dump(mode="json"), self.seed, self.max_new_tokens]
-        settings += [None if self._swept(spec) is None else [self.sweep.trials, self.sweep.utility_loss]]  # type: ignore[union-attr]
+        swept = self._swept(spec)
+        settings += [None if swept is None else asdict(swept)]
         settings += [self.mine.fingerprint, self.gold.fingerprint if self.gold else None, self.before_sha256]
         settings += [fingerprint(rows) for rows in (*(f.examples for f in self.facts.values()), self.retain.examples)]
         settings += [fingerprint(self.sources.neutral), self.mine.encoder.format.model_dump_json()]
@@ -139,6 +143,8 @@ class _Field:
         budget = spec.budget
         if (sweep := self._swept(spec)) is not None:
             budget |= {"sweep": sweep.trials, "utility_loss": sweep.utility_loss}
+            if sweep.disruption_budget is not None:
+                budget |= {"disruption_budget": sweep.disruption_budget}
         record = Attack(attack=label, artifact=self.artifact, budget=budget)
         if reason is not None:
             return record.model_copy(update={"applicable": False, "reason": reason}), []

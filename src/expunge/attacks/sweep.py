@@ -14,6 +14,7 @@ import numpy as np
 from expunge.attacks.base import AttackSpec, Found, Way
 from expunge.attacks.relearn import Relearn
 from expunge.attacks.soft_prompt import SoftPrompt
+from expunge.data.neutral import TEXTS
 from expunge.errors import ExpungeError
 
 if TYPE_CHECKING:
@@ -31,12 +32,16 @@ class Sweep:
     """Number of settings that are tried; the first are the attack's own."""
     utility_loss: float = 0.1
     """Share of the recall on retained facts that an attack on the weights may cost."""
+    disruption_budget: float | None = None
+    """Most that an attack on the weights may change the model on neutral text: KL in nats per token."""
 
     def __post_init__(self) -> None:
         if self.trials < 1:
             raise ExpungeError(f"--sweep {self.trials} tries nothing; give a number from 1 on")
         if not 0 <= self.utility_loss <= 1:
             raise ExpungeError(f"--utility-loss {self.utility_loss} is no share; give a number between 0 and 1")
+        if self.disruption_budget is not None and self.disruption_budget <= 0:
+            raise ExpungeError(f"--disruption-budget {self.disruption_budget} allows no attack; give a number above 0")
 
 
 def _relearn(trial: "optuna.Trial") -> dict[str, Any]:
@@ -76,7 +81,8 @@ def searched(spec: AttackSpec, run: Callable[[AttackSpec], Found], sweep: Sweep,
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-    first = spec.model_copy(update={"kept": CHECKED}) if isinstance(spec, Relearn) else spec
+    measured = {"kept": CHECKED} | ({"neutral": TEXTS} if sweep.disruption_budget is not None else {})
+    first = spec.model_copy(update=measured) if isinstance(spec, Relearn) else spec
     specs, founds = [first], [run(first)]
     while len(specs) < sweep.trials:
         trial = study.ask()
@@ -100,7 +106,9 @@ def joined(founds: Sequence[Found], specs: Sequence[AttackSpec], sweep: Sweep | 
 
 
 def _keeps_use(way: Way, sweep: Sweep) -> bool:
-    """Whether the model after this step still knows enough of the retained facts."""
+    """Whether the model after this step still knows enough of the retained facts, and changed little enough on neutral text."""
+    if sweep.disruption_budget is not None and way.note.get("disruption", 0.0) > sweep.disruption_budget:
+        return False
     if "kept" not in way.note:
         return True
     return bool(way.note["kept"] >= (1.0 - sweep.utility_loss) * way.note["kept_before"])

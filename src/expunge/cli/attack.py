@@ -1,13 +1,16 @@
 """`expunge attack NAME[,NAME] RUN --suite NAME --data DIR --out DIR`, or `expunge attack ladder RUN ...` for all of them."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 from tyro.conf import Positional
 
 from expunge.errors import ExpungeError
 from expunge.records import Seed
+
+if TYPE_CHECKING:
+    from expunge.attacks.sweep import Sweep
 
 
 class AttackFlags(BaseModel):
@@ -45,6 +48,8 @@ class AttackFlags(BaseModel):
     """Search the settings of relearn and soft_prompt in N trials; the controls get the same trials. Needs expunge[sweep]."""
     utility_loss: float = 0.1
     """For a sweep: the share of recall on retained facts that an attack on the weights may cost."""
+    disruption_budget: float | None = None
+    """For a sweep: the most that an attack on the weights may change the model on `neutral` text, KL in nats per token."""
     options: tuple[str, ...] = ()
     """Settings of one attack as FIELD=VALUE, lists separated by commas: `--options steps=100 learning_rate=1e-4`."""
     limit: int | None = None
@@ -66,7 +71,6 @@ def run(flags: AttackFlags) -> None:
     from expunge.attacks.results import table
     from expunge.attacks.run import attack
     from expunge.attacks.sources import sources
-    from expunge.attacks.sweep import Sweep
     from expunge.folders import check_apart, check_place
     from expunge.models.load import DType
 
@@ -96,12 +100,22 @@ def run(flags: AttackFlags) -> None:
         found.limited(flags.limit),
         out=out,
         seed=flags.seed,
-        sweep=Sweep(flags.sweep, flags.utility_loss) if flags.sweep is not None else None,
+        sweep=_sweep(flags),
         dtype=dtype,
         max_new_tokens=flags.max_new_tokens,
         overwrite=flags.overwrite,
     )
     print(f"{flags.model}: gain over the control, 95 % intervals\n{table(records)}\n{out}/ladder.json")
+
+
+def _sweep(flags: AttackFlags) -> "Sweep | None":
+    from expunge.attacks.sweep import Sweep
+
+    if flags.sweep is None:
+        if flags.disruption_budget is not None:
+            raise ExpungeError("--disruption-budget bounds the trials of a sweep; give --sweep N too")
+        return None
+    return Sweep(flags.sweep, flags.utility_loss, flags.disruption_budget)
 
 
 def _fields(options: tuple[str, ...]) -> dict[str, Any]:

@@ -39,7 +39,6 @@ class Disruption:
     """The trained weights at the last check."""
 
     @classmethod
-    @torch.no_grad()
     def of(cls, model: nn.Module, data: TrainingData, training: Training, device: torch.device) -> "Disruption | None":
         """Creates it with the start model; None if the run has no neutral text. Raises ExpungeError for sharded weights."""
         if not data.neutral:
@@ -48,12 +47,20 @@ class Disruption:
             raise ExpungeError(
                 f"--neutral needs whole weights in every process, and --shard {training.shard} splits them; leave out one"
             )
-        batches = [data.neutral[i : i + ROWS] for i in range(0, len(data.neutral), ROWS)]
+        return cls.from_rows(model, data.neutral, data.pad_id, device, training.disruption_budget)
+
+    @classmethod
+    @torch.no_grad()
+    def from_rows(
+        cls, model: nn.Module, rows: Sequence[Encoded], pad_id: int, device: torch.device, budget: float | None = None
+    ) -> "Disruption":
+        """Creates it with the model as it is now, for these rows."""
+        batches = [rows[i : i + ROWS] for i in range(0, len(rows), ROWS)]
         was_training = model.training
         model.eval()
-        hidden = [labelled_hidden(model, collate(rows, data.pad_id).to(device)).hidden_ND for rows in batches]
+        hidden = [labelled_hidden(model, collate(batch, pad_id).to(device)).hidden_ND for batch in batches]
         model.train(was_training)
-        return cls(batches, data.pad_id, device, hidden, FrozenHead.of(model), training.disruption_budget)
+        return cls(batches, pad_id, device, hidden, FrozenHead.of(model), budget)
 
     @torch.no_grad()
     def measure(self, model: nn.Module) -> float:

@@ -127,7 +127,8 @@ class RepSelect(InPlaceEditing):
         kept = {"soft": 1 / relative, "quadratic": relative**-2, "hard": torch.zeros_like(relative)}[self.collapse]
         found = gradient.float()
         found = found - ((found @ right) * (1 - kept).unsqueeze(-2)) @ right.mT
-        return found - left @ ((1 - kept).unsqueeze(-1) * (left.mT @ found))
+        both: Tensor = found - left @ ((1 - kept).unsqueeze(-1) * (left.mT @ found))
+        return both
 
     @contextmanager
     def _elicited(self, model: nn.Module, rows: Sequence[Encoded], pad_id: int) -> Iterator[dict[str, nn.Parameter]]:
@@ -244,7 +245,8 @@ def _shortest(known_at: Callable[[float], float], target: float, shortest: float
 def _norm(tensors: Mapping[str, Tensor]) -> Tensor:
     import torch
 
-    return torch.stack([value.float().norm() for value in tensors.values()]).norm()
+    norm: Tensor = torch.stack([value.float().norm() for value in tensors.values()]).norm()
+    return norm
 
 
 def _mlp_matrices(model: nn.Module) -> set[str]:

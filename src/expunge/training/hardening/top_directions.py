@@ -40,4 +40,5 @@ def without_top_directions(gradient: Tensor, k: int, name: str) -> Tensor:
         with torch.random.fork_rng(devices=[matrix.device] if matrix.is_cuda else []):
             torch.manual_seed(0)  # its start is random; the same on every process and in every run
             left = torch.svd_lowrank(matrix, q=min(smaller, k + MORE), niter=4)[0][..., :k]
-    return (matrix - left @ (left.mT @ matrix)).to(gradient.dtype)
+    kept: Tensor = matrix - left @ (left.mT @ matrix)
+    return kept.to(gradient.dtype)
