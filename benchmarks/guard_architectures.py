@@ -1,13 +1,14 @@
 """Runs embedding corruption through every causal-LM type of transformers, on pico models.
 
-    python benchmarks/guard_architectures.py [docs/prompts.md]
+    python benchmarks/guard_architectures.py [--only TYPE ...] [--page docs/prompts.md]
 
 Every type that transformers registers for causal language modeling is built from its configuration, made small
 (benchmarks/architectures.py). In a batch of a flagged and a passed prompt of equal length, the passed one must keep its logits,
-the flagged one must change as it does alone, and `generate` must run greedily, with beams and without a cache, and write the
-passed prompt's plain answer. With a file, the result is written between its marks. About five minutes of one core.
+the flagged one must change as it does alone, and `generate` must run greedily, with beams and without a cache (where the plain model
+does), and write the passed prompt's plain answer. With a file, the result is written between its marks. About five minutes of one core.
 """
 
+import argparse
 import sys
 import warnings
 from pathlib import Path
@@ -53,7 +54,7 @@ def encoder() -> Encoder:
 @torch.no_grad()
 def check(model: PreTrainedModel, how: Encoder) -> str:
     """Returns what is wrong with the guard on this model; empty if nothing is."""
-    method = EmbeddingCorruption(gate="text", tune="nothing", strength=4.0, canaries=0)
+    method = EmbeddingCorruption(gate="text", tune="nothing", strength=4.0, canaries=0, false_positive_rate=0.2)
     state = method.fit(model, Request(FORGET, RETAIN), how)
     flagged, passed = how.encode_prompts(["where was anna born", "two plus six is"])
     ids_BT = torch.tensor([flagged, passed])
@@ -61,6 +62,7 @@ def check(model: PreTrainedModel, how: Encoder) -> str:
     options = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
     before = model(input_ids=ids_BT, attention_mask=mask_BT).logits[:, -1].float()
     written = model.generate(ids_BT[1:], attention_mask=mask_BT[1:], **options)[0, ids_BT.shape[1] :].tolist()
+    can = [more for more in ({"num_beams": 2}, {"use_cache": False}) if runs(model, ids_BT, mask_BT, {**options, **more})]
     with method.attach(model, state, how) as counts:
         after = model(input_ids=ids_BT, attention_mask=mask_BT).logits[:, -1].float()
         alone = model(input_ids=ids_BT[:1], attention_mask=mask_BT[:1]).logits[:, -1].float()
@@ -75,9 +77,18 @@ def check(model: PreTrainedModel, how: Encoder) -> str:
         found = model.generate(ids_BT, attention_mask=mask_BT, **options)[1, ids_BT.shape[1] :].tolist()
         if found != written:
             return "the passed prompt's answer changes"
-        for more in ({"num_beams": 2}, {"use_cache": False}):
+        for more in can:
             model.generate(ids_BT, attention_mask=mask_BT, **options, **more)
     return ""
+
+
+def runs(model: PreTrainedModel, ids_BT: torch.Tensor, mask_BT: torch.Tensor, options: dict[str, object]) -> bool:
+    """Whether the plain model generates so."""
+    try:
+        model.generate(ids_BT, attention_mask=mask_BT, **options)
+    except Exception:  # an architecture may lack beams or need its cache
+        return False
+    return True
 
 
 def measure(model_type: str, how: Encoder) -> Line:
@@ -98,21 +109,24 @@ def measure(model_type: str, how: Encoder) -> Line:
 def main() -> None:
     logging.set_verbosity_error()
     warnings.simplefilter("ignore")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--only", nargs="+")
+    parser.add_argument("--page", type=Path, nargs="*", default=[])
+    args = parser.parse_args()
     how, lines = encoder(), []
-    for model_type in (t for t in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) if t in CONFIG_MAPPING):
+    for model_type in args.only or [t for t in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) if t in CONFIG_MAPPING]:
         lines.append(measure(model_type, how))
         print(lines[-1], file=sys.stderr, flush=True)
     built = [line for line in lines if line.built]
     right = [line for line in built if not line.reason]
     wrong = "; ".join(f"`{line.model_type}` ({line.reason})" for line in built if line.reason)
     missing = "; ".join(f"`{line.model_type}` ({line.reason})" for line in lines if not line.built)
-    text = f"{len(lines)} types are registered, {len(built)} were built, and the guard is right on {len(right)} of these."
+    text = f"{len(lines)} types were tried, {len(built)} were built, and the guard is right on {len(right)} of these."
     text += f"\n\nExceptions: {wrong or 'none'}.\n\nNot built: {missing or 'none'}."
     print(text)
-    for name in sys.argv[1:]:
-        page = Path(name).read_text(encoding="utf-8")
-        before, _, rest = page.partition(START)
-        Path(name).write_text(f"{before}{START}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    for file in args.page:
+        before, _, rest = file.read_text(encoding="utf-8").partition(START)
+        file.write_text(f"{before}{START}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from expunge.data.read import read_examples
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
+from expunge.guarding.embedding_corruption.judge import Judge
 from expunge.guarding.embedding_corruption.prompt_classes import errors
 from expunge.lab import build
 from expunge.loading import load
@@ -68,16 +69,15 @@ def value(found: Evaluation, task: str, metric: str) -> float:
     return next(score.value for score in found.scores if (score.task, score.metric) == (task, metric)) or 0.0
 
 
-def by_class(model: torch.nn.Module, encoder: Encoder, facts: Path) -> None:
-    """Prints both error kinds by class, of each third forget prompt and of as many about public people."""
-    guard = model.expunge_guard
-    judge = guard.method.judge(model, guard.state, encoder)
+def by_class(judge: Judge, facts: Path) -> None:
+    """Prints both error kinds by class, of each third forget prompt and of as many about public people. The gate gets the text:
+    the lab's model has whole words as tokens, so that neither it nor a gate behind its tokenizer could read most disguises."""
 
     def flags(prompt: str) -> bool:
-        return bool(judge.decision(encoder.encode_prompts([prompt])[0]).flagged)
+        return judge.scores.of(prompt) > judge.threshold
 
     def raw(prompt: str) -> bool:
-        return max(judge.scores.gate.probabilities([prompt])) > judge.threshold
+        return max(judge.scores.gate.probabilities([prompt.casefold()])) > judge.threshold
 
     forget, public = ([str(e.prompt) for e in read_examples(facts / f"{name}.jsonl")] for name in ("forget", "public"))
     other = {"forget": rephrased(facts / "forget.jsonl"), "retain": rephrased(facts / "retain.jsonl")[::8]}
@@ -129,7 +129,8 @@ def one(lab: Path, out: Path, limit: int | None, classes: bool) -> None:
                 share, took = flagged(model, encoder, prompts)
                 print(f"flagged, {kind}: {share:.3f} of {len(prompts)} ({took:.1f} ms a prompt with its pass)")
             if classes:
-                by_class(model, encoder, facts)
+                guard = model.expunge_guard
+                by_class(guard.method.judge(model, guard.state, encoder), facts)
 
 
 def main() -> None:

@@ -95,6 +95,12 @@ def test_what_cannot_be_scored_counts_as_flagged(encoder: Encoder) -> None:
     assert [Scores(gate, encoder).of(text) for text in ("", "  ", "<s> question: answer:", "\u200b?!")] == [1.0] * 4
 
 
+def test_a_harmless_prompt_in_invisible_letters_is_read_and_passes(encoder: Encoder) -> None:
+    scores = Scores(TextGate(TextGate.fit(FORGET, RETAIN)), encoder)
+    hidden = "".join(chr(0xE0000 + ord(c)) for c in "one plus two is")
+    assert scores.of(hidden) == scores.of("one plus two is") < scores.of("".join(chr(0xE0000 + ord(c)) for c in ASKED))
+
+
 def test_views_hold_every_text_once() -> None:
     found = views(["Where was Anna born", "where was anna born"], 100)
     assert len(found) == len(set(found))

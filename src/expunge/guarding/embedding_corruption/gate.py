@@ -51,7 +51,7 @@ class Scores:
             if text not in self._known:
                 if len(self._known) >= REMEMBERED:
                     self._known.clear()
-                parts = [part for part in requests(text, self._encoder) if squeezed(part)]
+                parts = requests(text, self._encoder)
                 found = self.gate.probabilities(views(parts, self.gate.window)) if parts else []
                 worst = max(found, default=1.0)
                 self._known[text] = worst if 0.0 <= worst <= 1.0 and all(p == p for p in found) else 1.0
@@ -82,7 +82,7 @@ def requests(text: str, encoder: Encoder) -> list[str]:
     pieces = [piece.strip() for piece in template_pieces(encoder) if piece.strip()]
     marks = sorted({*special, *pieces}, key=len, reverse=True)
     parts = re.split("|".join(map(re.escape, marks)), text) if marks else [text]
-    turns = [part.strip() for part in parts if squeezed(part)]
+    turns = [part.strip() for part in parts if _is_text(part)]
     return turns if len(turns) < 2 else [*turns, " ".join(turns)]
 
 
@@ -94,6 +94,11 @@ def template_pieces(encoder: Encoder) -> tuple[str, ...]:
         return head, rest.removesuffix("{response}")
     prompt_ids = encoder.encode_prompts([mark])[0]
     return tuple(str(encoder.tokenizer.decode(list(prompt_ids), skip_special_tokens=True)).split(mark))
+
+
+def _is_text(part: str) -> bool:
+    """Whether a part has letters or digits, be it only in its canonical form (tag characters are invisible letters)."""
+    return bool(squeezed(part) or squeezed(canonical(part)))
 
 
 class TextGate:
