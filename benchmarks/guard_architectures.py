@@ -4,8 +4,9 @@
 
 Every type that transformers registers for causal language modeling is built from its configuration, made small
 (benchmarks/architectures.py). In a batch of a flagged and a passed prompt of equal length, the passed one must keep its logits,
-the flagged one must change as it does alone, and `generate` must run greedily, with beams and without a cache (where the plain model
-does), and write the passed prompt's plain answer. With a file, the result is written between its marks. About five minutes of one core.
+the flagged one must change as it does alone, and `generate` must run greedily, with beams and without a cache (where the plain
+model does), and write the passed prompt's plain answer. With a page, the result is written between its marks. About five minutes
+of one core.
 """
 
 import argparse
