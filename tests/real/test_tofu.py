@@ -12,7 +12,7 @@ from expunge.records import read_evaluation
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-KEPT = 60
+KEPT = 40
 """Rows of TOFU's retain set that the small model learns beside the forty to forget."""
 ASKED = 40
 """Rows of each task that are scored: all that are to be forgotten, and as many of the others."""
@@ -29,8 +29,8 @@ def work(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (out / "retain.jsonl").write_text("".join(kept), encoding="utf-8")
     forget, retain = str(tofu / "forget01.jsonl"), str(out / "retain.jsonl")
     learn = ["--learning-rate", "3e-3", "--batch-size", "16", "--schedule", "cosine", "--weight-decay", "0"]
-    expunge("finetune", "--model", model, "--data", forget, retain, *learn, "--epochs", "30", "--out", str(out / "original"))
-    expunge("finetune", "--model", model, "--data", retain, *learn, "--epochs", "30", "--out", str(out / "retain-only"))
+    expunge("finetune", "--model", model, "--data", forget, retain, *learn, "--epochs", "24", "--out", str(out / "original"))
+    expunge("finetune", "--model", model, "--data", retain, *learn, "--epochs", "24", "--out", str(out / "retain-only"))
     score = ["--suite", "tofu", "--data", str(tofu), "--forget", "forget01", "--limit", str(ASKED)]
     expunge("evaluate", str(out / "retain-only"), *score)
     expunge("evaluate", str(out / "original"), *score, "--retain-scores", str(out / "retain-only"))
@@ -47,7 +47,7 @@ def work(data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 SETTINGS = {
-    "npo": ["--learning-rate", "1e-3", "--epochs", "30", "--batch-size", "16", "--retain-weight", "5"],
+    "npo": ["--learning-rate", "1e-3", "--epochs", "20", "--batch-size", "16", "--retain-weight", "5"],
     "gradient_difference": ["--learning-rate", "8e-4", "--epochs", "10", "--batch-size", "16", "--retain-weight", "5"],
 }
 
