@@ -56,9 +56,10 @@ class Watch:
     """The target before the run: that of the holdout rows, or `until`."""
     unknown_share: float = 1.0
     """Share of the holdout rows' probability that the forget rows are to have."""
-    never: tuple[Levels, Levels] | None = None
-    """Before the run: levels of the holdout answers' own and copied words, if forget rows rest one by one. (Those of the model
-    being trained may fall with the forget answers, and a gold model's do not.)"""
+    by_row: bool = False
+    """Forget rows rest one by one, and the words that their answers repeat from the prompts by themselves. The holdout answers
+    are measured at each check: compared with their levels before the run, forgetting ended too soon in the lab
+    (docs/report.md)."""
     rounding: str | None = None
     """A format at which the forget answers have to be unknown as well."""
     marked: list[Tensor] = field(default_factory=list)
@@ -75,15 +76,10 @@ class Watch:
         kept = None
         if "retain" in method.row_sets and data.retain and training.keep_retain > 0:
             kept = training.keep_retain * mean_answer_probability(model, data.retain, data.pad_id, device)
-        never = None
-        if until is not None:
-            unseen = until
-        elif training.stop_by_row:
-            never = part_levels(model, data.holdout, data.pad_id, device)
-            unseen = float(never[0].logp_B.exp().mean())
-        else:
-            unseen = mean_answer_probability(model, data.holdout, data.pad_id, device)
-        return cls(data, device, kept, until, unseen, training.unknown_share, never, training.quantization_aware)
+        by_row = training.stop_by_row and until is None
+        holdout = own_words(data.holdout) if by_row else data.holdout
+        unseen = until if until is not None else mean_answer_probability(model, holdout, data.pad_id, device)
+        return cls(data, device, kept, until, unseen, training.unknown_share, by_row, training.quantization_aware)
 
     def mark(self, weights: Iterable[nn.Parameter]) -> None:
         """Stores the trained weights at a check."""
@@ -103,7 +99,7 @@ class Watch:
             kept = mean_answer_probability(model, self.data.retain, self.data.pad_id, self.device)
             if kept < self.least_kept:
                 return Verdict(resting=True)
-        resting, copied_known = self._unknown_rows(model, *self.never) if self.never is not None else (Resting(), False)
+        resting, copied_known = self._unknown_rows(model) if self.by_row else (Resting(), False)
         if known > target or copied_known:
             return Verdict(resting_rows=resting)
         of = "" if self.unknown_share == 1 else f"{self.unknown_share:g} times "
@@ -113,9 +109,11 @@ class Watch:
 
     @cached_property
     def _forget(self) -> Sequence[Encoded]:
-        """The rows with labels on the words that are compared. Where rows rest one by one, these are not the words that an answer
-        repeats from its prompt, such as a person's name: they carry no fact, and equally ignorant models differ in them."""
-        return self.data.forget if self.never is None else [row.labelled("own") for row in self.data.forget]
+        return own_words(self.data.forget) if self.by_row else self.data.forget
+
+    @cached_property
+    def _holdout(self) -> Sequence[Encoded]:
+        return own_words(self.data.holdout) if self.by_row else self.data.holdout
 
     def _distance(self, model: nn.Module) -> tuple[float, float]:
         """Returns (probability of the forget answers, its target); with a rounding, the larger one of both."""
@@ -123,16 +121,16 @@ class Watch:
         if self.rounding is not None:
             with rounded(model, self.rounding):
                 known = max(known, mean_answer_probability(model, self._forget, self.data.pad_id, self.device))
-        if self.never is not None:
-            return known, self.unknown_share * self.unseen
         if self.until is not None or known > self.unseen + FAR:
             return known, self.unseen
-        never = mean_answer_probability(model, self.data.holdout, self.data.pad_id, self.device)
+        never = mean_answer_probability(model, self._holdout, self.data.pad_id, self.device)
         return known, self.unknown_share * never
 
-    def _unknown_rows(self, model: nn.Module, never_own: Levels, never_copied: Levels) -> tuple[Resting, bool]:
+    def _unknown_rows(self, model: nn.Module) -> tuple[Resting, bool]:
         """Returns what rests, and whether copied words are still better known than those of the holdout answers."""
-        own, copied = part_levels(model, self.data.forget, self.data.pad_id, self.device)
+        (own, copied), (never_own, never_copied) = (
+            part_levels(model, rows, self.data.pad_id, self.device) for rows in (self.data.forget, self.data.holdout)
+        )
         resting = Resting(unknown_rows(own, never_own, self.unknown_share), uncertain_rows(copied.logp_B, never_copied.logp_B))
         known, never = (levels.logp_B.exp().nanmean() for levels in (copied, never_copied))
         return resting, bool(known > never + COPIED_CLOSE)
@@ -156,6 +154,12 @@ class Watch:
         for weight, begin, end in zip(weights, self.marked, ends, strict=True):
             weight.copy_(begin + (end - begin) * high)
         return found
+
+
+def own_words(rows: Sequence[Encoded]) -> list[Encoded]:
+    """Returns the rows without labels on words that their answers repeat from the prompts, such as a person's name: these carry
+    no fact, and their probability differs between models that are equally ignorant."""
+    return [row.labelled("own") for row in rows]
 
 
 def uncertain_rows(forget_B: Tensor, holdout_M: Tensor) -> frozenset[int]:
