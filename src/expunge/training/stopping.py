@@ -99,9 +99,9 @@ class Watch:
             kept = mean_answer_probability(model, self.data.retain, self.data.pad_id, self.device)
             if kept < self.least_kept:
                 return Verdict(resting=True)
-        resting, copied_known = self._unknown_rows(model) if self.by_row else (Resting(), False)
+        rows, copied_known = self._unknown_rows(model) if self.by_row else (Resting(), False)
         if known > target or copied_known:
-            return Verdict(resting_rows=resting)
+            return Verdict(resting_rows=rows)
         of = "" if self.unknown_share == 1 else f"{self.unknown_share:g} times "
         wanted = f"than was asked for ({target:g})" if self.until is not None else f"than {of}holdout answers ({target:.3f})"
         reason = f"forget answers (mean probability {known:.3f}) are no more probable {wanted}"

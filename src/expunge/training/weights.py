@@ -83,7 +83,7 @@ def set_trainable(model: PreTrainedModel, selection: Selection, training: Traini
             parameter.requires_grad_(id(parameter) in own)
         return model  # type: ignore[no-any-return]
     if training.lora:
-        return attach(model, selection.modules, selection.parameters, training)  # type: ignore[return-value]
+        return attach(model, selection.modules, selection.parameters, training)  # type: ignore[return-value, no-any-return]
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in selection.weights)
     return model
