@@ -146,7 +146,7 @@ class TestRawText:
     def test_all_of_it_is_labelled_after_the_start_token_and_nothing_is_added(self, stories):
         row = Encoder(stories, Format()).encode(Example(None, "Once upon a time"))
         assert list(row.ids) == stories("Once upon a time").input_ids
-        assert row == (row.ids, 1, False, False)
+        assert row == Encoded(row.ids, 1, False, False)
 
     def test_without_a_start_token_the_first_token_has_nothing_to_be_predicted_from(self, gpt2):
         row = Encoder(gpt2, Format()).encode(Example(None, "Once upon a time"))
