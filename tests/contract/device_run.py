@@ -32,7 +32,7 @@ from expunge.evaluation.generate import generate, sample
 from expunge.evaluation.nucleus import Nucleus
 from expunge.guarding import life
 from expunge.methods.editing import SelectivePruning
-from expunge.methods.guarding import EmbeddingCorruption, KeySpaceDetection, NeuronAdjust
+from expunge.methods.guarding import EmbeddingCorruption, Instruction, KeySpaceDetection, NeuronAdjust
 from expunge.methods.training import TRAINING
 from expunge.models.activations import probe
 from expunge.models.spans import spans
@@ -175,6 +175,7 @@ PATHS: dict[str, Callable[[], Waits]] = {
     "training npo, micro-batches": lambda: train(loop_npo(), micro_batch_size=1),
     "training npo, LoRA": lambda: train(loop_npo(), lora=True),
     "guard neuron_adjust": lambda: guard(NeuronAdjust(percent=20)),
+    "guard instruction": lambda: guard(Instruction(target="anna")),
     "guard key_space": lambda: guard(KeySpaceDetection(abstention="i do not know")),
     "guard key_space, every step": lambda: guard(KeySpaceDetection(abstention="i do not know", check="all_steps")),
     "guard key_space, steer": lambda: guard(KeySpaceDetection(abstention="i do not know", action="steer")),
