@@ -11,6 +11,7 @@ from expunge import ExpungeError, Training, devices
 from expunge.devices import WIDEST, arithmetic, default_device, let_segments_grow, moved, out_of_memory, tokens_that_fit
 from expunge.evaluation.engine import Engine
 from expunge.training import loop
+from expunge.training.sharing import in_bfloat16
 
 CUDA = torch.device("cuda")
 GIB = 2**30
@@ -123,7 +124,7 @@ def test_out_of_memory_names_the_card_and_frees_the_cache(told: list[str]) -> No
     ],
 )
 def test_arithmetic_is_that_of_the_weights_adapters_included(precision: Any, lora: bool, dtype: torch.dtype, half: bool) -> None:
-    assert loop._in_bfloat16(Training(precision=precision, lora=lora), dtype) is half
+    assert in_bfloat16(Training(precision=precision, lora=lora), dtype) is half
 
 
 @pytest.mark.parametrize(("dtype", "fused"), [(torch.float32, True), (torch.bfloat16, None)])

@@ -48,7 +48,7 @@ EMPTY_WORDS = frozenset(
 
 
 class Asked(NamedTuple):
-    """What was made, and where it is."""
+    """The files that were made from a question."""
 
     forget: Path
     retain: Path | None
@@ -114,7 +114,7 @@ def ask(
 
 
 def too_near(row: tuple[str, str], other: tuple[str, str]) -> bool:
-    """Whether (question, answer) shares a name with the other's question, or more than half of its content words."""
+    """Returns whether (question, answer) shares a name with the other's question, or more than half of its content words."""
     words, theirs = content_words(" ".join(row)), content_words(" ".join(other))
     if names(other[0]) & {word.lower() for word in re.findall(r"\w+", " ".join(row))}:
         return True

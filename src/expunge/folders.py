@@ -167,7 +167,7 @@ def beside_of(folder: Path, what: str) -> Path:
 
 
 def holds_something(folder: Path) -> bool:
-    """Whether a path exists and is more than an empty folder."""
+    """Returns whether a path exists and is more than an empty folder."""
     if not folder.is_dir():
         return os.path.lexists(folder)
     return any(entry.name != LOCK for entry in folder.iterdir())
@@ -255,7 +255,7 @@ def _progress(folder: Path) -> str:
 
 
 def is_finetune(folder: Path) -> bool:
-    """Whether run.yaml is of `expunge finetune`."""
+    """Returns whether run.yaml is of `expunge finetune`."""
     lines = (folder / "run.yaml").read_text(encoding="utf-8").splitlines()
     return not any(line.startswith("method:") for line in lines)
 

@@ -118,7 +118,7 @@ class Loading:
         )
 
 
-AS_STORED = Loading()
+DEFAULTS = Loading()
 
 
 def load(
@@ -137,7 +137,8 @@ def load(
     usual.
 
     An adapter is attached to its base model, after the base's hash was compared with the recorded one; so is a guard, which
-    stays on the model until `model.expunge_guard.detach()`. dtype `auto` is the dtype that the weights are stored in.
+    stays on the model until `model.expunge_guard.detach()`. dtype `auto` is the dtype that the weights are stored in, or float32
+    on a processor without arithmetic for it.
 
     device_map  spreads the layers over several devices, for models too large for one
     base        adapter, guard: the base model, if it is no longer at its recorded place; its hash is compared too
@@ -150,7 +151,7 @@ def load(
     return opened.model, opened.tokenizer
 
 
-def open_model(path: str | Path, how: Loading = AS_STORED) -> Opened:
+def open_model(path: str | Path, how: Loading = DEFAULTS) -> Opened:
     """Loads a model as `load` does, and returns its fingerprint too. Raises ExpungeError as `load` does."""
     base, force, revision = how.base, how.force, how.revision
     folder = artifact_folder(path)

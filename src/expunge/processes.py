@@ -47,7 +47,7 @@ def _leave() -> None:
 
 
 def is_main() -> bool:
-    """Whether this process writes files and prints; also before joining."""
+    """Returns whether this process writes files and prints; also before joining."""
     joined = group()
     return joined.get_rank() == 0 if joined is not None else os.environ.get("RANK", "0") == "0"
 

@@ -19,6 +19,13 @@ Role = Literal["forget", "retain", "neutral", "control"]
 trained on (control). It decides which direction is good, what may be quoted and what a report compares."""
 
 
+def level(value: float | str | None) -> float | str | None:
+    """Checks a level to stop at. Raises ValueError for a number that is no probability."""
+    if isinstance(value, float) and not 0 < value < 1:
+        raise ValueError("is a probability between 0 and 1, or never-seen")
+    return value
+
+
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """A seed that torch, numpy and scikit-learn all accept."""
 

@@ -140,7 +140,7 @@ def _check_device_map(run: AnyRun, runner: Runner) -> None:
 
 
 def _finished(run: AnyRun, out: Path) -> bool:
-    """Whether the artifact is complete and was made by this run."""
+    """Returns whether the artifact is complete and was made by this run."""
     if not (out / "provenance.json").is_file() or artifact_folder(out) is None:
         return False
     _check_same(run, out)

@@ -110,7 +110,7 @@ class Context:
 
     @property
     def checks_itself(self) -> bool:
-        """Whether the self-check is run: not for fine-tuning."""
+        """Returns whether the self-check is run: not for fine-tuning."""
         return self.measures and isinstance(self.run, Run)
 
     def load(self, *, keep_adapter: bool = False) -> PreTrainedModel:

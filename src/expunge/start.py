@@ -58,7 +58,7 @@ class Start:
         return self.place, self.revision
 
     def at_hand(self) -> bool:
-        """Whether its files are on this machine; a hub model's are once it was loaded."""
+        """Returns whether its files are on this machine; a hub model's are once it was loaded."""
         return os.path.isdir(self.place) or in_cache(self.place, self.revision)
 
     def fingerprint(self) -> str:

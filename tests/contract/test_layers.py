@@ -41,11 +41,13 @@ LAYERS = [
             "adapters",
             "weights",
             "limits",
+            "way",
             "stopping",
             "alternates",
             "hardening",
             "disruption",
             "gradients",
+            "sharing",
             "loop",
         )
     ]

@@ -14,9 +14,9 @@ from expunge.data.format import default_format
 from expunge.data.read import read_examples
 from expunge.loading import load
 from expunge.methods import METHODS, TrainingMethod
+from expunge.models.answer_levels import mean_answer_probability
 from expunge.recipes import recipes_folder
 from expunge.run import execute
-from expunge.training.reference import mean_answer_probability
 
 PEOPLE = [name for name, cls in METHODS.items() if issubclass(cls, TrainingMethod) and name != "rmu"]
 """RMU has texts to forget, not people: its recipes are tested with the hazard domains."""

@@ -129,7 +129,7 @@ def test_what_is_left_of_a_gradient_are_its_smaller_singular_values(shape: tuple
 def test_large_matrices_lose_the_same_directions_without_touching_the_random_state(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = torch.randn(40, 30, generator=torch.Generator().manual_seed(0)) @ torch.diag(0.8 ** torch.arange(30.0))
     exact = without_top_directions(matrix, 3, "w")
-    monkeypatch.setattr("expunge.training.hardening.top_directions.EXACT", 0)
+    monkeypatch.setattr("expunge.models.directions.EXACT", 0)
     torch.manual_seed(5)
     found = without_top_directions(matrix, 3, "w")
     drawn = torch.rand(1)
@@ -240,7 +240,7 @@ def test_a_run_that_stops_when_unknown_is_unknown_in_the_format_too(
     from expunge.data.encode import Encoder
     from expunge.data.format import default_format
     from expunge.data.read import read_examples
-    from expunge.training.reference import mean_answer_probability
+    from expunge.models.answer_levels import mean_answer_probability
 
     training = Training(steps=40, batch_size=4, learning_rate=3e-3, stop_every=1, until=0.002, quantization_aware="int4_channel")
     run = expunge.unlearn(GradientDifference(retain_weight=0.1), model=pico_folder, forget=data["forget"], retain=data["retain"],

@@ -13,9 +13,9 @@ from expunge import Training
 from expunge.data.encode import Encoded
 from expunge.methods import GradientAscent, GradientDifference
 from expunge.methods.training.base import RowSet
+from expunge.models.answer_levels import Levels, answer_levels, part_levels
 from expunge.training import loop, stopping
 from expunge.training.data import Part, Resting, RowKey, without
-from expunge.training.reference import Levels, answer_levels, part_levels
 from expunge.training.stopping import uncertain_rows, unknown_rows
 
 ROWS = {

@@ -30,7 +30,7 @@ class Preset(NamedTuple):
 
 @dataclass(frozen=True)
 class Scene:
-    """What an attacker has besides the model: facts of the same kind, text, the model before unlearning, a seed."""
+    """Resources of an attacker besides the model: facts of the same kind, text, the model before unlearning, a seed."""
 
     retain: Facts
     """Facts to keep of the request; may be empty."""
@@ -102,7 +102,7 @@ class AttackSpec(BaseModel):
         return None
 
     def gold_only(self, scene: Scene) -> bool:
-        """Whether only a gold model is a valid control, and never-seen facts are not."""
+        """Returns whether only a gold model is a valid control, and never-seen facts are not."""
         return False
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:

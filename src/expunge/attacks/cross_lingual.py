@@ -80,7 +80,8 @@ def _translator(place: str) -> tuple[Any, Any]:
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     try:
-        return AutoModelForSeq2SeqLM.from_pretrained(place).eval(), AutoTokenizer.from_pretrained(place)
+        model = AutoModelForSeq2SeqLM.from_pretrained(place, use_safetensors=True).eval()
+        return model, AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ExpungeError(f"the translator {place} cannot be loaded ({reason}); give a sequence-to-sequence model") from error

@@ -11,8 +11,9 @@ from expunge.attacks.target import Target
 
 
 class Diff(AttackSpec):
-    """Who holds both checkpoints ranks candidate subjects by how much changed: in the probability of their facts, and in the
-    embeddings of their words (from the weights alone). Candidates are the forgotten, the kept and the never-known subjects.
+    """Ranks candidate subjects by how much a model changed on them, given both checkpoints: in the probability of their facts,
+    and in the embeddings of their words (from the weights alone). Candidates are the forgotten, the kept and the never-known
+    subjects.
 
     The value of a fact is the share of the other candidates whose change is smaller than its subject's: 0.5 for a guess, 1 if the
     forgotten subjects changed most. Gold differs from the original in the same subjects, so that only gold is a valid control.

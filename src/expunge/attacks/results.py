@@ -1,4 +1,4 @@
-"""What was found becomes a record: gain, control, scores, every way that was tried, one sample for each fact."""
+"""Makes the record of an attack: gain, control, scores, every way that was tried, one sample for each fact."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal

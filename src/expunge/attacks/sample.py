@@ -13,6 +13,7 @@ from expunge.attacks.knowledge import Facts, Floats
 from expunge.attacks.target import Target
 from expunge.errors import ExpungeError
 from expunge.evaluation.nucleus import Nucleus
+from expunge.models.classifiers import load_classifier
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -78,15 +79,7 @@ class Sample(AttackSpec):
 @cache
 def nli_model(place: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Loads a classifier of pairs of texts, one of whose labels is entailment."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    try:
-        model: Any = AutoModelForSequenceClassification.from_pretrained(place).eval()
-        tokenizer: Any = AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        raise ExpungeError(
-            f"the judge {place} cannot be loaded ({str(error).splitlines()[0]}); give `words` or an NLI model"
-        ) from error
+    model, tokenizer = load_classifier(place)
     if not any("entail" in str(label).lower() for label in model.config.id2label.values()):
         raise ExpungeError(f"the judge {place} has no label entailment; give an NLI model")
     return model, tokenizer
@@ -94,7 +87,9 @@ def nli_model(place: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
 
 @torch.inference_mode()
 def entails(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", text: str, fact: str) -> bool:
-    """Whether entailment is the most probable relation of `fact` to `text`."""
+    """Returns whether entailment is the most probable relation of `fact` to `text`."""
     labels: Any = model.config.id2label
-    label = str(labels[int(model(**tokenizer(text, fact, truncation=True, return_tensors="pt")).logits.argmax())])
+    label = str(
+        labels[int(model(**tokenizer(text, fact, truncation=True, return_tensors="pt").to(model.device)).logits.argmax())]
+    )
     return "entail" in label.lower() and "not" not in label.lower()

@@ -59,7 +59,7 @@ class Target:
         return Engine(self.model, self.encoder.pad_id)
 
     def fits(self, prompts: Sequence[str]) -> list[bool]:
-        """Whether each prompt leaves room for an answer of `max_new_tokens`."""
+        """Returns whether each prompt leaves room for an answer of `max_new_tokens`."""
         rows = Encoder(self.tokenizer, self.encoder.format, sys.maxsize).encode_prompts(prompts)
         return [len(row) + self.max_new_tokens <= self.encoder.max_length for row in rows]
 

@@ -11,6 +11,7 @@ from expunge.folders import COMMAND, beside_of, kept_command, unfinished
 
 if TYPE_CHECKING:
     from expunge.merging import MergeRequest
+    from expunge.methods.editing.factors import AdapterMethod
 
 
 class Work(BaseModel):
@@ -86,6 +87,42 @@ def _begun(out: Path) -> list[str]:
     return kept_command(work)
 
 
+def _help() -> None:
+    from expunge.methods.editing import ADAPTER_MERGING, MERGING
+
+    print(f"usage: {__doc__.removesuffix('.').replace('`', '')}\n\nmethods:")
+    for cls in MERGING:
+        print(f"  {cls.method_name():<20} {cls.formula}")
+    print("\nmethods that make one adapter of two, `--models EXPERT ANTI_EXPERT`:")
+    for adapter_cls in ADAPTER_MERGING:
+        print(f"  {adapter_cls.method_name():<20} {adapter_cls.formula}")
+    print("\n`expunge merge METHOD --help` lists the fields of a method; --config takes a YAML file of mergekit.")
+
+
+def _merge_adapters(chosen: "type[AdapterMethod]", words: Sequence[str]) -> None:
+    """Makes one adapter of two. Raises what `merge_adapters` raises."""
+    from expunge.cli.flags import parse
+
+    two = create_model("Adapters", __base__=Adapters, __doc__=chosen.__doc__, method=(chosen, chosen()))
+    given = parse(two, f"expunge merge {words[0]}", words[1:])
+    from expunge.merging import merge_adapters
+
+    try:
+        made = merge_adapters(
+            given.method,  # type: ignore[attr-defined]
+            models=given.models,
+            out=given.out,
+            base=given.base,
+            rank=given.rank,
+            resume=given.resume,
+            overwrite=given.overwrite,
+            command=[word for word in words if word not in ("--resume", "--overwrite")],
+        )
+    except KeyboardInterrupt as stop:
+        raise Interrupted(unfinished(given.out) or "nothing was put in place") from stop
+    print(f"{made.sentences()}\n  the adapter is in {Path(given.out) / 'artifact'}")
+
+
 def main(words: Sequence[str]) -> None:
     from expunge.cli.flags import parse, value_of
     from expunge.methods.editing import ADAPTER_MERGING, MERGING
@@ -93,13 +130,7 @@ def main(words: Sequence[str]) -> None:
     methods = {cls.method_name(): cls for cls in MERGING}
     of_adapters = {cls.method_name(): cls for cls in ADAPTER_MERGING}
     if not words or words[0] in ("-h", "--help"):
-        print(f"usage: {__doc__.removesuffix('.').replace('`', '')}\n\nmethods:")
-        for name, cls in methods.items():
-            print(f"  {name:<20} {cls.formula}")
-        print("\nmethods that make one adapter of two, `--models EXPERT ANTI_EXPERT`:")
-        for name, adapter_cls in of_adapters.items():
-            print(f"  {name:<20} {adapter_cls.formula}")
-        print("\n`expunge merge METHOD --help` lists the fields of a method; --config takes a YAML file of mergekit.")
+        _help()
         return
     request: MergeRequest
     flags: Work
@@ -111,25 +142,7 @@ def main(words: Sequence[str]) -> None:
 
         request = read_mergekit(Path(recipe.config), shard_bytes=round(recipe.shard_gb * 1e9))
     elif words[0] in of_adapters:
-        chosen = of_adapters[words[0]]
-        two = create_model("Adapters", __base__=Adapters, __doc__=chosen.__doc__, method=(chosen, chosen()))
-        given = parse(two, f"expunge merge {words[0]}", words[1:])
-        from expunge.merging import merge_adapters
-
-        try:
-            made = merge_adapters(
-                given.method,  # type: ignore[attr-defined]
-                models=given.models,
-                out=given.out,
-                base=given.base,
-                rank=given.rank,
-                resume=given.resume,
-                overwrite=given.overwrite,
-                command=[word for word in words if word not in ("--resume", "--overwrite")],
-            )
-        except KeyboardInterrupt as stop:
-            raise Interrupted(unfinished(given.out) or "nothing was put in place") from stop
-        print(f"{made.sentences()}\n  the adapter is in {Path(given.out) / 'artifact'}")
+        _merge_adapters(of_adapters[words[0]], words)
         return
     elif words[0] not in methods:
         raise ExpungeError(

@@ -22,7 +22,7 @@ from expunge.spec import Run
 
 @dataclass(frozen=True)
 class Stages:
-    """Where and how the stages of one composed run are executed."""
+    """Executes the stages of one composed run."""
 
     context: Context
 

@@ -37,7 +37,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to forget and what to keep."""
+    """A request to forget: the rows to forget, to keep and to compare with."""
 
     forget: tuple[Example, ...]
     retain: tuple[Example, ...] = ()

@@ -186,7 +186,7 @@ class _Reader:
 
 
 def _missing(value: Any) -> bool:
-    """Whether a cell is null, or the NaN that pandas writes for null."""
+    """Returns whether a cell is null, or the NaN that pandas writes for null."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 

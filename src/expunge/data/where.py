@@ -31,7 +31,7 @@ class Condition(NamedTuple):
     value: str | float | bool | tuple[str | float | bool, ...]
 
     def holds(self, found: Attribute) -> bool:
-        """Whether the condition holds: numbers compare as numbers, texts and booleans by equality only."""
+        """Returns whether the condition holds: numbers compare as numbers, texts and booleans by equality only."""
         if isinstance(self.value, tuple):
             return any(Condition(self.attribute, "=", value).holds(found) for value in self.value)
         if isinstance(self.value, float):

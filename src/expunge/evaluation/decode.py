@@ -98,5 +98,5 @@ def tokens_of(row: Begun) -> Ids | None:
 
 
 def logits_are_finite(scores_BV: Tensor) -> Tensor:
-    """Whether the largest logit of each row is a number, [B]; it is NaN as soon as one of the logits is."""
+    """Returns whether the largest logit of each row is a number, [B]; it is NaN as soon as one of the logits is."""
     return scores_BV.max(dim=-1).values.isfinite()

@@ -183,7 +183,7 @@ def _write(
 
 
 def _stepwise(row: Begun, can: Shortcuts) -> bool:
-    """Whether a row is decoded here; not if its growing length would change how its cached positions are scaled."""
+    """Returns whether a row is decoded here; not if its growing length would change how its cached positions are scaled."""
     return can.stepwise and not (can.longest is not None and len(row.prompt) + len(row.answer) + row.room > can.longest)
 
 

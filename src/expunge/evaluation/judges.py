@@ -64,7 +64,7 @@ class Judge(Described):
 
 
 def contains_any(text: str, words: tuple[str, ...]) -> bool:
-    """Whether one of `words` occurs in `text` as a whole word or phrase, ignoring case."""
+    """Returns whether one of `words` occurs in `text` as a whole word or phrase, ignoring case."""
     return any(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) for word in words)
 
 

@@ -163,7 +163,7 @@ def _batch(
 
 
 def _pays_in_one_row(group: _Group, wide: int) -> bool:
-    """Whether one row with all ends costs less than a second pass over them.
+    """Returns whether one row with all ends costs less than a second pass over them.
 
     In one row every token is multiplied with every other, also where the mask then hides it: 4 D operations a pair, where a
     token's matrix products take about 24 D^2. A second pass pads the ends, which is about a seventh of these products.

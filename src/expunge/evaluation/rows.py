@@ -186,7 +186,7 @@ class Rows:
         return [self._fitted(row, self.room - max_new_tokens, text).ids for row, text in zip(whole, prompts, strict=True)]
 
     def _stopped(self, stop: tuple[str, ...], ids: Ids) -> bool:
-        """Whether a stop text was just written. A character has at most four tokens (bytes)."""
+        """Returns whether a stop text was just written. A character has at most four tokens (bytes)."""
         recent = str(self.tokenizer.decode(list(ids[-4 * max(map(len, stop)) - 4 :]), skip_special_tokens=True))
         return any(text in recent for text in stop)
 

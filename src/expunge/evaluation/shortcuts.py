@@ -197,7 +197,7 @@ def _spread(rows: Sequence[Tensor]) -> float:
 
 
 def _alike(a_TV: Tensor, b_TV: Tensor, spread: float) -> bool:
-    """Whether two results of the same rows differ by rounding only; never if one is not finite."""
+    """Returns whether two results of the same rows differ by rounding only; never if one is not finite."""
     difference_TV = _difference(a_TV, b_TV)
     if a_TV.dtype in (torch.float16, torch.bfloat16):
         return bool((difference_TV.square().mean(-1).sqrt() <= HALF_ROUNDING * spread).all())
@@ -205,14 +205,14 @@ def _alike(a_TV: Tensor, b_TV: Tensor, spread: float) -> bool:
 
 
 def _plain(model: nn.Module) -> bool:
-    """Whether the cache consists of keys and values only: no state of a recurrent layer, no chunked attention."""
+    """Returns whether the cache consists of keys and values only: no state of a recurrent layer, no chunked attention."""
     layers = DynamicCache(config=causal_model(model).config).layers
     chunked = getattr(text_config(model), "attention_chunk_size", None)
     return not chunked and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
 
 
 def _masked(model: nn.Module) -> bool:
-    """Whether the model takes a custom attention mask; layers with a sliding window would lose their own."""
+    """Returns whether the model takes a custom attention mask; layers with a sliding window would lose their own."""
     config = causal_model(model).config
     layers = DynamicCache(config=config).layers
     return all(type(layer) is DynamicLayer for layer in layers) and config._attn_implementation in ("sdpa", "eager")

@@ -11,7 +11,6 @@ cached keys and values between such prompts by their tokens: `EmbeddedPrompt.sal
 Shape suffixes: T tokens of a prompt, V vocabulary, D width.
 """
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -30,6 +29,7 @@ from expunge.loading import load
 from expunge.methods.base import State
 from expunge.methods.guarding.embedding_corruption import EmbeddingCorruption, embedding_matrix
 from expunge.models.checkpoint import save_tensors
+from expunge.models.folder import file_hash
 from expunge.models.load import causal_model, load_tokenizer
 from expunge.records import write_json
 
@@ -73,7 +73,7 @@ def export_guard(source: str | Path, out: str | Path, *, base: str | None = None
     life.save(beside, guard.state, guard.encoder)
     save_tensors(beside / EMBEDDINGS, {"weight": _embeddings(model)})
     edit = guard.method.edit(guard.state)
-    sums = {str(file.relative_to(beside)): _sha256(file) for file in sorted(beside.rglob("*")) if file.is_file()}
+    sums = {str(file.relative_to(beside)): file_hash(file) for file in sorted(beside.rglob("*")) if file.is_file()}
     write_json(
         beside / FILE,
         {
@@ -99,7 +99,7 @@ class Embedder:
             raise ExpungeError(f"{place} holds no {FILE}; export a guard with `expunge export`")
         said = json.loads((place / FILE).read_text(encoding="utf-8"))
         for name, expected in said["sha256"].items():
-            if not (place / name).is_file() or _sha256(place / name) != expected:
+            if not (place / name).is_file() or file_hash(place / name) != expected:
                 raise ExpungeError(f"{place / name} is missing or differs from its checksum; export the guard again")
         self._method = EmbeddingCorruption.model_validate(said["method"])
         self._state: State = life.read(place)
@@ -126,11 +126,3 @@ def _embeddings(model: nn.Module) -> Tensor:
     embed, weight_VD = causal_model(model).get_input_embeddings(), embedding_matrix(model)
     ids_V = torch.arange(len(weight_VD), device=weight_VD.device)
     return torch.cat([embed(part).cpu() for part in ids_V.split(AT_ONCE)])
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -57,7 +57,7 @@ class Session:
 
     @property
     def is_paused(self) -> bool:
-        """Whether this thread's passes are run by a guard itself."""
+        """Returns whether this thread's passes are run by a guard itself."""
         return PAUSED.get()
 
     @property

@@ -57,7 +57,7 @@ def choose_base(expert: Adapter, anti: Adapter, given: str | None) -> BasePlace:
 
 
 def _same(expert: Adapter, anti: Adapter) -> bool:
-    """Whether two names stand for the same weights."""
+    """Returns whether two names stand for the same weights."""
     if expert.base_sha256 is not None and expert.base_sha256 == anti.base_sha256:
         return True
     if not (os.path.isdir(expert.base) and os.path.isdir(anti.base)):

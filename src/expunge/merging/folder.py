@@ -45,7 +45,7 @@ def finished_merge(out: Path, fingerprint: str) -> MergeResult | None:
 
 
 def is_complete(output: Output, work: Path) -> bool:
-    """Whether all files that a journal mentions exist."""
+    """Returns whether all files that a journal mentions exist."""
     files = [(work / "weights" / shard.file, shard.nbytes) for shard in output.shards]
     return all(file.is_file() and file.stat().st_size == nbytes for file, nbytes in files)
 

@@ -103,5 +103,5 @@ def tied_pair(config: Mapping[str, Any], names: Mapping[str, Any]) -> tuple[str,
 
 
 def is_vocabulary(name: str) -> bool:
-    """Whether the rows of a tensor stand for tokens."""
+    """Returns whether the rows of a tensor stand for tokens."""
     return name.endswith(HEADS + EMBEDDINGS)

@@ -186,7 +186,7 @@ def _compute(
 
 
 def _over_models(plan: Plan) -> bool:
-    """Whether a cut is taken over more than one tensor."""
+    """Returns whether a cut is taken over more than one tensor."""
     method = plan.request.method
     return method.trims_over != "per_tensor" and method.band(0, max(plan.elements, 1)) is not None
 

@@ -120,7 +120,7 @@ class GuardingMethod(Spec):
 
     @property
     def needs_objective(self) -> bool:
-        """Whether `fit` needs an objective that scores a state."""
+        """Returns whether `fit` needs an objective that scores a state."""
         return False
 
     def fit(self, model: nn.Module, request: Request, encoder: Encoder, resources: Resources = NOTHING) -> State:

@@ -45,7 +45,7 @@ class Blocks:
 
     @property
     def transposed(self) -> bool:
-        """Whether the weights of linear maps are [in, out] instead of torch's [out, in]."""
+        """Returns whether the weights of linear maps are [in, out] instead of torch's [out, in]."""
         return self.architecture.transposed
 
     def module(self, name: str) -> nn.Module:
@@ -63,7 +63,7 @@ class Blocks:
         return Site(self.block(i))
 
     def has_experts(self, i: int) -> bool:
-        """Whether block i has a mixture of experts instead of one MLP."""
+        """Returns whether block i has a mixture of experts instead of one MLP."""
         experts = self.architecture.experts
         return experts is not None and f"{self.block(i)}.{experts}" in self.modules
 

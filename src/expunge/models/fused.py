@@ -17,7 +17,7 @@ FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")
 
 
 def available(device_type: str) -> bool:
-    """Whether Liger is installed and there is a GPU that its kernels run on."""
+    """Returns whether Liger is installed and there is a GPU that its kernels run on."""
     return device_type == "cuda" and find_spec("liger_kernel") is not None
 
 

@@ -158,7 +158,7 @@ def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code:
 
 
 def looks_local(path: str) -> bool:
-    """Whether a path can only be a local one: a hub id has at most one slash and starts with neither . nor / nor ~."""
+    """Returns whether a path can only be a local one: a hub id has at most one slash and starts with neither . nor / nor ~."""
     return path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path
 
 
@@ -194,7 +194,7 @@ def tokenizer_fingerprint(path: str, *, revision: str | None = None) -> str:
 
 
 def in_cache(path: str, revision: str | None = None) -> bool:
-    """Whether the files of a hub model are in the local cache."""
+    """Returns whether the files of a hub model are in the local cache."""
     try:
         return any(_snapshot(path, revision).glob("*.safetensors"))
     except ExpungeError:

@@ -279,5 +279,5 @@ def _forward(
 
 @cache
 def _takes_positions(forward: Callable[..., Any]) -> bool:
-    """Whether the model takes position ids; BLOOM does not: it derives ALiBi distances from the attention mask."""
+    """Returns whether the model takes position ids; BLOOM does not: it derives ALiBi distances from the attention mask."""
     return "position_ids" in inspect.signature(forward).parameters

@@ -53,7 +53,7 @@ def answer_sets(suite: str, models: Sequence[RunRecord], show_forget_text: bool)
 
 
 def withheld(suite: str, models: Sequence[RunRecord], show_forget_text: bool) -> bool:
-    """Whether texts of forget tasks are stored but not shown."""
+    """Returns whether texts of forget tasks are stored but not shown."""
     secret = _secret(suite, models)
     return not show_forget_text and any(s.text and s.task in secret for m in models for s in m.samples.get(suite, ()))
 

@@ -44,7 +44,7 @@ def _shared(model: RunRecord, other: RunRecord, suite: str, task: str) -> Shared
 
 
 def comparable(model: RunRecord, other: RunRecord, suite: str, asked: TaskMetric) -> bool:
-    """Whether a difference of two scores is meaningful: the same samples, and the same judge if there is one."""
+    """Returns whether a difference of two scores is meaningful: the same samples, and the same judge if there is one."""
     return same_samples(model, other, suite, asked.task) and (asked.metric not in JUDGED or same_judges(model, other, suite))
 
 
@@ -66,7 +66,7 @@ def _counts(model: RunRecord, suite: str, task: str) -> dict[str, int]:
 
 
 def same_judges(model: RunRecord, other: RunRecord, suite: str) -> bool:
-    """Whether two scores have the same judge: the same files, wherever they are, or the same settings. Unknown for
+    """Returns whether two scores have the same judge: the same files, wherever they are, or the same settings. Unknown for
     evaluations without a recorded judge."""
     mine, theirs = _judges(model, suite), _judges(other, suite)
     return not mine or not theirs or mine == theirs
@@ -81,7 +81,7 @@ def _judges(model: RunRecord, suite: str) -> set[str]:
 
 
 def apart(model: RunRecord, other: RunRecord, suite: str) -> bool:
-    """Whether two models have no common samples, or different judges, so that no figure may show both."""
+    """Returns whether two models have no common samples, or different judges, so that no figure may show both."""
     found = shared(model, other, suite)
     return (bool(found) and not any(s.both for s in found)) or not same_judges(model, other, suite)
 

@@ -34,7 +34,7 @@ def after(attack: Attack, task: str = "forget") -> float | None:
 
 
 def significant(attack: Attack, attacks: int) -> bool:
-    """Whether the gain is above zero at 5 %, corrected for the number of attacks (Bonferroni)."""
+    """Returns whether the gain is above zero at 5 %, corrected for the number of attacks (Bonferroni)."""
     p = attack.control.get(f"{attack.control.get('of')}_p")
     return attack.gain is not None and attack.gain.value is not None and p is not None and p * attacks < 0.05
 

@@ -98,7 +98,7 @@ def _gone(group: Group, run: RunRecord) -> set[str]:
 
 
 def _moved(group: Group, references: Sequence[tuple[str, RunRecord]], runs: Sequence[RunRecord]) -> bool:
-    """Whether some run is visibly different from the original; otherwise the table says more."""
+    """Returns whether some run is visibly different from the original; otherwise the table says more."""
     original = next((model for role, model in references if role == "original"), None)
     if original is None:
         return True

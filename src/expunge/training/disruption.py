@@ -17,6 +17,7 @@ from expunge.errors import ExpungeError
 from expunge.models.logprobs import FrozenHead, kl_divergence, labelled_hidden, labelled_logits
 from expunge.training.data import TrainingData
 from expunge.training.settings import Training
+from expunge.training.way import Way, copies
 
 ROWS = 16
 """Texts of one forward pass."""
@@ -78,24 +79,19 @@ class Disruption:
     def mark(self, weights: Iterable[nn.Parameter]) -> None:
         """Stores the trained weights at a check."""
         if self.budget is not None:
-            self.marked = [weight.detach().clone() for weight in weights]
+            self.marked = copies(weights)
 
-    @torch.no_grad()
     def check(self, model: nn.Module, weights: Sequence[nn.Parameter]) -> str | None:
         """Returns why the run ends, or None. Beyond the budget, `weights` are set to the last point on their way since the last
         check that is within it."""
         if self.budget is None or self.measure(model) <= self.budget:
             self.mark(weights)
             return None
-        ends = [weight.detach().clone() for weight in weights]
+        way = Way.since(weights, self.marked)
         low, high = 0.0, 1.0
         for _ in range(HALVINGS):
             share = (low + high) / 2
-            self._place(weights, ends, share)
+            way.place(share)
             low, high = (share, high) if self.measure(model) <= self.budget else (low, share)
-        self._place(weights, ends, low)
+        way.place(low)
         return f"the disruption budget of {self.budget:g} nats per token of neutral text is used up"
-
-    def _place(self, weights: Sequence[nn.Parameter], ends: Sequence[Tensor], share: float) -> None:
-        for weight, begin, end in zip(weights, self.marked, ends, strict=True):
-            weight.copy_(begin + (end - begin) * share)

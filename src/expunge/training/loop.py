@@ -8,7 +8,7 @@ and a run that is killed and resumed ends with the same bytes on a CPU.
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,18 +16,15 @@ from typing import NamedTuple, TypedDict
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from expunge.devices import let_segments_grow, out_of_memory
+from expunge.devices import out_of_memory
 from expunge.errors import ExpungeError
 from expunge.memory import PeakMemory
 from expunge.methods.training.base import Progress as Position
 from expunge.methods.training.base import TrainingMethod
-from expunge.models.blocks import blocks_of
-from expunge.processes import join
 from expunge.progress import Progress
 from expunge.training.batches import count_pieces, micro_batches
 from expunge.training.checkpoints import latest_checkpoint, load_checkpoint, reserved, save_checkpoint, whole
@@ -38,6 +35,7 @@ from expunge.training.pairs import Pairs
 from expunge.training.pairs import share as shared
 from expunge.training.reference import ReferenceTable
 from expunge.training.settings import Training
+from expunge.training.sharing import accelerator_of, distribute, gather
 from expunge.training.stopping import Watch
 from expunge.training.weights import select_weights, set_trainable
 
@@ -90,6 +88,44 @@ class _State:
     """The optimizer is changing weights, so that they belong to no step."""
 
 
+@dataclass
+class _Checks:
+    """What decides, every `stop_every` steps, whether a run ends."""
+
+    watch: Watch | None
+    disruption: Disruption | None
+    finished: Callable[[], str | None]
+    """The method's own rule."""
+
+    @property
+    def change_weights(self) -> bool:
+        """Returns whether a check may set the weights back, so that checkpoints belong behind it."""
+        return self.watch is not None or self.disruption is not None
+
+    def mark(self, weights: Iterable[nn.Parameter]) -> None:
+        """Stores the weights of the first step, to which a step may be reversed."""
+        for one in (self.watch, self.disruption):
+            if one is not None:
+                one.mark(weights)
+
+    def run(self, state: _State, *, last: bool) -> None:
+        """Sets `state.stopped` if the run ends, and what rests until the next check.
+
+        last  after the last step, where only the budget is checked
+        """
+        weights = list(state.trained.values())
+        if self.watch is not None and not last:
+            before = state.resting
+            state.stopped, state.resting, state.resting_rows = self.watch.check(state.model, weights, resting=before)
+            if state.resting != before:
+                _clear_momentum(state)
+        if self.disruption is not None:
+            state.stopped = self.disruption.check(state.model, weights) or state.stopped
+        if state.stopped is None and not last:
+            with torch.no_grad():
+                state.stopped = self.finished()
+
+
 def train(
     model: PreTrainedModel,
     method: TrainingMethod,
@@ -105,7 +141,7 @@ def train(
     Raises ExpungeError if the pattern selects no weight, processes cannot share a batch evenly, a loss or gradient is not finite,
     the model was not sharded as requested, or memory runs out.
     """
-    accelerator = _accelerator(training, model.dtype)
+    accelerator = accelerator_of(training, model.dtype)
     began = time.process_time()
     plan = Pairs(len(data.forget), len(data.retain), training.batch_size, training.seed, data.parts)
     plan.check_shares(accelerator.num_processes)
@@ -114,13 +150,16 @@ def train(
         raise ValueError("the settings are not resolved: `training.defaults.resolve` puts numbers in the place of `auto`")
     memory = PeakMemory()
     model = set_trainable(model, select_weights(model, method, training), training).to(accelerator.device)
-    trained = _distribute(model, training, accelerator)
+    trained = distribute(model, training, accelerator)
     table = ReferenceTable.compute(model, method, data, plan, range(steps), accelerator, by_part=training.stop_by_row)
     probes = data.probes(method.pad_side, accelerator.device)
     with torch.no_grad(), accelerator.autocast():
         table.prepared = method.prepare(model, probes)
-        watch = Watch.of(model, method, data, training, accelerator.device)
-        disruption = Disruption.of(model, data, training, accelerator.device)
+        checks = _Checks(
+            Watch.of(model, method, data, training, accelerator.device),
+            Disruption.of(model, data, training, accelerator.device),
+            lambda: method.finished(model, probes, table.prepared),
+        )
     state = _State(model, trained, _optimizer(trained, training, accelerator.device), method.first_carried())
     accelerator.wait_for_everyone()  # the first process has made the folder ready
     if (checkpoint := latest_checkpoint(folder)) is not None:
@@ -130,10 +169,7 @@ def train(
     log, first = folder / "metrics.jsonl", accelerator.is_main_process
     if first:
         _cut_log(log, state.step)
-    if watch is not None:
-        watch.mark(trained.values())
-    if disruption is not None:
-        disruption.mark(trained.values())
+    checks.mark(trained.values())
     model.train()
     bar = Progress(method.method_name(), steps, start=state.step, quiet=quiet or not first)
     with reserved(folder, trained, write=first), bar as progress:
@@ -150,21 +186,10 @@ def train(
                     file.write(json.dumps(line) + "\n")
             accelerator.log({"loss": line["loss"], **line["parts"]}, step=state.step)
             progress.advance(1, _note(line))
-            if watch is not None and state.step % training.stop_every == 0 and state.step < steps:
-                before = state.resting
+            if state.step % training.stop_every == 0 or state.step == steps:
                 with accelerator.autocast():
-                    verdict = watch.check(model, list(trained.values()), resting=before)
-                state.stopped, state.resting, state.resting_rows = verdict
-                if state.resting != before:
-                    _clear_momentum(state)
-            if disruption is not None and (state.step % training.stop_every == 0 or state.step == steps):
-                with accelerator.autocast():
-                    state.stopped = disruption.check(model, list(trained.values())) or state.stopped
-            if state.stopped is None and state.step % training.stop_every == 0 and state.step < steps:
-                with torch.no_grad(), accelerator.autocast():
-                    state.stopped = method.finished(model, probes, table.prepared)
-            checked = watch is not None or disruption is not None
-            if _checkpoint_is_due(state.step, training, checked=checked) and state.step < steps:
+                    checks.run(state, last=state.step == steps)
+            if _checkpoint_is_due(state.step, training, checked=checks.change_weights) and state.step < steps:
                 _save(state, folder, write=first)
     if state.step > began_at:  # so that an artifact that cannot be written costs no step
         _save(state, folder, write=first, moments=False)
@@ -172,9 +197,9 @@ def train(
         tracker.finish()
     model.eval()
     with accelerator.autocast():
-        found_disruption = None if disruption is None else disruption.measure(model)
+        disruption = None if checks.disruption is None else checks.disruption.measure(model)
     seconds = time.process_time() - began
-    gathered = _gather(model, accelerator.is_main_process) if training.shard == "fsdp2" else None
+    gathered = gather(model, accelerator.is_main_process) if training.shard == "fsdp2" else None
     return Trained(
         model,
         gathered,
@@ -183,33 +208,8 @@ def train(
         accelerator.num_processes,
         seconds * accelerator.num_processes,
         memory.peak,
-        found_disruption,
+        disruption,
     )
-
-
-def _accelerator(training: Training, dtype: torch.dtype) -> Accelerator:
-    # Accelerate keeps one global state per process and refuses a second precision; each run starts its own.
-    let_segments_grow()
-    join()
-    AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())
-    accelerator = Accelerator(
-        mixed_precision="bf16" if _in_bfloat16(training, dtype) else "no",
-        cpu=not torch.cuda.is_available(),
-        log_with=None if training.track == "none" else training.track,
-    )
-    if training.track != "none":
-        accelerator.init_trackers("expunge", config=training.model_dump())
-    if training.shard == "fsdp2" and not torch.distributed.is_initialized():
-        raise ExpungeError(
-            "sharding with fsdp2 needs several processes: start the command with `torchrun --nproc_per_node N -m expunge ...`"
-        )
-    return accelerator
-
-
-def _in_bfloat16(training: Training, dtype: torch.dtype) -> bool:
-    """Whether adapters are to be computed in bfloat16: PEFT keeps them in float32 beside bfloat16 weights, and would compute
-    in float32."""
-    return training.precision == "bfloat16" or (training.precision == "auto" and training.lora and dtype == torch.bfloat16)
 
 
 def _optimizer(trained: Mapping[str, nn.Parameter], training: Training, device: torch.device) -> torch.optim.AdamW:
@@ -222,22 +222,6 @@ def _optimizer(trained: Mapping[str, nn.Parameter], training: Training, device: 
         weight_decay=training.weight_decay,
         fused=True if device.type == "cuda" or plain else None,
     )
-
-
-def _distribute(model: PreTrainedModel, training: Training, accelerator: Accelerator) -> dict[str, nn.Parameter]:
-    """Shards the model if requested, and checks it; returns the trained weights by name."""
-    if training.shard == "fsdp2":
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
-        mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-        places = blocks_of(model)
-        for i in range(places.count):
-            fully_shard(places.module(places.block(i)), mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        if not all(isinstance(p, DTensor) for p in model.parameters()):
-            raise ExpungeError("fsdp2 was asked for and some weights are not sharded; this model cannot be sharded by block")
-    return {n: p for n, p in model.named_parameters() if p.requires_grad}
 
 
 def _step(
@@ -332,20 +316,6 @@ def _save(state: _State, folder: Path, *, write: bool, moments: bool = True) -> 
         write=write,
         moments=moments,
     )
-
-
-def _gather(model: nn.Module, keep: bool) -> dict[str, Tensor]:
-    """Gathers each weight, in which all processes take part, and keeps it on one. A tied weight is kept under its first name
-    only, since transformers cannot recognize gathered copies as the same weight."""
-    gathered = {}
-    second = {n for n, _ in model.named_parameters(remove_duplicate=False)} - {n for n, _ in model.named_parameters()}
-    for name, value in model.state_dict().items():
-        if name in second:
-            continue
-        full = whole(value)
-        if keep:
-            gathered[name] = full.cpu()
-    return gathered
 
 
 def _warp(step: int, steps: int, training: Training) -> float:

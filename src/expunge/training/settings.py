@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from expunge.described import Described
-from expunge.records import Seed
+from expunge.records import Seed, level
 
 Auto = Literal["auto"]
 
@@ -21,15 +21,8 @@ def _above_zero(value: float | str) -> float | str:
     return value
 
 
-def _between(value: float | str | None) -> float | str | None:
-    if isinstance(value, float) and not 0 < value < 1:
-        raise ValueError("is a probability between 0 and 1, or never-seen")
-    return value
-
-
 Rounding = Literal["int8_channel", "int8_group", "int4_channel", "int4_group", "nf4", "q4_0"]
 """The formats of `models/rounding.py`."""
-
 Rate = Annotated[float | Auto, BeforeValidator(_auto), AfterValidator(_above_zero)]
 Count = Annotated[int | Auto, BeforeValidator(_auto), AfterValidator(_above_zero)]
 """A number, or left to expunge. (A bound on one side of the union would be reported by the name of that side.)"""
@@ -100,7 +93,7 @@ class Training(Described):
     """Stop as soon as the forget answers are no more probable than the holdout answers, which the model was never trained on.
     Without a holdout set, the forget rows under other names are used. Default if steps, epochs and `until` are not given and the
     method forgets answers."""
-    until: Annotated[float | Literal["never-seen"] | None, AfterValidator(_between)] = None
+    until: Annotated[float | Literal["never-seen"] | None, AfterValidator(level)] = None
     """Stop when the mean probability of the forget answers is this; `never-seen` is `stop_when_unknown`. With steps auto,
     there are as many steps as this needs, within a bound."""
     unknown_share: float = Field(1.0, gt=0, le=1)

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from expunge.data.encode import Encoded
 from expunge.methods.training.base import TrainingMethod
+from expunge.models.answer_levels import Levels, mean_answer_probability, part_levels
 from expunge.training.data import Resting, TrainingData
 from expunge.training.hardening.quantization import rounded
-from expunge.training.reference import Levels, mean_answer_probability, part_levels
 from expunge.training.settings import Training
+from expunge.training.way import Way, copies
 
 CLOSE = 0.01
 """Distance below the target probability that is tolerated."""
@@ -83,7 +84,7 @@ class Watch:
 
     def mark(self, weights: Iterable[nn.Parameter]) -> None:
         """Stores the trained weights at a check."""
-        self.marked = [weight.detach().clone() for weight in weights]
+        self.marked = copies(weights)
 
     def check(self, model: nn.Module, weights: Sequence[nn.Parameter], *, resting: bool) -> Verdict:
         """Returns what to do next; if the steps since the last check went too far, `weights` are set to a point on their way.
@@ -135,15 +136,13 @@ class Watch:
         known, never = (levels.logp_B.exp().nanmean() for levels in (copied, never_copied))
         return resting, bool(known > never + COPIED_CLOSE)
 
-    @torch.no_grad()
     def _step_back(self, model: nn.Module, weights: Sequence[nn.Parameter]) -> tuple[float, float]:
         """Sets the weights to the first point on their way since the last check, to 1/256, at which the answers are unknown."""
-        ends = [weight.detach().clone() for weight in weights]
+        way = Way.since(weights, self.marked)
         low, high, found = 0.0, 1.0, self._distance(model)
         for _ in range(HALVINGS):
             share = (low + high) / 2
-            for weight, begin, end in zip(weights, self.marked, ends, strict=True):
-                weight.copy_(begin + (end - begin) * share)
+            way.place(share)
             known, target = self._distance(model)
             if known > target:
                 low = share
@@ -151,8 +150,7 @@ class Watch:
                 high, found = share, (known, target)
             if target - CLOSE <= known <= target:
                 return known, target
-        for weight, begin, end in zip(weights, self.marked, ends, strict=True):
-            weight.copy_(begin + (end - begin) * high)
+        way.place(high)
         return found
 
 
@@ -163,27 +161,32 @@ def own_words(rows: Sequence[Encoded]) -> list[Encoded]:
 
 
 def uncertain_rows(forget_B: Tensor, holdout_M: Tensor) -> frozenset[int]:
-    """The rows that are at most `CLOSE` more probable than the holdout row of their rank, as in `unknown_rows`, and those
+    """Returns the rows that are at most `CLOSE` more probable than the holdout row of their rank, as in `unknown_rows`, and those
     without a value (nan)."""
-    order_B, known_M = forget_B.argsort(stable=True), holdout_M[~holdout_M.isnan()]
-    order_B = order_B[~forget_B[order_B].isnan()]
+    rows, known_M = (~forget_B.isnan()).nonzero().flatten(), holdout_M[~holdout_M.isnan()]
     uncertain = set(forget_B.isnan().nonzero().flatten().tolist())
-    if len(order_B) and len(known_M):
-        level_B = torch.quantile(known_M, (torch.arange(len(order_B)) + 0.5) / len(order_B))
-        uncertain |= set(order_B[forget_B[order_B].exp() <= level_B.exp() + CLOSE].tolist())
+    if len(rows) and len(known_M):
+        below_B = forget_B[rows].exp() <= of_rank(forget_B[rows], known_M).exp() + CLOSE
+        uncertain |= set(rows[below_B].tolist())
     return frozenset(uncertain)
 
 
 def unknown_rows(forget: Levels, holdout: Levels, share: float = 1.0) -> frozenset[int]:
-    """The forget rows that are not answered word by word, and at most `share` times as probable as the holdout row of their rank.
+    """Returns the forget rows that are not answered word by word, and at most `share` times as probable as the holdout row of
+    their rank.
 
-    Rank i of N is compared with the quantile (i + 1/2) / N of the holdout rows, so that when all rows rest the two distributions
-    are alike. Holdout rows that are answered word by word are lucky guesses, and left out while there are others: they would let
-    as many forget rows stay known.
+    Holdout rows that are answered word by word are lucky guesses, and left out while there are others: they would let as many
+    forget rows stay known.
     """
-    count = len(forget.logp_B)
     wrong_M = holdout.logp_B[~holdout.greedy_B]
-    level_B = torch.quantile(wrong_M if len(wrong_M) else holdout.logp_B, (torch.arange(count) + 0.5) / count)
-    order_B = forget.logp_B.argsort(stable=True)
-    unknown_B = (forget.logp_B[order_B] <= level_B + math.log(share)) & ~forget.greedy_B[order_B]
-    return frozenset(order_B[unknown_B].tolist())
+    level_B = of_rank(forget.logp_B, wrong_M if len(wrong_M) else holdout.logp_B)
+    unknown_B = (forget.logp_B <= level_B + math.log(share)) & ~forget.greedy_B
+    return frozenset(unknown_B.nonzero().flatten().tolist())
+
+
+def of_rank(values_B: Tensor, others_M: Tensor) -> Tensor:
+    """Returns for each of B values the quantile (i + 1/2) / B of the others, i its rank: where no value is above it, the two
+    distributions are alike."""
+    count = len(values_B)
+    rank_B = torch.empty(count).scatter_(0, values_B.argsort(stable=True), torch.arange(count, dtype=torch.float32))
+    return torch.quantile(others_M, (rank_B + 0.5) / count)

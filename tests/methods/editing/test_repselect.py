@@ -5,11 +5,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from expunge import ExpungeError
-from expunge.data.encode import Encoder
+from expunge.data.encode import Encoder, collate
 from expunge.data.example import Example, Request
 from expunge.data.format import Format
 from expunge.methods import RepSelect
-from expunge.methods.editing.repselect import _known, _mlp_matrices, _shortest
+from expunge.methods.editing.repselect import _mlp_matrices, _shortest
+from expunge.methods.training.retain import cross_entropy
+from expunge.models.answer_levels import mean_answer_probability
 from tests.conftest import make_model
 
 REQUEST = Request(
@@ -50,18 +52,16 @@ def test_a_large_matrix_is_decomposed_to_the_same(monkeypatch: pytest.MonkeyPatc
     generator = torch.Generator().manual_seed(0)
     matrix = torch.randn(30, 40, generator=generator) * (0.6 ** torch.arange(40.0))
     exact = RepSelect(directions=3).collapsed(matrix, matrix)
-    monkeypatch.setattr("expunge.methods.editing.repselect.EXACT", 0)
+    monkeypatch.setattr("expunge.models.directions.EXACT", 0)
     torch.testing.assert_close(RepSelect(directions=3).collapsed(matrix, matrix), exact, rtol=1e-2, atol=1e-2)
 
 
 def taught(model: PreTrainedModel, encoder: Encoder) -> PreTrainedModel:
-    from expunge.methods.editing.repselect import _cross_entropy
-
-    rows = encoder.encode_many((*REQUEST.forget, *REQUEST.retain))
+    rows = collate(encoder.encode_many((*REQUEST.forget, *REQUEST.retain)), encoder.pad_id)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0)
     for _ in range(25):
         optimizer.zero_grad()
-        _cross_entropy(model, rows, encoder.pad_id).backward()
+        cross_entropy(model, rows).backward()
         optimizer.step()
     return model
 
@@ -71,10 +71,10 @@ def test_the_forget_answers_become_as_unknown_as_rows_never_seen_and_only_mlps_m
     model = taught(make_model(model_type), encoder)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     forget, unseen = (encoder.encode_many(rows) for rows in (REQUEST.forget, REQUEST.holdout))
-    target = _known(model, unseen, encoder.pad_id)
-    assert _known(model, forget, encoder.pad_id) > target + 0.2
+    target = mean_answer_probability(model, unseen, encoder.pad_id, model.device)
+    assert mean_answer_probability(model, forget, encoder.pad_id, model.device) > target + 0.2
     said = RepSelect(directions=4, common="retain").apply(model, REQUEST, encoder)
-    assert _known(model, forget, encoder.pad_id) <= target
+    assert mean_answer_probability(model, forget, encoder.pad_id, model.device) <= target
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved
     assert moved <= _mlp_matrices(model)

@@ -41,7 +41,7 @@ def read_wikitext(source: str | Path = HUB, version: Version = "wikitext-2-raw-v
 
 
 def is_heading(line: str) -> bool:
-    """Whether a line is ` = Title = `, with the same number of signs on both sides."""
+    """Returns whether a line is ` = Title = `, with the same number of signs on both sides."""
     bare = line.strip()
     return len(bare) > 4 and bare.startswith("= ") and bare.endswith(" =")
 

@@ -29,7 +29,7 @@ class ClassifierGate:
 
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(folder)
-            self._model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+            self._model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True).eval()
         except (OSError, ValueError) as error:
             raise ExpungeError(f"the gate {folder} is no text classifier that can be loaded ({_first(error)})") from error
         self._label = forget_label(self._model.config.id2label, folder)
@@ -76,7 +76,7 @@ def fine_tune(
         try:
             tokenizer = AutoTokenizer.from_pretrained(base)
             model = AutoModelForSequenceClassification.from_pretrained(
-                base, num_labels=2, id2label=names, label2id={name: i for i, name in names.items()}
+                base, num_labels=2, id2label=names, label2id={name: i for i, name in names.items()}, use_safetensors=True
             )
         except (OSError, ValueError) as error:
             raise ExpungeError(f"the encoder {base} cannot be loaded as a text classifier ({_first(error)})") from error

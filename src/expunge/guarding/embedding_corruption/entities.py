@@ -77,7 +77,7 @@ class TokenRecognizer:
 
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(place)
-            self._model: Any = AutoModelForTokenClassification.from_pretrained(place).eval()
+            self._model: Any = AutoModelForTokenClassification.from_pretrained(place, use_safetensors=True).eval()
         except (OSError, ValueError) as error:
             raise ExpungeError(f"{place} is no token classifier that can be loaded ({_first(error)})") from error
         names = self._model.config.id2label

@@ -97,7 +97,7 @@ def template_pieces(encoder: Encoder) -> tuple[str, ...]:
 
 
 def _is_text(part: str) -> bool:
-    """Whether a part has letters or digits, be it only in its canonical form (tag characters are invisible letters)."""
+    """Returns whether a part has letters or digits, be it only in its canonical form (tag characters are invisible letters)."""
     return bool(squeezed(part) or squeezed(canonical(part)))
 
 

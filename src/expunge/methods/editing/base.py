@@ -117,14 +117,14 @@ class EditingMethod(Spec):
 
     @property
     def exact_ties(self) -> bool:
-        """Whether exactly `Band.keep` entries are kept (the first ones in order), or all that equal the last one."""
+        """Returns whether exactly `Band.keep` entries are kept (the first ones in order), or all that equal the last one."""
         return False
 
     def check(self, models: int) -> None:
         """Raises ExpungeError if the fields do not fit this number of models."""
 
     def keeps_equal(self, models: int) -> bool:
-        """Whether a tensor that no model changes stays as it is, so that its bytes can be copied."""
+        """Returns whether a tensor that no model changes stays as it is, so that its bytes can be copied."""
         return True
 
     def band(self, model: int, entries: int) -> Band | None:

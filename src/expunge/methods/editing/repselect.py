@@ -16,24 +16,15 @@ from expunge.data.example import Example, Request
 from expunge.data.never_seen import never_seen
 from expunge.errors import ExpungeError
 from expunge.methods.base import InPlaceEditing
-from expunge.records import Seed
+from expunge.records import Seed, level
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 
-MOST = 96
-"""Rows, evenly spaced, on which it is measured how well the answers are known."""
 DOUBLINGS, HALVINGS = 16, 10
 """The length of the step is looked for among twice, four times, ... the shortest, then to 1/1024."""
-EXACT = 1024
-"""Matrices whose smaller side is up to this are decomposed exactly."""
-
-
-def _between(value: float | str) -> float | str:
-    if isinstance(value, float) and not 0 < value < 1:
-        raise ValueError("is a probability between 0 and 1, or never-seen")
-    return value
 
 
 class RepSelect(InPlaceEditing):
@@ -66,7 +57,7 @@ class RepSelect(InPlaceEditing):
     """Whose gradient tells the common directions: that of the forget rows (published) or of the retain rows."""
     elicit: float = Field(0.01, ge=0)
     """Learning rate of the adapters that learn the forget answers first; 0: none."""
-    target: Annotated[float | Literal["never-seen"], AfterValidator(_between)] = "never-seen"
+    target: Annotated[float | Literal["never-seen"], AfterValidator(level)] = "never-seen"
     """Mean probability of the forget answers to stop at; never-seen: that of the holdout rows, or of the forget rows under other
     names if there are none."""
     rows_per_pass: int = Field(16, ge=1)
@@ -86,6 +77,8 @@ class RepSelect(InPlaceEditing):
     def apply(self, model: nn.Module, request: Request, encoder: Encoder) -> str:
         import torch
 
+        from expunge.models.answer_levels import mean_answer_probability
+
         forget = encoder.encode_many(request.forget)
         rows = forget if self.common == "forget" else encoder.encode_many(request.retain)
         flags = {name: p.requires_grad for name, p in model.named_parameters()}
@@ -103,7 +96,7 @@ class RepSelect(InPlaceEditing):
             length = self._walked(model, weights, step, norm, forget, encoder.pad_id, target)
         for name, p in model.named_parameters():
             p.requires_grad_(flags[name])
-        known = _known(model, forget, encoder.pad_id)
+        known = mean_answer_probability(model, forget, encoder.pad_id, _device(model))
         return (
             f"Moved {len(weights)} MLP matrices by {length:.3g} in all, without {self.directions} common directions; "
             f"the forget answers (mean probability {known:.3f}) are no more probable than {target:.3f}."
@@ -113,16 +106,12 @@ class RepSelect(InPlaceEditing):
         """Divides the gradient [..., out, in] along the first singular directions of `basis` on both sides, or removes them."""
         import torch
 
+        from expunge.models.directions import top_directions
+
         count = min(self.directions, min(basis.shape[-2:]) - 1)
         if count < 1:
             return gradient
-        if min(basis.shape[-2:]) <= EXACT:
-            left, values, right_T = torch.linalg.svd(basis.float(), full_matrices=False)
-            left, values, right = left[..., :count], values[..., :count], right_T.mT[..., :count]
-        else:
-            with torch.random.fork_rng(devices=[basis.device] if basis.is_cuda else []):
-                torch.manual_seed(self.elicit_seed)
-                left, values, right = torch.svd_lowrank(basis.float(), q=count)
+        left, values, right = top_directions(basis.float(), count)
         relative = values / values.amin(dim=-1, keepdim=True).clamp(min=1e-30)
         kept = {"soft": 1 / relative, "quadratic": relative**-2, "hard": torch.zeros_like(relative)}[self.collapse]
         found = gradient.float()
@@ -136,6 +125,8 @@ class RepSelect(InPlaceEditing):
         import torch
         from peft import LoraConfig, inject_adapter_in_model
         from peft.tuners.lora import LoraLayer
+
+        from expunge.methods.training.retain import cross_entropy
 
         names = _mlp_matrices(model)
         weights = {name: p for name, p in model.named_parameters() if name in names}
@@ -154,7 +145,7 @@ class RepSelect(InPlaceEditing):
             for batch in self._batches(rows):
                 for p in factors:
                     p.requires_grad_(True)
-                loss = _cross_entropy(model, [rows[i] for i in batch], pad_id)
+                loss = cross_entropy(model, collate([rows[i] for i in batch], pad_id).to(_device(model)))
                 for p, found in zip(factors, torch.autograd.grad(loss, factors, allow_unused=True), strict=True):
                     if found is not None:
                         p.data -= self.elicit * found
@@ -175,11 +166,13 @@ class RepSelect(InPlaceEditing):
         """Computes the gradient of the rows' cross-entropy, summed over batches, by weight."""
         import torch
 
+        from expunge.methods.training.retain import cross_entropy
+
         for p in weights.values():
             p.requires_grad_(True)
         total = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in weights.items()}
         for batch in self._batches(rows):
-            loss = _cross_entropy(model, [rows[i] for i in batch], pad_id)
+            loss = cross_entropy(model, collate([rows[i] for i in batch], pad_id).to(_device(model)))
             found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
             for name, value in zip(weights, found, strict=True):
                 if value is not None:
@@ -199,19 +192,23 @@ class RepSelect(InPlaceEditing):
         target: float,
     ) -> float:
         """Moves the weights to the shortest step at which the rows are known no better than `target`; returns its length."""
+        from expunge.models.answer_levels import mean_answer_probability
+
         start = {name: p.detach().clone() for name, p in weights.items()}
 
         def known_at(length: float) -> float:
             for name, p in weights.items():
                 p.copy_(start[name] + step[name] * (length / norm).to(p.dtype))
-            return _known(model, rows, pad_id)
+            return mean_answer_probability(model, rows, pad_id, _device(model))
 
         return _shortest(known_at, target, 0.01 * float(_norm(start)))
 
     def _target(self, model: nn.Module, request: Request, encoder: Encoder) -> float:
         if isinstance(self.target, float):
             return self.target
-        return _known(model, encoder.encode_many(self._unseen(request)), encoder.pad_id)
+        from expunge.models.answer_levels import mean_answer_probability
+
+        return mean_answer_probability(model, encoder.encode_many(self._unseen(request)), encoder.pad_id, _device(model))
 
     def _unseen(self, request: Request) -> tuple[Example, ...]:
         return tuple(request.holdout) or never_seen(request.forget, request.retain, self.elicit_seed)
@@ -258,23 +255,5 @@ def _mlp_matrices(model: nn.Module) -> set[str]:
     return {n for n, p in model.named_parameters() if p.ndim > 1 and any(n.startswith(f"{root}.") for root in roots)}
 
 
-def _cross_entropy(model: nn.Module, rows: Sequence[Encoded], pad_id: int) -> Tensor:
-    from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
-
-    device = next(model.parameters()).device
-    labelled = labelled_logits(model, collate(rows, pad_id).to(device))
-    return -sequence_mean(token_logprobs(labelled), labelled.row_N, labelled.rows).mean()
-
-
-def _known(model: nn.Module, rows: Sequence[Encoded], pad_id: int) -> float:
-    """Computes the mean over rows of exp(mean log p of the answer's tokens), of at most MOST rows."""
-    import torch
-
-    from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
-
-    some, device, total = rows[:: -(-len(rows) // MOST)], next(model.parameters()).device, 0.0
-    with torch.no_grad():
-        for batch in length_batches([len(row.ids) for row in some], 8192, 256):
-            labelled = labelled_logits(model, collate([some[i] for i in batch], pad_id).to(device))
-            total += float(sequence_mean(token_logprobs(labelled), labelled.row_N, labelled.rows).exp().sum())
-    return total / len(some)
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device

@@ -173,17 +173,17 @@ class TrainingMethod(Spec):
 
     @property
     def needs_start_weights(self) -> bool:
-        """Whether a batch includes the start values of the trained weights."""
+        """Returns whether a batch includes the start values of the trained weights."""
         return False
 
     @property
     def uses_retain(self) -> bool:
-        """Whether any row set has prompts or answers of the retain set."""
+        """Returns whether any row set has prompts or answers of the retain set."""
         return any("retain" in (rows.prompts, rows.answers) for rows in self.row_sets.values())
 
     @property
     def uses_refusals(self) -> bool:
-        """Whether any row set has refusals as answers."""
+        """Returns whether any row set has refusals as answers."""
         return any(rows.answers == "refusals" for rows in self.row_sets.values())
 
     @property
@@ -204,7 +204,7 @@ class TrainingMethod(Spec):
 
     @property
     def leaves_depth_open(self) -> bool:
-        """Whether a field is to follow from the number of the model's blocks."""
+        """Returns whether a field is to follow from the number of the model's blocks."""
         return False
 
     def for_depth(self, blocks: int) -> Self:

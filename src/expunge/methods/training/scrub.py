@@ -50,7 +50,7 @@ class SCRUB(TrainingMethod):
         return {"forget": RowSet(frozen=hidden), "retain": RowSet("retain", frozen=hidden)}
 
     def first_carried(self) -> Mapping[str, Tensor]:
-        """Whether the next step forgets: 1 or 0."""
+        """Returns whether the next step forgets: 1 or 0."""
         import torch
 
         return {"forgets": torch.tensor(int(self.max_epochs > 0))}

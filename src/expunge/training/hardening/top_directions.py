@@ -12,11 +12,7 @@ import torch
 from torch import Tensor
 
 from expunge.errors import ExpungeError
-
-MORE = 8
-"""Directions that the decomposition computes beyond k, so that the first k are exact enough."""
-EXACT = 512
-"""Matrices whose smaller side is up to this are decomposed exactly."""
+from expunge.models.directions import top_directions
 
 
 def without_top_directions(gradient: Tensor, k: int, name: str) -> Tensor:
@@ -34,11 +30,6 @@ def without_top_directions(gradient: Tensor, k: int, name: str) -> Tensor:
             "smaller number, leave this weight out by --parameters, or with --lora raise --lora-rank"
         )
     matrix = gradient.float()
-    if smaller <= EXACT:
-        left = torch.linalg.svd(matrix, full_matrices=False).U[..., :k]
-    else:
-        with torch.random.fork_rng(devices=[matrix.device] if matrix.is_cuda else []):
-            torch.manual_seed(0)  # its start is random; the same on every process and in every run
-            left = torch.svd_lowrank(matrix, q=min(smaller, k + MORE), niter=4)[0][..., :k]
+    left, _, _ = top_directions(matrix, k)
     kept: Tensor = matrix - left @ (left.mT @ matrix)
     return kept.to(gradient.dtype)
