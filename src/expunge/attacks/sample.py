@@ -80,7 +80,7 @@ class Sample(AttackSpec):
 def nli_model(place: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Loads a classifier of pairs of texts, one of whose labels is entailment."""
     model, tokenizer = load_classifier(place)
-    if not any("entail" in str(label).lower() for label in model.config.id2label.values()):
+    if not any("entail" in str(label).lower() for label in (model.config.id2label or {}).values()):
         raise ExpungeError(f"the judge {place} has no label entailment; give an NLI model")
     return model, tokenizer
 
