@@ -74,7 +74,7 @@ def test_a_killed_run_ends_at_the_same_weights(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("expunge.training.disruption.Disruption._place", dies)
+        patch.setattr("expunge.training.way.Way.place", dies)
         with pytest.raises(KeyboardInterrupt):
             execute(pico_folder, data, neutral, tmp_path / "killed", training)
     execute(pico_folder, data, neutral, tmp_path / "killed", training, resume=True)
