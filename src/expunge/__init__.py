@@ -21,17 +21,31 @@ __all__ = [
 from expunge.errors import ExpungeError
 
 if TYPE_CHECKING:
-    from expunge.api import attack, evaluate, finetune, load, report, unlearn, verify
+    from expunge.api import attack, finetune, unlearn
+    from expunge.artifact import verify
     from expunge.data.format import Format
+    from expunge.evaluation.run import evaluate
+    from expunge.loading import load
+    from expunge.report import report
     from expunge.training.settings import Training
 
-_HOMES = {"Format": "expunge.data.format", "Training": "expunge.training.settings"}
+_HOMES = {
+    "Format": "expunge.data.format",
+    "Training": "expunge.training.settings",
+    "attack": "expunge.api",
+    "evaluate": "expunge.evaluation.run",
+    "finetune": "expunge.api",
+    "load": "expunge.loading",
+    "report": "expunge.report",
+    "unlearn": "expunge.api",
+    "verify": "expunge.artifact",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Imports public names on first use: torch alone takes seconds, and `expunge --help` does not need it."""
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module 'expunge' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES.get(name, "expunge.api")), name)
+    return getattr(import_module(_HOMES[name]), name)

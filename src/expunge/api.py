@@ -1,28 +1,18 @@
-"""Defines the public functions of the library: unlearn, finetune, evaluate, report, and others."""
+"""Defines the functions that make and attack models: unlearn, finetune, attack. The others are public where they are written:
+evaluate, load, report, verify (`expunge.__init__` lists their places), so that each imports only what it needs.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from expunge.artifact import verify
-from expunge.attacks import named
-from expunge.attacks.run import attack as run_attacks
-from expunge.attacks.sources import sources
 from expunge.data.format import Format
-from expunge.evaluation.alternates import draw_answers
-from expunge.evaluation.objectives import build_objective
-from expunge.evaluation.run import evaluate
-from expunge.loading import load
 from expunge.methods import Method
 from expunge.models.load import DeviceMap, DType
 from expunge.records import Attack
-from expunge.report import report
 from expunge.run import execute
 from expunge.runner import Outcome
 from expunge.spec import FineTuneRun, Run
 from expunge.training.settings import Training
-
-__all__ = ["attack", "evaluate", "finetune", "load", "report", "unlearn", "verify"]
-
 
 Data = str | Path | Sequence[str | Path]
 """One or several sources of examples: files, folders, hub ids."""
@@ -62,6 +52,9 @@ def unlearn(
 
     Raises ExpungeError, before anything is written, if the input is wrong.
     """
+    from expunge.evaluation.alternates import draw_answers
+    from expunge.evaluation.objectives import build_objective
+
     run = Run(
         model=str(model),
         dtype=dtype,
@@ -145,6 +138,10 @@ def attack(
 
     Raises ExpungeError, one sentence, before anything is written when the input is wrong.
     """
+    from expunge.attacks import named
+    from expunge.attacks.run import attack as run_attacks
+    from expunge.attacks.sources import sources
+
     names = [attacks] if isinstance(attacks, str) else list(attacks)
     found = sources(
         str(model), suite=suite, data=data, forget=forget, control=control, retain=retain, gold=gold, original=original

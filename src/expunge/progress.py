@@ -3,10 +3,10 @@
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
 
 
 class Progress:
@@ -21,6 +21,10 @@ class Progress:
         self._began = self._printed = time.monotonic()
         self._bar: Bar | None = None
         if not quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Rich
+
             columns = (
                 TextColumn("{task.description}"),
                 BarColumn(),
@@ -28,7 +32,7 @@ class Progress:
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
             )
-            self._bar = Bar(*columns, console=Console(stderr=True), transient=False)
+            self._bar = Rich(*columns, console=Console(stderr=True), transient=False)
             self._task = self._bar.add_task(title, total=total, completed=start, note="")
 
     def __enter__(self) -> "Progress":

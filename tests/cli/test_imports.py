@@ -67,3 +67,24 @@ def test_checksums_are_recomputed_without_torch(pico_folder: Path, tmp_path: Pat
         lambda out: shutil.copytree(pico_folder, out, dirs_exist_ok=True),
     )
     assert imported("verify", str(tmp_path / "made")) == []
+
+
+LIBRARY = """
+import sys
+before = set(sys.modules)
+exec(sys.argv[1])
+import expunge
+found = sorted({name.split(".")[0] for name in set(sys.modules) - before})
+print(*[name for name in sys.argv[2].split(",") if name in found])
+print(*sorted({name.split(".")[1] for name in set(sys.modules) - before if name.startswith("expunge.")}))
+"""
+"""Runs a line and prints which of the named libraries, and which parts of expunge, it has imported."""
+
+
+def test_evaluate_and_load_import_neither_attacks_reports_nor_training() -> None:
+    line = "import torch; from transformers import PreTrainedModel; before = set(sys.modules); from expunge import evaluate, load"
+    libraries = "peft,accelerate,datasets,sklearn,scipy,matplotlib,pandas,nltk,rouge_score,rich"
+    done = subprocess.run([sys.executable, "-c", LIBRARY, line, libraries], capture_output=True, text=True, check=True)
+    found, parts = done.stdout.splitlines()
+    assert found == ""
+    assert set(parts.split()).isdisjoint({"attacks", "report", "training", "merging", "run", "api", "cli", "lab"})

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
 from expunge.attacks.knowledge import Facts, Floats
 from expunge.attacks.target import Target
 from expunge.data.example import Example
+from expunge.described import Described
 
 Need = Literal["weights", "activations", "embeddings", "original", "retain"]
 """What an attacker must have: the weights, hidden states, embeddings instead of tokens, the model before unlearning, retained
@@ -67,10 +68,10 @@ class Found:
     """Details that do not belong to a single way."""
 
 
-class AttackSpec(BaseModel):
+class AttackSpec(Described):
     """Base class of attacks. Fields are the attacker's budget; class attributes explain the attack."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     paper: ClassVar[str]
     """Where the attack was published."""

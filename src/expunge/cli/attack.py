@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from tyro.conf import Positional
 
+from expunge.described import Described
 from expunge.errors import ExpungeError
 from expunge.records import Seed
 
@@ -13,10 +14,10 @@ if TYPE_CHECKING:
     from expunge.attacks.sweep import Sweep
 
 
-class AttackFlags(BaseModel):
+class AttackFlags(Described):
     """Try to recover forgotten knowledge, and measure how much more is recovered than from a model that never knew it."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     attacks: Positional[str]
     """Names separated by commas, each optionally with a preset (`relearn:lucki`), or `ladder` for all."""

@@ -3,9 +3,10 @@
 import json
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from tyro.conf import Positional, arg
 
+from expunge.described import Described
 from expunge.errors import ExpungeError
 from expunge.records import Seed
 
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
     from expunge.evaluation.side_by_side import Compared, Said
 
 
-class Compare(BaseModel):
+class Compare(Described):
     """Answers of two models or artifacts side by side, and how probable each finds the expected answer."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     before: Positional[str]
     """A run, an artifact, a model folder or a hub id."""

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from tyro.conf import Positional
 
+from expunge.described import Described
 from expunge.errors import ExpungeError, Interrupted, nearest
 from expunge.folders import COMMAND, check_apart, check_place, kept_command, unfinished
 from expunge.records import Evaluation, Score
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
     from expunge.loading import Opened
 
 
-class Evaluate(BaseModel):
+class Evaluate(Described):
     """Scores with 95 % intervals, and one row per sample, of a model on one or more suites."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     model: Positional[str]
     """What to score: a run, an artifact, a model folder or a hub id."""

@@ -1,13 +1,15 @@
 """`expunge export RUN --out DIR`."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from tyro.conf import Positional
 
+from expunge.described import Described
 
-class Export(BaseModel):
+
+class Export(Described):
     """Write a guard of embedding_corruption as files for a proxy, which embeds prompts itself and hands a server embeddings."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     guard: Positional[str]
     """The guard: a run or an artifact."""

@@ -2,16 +2,17 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from tyro.conf import Positional
 
+from expunge.described import Described
 from expunge.records import Seed
 
 
-class Import(BaseModel):
+class Import(Described):
     """Import a published .pkl of Neuron Adjust or Key Space Detection as a guard; only numpy arrays are read from the pickle."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     file: Positional[str]
     """The .pkl file."""

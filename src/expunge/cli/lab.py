@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from expunge.described import Described
 from expunge.folders import check_place
 from expunge.records import Seed
 
 
-class Lab(BaseModel):
+class Lab(Described):
     """Make the invented world: its data, and the models base, original and gold, which are measured before they are saved."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     out: str
     """Folder for the lab; if it holds the same lab already, missing parts are added."""

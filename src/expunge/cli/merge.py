@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import ConfigDict, Field, create_model
 
+from expunge.described import Described
 from expunge.errors import ExpungeError, Interrupted, nearest
 from expunge.folders import COMMAND, beside_of, kept_command, unfinished
 
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
     from expunge.methods.editing.factors import AdapterMethod
 
 
-class Work(BaseModel):
+class Work(Described):
     """How the merge is run."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     out: str
     """Folder of the result; it must not exist, unless --overwrite is given."""
@@ -60,10 +61,10 @@ class Merge(Work):
     rest."""
 
 
-class Adapters(BaseModel):
+class Adapters(Described):
     """Make one adapter from two, by their factors: seconds on a CPU, no base model needed."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     models: tuple[str, str]
     """EXPERT and ANTI_EXPERT, in this order: PEFT folders (LoRA, (IA)^3, prefix), runs with --lora, or hub ids."""

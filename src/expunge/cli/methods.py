@@ -5,8 +5,10 @@ import shutil
 import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from tyro.conf import Positional
+
+from expunge.described import Described
 
 if TYPE_CHECKING:
     from expunge.methods.base import Spec
@@ -57,10 +59,10 @@ GROUPS = (
 )
 
 
-class Methods(BaseModel):
+class Methods(Described):
     """List the methods, with a first recommendation, or explain one: paper, formula, fields, cost."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     name: Positional[str | None] = None
     """A method's name; default: list all."""

@@ -3,18 +3,19 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from tyro.conf import Positional
 
+from expunge.described import Described
 from expunge.errors import ExpungeError
 from expunge.folders import check_apart, check_place
 
 
-class Probe(BaseModel):
+class Probe(Described):
     """Compute activation statistics of all layers for sets of texts, and their differences; with --analysis plots of key
     space."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     model: Positional[str]
     """What to probe: a model folder, a run, or a hub id."""

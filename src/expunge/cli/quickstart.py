@@ -3,17 +3,18 @@
 import os
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from expunge.described import Described
 from expunge.folders import check_place
 from expunge.records import Seed
 
 
-class Quickstart(BaseModel):
+class Quickstart(Described):
     """Run the whole workflow without network: make an invented world, train a small model on it and the gold model that never
     saw the forget set, unlearn with six methods, evaluate, and write report/index.html."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     out: str = "quickstart"
     """Folder for everything; an interrupted quickstart in it is resumed."""

@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from tyro.conf import Positional
 
+from expunge.described import Described
 
-class Report(BaseModel):
+
+class Report(Described):
     """Write one page over any number of runs: tables with intervals, forgetting against side effects, charts of task groups,
     parts of composed runs, curves, answers, and claims."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     runs: Positional[tuple[Path, ...]]
     """Folders of runs, of evaluations, or of probes with --analysis; those called `original` and `gold` that contain only an

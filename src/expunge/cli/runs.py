@@ -10,6 +10,7 @@ import tyro
 from pydantic import BaseModel, ConfigDict
 
 from expunge.cli.flags import parse, value_of
+from expunge.described import Described
 from expunge.errors import ExpungeError, Interrupted
 from expunge.folders import resume_command, unfinished
 from expunge.recipes import recipe, recipes_folder
@@ -19,10 +20,10 @@ from expunge.spec import build, read_yaml
 Value = TypeVar("Value", bound=BaseModel)
 
 
-class Folder(BaseModel):
+class Folder(Described):
     """The folder of the run."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     out: str
     """Folder of the run; it must not exist, unless one of the next two is given."""

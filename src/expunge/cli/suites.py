@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from tyro.conf import Positional
 
+from expunge.described import Described
 
-class Suites(BaseModel):
+
+class Suites(Described):
     """List the evaluation suites, or explain one; a metric's name explains the metric."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     name: Positional[str | None] = None
     """A suite or a metric; default: list all suites."""

@@ -1,15 +1,16 @@
 """`expunge verify ARTIFACT`."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from tyro.conf import Positional
 
+from expunge.described import Described
 from expunge.folders import ARTIFACT
 
 
-class Verify(BaseModel):
+class Verify(Described):
     """Recompute every checksum of an artifact, and say what the records beside it support."""
 
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
     artifact: Positional[str]
     """Folder of a run or of an artifact."""

@@ -11,6 +11,7 @@ from expunge.data.encode import Encoder, fitted
 from expunge.data.format import VERBATIM, default_format
 from expunge.errors import ExpungeError
 from expunge.evaluation.judges import Answer, Judge, Verdict, language_model
+from expunge.evaluation.rouge import rouge
 from expunge.models.limits import room
 from expunge.models.load import model_fingerprint
 from expunge.records import read_samples
@@ -107,15 +108,13 @@ class Earlier(Judge):
             )
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
-        from rouge_score.rouge_scorer import RougeScorer
-
-        known, scorer = _answers(self.samples), RougeScorer(["rougeL"], use_stemmer=False)
+        known = _answers(self.samples)
         return [
             f"{self.samples.name} has no answer to this example"
             if answer.id not in known
             else 1.0
             if known[answer.id] == answer.text
-            else float(scorer.score(known[answer.id], answer.text)["rougeL"].fmeasure)
+            else rouge("rougeL", known[answer.id], answer.text).f1
             for answer in answers
         ]
 

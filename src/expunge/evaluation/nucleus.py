@@ -4,15 +4,17 @@ import hashlib
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+
+from expunge.described import Described
 
 Ids = tuple[int, ...]
 
 
-class Nucleus(BaseModel):
+class Nucleus(Described):
     """Nucleus sampling (Holtzman et al. 2020, arXiv 1904.09751): from the fewest tokens with `top_p` of the probability."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     top_p: float = Field(0.9, gt=0, le=1)
     """Share of the probability that is drawn from."""

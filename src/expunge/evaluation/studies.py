@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from expunge.data.encode import Encoder
 from expunge.errors import ExpungeError
 from expunge.evaluation.generate import generate, writing, written
-from expunge.evaluation.metrics.rouge import rouge_scorer
+from expunge.evaluation.rouge import rouge
 from expunge.guarding.embedding_corruption.corrupter import corrupted
 from expunge.guarding.life import Guard
 from expunge.guarding.session import unguarded
@@ -76,6 +76,4 @@ def repeat_test(model: nn.Module, encoder: Encoder, questions: Sequence[str], *,
     prompts = encoder.encode_prompts([REPEAT.format(question=question) for question in questions])
     answers = written(generate(model, prompts, **writing(model, encoder, max_new_tokens)))
     texts = [str(encoder.tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in answers]
-    scorer = rouge_scorer("rougeL", stemmer=False)
-    pairs = zip(questions, texts, strict=True)
-    return [float(scorer.score(question, text)["rougeL"].recall) for question, text in pairs]
+    return [rouge("rougeL", question, text).recall for question, text in zip(questions, texts, strict=True)]

@@ -7,15 +7,16 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
+from expunge.described import Described
 from expunge.errors import ExpungeError
 from expunge.records import Attack, Evaluation, Provenance, Record, Sample, Score
 from expunge.report.analysis import Analysis
 
 
-class Lenient(BaseModel):
+class Lenient(Described):
     """Base class for files of other stages: the report reads what it shows and ignores other fields."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 LOGS = ("metrics.jsonl", "expert/metrics.jsonl", "acquisition/metrics.jsonl")

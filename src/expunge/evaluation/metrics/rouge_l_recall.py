@@ -4,25 +4,25 @@ import re
 from typing import ClassVar, Literal
 
 from expunge.evaluation.metrics.base import Good, Metric, Need, Row, Unscored, no_answer
-from expunge.evaluation.metrics.rouge import rouge_scorer
+from expunge.evaluation.rouge import rouge
 
 
 def rouge_l_recall(expected: str, generated: str) -> float:
     """Computes the length of the longest common subsequence of words, over the number of expected words (Porter stemmer)."""
     if expected == generated:
         return 1.0
-    return float(rouge_scorer("rougeL", stemmer=True).score(expected, generated)["rougeL"].recall)
+    return rouge("rougeL", expected, generated, stemmer=True).recall
 
 
 class RougeLRecall(Metric):
     """ROUGE-L recall of the greedy answer against the response."""
 
     formula: ClassVar[str] = "|longest common subsequence(response, generated)| / |response|, in stemmed words"
-    source: ClassVar[str] = "Lin 2004, through rouge-score; with stemmer and greedy decoding as in TOFU (arXiv 2401.06121)"
+    source: ClassVar[str] = "Lin 2004, equal to rouge-score; with stemmer and greedy decoding as in TOFU (arXiv 2401.06121)"
     span: ClassVar[str] = "0 (no common word in order) .. 1 (all words of the response, in order)"
     not_this: ClassVar[str] = (
         "Not a sign of a right answer: the right template around a wrong name scores high, and long rambling raises recall. "
-        "rouge-score reads only a-z and 0-9: a response in another script is unscored."
+        "It reads only a-z and 0-9: a response in another script is unscored."
     )
     good: ClassVar[Good] = "knowledge"
 
@@ -36,5 +36,5 @@ class RougeLRecall(Metric):
         if row.generated is None:
             return no_answer(row)
         if not re.search("[a-z0-9]", row.example.response.lower()):
-            return Unscored("the response has no word in a-z or 0-9, the only ones that rouge-score reads")
+            return Unscored("the response has no word in a-z or 0-9, the only ones that ROUGE reads")
         return rouge_l_recall(row.example.response, row.generated)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from expunge.data.read import read_examples
+from expunge.described import Described
 from expunge.errors import ExpungeError, nearest
 from expunge.evaluation.metrics import METRICS, AnyMetric
 from expunge.evaluation.metrics.membership import MembershipMetric
@@ -21,8 +22,8 @@ from expunge.records import Role, Score
 ADVICE = "evaluate a model trained without it with the same file and --out DIR, then give --retain-scores DIR"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+class _Part(Described):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class TaskFile(_Part):
@@ -35,7 +36,7 @@ class TaskFile(_Part):
     """Names, or a name with the metric's fields: `{name: rouge, kind: rouge2}`."""
     role: Role = "neutral"
     """forget, retain, neutral or control (never trained on): decides which direction is good and what a report compares."""
-    columns: dict[str, str] = {}
+    columns: dict[str, str] = Field(default_factory=dict)
     """Field -> column of the data file, if names differ."""
     secret: bool = True
     """Keep prompts and answers out of the sample file unless --show-forget-text is given."""
