@@ -22,9 +22,9 @@ class Described(BaseModel):
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
         file = getattr(sys.modules.get(cls.__module__), "__file__", None)
         texts = _texts(file).get(cls.__qualname__, {}) if file is not None else {}
-        for name, text in texts.items():
-            if name in cls.__pydantic_fields__ and cls.__pydantic_fields__[name].description is None:
-                cls.__pydantic_fields__[name].description = text
+        for name, field in cls.__pydantic_fields__.items():
+            if field.description is None:
+                field.description = texts.get(name, "")  # tyro would search all sources of the class for one that is None
 
 
 @cache

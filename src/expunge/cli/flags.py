@@ -4,15 +4,20 @@ import contextlib
 import io
 import re
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import tyro
-from pydantic import ValidationError
-from tyro.conf import AvoidSubcommands, OmitArgPrefixes
+from pydantic import BaseModel, ValidationError
+from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Positional
 
 from expunge.errors import ExpungeError, nearest
 
-Flags = TypeVar("Flags")
+Flags = TypeVar("Flags", bound=BaseModel)
+
+PLAIN = tyro.conf.arg(name="")
+"""Marks a field whose own fields are flags without a prefix."""
+POSITIONAL = get_args(Positional[str])[1]
+"""Marks a field that is a word without a flag."""
 
 
 def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags | None = None, *, prefixes: bool = False) -> Flags:
@@ -41,7 +46,7 @@ def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags |
         raise ExpungeError(f"{program}: {_sentence(printed.getvalue())}; `{program} --help` lists the flags") from None
     if unknown:
         word = unknown[0].split("=")[0]
-        raise ExpungeError(f"{program} has no flag '{word}'{nearest(word, _flags(cls, program, default, prefixes))}")
+        raise ExpungeError(f"{program} has no flag '{word}'{nearest(word, flags_of(cls, prefixes=prefixes))}")
     assert value is not None
     return value
 
@@ -79,12 +84,19 @@ def _config(prefixes: bool) -> tuple[Any, ...]:
     return (AvoidSubcommands,) if prefixes else (AvoidSubcommands, OmitArgPrefixes)
 
 
-def _flags(cls: type[Flags], program: str, default: Flags | None, prefixes: bool) -> list[str]:
-    """Returns all flags of a command, from its help."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        tyro.cli(cls, prog=program, args=["--help"], default=default, config=_config(prefixes))
-    return sorted(set(re.findall(r"--[a-z][a-z0-9-]*", printed.getvalue())))
+def flags_of(cls: type[BaseModel], *, prefixes: bool, before: str = "") -> list[str]:
+    """Returns all flags of a command: its fields and those of the values that it holds (`before` is the prefix of theirs)."""
+    found: list[str] = []
+    for name, info in cls.model_fields.items():
+        flag, kind = f"{before}{name.replace('_', '-')}", info.annotation
+        if POSITIONAL in info.metadata:
+            continue
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            inner = f"{flag}." if prefixes and PLAIN not in info.metadata else ""
+            found += flags_of(kind, prefixes=prefixes, before=inner)
+        else:
+            found += [f"--{flag}", *([f"--{before}no-{name.replace('_', '-')}"] if kind is bool else [])]
+    return found
 
 
 def _sentence(box: str) -> str:

@@ -4,13 +4,10 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, get_args
 
-import tyro
 from pydantic import BaseModel, create_model
 
+from expunge.cli.flags import PLAIN
 from expunge.errors import ExpungeError, nearest
-
-Plain = tyro.conf.arg(name="")
-"""A part of a run whose fields are flags without a prefix."""
 
 
 class Narrowed(NamedTuple):
@@ -49,7 +46,8 @@ def narrow(spec: type[BaseModel], said: dict[str, Any], words: Sequence[str]) ->
 
 
 def plain(cls: type[BaseModel]) -> Any:
-    return Annotated[cls, Plain]
+    """Returns the type of a part of a run whose fields are flags without a prefix."""
+    return Annotated[cls, PLAIN]
 
 
 def _taken(words: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
