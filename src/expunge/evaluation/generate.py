@@ -32,9 +32,15 @@ from expunge.evaluation.drawing import drawn
 from expunge.evaluation.nucleus import Ids, Nucleus
 from expunge.evaluation.processes import dealt
 from expunge.evaluation.shortcuts import Shortcuts, shortcuts_of
-from expunge.models.limits import check_embedded, end_tokens, padding
+from expunge.models.hooks import is_hooked
+from expunge.models.limits import check_embedded, end_tokens, padding, text_config
 from expunge.models.load import causal_model
 
+ROWS, TOKENS = 64, 32_768
+"""Usual bounds of a batch."""
+MOST_ROWS, SMALL_CACHE = 256, 2**26
+"""Bound of a batch whose keys and values take at most so many bytes: a step of a small model costs nearly the same for any number
+of rows."""
 UNFINISHED = "\ufffd"
 """Character that tokenizers write for bytes that are not a complete character."""
 
@@ -90,8 +96,8 @@ def generate(
     end_ids: Collection[int],
     max_new_tokens: int,
     max_length: int | None = None,
-    max_rows: int = 64,
-    max_tokens: int = 32_768,
+    max_rows: int | None = None,
+    max_tokens: int | None = None,
     stopped: Callable[[Ids], bool] | None = None,
     known: Mapping[Ids, Ids] | None = None,
 ) -> list[Ids | None]:
@@ -99,7 +105,7 @@ def generate(
     numbers.
 
     max_length             longest sequence that the model takes; answers end there
-    max_rows, max_tokens   bounds of a batch, in prompts and, answers included, tokens (the key-value cache)
+    max_rows, max_tokens   bounds of a batch, in prompts and, answers included, tokens (key-value cache); default: `usual_size`
     stopped                whether the tokens written so far contain a stop text, so that the answer ends
     known                  by prompt, tokens with which the continuation begins (end token included), known from a
                            teacher-forced pass: they are read instead of generated
@@ -124,8 +130,8 @@ def sample(
     end_ids: Collection[int],
     max_new_tokens: int,
     max_length: int | None = None,
-    max_rows: int = 64,
-    max_tokens: int = 32_768,
+    max_rows: int | None = None,
+    max_tokens: int | None = None,
     stopped: Callable[[Ids], bool] | None = None,
 ) -> list[tuple[Ids | None, ...]]:
     """Returns `draws` sampled continuations of each prompt, bounded and batched as in `generate`."""
@@ -148,6 +154,17 @@ def written(answers: Sequence[Ids | None]) -> list[Ids]:
     return found
 
 
+def usual_size(model: nn.Module, longest: int) -> tuple[int, int]:
+    """Returns the usual rows and tokens of a batch of answers that have at most `longest` tokens with their prompts."""
+    config = text_config(model)
+    heads, size = getattr(config, "num_key_value_heads", None), getattr(config, "head_dim", None)
+    width = heads * size if heads and size else config.hidden_size
+    fitting = SMALL_CACHE // (2 * config.num_hidden_layers * width * causal_model(model).dtype.itemsize)
+    if is_hooked(model) or fitting // longest <= ROWS:
+        return ROWS, TOKENS
+    return min(MOST_ROWS, fitting // longest), max(TOKENS, fitting)
+
+
 def _begin(prompt: Ids, i: int, max_new_tokens: int, max_length: int | None) -> Begun:
     room = min(max_new_tokens, max(0, (sys.maxsize if max_length is None else max_length) - len(prompt)))
     return Begun(prompt, i, room=room, done=room == 0)
@@ -160,8 +177,8 @@ def _write(
     end_ids: Collection[int],
     stopped: Callable[[Ids], bool] | None,
     nucleus: Nucleus | None,
-    max_rows: int,
-    max_tokens: int,
+    max_rows: int | None,
+    max_tokens: int | None,
 ) -> None:
     """Completes every row, in place; with several processes each writes its batches, and all get the answers."""
     left = [row for row in rows if not row.done]
@@ -173,7 +190,9 @@ def _write(
     training = model.training
     model.eval()
     try:
-        batches = _batches(left, can, max_rows, max_tokens)
+        longest = max(len(row.prompt) + len(row.answer) + row.room for row in left)
+        rows, tokens = usual_size(model, longest)
+        batches = _batches(left, can, max_rows or rows, max_tokens or tokens)
         written = dealt(model, batches, partial(_batch, model, left, how, can))
     finally:
         model.train(training)

@@ -1,6 +1,6 @@
 """Computes the data that a task's metrics need about each example, once for all metrics."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import takewhile
 
@@ -11,11 +11,12 @@ from transformers import PreTrainedTokenizerBase
 from expunge.data.encode import Encoded, Encoder, fitted
 from expunge.data.example import Example
 from expunge.evaluation.engine import Engine
-from expunge.evaluation.generate import UNFINISHED, Writing, generate, sample, text_of, writing
+from expunge.evaluation.generate import UNFINISHED, Writing, generate, sample, text_of, usual_size, writing
 from expunge.evaluation.judges import Answer
 from expunge.evaluation.metrics.base import BROKEN, Need, Row
 from expunge.evaluation.nucleus import Ids
 from expunge.evaluation.processes import from_main
+from expunge.evaluation.shortcuts import shortcuts_of
 from expunge.evaluation.task import Task
 from expunge.evaluation.token_stats import NOTHING, TokenStats
 
@@ -42,10 +43,56 @@ class Rows:
         """room: for verbatim tasks, the number of tokens that the model takes; longer prompts lose their beginning."""
         self.model, self.tokenizer, self.encoder, self.engine, self.room = model, tokenizer, encoder, engine, room
         self._encoded: dict[Pair, Encoded] = {}
+        self._begun: dict[str, list[Row]] = {}
+        self._written: dict[tuple[Hashable, Ids], Ids | None] = {}
         self._cut: set[str | None] = set()
 
-    def of(self, task: Task, *, shown: int = 0) -> list[Row]:
-        """Returns one row per example of the task. The first `shown` get a greedy answer even if no metric needs it."""
+    def of(self, task: Task, *, show: bool = False, ahead: Sequence[Task] = ()) -> list[Row]:
+        """Returns one row per example of the task.
+
+        show   the first `task.shown` examples get a greedy answer even if no metric needs it, of secret tasks too
+        ahead  tasks that will be asked for next: greedy answers to their prompts are written in the same batches as those of
+               this task, where they fit in, and kept until then
+        """
+        if task.name not in self._begun:
+            self._begin([task, *ahead], show=show)
+        rows = self._begun.pop(task.name)
+        count = _count(task, show=show)
+        rows = self._generate(rows[:count], task) + rows[count:]
+        if "sampled" in task.needs:
+            rows = self._sample(rows, task)
+        rows = [row._replace(cut=row.example.prompt in self._cut) for row in rows]
+        if task.expected_tokens is not None:
+            beginnings = self._beginnings([row.example.response for row in rows], task.expected_tokens)
+            rows = [row._replace(compared=text) for row, text in zip(rows, beginnings, strict=True)]
+        return _judged(rows, task)
+
+    def _begin(self, tasks: Sequence[Task], *, show: bool) -> None:
+        """Reads the first task, and those after it as long as the answers to their prompts fit into one batch with its own. (A
+        guard, and a model that transformers decodes, is given the prompts of one task at a time.)"""
+        first, *others = tasks
+        self._begun, self._written = {first.name: self._read(first)}, {}
+        answered = self._begun[first.name][: _count(first, show=show)]
+        prompts = self._asked(answered, self._most(first)).values()
+        if self.engine.reuse is not None or not prompts or not shortcuts_of(self.model).stepwise:
+            return
+        most, _ = usual_size(self.model, max(map(len, prompts)) + self._most(first))
+        for task in others:
+            count = _count(task, show=show)
+            if self._way(task) != self._way(first) or len(answered) + count > most:
+                break
+            self._begun[task.name] = self._read(task)
+            answered = answered + self._begun[task.name][:count]
+        if len(self._begun) > 1:
+            asked, written = self._write(answered, first)
+            self._written = {(self._way(first), prompt): ids for prompt, ids in zip(asked, written, strict=True)}
+
+    def _way(self, task: Task) -> Hashable:
+        """Returns what an answer depends on besides the prompt."""
+        return self._most(task), task.stop
+
+    def _read(self, task: Task) -> list[Row]:
+        """Returns one row per example of the task, without answers that the model writes."""
         needs = [task.needs_of(example) for example in task.examples]
         asked = list(zip(task.examples, needs, strict=True))
         pairs = [pair for example, need in asked for kind in sorted(need - {"choices"}) for pair in _pairs(example, kind)]
@@ -67,19 +114,10 @@ class Rows:
         ]
         norms = self._gradient_norms([example for example, need in asked if "gradient" in need])
         short = self._gradient_norms([e for e, need in asked if "gradient_without_last" in need], without_last=True)
-        rows = [
+        return [
             row._replace(gradient_norm=norms.get(pair), gradient_norm_without_last=short.get(pair))
             for row, pair in zip(rows, [(row.example.prompt, row.example.response) for row in rows], strict=True)
         ]
-        written = len(rows) if "generated" in task.needs else min(shown, len(rows))
-        rows = self._generate(rows[:written], task) + rows[written:]
-        if "sampled" in task.needs:
-            rows = self._sample(rows, task)
-        rows = [row._replace(cut=row.example.prompt in self._cut) for row in rows]
-        if task.expected_tokens is not None:
-            beginnings = self._beginnings([row.example.response for row in rows], task.expected_tokens)
-            rows = [row._replace(compared=text) for row, text in zip(rows, beginnings, strict=True)]
-        return _judged(rows, task)
 
     def _beginnings(self, responses: Sequence[str], tokens: int) -> list[str]:
         """Returns the first tokens of each response, as text."""
@@ -125,7 +163,19 @@ class Rows:
         return fitted(row, room)
 
     def _generate(self, rows: Sequence[Row], task: Task) -> list[Row]:
-        """Adds greedy answers to the rows (none for raw text). Tokens known from the teacher-forced pass are not decoded."""
+        """Adds greedy answers to the rows (none for raw text)."""
+        prompts = self._asked(rows, self._most(task))
+        keys = [(self._way(task), prompt) for prompt in prompts.values()]
+        if all(key in self._written for key in keys):
+            written = [self._written[key] for key in keys]
+        else:
+            _, written = self._write(rows, task)
+        answers = dict(zip(prompts, written, strict=True))
+        return [self._answered(row, answers[row.example.prompt], prompts, task) if row.example.prompt else row for row in rows]
+
+    def _write(self, rows: Sequence[Row], task: Task) -> tuple[list[Ids], list[Ids | None]]:
+        """Returns the distinct prompts of the rows and the answers to them, written as `task` has them. Tokens known from the
+        teacher-forced pass are not decoded."""
         prompts = self._asked(rows, self._most(task))
         known: dict[Ids, Ids] = {}
         for row in rows:
@@ -139,12 +189,9 @@ class Rows:
 
         asked = list(prompts.values())
         if self.engine.reuse is None:
-            written = write(asked)
-        else:
-            keys = [("written", prompt, how["max_new_tokens"], how["max_length"], task.stop) for prompt in asked]
-            written = self.engine.reuse.of(asked, keys, asked, write)
-        answers = dict(zip(prompts, written, strict=True))
-        return [self._answered(row, answers[row.example.prompt], prompts, task) if row.example.prompt else row for row in rows]
+            return asked, write(asked)
+        keys = [("written", prompt, how["max_new_tokens"], how["max_length"], task.stop) for prompt in asked]
+        return asked, self.engine.reuse.of(asked, keys, asked, write)
 
     def _answered(self, row: Row, ids: Ids | None, prompts: Mapping[str, Ids], task: Task) -> Row:
         if ids is None or row.example.prompt is None:
@@ -221,6 +268,12 @@ class Rows:
         misses = np.flatnonzero(~row.answer.hit)
         count = int(misses[0]) if len(misses) else len(row.answer.hit)
         return encoded.ids[encoded.answer_start : encoded.answer_start + count]
+
+
+def _count(task: Task, *, show: bool) -> int:
+    """Returns to how many of the task's first examples the model writes a greedy answer."""
+    count = len(task.examples)
+    return count if "generated" in task.needs else min(task.shown if show or not task.secret else 0, count)
 
 
 def _judged(rows: list[Row], task: Task) -> list[Row]:

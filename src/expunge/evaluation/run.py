@@ -175,16 +175,19 @@ def _read_tasks(
     suite: Suite, readers: _Readers, finished: Finished, samples: dict[str, list[Sample]], *, show: bool, quiet: bool
 ) -> None:
     """Adds the samples of each task that is not in `samples` yet; those of a task finished before a kill are read from disk."""
+    for task in suite.tasks:
+        if task.name not in samples and (kept := from_main(partial(finished.get, task.name, task.settings()))) is not None:
+            samples[task.name] = kept
+    new = [task for task in suite.tasks if task.name not in samples]
     with Progress(f"evaluate {suite.name}", len(suite.tasks), quiet=quiet) as progress:
         for task in suite.tasks:
             if task.name not in samples:
-                kept = from_main(partial(finished.get, task.name, task.settings()))
-                if kept is None:
-                    rows = readers.verbatim if task.verbatim else readers.formatted
-                    kept = _samples(task, rows, show=show or not task.secret)
-                    if is_main():
-                        finished.put(task.name, task.settings(), kept)
-                samples[task.name] = kept
+                new.pop(0)
+                rows = readers.verbatim if task.verbatim else readers.formatted
+                ahead = [other for other in new if other.verbatim == task.verbatim]
+                samples[task.name] = _samples(task, rows, ahead, show=show)
+                if is_main():
+                    finished.put(task.name, task.settings(), samples[task.name])
             progress.advance(1, task.name)
 
 
@@ -226,10 +229,10 @@ def _limited(suite: Suite, limit: int) -> Suite:
     return replace(suite, tasks=tuple(replace(task, examples=task.examples[:limit]) for task in suite.tasks))
 
 
-def _samples(task: Task, rows: Rows, *, show: bool) -> list[Sample]:
+def _samples(task: Task, rows: Rows, ahead: Sequence[Task], *, show: bool) -> list[Sample]:
     """Returns one sample per example and metric, computed by the main process, so that metrics run once."""
-    found = rows.of(task, shown=task.shown if show else 0)
-    return from_main(partial(_scored, task, found, show=show))
+    found = rows.of(task, show=show, ahead=ahead)
+    return from_main(partial(_scored, task, found, show=show or not task.secret))
 
 
 def _scored(task: Task, rows: Sequence[Row], *, show: bool) -> list[Sample]:
