@@ -12,7 +12,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from expunge.data.example import Example
 from expunge.errors import ExpungeError
+from expunge.evaluation import generate as generating
 from expunge.evaluation import run
+from expunge.evaluation.decode import decode
 from expunge.evaluation.metrics import (
     Accuracy,
     ExactMemorization,
@@ -323,3 +325,30 @@ def test_unknown_suites_and_missing_data_are_sentences(
         evaluate(pico_llama, pico_tokenizer, suite="tofoo", data="x")
     with pytest.raises(ExpungeError, match=r"needs its data.*forget10_perturbed.jsonl"):
         evaluate(pico_llama, pico_tokenizer, suite="tofu")
+
+
+def test_answers_of_several_tasks_are_written_in_one_batch_and_are_the_same(
+    pico_llama: LlamaForCausalLM, pico_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[int] = []
+
+    def counting(model: Any, begun: Any, **how: Any) -> None:
+        batches.append(len(begun))
+        decode(model, begun, **how)
+
+    monkeypatch.setattr(generating, "decode", counting)
+    together = evaluate(pico_llama, pico_tokenizer, suite=suite(secret=False), out=tmp_path / "together", quiet=True)
+    assert len(batches) == 1
+    assert batches[0] <= len(NAMES)  # equal prompts of several tasks are answered once
+    monkeypatch.setattr(generating, "MOST_ROWS", 1)
+    monkeypatch.setattr(generating, "ROWS", 1)
+    alone = evaluate(pico_llama, pico_tokenizer, suite=suite(secret=False), out=tmp_path / "alone", quiet=True)
+    assert len(batches) > 3
+    texts = [
+        [(s.id, s.metric, s.text) for s in read_samples(tmp_path / place / "facts.samples.jsonl")]
+        for place in ("together", "alone")
+    ]
+    assert texts[0] == texts[1]
+    assert [score.value for score in together.scores] == pytest.approx(
+        [score.value for score in alone.scores], abs=1e-6, nan_ok=True
+    )

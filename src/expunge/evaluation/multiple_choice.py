@@ -272,9 +272,10 @@ def _pairs(groups: Sequence[_Group], starts: Sequence[int], ends: Sequence[int])
     """
     pairs = []
     for group, start, end in zip(groups, starts, ends, strict=True):
+        first, begun = group.first, group.begun
         for row, own in zip(group.rows, group.ends, strict=True):
-            place = [*range(start, start + group.begun), *range(end, end + len(own))]
-            pairs.append([(place[t - 1 - group.first], row.ids[t]) for t in range(row.answer_start, len(row.ids))])
+            place = [*range(start, start + begun), *range(end, end + len(own))]
+            pairs.append([(place[t - 1 - first], row.ids[t]) for t in range(row.answer_start, len(row.ids))])
             end += len(own)
     return pairs
 

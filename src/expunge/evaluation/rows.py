@@ -44,6 +44,7 @@ class Rows:
         self.model, self.tokenizer, self.encoder, self.engine, self.room = model, tokenizer, encoder, engine, room
         self._encoded: dict[Pair, Encoded] = {}
         self._begun: dict[str, list[Row]] = {}
+        self._together: set[str] = set()
         self._written: dict[tuple[Hashable, Ids], Ids | None] = {}
         self._cut: set[str | None] = set()
 
@@ -54,8 +55,9 @@ class Rows:
         ahead  tasks that will be asked for next: greedy answers to their prompts are written in the same batches as those of
                this task, where they fit in, and kept until then
         """
-        if task.name not in self._begun:
+        if task.name not in self._together:
             self._begin([task, *ahead], show=show)
+        self._together.remove(task.name)
         rows = self._begun.pop(task.name)
         count = _count(task, show=show)
         rows = self._generate(rows[:count], task) + rows[count:]
@@ -71,21 +73,29 @@ class Rows:
         """Reads the first task, and those after it as long as the answers to their prompts fit into one batch with its own. (A
         guard, and a model that transformers decodes, is given the prompts of one task at a time.)"""
         first, *others = tasks
-        self._begun, self._written = {first.name: self._read(first)}, {}
-        answered = self._begun[first.name][: _count(first, show=show)]
+        self._together, self._written = {first.name}, {}
+        answered = self._begun_rows(first)[: _count(first, show=show)]
         prompts = self._asked(answered, self._most(first)).values()
         if self.engine.reuse is not None or not prompts or not shortcuts_of(self.model).stepwise:
             return
         most, _ = usual_size(self.model, max(map(len, prompts)) + self._most(first))
         for task in others:
             count = _count(task, show=show)
-            if self._way(task) != self._way(first) or len(answered) + count > most:
+            if self._way(task) != self._way(first) or not 0 < count <= 2 * most:
                 break
-            self._begun[task.name] = self._read(task)
-            answered = answered + self._begun[task.name][:count]
-        if len(self._begun) > 1:
+            rows = self._begun_rows(task)[:count]
+            if _open(answered) + _open(rows) > most:
+                break
+            self._together.add(task.name)
+            answered = answered + rows
+        if len(self._together) > 1:
             asked, written = self._write(answered, first)
             self._written = {(self._way(first), prompt): ids for prompt, ids in zip(asked, written, strict=True)}
+
+    def _begun_rows(self, task: Task) -> list[Row]:
+        if task.name not in self._begun:
+            self._begun[task.name] = self._read(task)
+        return self._begun[task.name]
 
     def _way(self, task: Task) -> Hashable:
         """Returns what an answer depends on besides the prompt."""
@@ -274,6 +284,11 @@ def _count(task: Task, *, show: bool) -> int:
     """Returns to how many of the task's first examples the model writes a greedy answer."""
     count = len(task.examples)
     return count if "generated" in task.needs else min(task.shown if show or not task.secret else 0, count)
+
+
+def _open(rows: Sequence[Row]) -> int:
+    """Returns how many answers are not known to the end from the teacher-forced pass."""
+    return sum(not len(row.answer.hit) or not row.answer.hit.all() for row in rows)
 
 
 def _judged(rows: list[Row], task: Task) -> list[Row]:
