@@ -84,7 +84,7 @@ class AttackSpec(Described):
     @classmethod
     def attack_name(cls) -> str:
         """Returns the name on the command line."""
-        name: str = cls.model_fields["name"].default
+        name: str = cls.__pydantic_fields__["name"].default
         return name
 
     @property

@@ -26,7 +26,7 @@ def inner_choices(spec: type[BaseModel]) -> dict[str, dict[str, type[BaseModel]]
     for field, info in spec.model_fields.items():
         classes = [cls for cls in get_args(info.annotation) if isinstance(cls, type) and issubclass(cls, BaseModel)]
         if info.discriminator and classes:
-            found[field] = {str(cls.model_fields["name"].default): cls for cls in classes}
+            found[field] = {str(cls.__pydantic_fields__["name"].default): cls for cls in classes}
     return found
 
 

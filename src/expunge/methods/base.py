@@ -55,7 +55,7 @@ class Spec(Described):
     @classmethod
     def method_name(cls) -> str:
         """Returns the method's name on the command line and in YAML."""
-        name: str = cls.model_fields["name"].default
+        name: str = cls.__pydantic_fields__["name"].default
         return name
 
 

@@ -93,7 +93,7 @@ class Metric(Described):
     @classmethod
     def metric_name(cls) -> str:
         """Returns the name in scores and in YAML."""
-        name: str = cls.model_fields["name"].default
+        name: str = cls.__pydantic_fields__["name"].default
         return name
 
     @property

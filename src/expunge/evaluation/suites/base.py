@@ -40,7 +40,7 @@ class SuiteSpec(Described):
     @classmethod
     def suite_name(cls) -> str:
         """Returns the name on the command line."""
-        name: str = cls.model_fields["name"].default
+        name: str = cls.__pydantic_fields__["name"].default
         return name
 
     def build(self, data: str | Path) -> Suite:
