@@ -8,7 +8,9 @@ version before is a git worktree of its commit, made for the run. `eager` is wha
 order of the data, every sequence in full, logits everywhere, `generate` for texts, a second model for NPO's reference.
 
 DATA has `tofu` and `stories260k`. Models: a random Llama of 2.8 M weights, which knows nothing, and stories260k fine-tuned on 40
-+ 60 rows, which knows its retain set by heart (made once in --work). The part `row` evaluates one row of each task.
++ 60 rows, which knows its retain set by heart (made once in --work). The part `row` evaluates one row of each task. `--models
+smollm` takes SmolLM2-135M-Instruct from --smollm, with --limit 2 or so; its steps train LoRA factors on batches of 4 rows.
+Both versions run from bytecode, as installed packages do.
 """
 
 import argparse
@@ -35,6 +37,7 @@ START = {
     "suites": "suites",
 }
 STEPS = 8
+SMOLLM = Path.home() / ".cache/expunge_models/SmolLM2-135M-Instruct"
 
 
 class Cost(NamedTuple):
@@ -119,7 +122,8 @@ def trained(args: argparse.Namespace) -> dict[str, Any]:
     time.perf_counter = time.process_time
     count = counted()
     method = NPO() if args.part == "npo" else GradientDifference()
-    training = expunge.Training(steps=STEPS, batch_size=16, learning_rate=1e-4, schedule="constant", warmup=0)
+    size: dict[str, Any] = {"steps": 3, "batch_size": 4, "lora": True} if args.lora else {"steps": STEPS, "batch_size": 16}
+    training = expunge.Training(learning_rate=1e-4, schedule="constant", warmup=0, **size)
     tofu = args.data / "tofu"
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
@@ -175,6 +179,7 @@ def eager_steps(args: argparse.Namespace) -> dict[str, Any]:
 def measured(words: list[str], source: Path) -> Cost:
     env = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     env |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
         child = subprocess.Popen([sys.executable, *words], env=env, stdout=out, stderr=errors)
         _, status, used = os.wait4(child.pid, 0)
@@ -252,7 +257,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--models", nargs="+", choices=("random", "tuned"), default=["random", "tuned"])
+    parser.add_argument("--models", nargs="+", choices=("random", "tuned", "smollm"), default=["random", "tuned"])
+    parser.add_argument("--smollm", type=Path, default=SMOLLM)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--limit", type=int, default=100)
     parser.add_argument("--no-eager", action="store_true")
@@ -260,18 +266,24 @@ def main() -> None:
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     sources = {"before": before(args.work), "now": HERE / "src"}
+    for source in sources.values():
+        subprocess.run([sys.executable, "-m", "compileall", "-q", str(source)], check=True)
     print("| what | version | CPU s | work s | ratio | ratio of work | tokens | peak MiB |\n|---|---|---|---|---|---|---|---|")
     if "start" in args.part:
         for title, line in START.items():
             compare(title, {name: (["-m", "expunge", *line.split()], source) for name, source in sources.items()}, args.rounds)
-    models = make_models(args.work, args.data) if set(args.part) - {"start"} else {}
+    models = {"smollm": args.smollm}
+    if set(args.part) - {"start"} and set(args.models) != {"smollm"}:
+        models |= make_models(args.work, args.data)
     for part in [part for part in args.part if part != "start"]:
-        for name in args.models if part in ("scoring", "suite", "row") else ["random"]:
+        trains = part in ("npo", "gradient_difference")
+        for name in [name for name in args.models if not trains or name != "tuned"]:
             limit = 1 if part == "row" else args.limit
             line = [str(Path(__file__)), "--child", "suite" if part == "row" else part]
             line += ["--model", str(models[name]), "--data", str(args.data), "--limit", str(limit)]
+            line += ["--lora"] if trains and name == "smollm" else []
             words = {version: (line, source) for version, source in sources.items()}
-            if not args.no_eager:
+            if not args.no_eager and "--lora" not in line:
                 words["eager"] = ([*line, "--eager"], sources["now"])
             compare(f"{part}, {name}", words, args.rounds)
 
@@ -283,6 +295,7 @@ def child() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--eager", action="store_true")
+    parser.add_argument("--lora", action="store_true")
     args = parser.parse_args()
     import torch
 

@@ -38,7 +38,7 @@ from expunge.models.load import causal_model
 
 ROWS, TOKENS = 64, 32_768
 """Usual bounds of a batch."""
-MOST_ROWS, SMALL_CACHE = 256, 2**27
+MOST_ROWS, SMALL_CACHE = 256, 2**26
 """Bound of a batch whose keys and values take at most so many bytes: a step of a small model costs nearly the same for any number
 of rows."""
 UNFINISHED = "\ufffd"
