@@ -191,8 +191,8 @@ def _write(
     model.eval()
     try:
         longest = max(len(row.prompt) + len(row.answer) + row.room for row in left)
-        rows, tokens = usual_size(model, longest)
-        batches = _batches(left, can, max_rows or rows, max_tokens or tokens)
+        most, tokens = usual_size(model, longest)
+        batches = _batches(left, can, max_rows or most, max_tokens or tokens)
         written = dealt(model, batches, partial(_batch, model, left, how, can))
     finally:
         model.train(training)
