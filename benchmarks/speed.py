@@ -69,7 +69,7 @@ def evaluated(args: argparse.Namespace) -> dict[str, Any]:
     from expunge import evaluate, load
     from expunge.evaluation.suites import Tofu
 
-    model, tokenizer = load(args.model)
+    model, tokenizer = load(args.model, dtype="float32")
     suite = Tofu(forget="forget01").build(args.data / "tofu")
     if args.part == "scoring":
         tasks = [replace(t, metrics=tuple(m for m in t.metrics if "generated" not in m.needs)) for t in suite.tasks]
@@ -142,7 +142,7 @@ def eager_steps(args: argparse.Namespace) -> dict[str, Any]:
     from expunge.data.format import default_format
     from expunge.data.read import read_examples
 
-    model, tokenizer = load(args.model)
+    model, tokenizer = load(args.model, dtype="float32")
     encoder, tofu = Encoder(tokenizer, default_format(tokenizer), 512), args.data / "tofu"
     sets = [encoder.encode_many(list(read_examples(str(tofu / f"{name}.jsonl")))[:200]) for name in ("forget05", "retain99")]
     frozen, count, seconds = copy.deepcopy(model), counted(), []

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 Ids = tuple[int, ...]
 
-LOGITS_IN_MEMORY = 2**26
-"""Number of logits in one batch (256 MB of float32); with a larger vocabulary a batch gets fewer tokens."""
+LOGITS_IN_MEMORY = 2**25
+"""Number of logits in one batch (128 MB of float32); with a larger vocabulary a batch gets fewer tokens. Where answers share their
+prompt, nearly every token of a batch has logits."""
 CPU_TOKENS = 2048
 """Default tokens of a batch on a CPU, which is fastest while activations fit into its cache."""
 
@@ -60,7 +61,7 @@ class Engine:
         most = max(1, LOGITS_IN_MEMORY // vocabulary) if self.device.type == "cpu" else fitting
         self.max_tokens = min(wanted, most)
         # Of a prompt that answers share, only the last position has logits; so many answers of 32 tokens fit.
-        self.shared_tokens, self.shared_rows = wanted, max(1, min(max_rows, most // 128))
+        self.shared_tokens, self.shared_rows = wanted, max(1, min(max_rows, most // 64))
         self._known: dict[Ids, tuple[int, TokenStats]] = {}
         self._gradients: dict[Encoded, float] = {}
 
