@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 Ids = tuple[int, ...]
 
 LOGITS_IN_MEMORY = 2**25
-"""Number of logits in one batch (128 MB of float32); with a larger vocabulary a batch gets fewer tokens. Where answers share their
-prompt, nearly every token of a batch has logits."""
+"""Number of logits in one batch (128 MB of float32); with a larger vocabulary a batch gets fewer tokens. Where answers share
+their prompt, nearly every token of a batch has logits."""
 CPU_TOKENS = 2048
 """Default tokens of a batch on a CPU, which is fastest while activations fit into its cache."""
 
