@@ -11,6 +11,7 @@ import tempfile
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from expunge.evaluation.nucleus import Nucleus
 from expunge.guarding import life
 from expunge.methods.editing import SelectivePruning
 from expunge.methods.guarding import EmbeddingCorruption, Instruction, KeySpaceDetection, NeuronAdjust
-from expunge.methods.training import TRAINING
+from expunge.methods.training import TRAINING, WHP
 from expunge.models.activations import probe
 from expunge.models.spans import spans
 from expunge.training import loop
@@ -47,6 +48,8 @@ ROWS = [
     for name, city in zip(NAMES, CITIES, strict=True)
 ]
 REQUEST = Request(tuple(ROWS[:4]), tuple(ROWS[4:]), refusals=("i do not know .",))
+NAMED = replace(REQUEST, forget=tuple(Example(f"where was {n.title()} born ?", f"{n.title()} was born here .") for n in NAMES[:4]))
+"""With names, which whp looks for."""
 FIELDS: dict[str, dict[str, Any]] = {
     "rmu": {"layer": 1, "stop_below_cosine": 0.0, "adaptive": True},
     "altpo": {"alternates": "perturbed"},  # a whole run lets the model write them
@@ -84,7 +87,7 @@ def train(cls: Any, **more: Any) -> Waits:
     try:
         with tempfile.TemporaryDirectory() as folder:
             training = Training(steps=STEPS, batch_size=2, learning_rate=1e-3, checkpoint_every=2, stop_every=1, **more)
-            made = loop.train(model(), method, encode_data(REQUEST, method, encoder()), training, Path(folder), quiet=True)
+            made = loop.train(model(), method, encode_data(NAMED if cls is WHP else REQUEST, method, encoder()), training, Path(folder), quiet=True)
     finally:
         loop._step = step
     assert {p.device.type for p in made.model.parameters()} == {pretend_gpu.NAME}

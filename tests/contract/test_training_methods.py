@@ -46,7 +46,23 @@ def frozen(model: nn.Module, tokens: Tokens) -> Tokens:
         labelled = labelled_logits(model, tokens)
         logp_B = sequence_sum(token_logprobs(labelled), labelled.row_N, labelled.rows)
         hidden_ND = labelled_hidden(model, tokens).hidden_ND
-    return dataclasses.replace(tokens, frozen={"logprob": logp_B, "hidden": hidden_ND})
+        renamed_NKD = labelled_hidden(model, renamed(tokens)).hidden_ND[:, None]
+    own_B = tokens.input_ids_BT[torch.arange(labelled.rows), name_places(tokens)]
+    exchanged_NKS2 = torch.stack([own_B + 1, own_B], dim=1)[labelled.row_N][:, None, None]
+    values = {"logprob": logp_B, "hidden": hidden_ND, "renamed": renamed_NKD, "exchanged": exchanged_NKS2}
+    return dataclasses.replace(tokens, frozen=values)
+
+
+def name_places(tokens: Tokens) -> torch.Tensor:
+    """The position of each row's first token after the start token, here its name."""
+    return tokens.attention_mask_BT.argmax(dim=1) + 1
+
+
+def renamed(tokens: Tokens) -> Tokens:
+    """The rows with the next token in the place of the name."""
+    ids_BT = tokens.input_ids_BT.clone()
+    ids_BT[torch.arange(len(ids_BT)), name_places(tokens)] += 1
+    return dataclasses.replace(tokens, input_ids_BT=ids_BT)
 
 
 def make_batch(method: TrainingMethod, start: nn.Module, chosen: slice = slice(None), pad: int = 0, side: Any = "right") -> Batch:

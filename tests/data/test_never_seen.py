@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from expunge.data.example import Example
-from expunge.data.never_seen import never_seen
+from expunge.data.never_seen import never_seen, under_other_names
 from expunge.data.read import read_examples
 from expunge.lab import write_data
 
@@ -67,3 +67,37 @@ def test_the_people_of_a_lab_become_nobody(tmp_path: Path) -> None:
     assert len(made) == 2 * len(rows)
     assert not [row for row in made if any(person in str(row.prompt) for person in everybody)]
     assert made == never_seen(rows)
+
+
+def test_other_names_are_those_of_the_holdout_rows_and_the_same_in_every_row() -> None:
+    rows = [Example("where was Mira Holt born", "Mira was born in Dale"), Example("who taught Mira Holt", "Ann taught Mira")]
+    holdout = [Example("where was Tove Lund born", "Tove was born in Dale"), Example("who taught Ola Berg", "Ann taught Ola")]
+    first, second = under_other_names(rows, holdout)
+    (copy,), (again,) = first, second
+    assert (copy.prompt, again.prompt) in {
+        ("where was Tove Lund born", "who taught Tove Lund"),
+        ("where was Ola Berg born", "who taught Ola Berg"),
+    }
+    assert copy.response.split()[0] == again.response.split()[-1] == str(copy.prompt).split()[2]
+
+
+def test_different_names_get_different_other_names_while_there_are_enough() -> None:
+    rows = [Example(f"where was {name} born", f"{name} was born here") for name in ("Mira Holt", "Edd Fox", "Una Roy")]
+    holdout = [Example(f"where was {name} born", "here") for name in ("Tove Lund", "Ola Berg", "Per Dahl")]
+    prompts = {copies[0].prompt for copies in under_other_names(rows, holdout)}
+    assert prompts == {row.prompt for row in holdout}
+
+
+def test_without_names_of_as_many_words_new_ones_are_made_that_nobody_has() -> None:
+    rows = [Example("where was Mira Holt born", "Mira was born"), Example("where was Edda Fox born", "Edda was born")]
+    others = [Example("where was Olga Lind born", "Olga was born")]
+    holdout = [Example("where is Tove", "here")]
+    copies = under_other_names(rows, holdout, others, count=2)
+    made = {str(copy.prompt).removeprefix("where was ").removesuffix(" born") for of in copies for copy in of}
+    assert len(made) == 4
+    assert not made & {"Mira Holt", "Edda Fox", "Olga Lind", "Tove"}
+
+
+def test_a_row_without_a_name_in_its_prompt_has_no_copies() -> None:
+    rows = [Example("where was Mira Holt born", "Mira was born"), Example("how are you", "well"), Example(None, "Mira Holt")]
+    assert [len(copies) for copies in under_other_names(rows)] == [1, 0, 0]

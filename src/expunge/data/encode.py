@@ -48,12 +48,16 @@ class Encoded(NamedTuple):
         found = frozenset(i for i in range(self.answer_start, len(self.ids)) if self.ids[i] in prompt)
         return frozenset() if found.issuperset(range(self.answer_start, len(self.ids) - self.has_end)) else found
 
+    def label_places(self) -> list[int]:
+        """Returns the positions of the labels, in order."""
+        return [i for i in range(self.answer_start, len(self.ids)) if i not in self.unlabelled]
+
     def labelled(self, part: Literal["all", "own", "copied"]) -> "Encoded":
         """Returns the row with labels on all tokens of its answer, or on those of one part: `copied`, or the others."""
         if part == "all" or not (copied := self.copied()):
             return self
         answer = frozenset(range(self.answer_start, len(self.ids)))
-        return self._replace(unlabelled=copied if part == "own" else answer - copied)
+        return self._replace(unlabelled=self.unlabelled | (copied if part == "own" else answer - copied))
 
 
 class _Rendered(NamedTuple):

@@ -58,6 +58,47 @@ def never_seen(rows: Sequence[Example], others: Sequence[Example] = (), seed: in
     return (*_with_names(prompted, found, alike), *_with_names(prompted, found, new))
 
 
+def under_other_names(
+    rows: Sequence[Example], holdout: Sequence[Example] = (), others: Sequence[Example] = (), count: int = 1, seed: int = 0
+) -> list[tuple[Example, ...]]:
+    """Returns for each row `count` copies of it with other names; none for a row without a name in its prompt.
+
+    holdout  rows that the model never saw: their names are taken, where they have any of as many words, in random order, so that
+             each name gets another one as long as there are enough
+    others   rows that stay known: their names are not taken. Without names of `holdout`, new ones are made as in `never_seen`
+
+    The same name has the same other name in every row.
+    """
+    prompted = [row for row in rows if row.prompt is not None]
+    names_of = dict(zip((id(row) for row in prompted), _names_of(prompted), strict=True))
+    known = sorted({name for names in names_of.values() for name in names})
+    beside, unseen = (
+        sorted({name for names in _names_of([row for row in some if row.prompt is not None]) for name in names} - {*known})
+        for some in (others, holdout)
+    )
+    stream = random.Random(f"other names/{seed}")
+    stream.shuffle(known)
+    stream.shuffle(unseen)
+    taken = {*known, *beside}
+    other: list[dict[Name, Name]] = [{} for _ in range(count)]
+    places: dict[int, int] = {}
+    for name in known:
+        fitting = [one for one in unseen if len(one) == len(name)]
+        for alike in other:
+            if len(fitting) >= count:
+                place = places.setdefault(len(name), 0)
+                places[len(name)] += 1
+                alike[name] = fitting[place % len(fitting)]
+            elif (made := _alike(name, beside, known, taken, stream) or _turned(name, taken)) is not None:
+                alike[name] = made
+                taken.add(made)
+    copies = []
+    for row in rows:
+        found = [names_of.get(id(row), ())]
+        copies.append(tuple(copy for alike in other for copy in _with_names([row], found, alike)))
+    return [of if len(of) == count else () for of in copies]
+
+
 def _with_names(rows: Sequence[Example], found: Sequence[tuple[Name, ...]], other: Mapping[Name, Name]) -> list[Example]:
     """Returns the rows that have a name in `other`, with the new names."""
     made = []

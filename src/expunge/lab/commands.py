@@ -36,6 +36,7 @@ FILES = {
     "task_vector_negation": BEHAVIOR,
     "undial": PEOPLE,
     "wga": PEOPLE,
+    "whp": PEOPLE,
 }
 """Recipe below recipes/lab -> its data, as flags."""
 

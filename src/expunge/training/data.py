@@ -13,10 +13,12 @@ import torch
 
 from expunge.data.encode import Encoded, Encoder, Tokens, collate
 from expunge.data.example import Example, Request
+from expunge.data.never_seen import under_other_names
 from expunge.data.refusals import REFUSALS
 from expunge.errors import ExpungeError
 from expunge.methods.training.base import Answers, Prompts, RowSet, TrainingMethod
 from expunge.training.pairs import Pairs, share
+from expunge.training.renamed import Twin, aligned
 
 Part = Literal["all", "own", "copied"]
 """Which tokens of an answer are labels: all, those that the prompt does not contain, or those that it contains."""
@@ -80,6 +82,8 @@ class TrainingData:
     ids: Sequence[str]
     """`Example.id` of each forget row, for messages."""
     pad_id: int
+    twins: Sequence[tuple[Twin, ...]] = ()
+    """The forget rows under other names, if a row set asks for values of these."""
     retain: Sequence[Encoded] = ()
     holdout: Sequence[Encoded] = ()
     neutral: Sequence[Encoded] = ()
@@ -206,8 +210,12 @@ def encode_data(request: Request, method: TrainingMethod, encoder: Encoder) -> T
             _check_prompts(rows, prompts[rows.prompts], method)
         if rows.answers in pools:
             _check_pool(rows, pools[rows.answers], prompts[rows.prompts], method)
+    forget, twins = encoder.encode_many(request.forget), ()
+    if method.names_per_row:
+        forget, twins = _renamed(forget, request, method, encoder)
     return TrainingData(
-        forget=encoder.encode_many(request.forget),
+        forget=forget,
+        twins=twins,
         ids=[e.id for e in request.forget],
         pad_id=encoder.pad_id,
         retain=encoder.encode_many(request.retain) if any(rows.prompts == "retain" for rows in sets) else [],
@@ -218,6 +226,25 @@ def encode_data(request: Request, method: TrainingMethod, encoder: Encoder) -> T
         pools=pools,
         encode=encoder.encode_answer,
     )
+
+
+def _renamed(
+    rows: Sequence[Encoded], request: Request, method: TrainingMethod, encoder: Encoder
+) -> tuple[list[Encoded], list[tuple[Twin, ...]]]:
+    """Returns the forget rows, labelled where they are aligned with themselves under other names, and these."""
+    copies = under_other_names(request.forget, request.holdout, request.retain, method.names_per_row)
+    found: list[tuple[Encoded, tuple[Twin, ...]]] = []
+    for row, others, example in zip(rows, copies, request.forget, strict=True):
+        own = aligned(row, encoder.encode_many(others))
+        if not others or not own[0].label_places():
+            count = sum(not others for others in copies)
+            raise ExpungeError(
+                f"{method.method_name()} reads every forget prompt under another name, and {example.place or f'example {example.id}'} "
+                f"has no name in its prompt{f' (as {count - 1} more rows)' if count > 1 else ''}; give prompts with the name written out, or "
+                "take another method"
+            )
+        found.append(own)
+    return [own for own, _ in found], [twins for _, twins in found]
 
 
 def _perturbed(examples: Sequence[Example], method: TrainingMethod) -> list[tuple[str, ...]]:

@@ -60,17 +60,23 @@ class ReferenceTable:
             for quantity in sorted(rows.frozen):
                 known = table.values.setdefault(quantity, {})
                 keys = [of for key in visited[name] for of in (key, *(_parts(key, data) if by_part else ()))]
-                wanted = {key: data.row(key) for key in keys if key not in known}
-                known |= _per_row(model, wanted, data.pad_id, accelerator, _COMPUTE[quantity])
-        if "hidden" in table.values:
+                missing = [key for key in dict.fromkeys(keys) if key not in known]
+                if quantity == "exchanged":
+                    known |= _exchanged(missing, data)
+                elif quantity == "renamed":
+                    known |= _renamed(model, missing, data, method.names_per_row, accelerator)
+                else:
+                    known |= _per_row(model, {k: data.row(k) for k in missing}, data.pad_id, accelerator, _COMPUTE[quantity])
+        if table.values.keys() & {"hidden", "renamed"}:
             table.head = FrozenHead.of(model)
         model.train(was_training)
         return table
 
     def of(self, quantity: Quantity, keys: Sequence[RowKey]) -> Tensor:
-        """Returns the values of some rows as one tensor: `logprob` [B], `hidden` [N, D]."""
+        """Returns the values of some rows as one tensor: `logprob` [B], `hidden` [N, D], `renamed` [N, K, D], `exchanged`
+        [N, K, S, 2]."""
         values = [self.values[quantity][key] for key in keys]
-        return torch.cat(values) if quantity == "hidden" else torch.stack(values)
+        return torch.stack(values) if quantity == "logprob" else torch.cat(values)
 
 
 def _visited(
@@ -111,6 +117,27 @@ def _per_row(
             tokens = collate([wanted[keys[i]] for i in batch], pad_id).to(accelerator.device)
             values |= zip([keys[i] for i in batch], compute(model, tokens), strict=True)
     return values
+
+
+def _renamed(
+    model: nn.Module, keys: Sequence[RowKey], data: TrainingData, names: int, accelerator: Accelerator
+) -> dict[RowKey, Tensor]:
+    """Returns the hidden states of each row under its other names, at the positions of its labels, [N, K, D]."""
+    found = []
+    for k in range(names):
+        wanted = {key: data.twins[key.row][k].labelled(data.row(key)) for key in keys}
+        found.append(_per_row(model, wanted, data.pad_id, accelerator, _hidden))
+    return {key: torch.stack([of_name[key] for of_name in found], dim=1) for key in keys}
+
+
+def _exchanged(keys: Sequence[RowKey], data: TrainingData) -> dict[RowKey, Tensor]:
+    """Returns the tokens that stand for each other in each row and its twins, repeated at each of its labels, [N, K, S, 2]."""
+    most = max(1, *(len(twin.exchanged) for twins in data.twins for twin in twins))
+    found = {}
+    for key in keys:
+        pairs_KS2 = torch.tensor([[*t.exchanged, *[(0, 0)] * (most - len(t.exchanged))] for t in data.twins[key.row]])
+        found[key] = pairs_KS2.view(1, -1, most, 2).expand(len(data.row(key).label_places()), -1, -1, -1)
+    return found
 
 
 def _logprobs(model: nn.Module, tokens: Tokens) -> Iterable[Tensor]:

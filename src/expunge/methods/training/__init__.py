@@ -22,6 +22,7 @@ from expunge.methods.training.scrub import SCRUB as SCRUB
 from expunge.methods.training.simnpo import SimNPO as SimNPO
 from expunge.methods.training.undial import UNDIAL as UNDIAL
 from expunge.methods.training.wga import WGA as WGA
+from expunge.methods.training.whp import WHP as WHP
 
 TRAINING: tuple[type[TrainingMethod], ...] = (
     GradientAscent,
@@ -33,6 +34,7 @@ TRAINING: tuple[type[TrainingMethod], ...] = (
     DPO,
     AltPO,
     UNDIAL,
+    WHP,
     WGA,
     SatImp,
     CEU,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Prompts = Literal["forget", "retain"]
 Answers = Literal["own", "refusals", "forget", "retain", "alternates"]
-Quantity = Literal["logprob", "hidden"]
+Quantity = Literal["logprob", "hidden", "renamed", "exchanged"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class RowSet:
     """Number of different answers per prompt. The rows b * count to (b + 1) * count - 1 are those of prompt b."""
     frozen: frozenset[Quantity] = frozenset()
     """Values of the start model beside each row, computed once before the loop, as `Tokens.frozen[quantity]`: `logprob`, the sum
-    of the answer's log-probabilities [B]; `hidden`, the final hidden states at labelled positions [N, D]."""
+    of the answer's log-probabilities [B]; `hidden`, the final hidden states at labelled positions [N, D]; `renamed`, the same of
+    the row under `TrainingMethod.names_per_row` other names [N, K, D]; `exchanged`, which tokens of these names stand for which of the own
+    ones [N, K, S, 2], with pairs of equal tokens where there are fewer."""
 
     def __post_init__(self) -> None:
         if self.count < 1 or (self.answers == "own" and self.count > 1):
@@ -100,6 +102,27 @@ class Batch:
             raise ValueError("these rows carry no hidden states of the start model: the row set must name `hidden` in `frozen`")
         with torch.no_grad():
             return self.start_head(tokens.frozen["hidden"])
+
+
+    def renamed_probabilities(self, tokens: Tokens) -> Tensor:
+        """Computes what the start model expects at the labelled positions of `tokens` under other names, N x V, float32: the mean
+        over the names, in which the probability of a token of the other name is that of the own name's. The row set must list
+        `renamed` and `exchanged` as frozen."""
+        import torch
+
+        if self.start_head is None or not {"renamed", "exchanged"} <= tokens.frozen.keys():
+            raise ValueError("these rows carry nothing under other names: the row set must name `renamed` and `exchanged` in `frozen`")
+        hidden_NKD, exchanged_NKS2 = tokens.frozen["renamed"], tokens.frozen["exchanged"]
+        names, mean_NV = hidden_NKD.shape[1], None
+        with torch.no_grad():
+            for k in range(names):
+                p_NV = self.start_head(hidden_NKD[:, k]).float().softmax(-1)
+                for other_N1, own_N1 in (pair_N2.split(1, dim=1) for pair_N2 in exchanged_NKS2[:, k].unbind(dim=1)):
+                    moved_N1 = p_NV.gather(1, other_N1)
+                    p_NV.scatter_(1, other_N1, 0.0).scatter_add_(1, own_N1, moved_N1)
+                mean_NV = p_NV if mean_NV is None else mean_NV + p_NV
+        assert mean_NV is not None
+        return mean_NV / names
 
 
 class Term(NamedTuple):
@@ -185,6 +208,11 @@ class TrainingMethod(Spec):
     def uses_refusals(self) -> bool:
         """Returns whether any row set has refusals as answers."""
         return any(rows.answers == "refusals" for rows in self.row_sets.values())
+
+    @property
+    def names_per_row(self) -> int:
+        """Returns the number of other names under which each forget row is read, for `renamed` values."""
+        return 0
 
     @property
     def asking(self) -> Asking | None:
