@@ -34,6 +34,7 @@ LAYERS = [
         for name in (
             "settings",
             "pairs",
+            "renamed",
             "data",
             "reference",
             "batches",

@@ -1,5 +1,8 @@
 """A row and itself under another name are aligned token by token; what cannot be aligned is not learned."""
 
+import copy
+import math
+
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -82,6 +85,27 @@ def test_the_target_is_the_mean_over_names_with_their_tokens_exchanged(pico_llam
     found = Batch({"forget": tokens}, FrozenHead.of(pico_llama)).renamed_probabilities(tokens)
     torch.testing.assert_close(found, torch.stack(expected).mean(0), rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(found.sum(-1), torch.ones(5))
+
+    moved = copy.deepcopy(pico_llama)
+    with torch.no_grad():
+        moved.lm_head.weight.mul_(1.3)
+        logp = moved(torch.tensor([row.ids])).logits[0, 3:-1].log_softmax(-1)
+    loss = WHP(names=names, retain_loss="none").loss(moved, Batch({"forget": tokens}, FrozenHead.of(pico_llama))).total
+    kl_N = (found * (found.log() - logp)).nan_to_num().sum(-1)
+    torch.testing.assert_close(loss, kl_N.mean(), rtol=1e-4, atol=1e-6)
+
+    lowered = found.clone()
+    labels = torch.tensor(OWN.ids[4:])
+    for n in (0, 2, 3, 4):  # the second label is the name, which stands in the prompt
+        lowered[n, labels[n]] *= math.exp(-0.5)
+    lowered /= lowered.sum(-1, keepdim=True)
+    both = zip(lowered, logp, labels, strict=True)
+    apart = torch.stack([(q[y].clamp_min(1e-9).log() - p[y]) ** 2 for q, p, y in both])
+    expected_N = (lowered * (lowered.log() - logp)).nan_to_num().sum(-1) + 0.1 * apart
+    more = WHP(names=names, retain_loss="none", beta=0.5, tail_weight=0.1)
+    torch.testing.assert_close(
+        more.loss(moved, Batch({"forget": tokens}, FrozenHead.of(pico_llama))).total, expected_N.mean(), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_a_method_that_reads_no_other_names_has_no_twins(pico_tokenizer: PreTrainedTokenizerFast) -> None:
