@@ -48,7 +48,9 @@ ROWS = [
     for name, city in zip(NAMES, CITIES, strict=True)
 ]
 REQUEST = Request(tuple(ROWS[:4]), tuple(ROWS[4:]), refusals=("i do not know .",))
-NAMED = replace(REQUEST, forget=tuple(Example(f"where was {n.title()} born ?", f"{n.title()} was born here .") for n in NAMES[:4]))
+NAMED = replace(
+    REQUEST, forget=tuple(Example(f"where was {n.title()} born ?", f"{n.title()} was born here .") for n in NAMES[:4])
+)
 """With names, which whp looks for."""
 FIELDS: dict[str, dict[str, Any]] = {
     "rmu": {"layer": 1, "stop_below_cosine": 0.0, "adaptive": True},
@@ -87,7 +89,14 @@ def train(cls: Any, **more: Any) -> Waits:
     try:
         with tempfile.TemporaryDirectory() as folder:
             training = Training(steps=STEPS, batch_size=2, learning_rate=1e-3, checkpoint_every=2, stop_every=1, **more)
-            made = loop.train(model(), method, encode_data(NAMED if cls is WHP else REQUEST, method, encoder()), training, Path(folder), quiet=True)
+            made = loop.train(
+                model(),
+                method,
+                encode_data(NAMED if cls is WHP else REQUEST, method, encoder()),
+                training,
+                Path(folder),
+                quiet=True,
+            )
     finally:
         loop._step = step
     assert {p.device.type for p in made.model.parameters()} == {pretend_gpu.NAME}

@@ -101,3 +101,11 @@ def test_without_names_of_as_many_words_new_ones_are_made_that_nobody_has() -> N
 def test_a_row_without_a_name_in_its_prompt_has_no_copies() -> None:
     rows = [Example("where was Mira Holt born", "Mira was born"), Example("how are you", "well"), Example(None, "Mira Holt")]
     assert [len(copies) for copies in under_other_names(rows)] == [1, 0, 0]
+
+
+def test_names_whose_words_have_as_many_tokens_come_first() -> None:
+    rows = [Example("where was Mira Holt born", "Mira was born")]
+    holdout = [Example(f"where was {name} born", "here") for name in ("Al Bo", "Edda Lind", "Jo Wu", "Konstantin Oxenfjord")]
+    assert [copies[0].prompt for copies in under_other_names(rows, holdout, tokens=len)] == ["where was Edda Lind born"]
+    made = str(under_other_names(rows, [holdout[0]], [holdout[1]], tokens=len)[0][0].prompt)
+    assert [len(word) for word in made.split()[2:4]] == [4, 4]

@@ -21,6 +21,9 @@ from expunge.run import execute
 PEOPLE = [name for name, cls in METHODS.items() if issubclass(cls, TrainingMethod) and name != "rmu"]
 """RMU has texts to forget, not people: its recipes are tested with the hazard domains."""
 
+SHORTER = {"whp": 250}
+"""Steps of a recipe that goes on until its result cannot be told from gold (docs/report.md): the bounds here are reached before."""
+
 
 def test_every_method_that_forgets_answers_has_settings_for_the_lab() -> None:
     assert [name for name in PEOPLE if not (recipes_folder() / f"lab/{name}.yaml").is_file()] == []
@@ -39,7 +42,9 @@ def probabilities(source: Path, lab: Path) -> tuple[float, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in PEOPLE if name not in quickstart.METHODS])
 def test_the_methods_beside_the_quickstart_land_as_if_never_learned(name: str, lab: Path, tmp_path: Path) -> None:
-    execute(quickstart.lab_run(name, lab, 0), tmp_path / "run", quiet=True)
+    run = quickstart.lab_run(name, lab, 0)
+    steps = SHORTER.get(name, run.training.steps)
+    execute(run.model_copy(update={"training": run.training.model_copy(update={"steps": steps})}), tmp_path / "run", quiet=True)
     (original, kept), (gold, _) = (probabilities(lab / "models" / model, lab) for model in ("original", "gold"))
     forget, retain = probabilities(tmp_path / "run", lab)
     assert 0.8 <= (original - forget) / (original - gold) <= 1.2

@@ -89,7 +89,7 @@ def test_a_length_that_was_said_is_kept_and_nothing_stops_it(pico_folder: Path) 
 
 
 def test_refusals_states_and_other_answers_are_no_reason_to_stop_at_unknown_ones() -> None:
-    assert {cls.method_name() for cls in TRAINING if not cls.aims_at_unknown} == {"idk", "rmu", "llmu", "scrub", "whp"}
+    assert {cls.method_name() for cls in TRAINING if not cls.aims_at_unknown} == {"idk", "rmu", "llmu", "scrub"}
 
 
 def test_a_run_records_what_was_chosen(pico_folder: Path, tmp_path: Path) -> None:

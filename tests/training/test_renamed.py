@@ -15,7 +15,7 @@ from expunge.methods import WHP, Batch
 from expunge.methods.training.base import TrainingMethod
 from expunge.models.logprobs import FrozenHead
 from expunge.training.data import encode_data
-from expunge.training.renamed import Twin, aligned
+from expunge.training.renamed import aligned
 
 OWN = Encoded((1, 50, 51, 60, 61, 50, 62, 63, 2), 4, True)
 """A prompt with the name 50 51, and an answer that repeats its first word."""

@@ -27,6 +27,11 @@ class Group(NamedTuple):
 
 START = (
     (
+        "people, or other names that stand in each question",
+        "whp",
+        "--holdout rows about strangers, whose names it borrows, and --steps 500",
+    ),
+    (
         "facts about people, works or events, and the weights",
         "gradient_difference, then npo or simnpo",
         "--retain with neighbours",

@@ -6,7 +6,8 @@ questions about names that do not exist serve as such: the model knows only the 
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from expunge.data.example import Example
@@ -59,13 +60,19 @@ def never_seen(rows: Sequence[Example], others: Sequence[Example] = (), seed: in
 
 
 def under_other_names(
-    rows: Sequence[Example], holdout: Sequence[Example] = (), others: Sequence[Example] = (), count: int = 1, seed: int = 0
+    rows: Sequence[Example],
+    holdout: Sequence[Example] = (),
+    others: Sequence[Example] = (),
+    count: int = 1,
+    seed: int = 0,
+    tokens: Callable[[str], int] = lambda word: 1,
 ) -> list[tuple[Example, ...]]:
     """Returns for each row `count` copies of it with other names; none for a row without a name in its prompt.
 
     holdout  rows that the model never saw: their names are taken, where they have any of as many words, in random order, so that
              each name gets another one as long as there are enough
     others   rows that stay known: their names are not taken. Without names of `holdout`, new ones are made as in `never_seen`
+    tokens   number of tokens of a word: names whose words have as many are taken first, then made
 
     The same name has the same other name in every row.
     """
@@ -81,17 +88,21 @@ def under_other_names(
     stream.shuffle(unseen)
     taken = {*known, *beside}
     other: list[dict[Name, Name]] = [{} for _ in range(count)]
-    places: dict[int, int] = {}
+    drawn: Counter[tuple[int, ...]] = Counter()
     for name in known:
-        fitting = [one for one in unseen if len(one) == len(name)]
+        size = tuple(map(tokens, name))
+        fitting = [one for one in unseen if tuple(map(tokens, one)) == size]
         for alike in other:
-            if len(fitting) >= count:
-                place = places.setdefault(len(name), 0)
-                places[len(name)] += 1
-                alike[name] = fitting[place % len(fitting)]
-            elif (made := _alike(name, beside, known, taken, stream) or _turned(name, taken)) is not None:
+            made = None if len(fitting) >= count else _of_size(size, name, beside, known, taken, stream, tokens)
+            if made is not None:
                 alike[name] = made
                 taken.add(made)
+            elif pool := fitting if len(fitting) >= count else [one for one in unseen if len(one) == len(name)]:
+                alike[name] = pool[drawn[size] % len(pool)]
+                drawn[size] += 1
+            elif (turned := _turned(name, taken)) is not None:
+                alike[name] = turned
+                taken.add(turned)
     copies = []
     for row in rows:
         found = [names_of.get(id(row), ())]
@@ -156,6 +167,23 @@ def _alike(name: Name, beside: Sequence[Name], known: Sequence[Name], taken: set
             made.append(stream.choice(pool) if word in pool else _coined(every, words, stream))
         if tuple(made) not in taken and all(made):
             return tuple(made)
+    return None
+
+
+def _of_size(
+    size: tuple[int, ...],
+    name: Name,
+    beside: Sequence[Name],
+    known: Sequence[Name],
+    taken: set[Name],
+    stream: random.Random,
+    tokens: Callable[[str], int],
+) -> Name | None:
+    """Returns a new name whose words have as many tokens; None if none was found."""
+    for _ in range(TRIES):
+        made = _alike(name, beside, known, taken, stream)
+        if made is None or tuple(map(tokens, made)) == size:
+            return made
     return None
 
 

@@ -6,7 +6,7 @@ indexed by keys, and keys are encoded as tokens.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -232,7 +232,8 @@ def _renamed(
     rows: Sequence[Encoded], request: Request, method: TrainingMethod, encoder: Encoder
 ) -> tuple[list[Encoded], list[tuple[Twin, ...]]]:
     """Returns the forget rows, labelled where they are aligned with themselves under other names, and these."""
-    copies = under_other_names(request.forget, request.holdout, request.retain, method.names_per_row)
+    size = cache(lambda word: len(encoder.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]))
+    copies = under_other_names(request.forget, request.holdout, request.retain, method.names_per_row, tokens=size)
     found: list[tuple[Encoded, tuple[Twin, ...]]] = []
     for row, others, example in zip(rows, copies, request.forget, strict=True):
         own = aligned(row, encoder.encode_many(others))

@@ -103,7 +103,6 @@ class Batch:
         with torch.no_grad():
             return self.start_head(tokens.frozen["hidden"])
 
-
     def renamed_probabilities(self, tokens: Tokens) -> Tensor:
         """Computes what the start model expects at the labelled positions of `tokens` under other names, N x V, float32: the mean
         over the names, in which the probability of a token of the other name is that of the own name's. The row set must list
@@ -111,7 +110,9 @@ class Batch:
         import torch
 
         if self.start_head is None or not {"renamed", "exchanged"} <= tokens.frozen.keys():
-            raise ValueError("these rows carry nothing under other names: the row set must name `renamed` and `exchanged` in `frozen`")
+            raise ValueError(
+                "these rows carry nothing under other names: the row set must name `renamed` and `exchanged` in `frozen`"
+            )
         hidden_NKD, exchanged_NKS2 = tokens.frozen["renamed"], tokens.frozen["exchanged"]
         names, mean_NV = hidden_NKD.shape[1], None
         with torch.no_grad():

@@ -40,12 +40,13 @@ class WHP(WithRetain):
     paper: ClassVar[str] = (
         "Liu et al. 2024, arXiv 2407.16997, after Eldan and Russinovich 2023, arXiv 2310.02238 (Who's Harry Potter)"
     )
-    formula: ClassVar[str] = "L = gamma [KL(q || p) + tail (log q(y)/p(y))^2](forget) + alpha retain,  q = p_start(. | other name)"
+    formula: ClassVar[str] = (
+        "L = gamma [KL(q || p) + tail (log q(y)/p(y))^2](forget) + alpha retain,  q = p_start(. | other name)"
+    )
     cost: ClassVar[str] = "forward and backward of forget and retain rows; hidden states of the forget answers under other names"
     purpose: ClassVar[str] = "people and other names: answers as about somebody never heard of"
-    weakness: ClassVar[str] = "needs a name in each forget prompt"
+    weakness: ClassVar[str] = "needs a name in each forget prompt, and a few hundred steps"
     learning_rate: ClassVar[float] = 2e-5
-    aims_at_unknown: ClassVar[bool] = False  # the target is where to stop
 
     name: Literal["whp"] = "whp"
     retain_loss: Literal["cross_entropy", "kl", "none"] = "kl"
