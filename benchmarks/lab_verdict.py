@@ -45,7 +45,8 @@ from expunge.spec import Run
 from expunge.spec import build as build_spec
 
 METHODS = (
-    "gradient_difference", "npo", "simnpo", "kl_minimization", "wga", "satimp", "ce_u", "undial", "dpo", "idk", "gradient_ascent", "whp",
+    "gradient_difference", "npo", "simnpo", "kl_minimization", "wga", "satimp", "ce_u", "undial", "dpo", "idk", "gradient_ascent",
+    "whp",
 )  # fmt: skip
 OTHER = "other_question"
 Settings = Mapping[str, Any]

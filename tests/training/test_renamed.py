@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from expunge.data.encode import Encoded, Encoder, collate
 from expunge.data.example import Example, Request
@@ -63,7 +63,7 @@ def test_a_forget_prompt_without_a_name_is_refused_by_its_place(pico_tokenizer: 
 
 
 @pytest.mark.parametrize("names", [1, 3])
-def test_the_target_is_the_mean_over_names_with_their_tokens_exchanged(pico_llama: torch.nn.Module, names: int) -> None:
+def test_the_target_is_the_mean_over_names_with_their_tokens_exchanged(pico_llama: LlamaForCausalLM, names: int) -> None:
     """Against a reading with whole distributions, one row and name at a time."""
     others = [Encoded((1, 70 + k, 71 + k, 60, 61, 70 + k, 62, 63, 2), 4, True) for k in range(names)]
     row, twins = aligned(OWN, others)
@@ -114,4 +114,4 @@ def test_a_method_that_reads_no_other_names_has_no_twins(pico_tokenizer: PreTrai
 
     rows = (Example("where was anna born ?", "anna was born here ."),)
     encoder = Encoder(pico_tokenizer, Format(template="{prompt} {response}"), max_length=64)
-    assert encode_data(Request(rows), Plain(), encoder).twins == ()
+    assert encode_data(Request(rows), Plain(), encoder).twins == []

@@ -210,7 +210,7 @@ def encode_data(request: Request, method: TrainingMethod, encoder: Encoder) -> T
             _check_prompts(rows, prompts[rows.prompts], method)
         if rows.answers in pools:
             _check_pool(rows, pools[rows.answers], prompts[rows.prompts], method)
-    forget, twins = encoder.encode_many(request.forget), ()
+    forget, twins = encoder.encode_many(request.forget), list[tuple[Twin, ...]]()
     if method.names_per_row:
         forget, twins = _renamed(forget, request, method, encoder)
     return TrainingData(
@@ -240,9 +240,10 @@ def _renamed(
         if not others or not own[0].label_places():
             count = sum(not others for others in copies)
             raise ExpungeError(
-                f"{method.method_name()} reads every forget prompt under another name, and {example.place or f'example {example.id}'} "
-                f"has no name in its prompt{f' (as {count - 1} more rows)' if count > 1 else ''}; give prompts with the name written out, or "
-                "take another method"
+                f"{method.method_name()} reads every forget prompt under another name, and "
+                f"{example.place or f'example {example.id}'} has no name in its prompt"
+                f"{f' (as {count - 1} more rows)' if count > 1 else ''}; give prompts with the name written out, or take another "
+                "method"
             )
         found.append(own)
     return [own for own, _ in found], [twins for _, twins in found]

@@ -40,10 +40,13 @@ class RowSet:
     count: int = 1
     """Number of different answers per prompt. The rows b * count to (b + 1) * count - 1 are those of prompt b."""
     frozen: frozenset[Quantity] = frozenset()
-    """Values of the start model beside each row, computed once before the loop, as `Tokens.frozen[quantity]`: `logprob`, the sum
-    of the answer's log-probabilities [B]; `hidden`, the final hidden states at labelled positions [N, D]; `renamed`, the same of
-    the row under `TrainingMethod.names_per_row` other names [N, K, D]; `exchanged`, which tokens of these names stand for which of the own
-    ones [N, K, S, 2], with pairs of equal tokens where there are fewer."""
+    """Values of the start model beside each row, computed once before the loop, as `Tokens.frozen[quantity]`:
+
+    logprob    sum of the answer's log-probabilities [B]
+    hidden     final hidden states at labelled positions [N, D]
+    renamed    the same of the row under `TrainingMethod.names_per_row` other names [N, K, D]
+    exchanged  which tokens of these names stand for which of the own ones [N, K, S, 2]; pairs of equal tokens fill up
+    """
 
     def __post_init__(self) -> None:
         if self.count < 1 or (self.answers == "own" and self.count > 1):

@@ -33,8 +33,8 @@ class WHP(WithRetain):
 
     Names come from the holdout rows (people that the model never saw) or are made from the words of other names. With several
     names the target is their mean, as published: it is flatter than what a model says about one unknown person, and a model
-    that learned it can be told from one that never knew (docs/report.md). Instructions in the teacher's prompt, which the paper adds,
-    are not given: they need an instruction-tuned model.
+    that learned it can be told from one that never knew (docs/report.md). The paper's instructions in the teacher's prompt are
+    not given: they need an instruction-tuned model.
     """
 
     paper: ClassVar[str] = (
@@ -54,7 +54,7 @@ class WHP(WithRetain):
     names: int = Field(1, ge=1)
     """Number of other names whose answers are averaged."""
     beta: float = Field(0.0, ge=0)
-    """How much the answer's own words are lowered in the target, in nats. The start model has learned these answers, and therefore
+    """How much the answer's own words are lowered in the target, in nats. The start model has learned these answers, and so
     gives them more often about strangers too than a model that never saw them. Not published: 0 leaves the target as it is."""
     tail_weight: float = Field(0.0, ge=0)
     """Weight of the squared difference of the log-probabilities of the answer's tokens. The divergence hardly depends on how
