@@ -28,6 +28,7 @@ from expunge.evaluation.metrics import Accuracy, Probability, RougeLRecall
 from expunge.evaluation.reuse import Reuse
 from expunge.evaluation.suites.base import no_summary
 from expunge.evaluation.task import Suite, Task
+from expunge.guarding.embedding_corruption.entities import recognizer
 from expunge.guarding.embedding_corruption.gate import requests
 from expunge.guarding.embedding_corruption.prompt_classes import errors
 from expunge.methods import NPO, EmbeddingCorruption, GradientDifference, Instruction
@@ -101,6 +102,7 @@ def main() -> None:
     args = parser.parse_args()
     out: Path = args.out
     out.mkdir(parents=True, exist_ok=True)
+    recognizer(str(args.models / "en_core_web_sm"))  # what is missing is said before half an hour of training
     base, began = args.models / "SmolLM2-135M-Instruct", time.perf_counter()
     data = args.data / "tofu" if (args.data / "tofu").is_dir() else args.data
     forget, kept = read_tofu(data, "forget01"), read_tofu(data, "retain99")[::66][:60]
