@@ -50,9 +50,12 @@ class Walk(NamedTuple):
     seconds: dict[str, float]
 
     def run(self, name: str, words: Sequence[str | int | Path]) -> str:
-        """Runs `expunge WORDS` in the folder; what it printed. A command that is done (from an earlier call) is not repeated."""
+        """Runs `expunge WORDS` in the folder; what it printed. A command that is done (from an earlier call) is not repeated, and
+        a run that was stopped goes on."""
         log, done = self.folder / f"{name}.log", self.folder / f"{name}.seconds"
         if not done.is_file():
+            if words[0] in ("finetune", "unlearn") and (self.folder / name / "run.yaml").is_file():
+                words = [words[0], "--resume", "--out", name]
             print(f"$ expunge {' '.join(map(str, words))}", flush=True)
             began = time.perf_counter()
             with open(log, "wb") as file:
