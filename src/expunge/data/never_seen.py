@@ -69,16 +69,18 @@ def under_other_names(
 ) -> list[tuple[Example, ...]]:
     """Returns for each row `count` copies of it with other names; none for a row without a name in its prompt.
 
-    holdout  rows that the model never saw: their names are taken, where they have any of as many words, in random order, so that
-             each name gets another one as long as there are enough
-    others   rows that stay known: their names are not taken. Without names of `holdout`, new ones are made as in `never_seen`
-    tokens   number of tokens of a word: names whose words have as many are taken first, then made
+    holdout  rows that the model never saw. A name gets one of theirs whose words have as many tokens, in random order, so that
+             each name gets another one as long as there are enough; else a new one is made as in `never_seen`; else, if none
+             of that size is found, one of theirs with as many words
+    others   rows that stay known: their names are not taken
+    tokens   number of tokens of a word
 
     The same name has the same other name in every row.
     """
     prompted = [row for row in rows if row.prompt is not None]
-    names_of = dict(zip((id(row) for row in prompted), _names_of(prompted), strict=True))
-    known = sorted({name for names in names_of.values() for name in names})
+    found = iter(_names_of(prompted))
+    names_of = [() if row.prompt is None else next(found) for row in rows]
+    known = sorted({name for names in names_of for name in names})
     beside, unseen = (
         sorted({name for names in _names_of([row for row in some if row.prompt is not None]) for name in names} - {*known})
         for some in (others, holdout)
@@ -103,10 +105,10 @@ def under_other_names(
             elif (turned := _turned(name, taken)) is not None:
                 alike[name] = turned
                 taken.add(turned)
-    copies = []
-    for row in rows:
-        found = [names_of.get(id(row), ())]
-        copies.append(tuple(copy for alike in other for copy in _with_names([row], found, alike)))
+    copies = [
+        tuple(copy for alike in other for copy in _with_names([row], [names], alike))
+        for row, names in zip(rows, names_of, strict=True)
+    ]
     return [of if len(of) == count else () for of in copies]
 
 

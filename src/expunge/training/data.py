@@ -211,8 +211,8 @@ def encode_data(request: Request, method: TrainingMethod, encoder: Encoder) -> T
         if rows.answers in pools:
             _check_pool(rows, pools[rows.answers], prompts[rows.prompts], method)
     forget, twins = encoder.encode_many(request.forget), list[tuple[Twin, ...]]()
-    if method.names_per_row:
-        forget, twins = _renamed(forget, request, method, encoder)
+    if names := max(rows.names for rows in sets):
+        forget, twins = _renamed(forget, request, method, names, encoder)
     return TrainingData(
         forget=forget,
         twins=twins,
@@ -229,15 +229,14 @@ def encode_data(request: Request, method: TrainingMethod, encoder: Encoder) -> T
 
 
 def _renamed(
-    rows: Sequence[Encoded], request: Request, method: TrainingMethod, encoder: Encoder
+    rows: Sequence[Encoded], request: Request, method: TrainingMethod, names: int, encoder: Encoder
 ) -> tuple[list[Encoded], list[tuple[Twin, ...]]]:
     """Returns the forget rows, labelled where they are aligned with themselves under other names, and these."""
     size = cache(lambda word: len(encoder.tokenizer(f" {word}", add_special_tokens=False)["input_ids"]))
-    copies = under_other_names(request.forget, request.holdout, request.retain, method.names_per_row, tokens=size)
+    copies = under_other_names(request.forget, request.holdout, request.retain, names, tokens=size)
     found: list[tuple[Encoded, tuple[Twin, ...]]] = []
     for row, others, example in zip(rows, copies, request.forget, strict=True):
-        own = aligned(row, encoder.encode_many(others))
-        if not others or not own[0].label_places():
+        if not others:
             count = sum(not others for others in copies)
             raise ExpungeError(
                 f"{method.method_name()} reads every forget prompt under another name, and "
@@ -245,7 +244,7 @@ def _renamed(
                 f"{f' (as {count - 1} more rows)' if count > 1 else ''}; give prompts with the name written out, or take another "
                 "method"
             )
-        found.append(own)
+        found.append(aligned(row, encoder.encode_many(others)))
     return [own for own, _ in found], [twins for _, twins in found]
 
 

@@ -64,7 +64,7 @@ class ReferenceTable:
                 if quantity == "exchanged":
                     known |= _exchanged(missing, data)
                 elif quantity == "renamed":
-                    known |= _renamed(model, missing, data, method.names_per_row, accelerator)
+                    known |= _renamed(model, missing, data, rows.names, accelerator)
                 else:
                     known |= _per_row(model, {k: data.row(k) for k in missing}, data.pad_id, accelerator, _COMPUTE[quantity])
         if table.values.keys() & {"hidden", "renamed"}:

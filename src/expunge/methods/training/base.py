@@ -44,9 +44,12 @@ class RowSet:
 
     logprob    sum of the answer's log-probabilities [B]
     hidden     final hidden states at labelled positions [N, D]
-    renamed    the same of the row under `TrainingMethod.names_per_row` other names [N, K, D]
+    renamed    the same of the row under `names` other names [N, K, D]
     exchanged  which tokens of these names stand for which of the own ones [N, K, S, 2]; pairs of equal tokens fill up
     """
+
+    names: int = 0
+    """Number of other names under which each row is read, for `renamed` and `exchanged` (K)."""
 
     def __post_init__(self) -> None:
         if self.count < 1 or (self.answers == "own" and self.count > 1):
@@ -212,11 +215,6 @@ class TrainingMethod(Spec):
     def uses_refusals(self) -> bool:
         """Returns whether any row set has refusals as answers."""
         return any(rows.answers == "refusals" for rows in self.row_sets.values())
-
-    @property
-    def names_per_row(self) -> int:
-        """Returns the number of other names under which each forget row is read, for `renamed` values."""
-        return 0
 
     @property
     def asking(self) -> Asking | None:

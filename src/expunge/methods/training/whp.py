@@ -11,7 +11,7 @@ from pydantic import Field
 from expunge.data.encode import Tokens
 from expunge.data.places import IGNORED
 from expunge.methods.training.base import Batch, RowSet
-from expunge.methods.training.retain import WithRetain
+from expunge.methods.training.retain import RetainLoss, WithRetain
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -49,7 +49,7 @@ class WHP(WithRetain):
     learning_rate: ClassVar[float] = 2e-5
 
     name: Literal["whp"] = "whp"
-    retain_loss: Literal["cross_entropy", "kl", "none"] = "kl"
+    retain_loss: RetainLoss = "kl"
     """Loss on the retain set: kl to the start model, cross_entropy on its answers, or none."""
     names: int = Field(1, ge=1)
     """Number of other names whose answers are averaged."""
@@ -62,11 +62,7 @@ class WHP(WithRetain):
 
     @property
     def forget_sets(self) -> Mapping[str, RowSet]:
-        return {"forget": RowSet(frozen=frozenset({"renamed", "exchanged"}))}
-
-    @property
-    def names_per_row(self) -> int:
-        return self.names
+        return {"forget": RowSet(frozen=frozenset({"renamed", "exchanged"}), names=self.names)}
 
     def forget_term(self, model: nn.Module, batch: Batch) -> Tensor:
         from expunge.models.logprobs import kl_divergence, labelled_logits, sequence_mean, token_logprobs
