@@ -21,6 +21,7 @@ from expunge.data.general_questions import GENERAL_QUESTIONS
 from expunge.errors import ExpungeError
 from expunge.evaluation.generate import generate, sample, writing, written
 from expunge.evaluation.nucleus import Nucleus
+from expunge.models.limits import positions
 from expunge.processes import is_main
 from expunge.records import write_text
 
@@ -84,8 +85,7 @@ def ask(
     questions = [" ".join(q.split()) for q in questions]
     if not questions or not all(questions):
         raise ExpungeError("--forget-question needs the text of a question after it")
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or LONGEST
-    encoder = Encoder(tokenizer, default_format(tokenizer), max_length=min(LONGEST, room))
+    encoder = Encoder(tokenizer, default_format(tokenizer), max_length=min(LONGEST, positions(model) or LONGEST))
     answers = _writer(model, encoder, ANSWER_TOKENS)
     nucleus = Nucleus(seed=seed, temperature=0.7)
     wordings = _distinct([(question, text) for question in questions for text in _wordings(model, encoder, question, nucleus)])

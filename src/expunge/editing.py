@@ -6,6 +6,7 @@ from expunge.data.example import Request
 from expunge.folders import check_room
 from expunge.memory import Cost
 from expunge.methods.base import InPlaceEditing
+from expunge.models.reading import bounded
 from expunge.models.save import model_bytes, save_model
 from expunge.processes import count, place
 from expunge.runner import AnyRun, Context, Made, Runner
@@ -20,16 +21,17 @@ def check(run: AnyRun, request: Request) -> None:
 def produce(context: Context) -> Made:
     """Edits the start model; under torchrun the processes share the passes over the data."""
     model = place(context.load())
-    before = measure(model, context.encoder, context.request) if context.checks_itself else None
+    encoder = bounded(context.encoder, model)
+    before = measure(model, encoder, context.request) if context.checks_itself else None
     cost = Cost()
-    notes = _method(context.run).apply(model, context.request, context.encoder)
+    notes = _method(context.run).apply(model, context.request, encoder)
     spent = cost.so_far()
     check_room(context.out, model_bytes(model), "the edited model")
     context.prepare()
     write = partial(save_model, model=model, tokenizer=context.encoder.tokenizer, format=context.encoder.format)
     found = None
     if before is not None:
-        found = self_check(before, measure(model, context.encoder, context.request), context.request, None)
+        found = self_check(before, measure(model, encoder, context.request), context.request, None)
     return Made("weights", notes, write, 0, None, count(), *spent[1:], self_check=found)
 
 

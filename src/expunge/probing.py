@@ -16,6 +16,7 @@ from expunge.methods.guarding.neuron_adjust import chosen, scores
 from expunge.models.activations import Moments, Probe, probe, save_probe
 from expunge.models.blocks import blocks_of
 from expunge.models.limits import FEW, check_finite
+from expunge.models.reading import check_reading
 from expunge.models.spans import Span, spans
 from expunge.models.token_policy import TokenPolicy
 from expunge.records import write_json, write_text
@@ -30,9 +31,11 @@ def probe_sets(
     tokens: TokenPolicy = "all",
     skip_start: bool = False,
 ) -> dict[str, Probe]:
-    """Computes statistics of both roles in all layers, per set. Raises ExpungeError if the model's weights are broken."""
+    """Computes statistics of both roles in all layers, per set. Raises ExpungeError if the model's weights are broken, or it
+    does not read text as expunge does."""
     texts = {name: spans(rows, encoder, tokens, skip_start=skip_start) for name, rows in sets.items()}
     check_finite(model, next(iter(texts.values()))[0].ids[:FEW])
+    check_reading(model)
     return {name: probe(model, rows, encoder.pad_id) for name, rows in texts.items()}
 
 

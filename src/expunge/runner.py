@@ -18,6 +18,7 @@ from expunge.data.example import Request
 from expunge.methods.base import ObjectiveBuilder
 from expunge.methods.training.base import AnswerDrawer
 from expunge.models.limits import FEW, check_finite
+from expunge.models.reading import check_reading
 from expunge.records import SelfCheck
 from expunge.spec import AcquisitionRun, FineTuneRun, Run
 from expunge.start import Start
@@ -116,7 +117,7 @@ class Context:
     def load(self, *, keep_adapter: bool = False) -> PreTrainedModel:
         """Loads the start model in the run's dtype; an adapter is merged into its weights, or kept with `keep_adapter`.
 
-        Raises ExpungeError if its weights are broken.
+        Raises ExpungeError if its weights are broken, or it does not read text as expunge does.
         """
         run = self.run
         model = self.start.load(
@@ -124,6 +125,7 @@ class Context:
         )
         first = self.request.forget[0]
         check_finite(model, self.encoder.tokenizer(first.prompt or first.response)["input_ids"][:FEW])
+        check_reading(model)
         return model
 
 

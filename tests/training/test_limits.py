@@ -11,7 +11,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import expunge
 from expunge import ExpungeError, Training
 from expunge.methods import DPO, NPO, RMU, GradientAscent, SimNPO
-from expunge.training.limits import learned_positions
 
 QUICK = Training(steps=1, batch_size=2, learning_rate=1e-3)
 
@@ -41,23 +40,13 @@ def unlearn(model: Path, rows: Path, **words: object) -> str:
     return (out / "artifact" / "README.md").read_text()
 
 
-def test_learned_positions_are_those_of_a_table(model_of: Callable[..., PreTrainedModel]) -> None:
-    assert [learned_positions(model_of(name)) for name in ("gpt2", "opt", "llama", "bloom", "gptj")] == [
-        128,
-        128,
-        None,
-        None,
-        None,
-    ]
-
-
 @pytest.mark.parametrize("model_type", ["gpt2", "opt"])
 def test_rows_are_cut_at_the_learned_positions_and_it_is_said(
     model_type: str, model_of: Callable[..., PreTrainedModel], saved: Callable[[PreTrainedModel], Path], rows: Path
 ) -> None:
     short = {"gpt2": {"n_positions": 16}, "opt": {"max_position_embeddings": 16}}[model_type]
     model = saved(model_of(model_type, **short))
-    with pytest.warns(UserWarning, match="is more than the 16 positions that the model has learned"):
+    with pytest.warns(UserWarning, match="is more than the 16 positions that the model has"):
         card = unlearn(model, rows)
     assert "1 of 2 forget rows lose the end of their answer" in card
 

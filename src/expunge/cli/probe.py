@@ -54,6 +54,7 @@ def run(flags: Probe) -> None:
     from expunge.data.format import default_format
     from expunge.data.read import read_examples
     from expunge.loading import load
+    from expunge.models.reading import bounded
     from expunge.probing import analyse, probe_sets, write_analysis, write_probes
     from expunge.processes import is_main, join
 
@@ -72,7 +73,7 @@ def run(flags: Probe) -> None:
     model, tokenizer = load(
         flags.model, dtype=flags.dtype, device_map=flags.device_map, trust_remote_code=flags.trust_remote_code
     )
-    encoder = Encoder(tokenizer, default_format(tokenizer), max_length=flags.max_length)
+    encoder = bounded(Encoder(tokenizer, default_format(tokenizer), max_length=flags.max_length), model)
     probes = probe_sets(model, encoder, sets, tokens=flags.tokens, skip_start=flags.skip_start)
     found = analyse(model, encoder, sets, probes, name=flags.model, sources=named, layer=flags.layer) if flags.analysis else None
     if not is_main():

@@ -10,10 +10,10 @@ from expunge.data.example import Request
 from expunge.data.never_seen import never_seen
 from expunge.models.folder import folder_kind
 from expunge.models.load import load_model
+from expunge.models.reading import bounded
 from expunge.records import SelfCheck
 from expunge.runner import Context
 from expunge.self_check import measure, self_check
-from expunge.training.limits import bounded
 
 STRENGTHS = ("scale", "alpha")
 """Fields that set the strength of a composed method; if there are several values, the first is that of the artifact."""

@@ -6,6 +6,7 @@ Masks are made from lengths, never by comparing ids with the pad id, since the p
 """
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -244,6 +245,16 @@ def fitted(row: Encoded, room: int) -> Encoded:
     """Returns the last `room` tokens of a row; a longer row loses its beginning."""
     excess = len(row.ids) - room
     return row if excess <= 0 else row._replace(ids=row.ids[excess:], answer_start=max(1, row.answer_start - excess))
+
+
+def warn_of_cut(rows: Sequence[Encoded], max_length: int) -> None:
+    """Warns, with counts, if rows lost the end of their answer."""
+    if cut := sum(row.truncated for row in rows):
+        warnings.warn(
+            f"{cut} of {len(rows)} texts have more than {max_length} tokens and are read up to there (--max-length)",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 @dataclass

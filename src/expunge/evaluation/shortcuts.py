@@ -19,21 +19,13 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from expunge.data.encode import Encoded, collate
-from expunge.errors import ExpungeError
 from expunge.models.hooks import is_hooked
 from expunge.models.limits import embedded, text_config
 from expunge.models.load import causal_model
 from expunge.models.logprobs import cached_logits, logits_at
+from expunge.models.reading import alike, alone, check_reading, spread
 
 Ids = tuple[int, ...]
-
-ROUNDING = 2e-3
-"""Allowed difference of a log-probability, in nats, in float32: much less than the effect of a wrong shortcut."""
-HALF_ROUNDING = 0.1
-"""Allowed difference in 16 bits, as a share of the difference between the distributions of neighbouring tokens (root mean squares
-over the vocabulary). Rounding grows with the depth: 0.034 at a position, and up to 0.65 nats of one token, in bfloat16 with 30
-blocks (SmolLM2-135M)."""
-
 
 BY_LENGTH = ("longrope", "su", "dynamic")
 """Kinds of rotary positions that depend on the length of the longest row."""
@@ -138,70 +130,31 @@ def empty_slots(capacity: int) -> Cache:
 
 def _measured(model: nn.Module) -> Shortcuts:
     words, device = embedded(model), causal_model(model).device
-    _check_plain_pass(model, words, device)
+    check_reading(model)
     rows = [tuple(1 + (7 * i * i + 11 * i + 29 * r) % (words - 1) for i in range(n)) for r, n in enumerate((9, 6, 4))]
-    alone = [_alone(model, row, device) for row in rows]
-    spread = _spread(alone)
+    plain_rows = [alone(model, row, device) for row in rows]
+    tolerance = spread(plain_rows)
 
     def same(attempt: Callable[[], list[Tensor]], expected: Sequence[Tensor]) -> bool:
         try:
             found = attempt()
         except Exception:  # an architecture may fail in any way where it was not made for this; then it is not done
             return False
-        return all(_alike(a, b, spread) for a, b in zip(found, expected, strict=True))
+        return all(alike(a, b, tolerance) for a, b in zip(found, expected, strict=True))
 
     shared = rows[0][:5]
     ends = (rows[0][5:], rows[1][:3])
-    followed = [_alone(model, shared + end, device)[len(shared) :] for end in ends]
+    followed = [alone(model, shared + end, device)[len(shared) :] for end in ends]
     plain = _plain(model)
-    left = same(lambda: _padded(model, rows, "left"), alone)
+    left = same(lambda: _padded(model, rows, "left"), plain_rows)
     return Shortcuts(
-        padding=same(lambda: _padded(model, rows, "right"), alone),
+        padding=same(lambda: _padded(model, rows, "right"), plain_rows),
         left_padding=left,
         tree=_masked(model) and same(lambda: _in_one_row(model, shared, ends), followed),
         cache=plain and left and same(lambda: _repeated(model, shared, ends), followed),
-        stepwise=plain and left and same(lambda: _stepwise(model, rows), alone),
+        stepwise=plain and left and same(lambda: _stepwise(model, rows), plain_rows),
         longest=scaled_from(model),
     )
-
-
-def _check_plain_pass(model: nn.Module, words: int, device: torch.device) -> None:
-    """Raises ExpungeError if the model, called with token ids alone, gives other logits than the passes of this library, which
-    number positions from 0 and read causally (RoBERTa starts behind its pad token's id, CPM-Ant reads both ways)."""
-    inner = causal_model(model)
-    row = tuple(1 + (5 * i * i + 3 * i) % (words - 1) for i in range(8))
-    try:
-        plain_TV, begun_TV = (
-            inner(input_ids=torch.tensor([ids], device=device), use_cache=False).logits[0] for ids in (row, row[:5])
-        )
-    except Exception:  # some architectures take no plain call; what follows compares this library's passes with each other
-        return
-    ours_TV, spread = _alone(model, row, device), _spread([plain_TV])
-    pairs = ((ours_TV, plain_TV), (plain_TV[: len(begun_TV)], begun_TV))
-    finite = all(bool(logits_TV.isfinite().all()) for logits_TV in (ours_TV, plain_TV, begun_TV))  # others get no score at all
-    if finite and not all(_alike(a_TV, b_TV, spread) for a_TV, b_TV in pairs):
-        off = max(float(_difference(a_TV, b_TV).abs().max()) for a_TV, b_TV in pairs)
-        raise ExpungeError(
-            f"models of the type {inner.config.model_type} do not read text as expunge scores it (a log-probability differs by "
-            f"{off:.2g} nats from the model's own), so that every score would be off; give another model"
-        )
-
-
-def _difference(a_TV: Tensor, b_TV: Tensor) -> Tensor:
-    return a_TV.float().log_softmax(-1) - b_TV.float().log_softmax(-1)
-
-
-def _spread(rows: Sequence[Tensor]) -> float:
-    """Computes the root mean square difference of the log-probabilities of neighbouring positions."""
-    return float(torch.cat([_difference(row_TV[1:], row_TV[:-1]) for row_TV in rows]).square().mean().sqrt())
-
-
-def _alike(a_TV: Tensor, b_TV: Tensor, spread: float) -> bool:
-    """Returns whether two results of the same rows differ by rounding only; never if one is not finite."""
-    difference_TV = _difference(a_TV, b_TV)
-    if a_TV.dtype in (torch.float16, torch.bfloat16):
-        return bool((difference_TV.square().mean(-1).sqrt() <= HALF_ROUNDING * spread).all())
-    return bool((difference_TV.abs() <= ROUNDING).all())
 
 
 def _plain(model: nn.Module) -> bool:
@@ -216,12 +169,6 @@ def _masked(model: nn.Module) -> bool:
     config = causal_model(model).config
     layers = DynamicCache(config=config).layers
     return all(type(layer) is DynamicLayer for layer in layers) and config._attn_implementation in ("sdpa", "eager")
-
-
-def _alone(model: nn.Module, row: Ids, device: torch.device) -> Tensor:
-    """Returns logits [T, V] of a plain pass over one row."""
-    ids_BT = torch.tensor([row], device=device)
-    return logits_at(model, ids_BT, torch.ones_like(ids_BT), torch.arange(len(row), device=device))
 
 
 def _padded(model: nn.Module, rows: Sequence[Ids], side: Any) -> list[Tensor]:

@@ -13,7 +13,8 @@ from expunge.evaluation.generate import generate, sample, writing, written
 from expunge.evaluation.nucleus import Ids, Nucleus
 from expunge.evaluation.studies import corrupted_tokens
 from expunge.loading import load
-from expunge.models.load import DType, causal_model
+from expunge.models.limits import positions
+from expunge.models.load import DType
 
 LONGEST = 1024
 """Tokens of prompt and answer, at most the model's positions."""
@@ -73,8 +74,7 @@ def said(
     """Returns one model's result for each prompt. With a guard, prompts are asked one by one, so that its counts show whether
     it acted."""
     model, tokenizer = load(source, dtype=dtype)
-    positions = getattr(causal_model(model).config, "max_position_embeddings", None) or LONGEST
-    encoder = Encoder(tokenizer, default_format(tokenizer), min(LONGEST, positions))
+    encoder = Encoder(tokenizer, default_format(tokenizer), min(LONGEST, positions(model) or LONGEST))
     asked = encoder.encode_prompts([example.prompt or "" for example in prompts])
     how = writing(model, encoder, max_new_tokens)
 

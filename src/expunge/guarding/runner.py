@@ -9,6 +9,7 @@ from expunge.data.example import Request
 from expunge.guarding import canaries, life
 from expunge.memory import Cost
 from expunge.methods.base import GuardingMethod, State
+from expunge.models.reading import bounded
 from expunge.processes import count, place
 from expunge.runner import AnyRun, Context, Made, Runner
 from expunge.self_check import guard_check
@@ -28,7 +29,7 @@ def produce(context: Context) -> Made:
         method,
         model,
         context.request,
-        context.encoder,
+        bounded(context.encoder, model),
         build_objective=context.build_objective,
         assets=Path(assets.name),
     )

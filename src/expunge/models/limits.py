@@ -14,7 +14,7 @@ FEW = 8
 UNLIMITED = 2048
 """Length in tokens used where a limit is needed and the model has none (BLOOM, RWKV), as in lm-eval."""
 
-_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length")
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_target_positions")
 
 
 def text_config(model: "nn.Module") -> Any:
@@ -25,8 +25,22 @@ def text_config(model: "nn.Module") -> Any:
 def positions(model: "nn.Module") -> int | None:
     """Returns the longest sequence in tokens; None if the architecture has no limit."""
     config = text_config(model)
-    found = (getattr(config, name, None) for name in _POSITIONS)
-    return next((int(value) for value in found if isinstance(value, int) and value > 0), None)
+    found = (_number(config, name) for name in _POSITIONS)
+    return next((value for value in found if value is not None and value > 0), None)
+
+
+def fixed_positions(model: "nn.Module") -> int | None:
+    """Returns the longest sequence that the model can compute at all: of a table that was learned (GPT-2, OPT) or made for so
+    many positions (GPT-J, CTRL, MPT). None if positions are rotated by a formula, which has no end, or there are none."""
+    return None if getattr(text_config(model), "rope_parameters", None) else positions(model)
+
+
+def _number(config: Any, name: str) -> int | None:
+    try:
+        value = getattr(config, name, None)
+    except NotImplementedError:  # XLNet says so that it has no limit
+        return None
+    return int(value) if isinstance(value, int) else None
 
 
 def room(model: "nn.Module") -> int:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from expunge.data.encode import Encoded, Encoder, collate, length_batches
+from expunge.data.encode import Encoded, Encoder, collate, length_batches, warn_of_cut
 from expunge.data.example import Example
 from expunge.models.hooks import Site, edit
 from expunge.models.load import causal_model
@@ -47,13 +47,15 @@ Observer = Callable[[Tensor, slice], None]
 
 
 def spans(examples: Sequence[Example], encoder: Encoder, tokens: TokenPolicy, *, skip_start: bool = False) -> list[Span]:
-    """Returns one span per example.
+    """Returns one span per example; warns if texts are cut off.
 
     skip_start  leave out the start token, whose activations are very large and would count more in shorter texts
     """
     start_id = encoder.tokenizer.bos_token_id
-    found = []
-    for example, row in zip(examples, encoder.encode_many(examples), strict=True):
+    found, rows = [], encoder.encode_many(examples)
+    if tokens != "last_prompt":
+        warn_of_cut(rows, encoder.max_length)
+    for example, row in zip(examples, rows, strict=True):
         span = _span(row, example.prompt is None, tokens)
         if skip_start and span.start == 0 and row.ids[0] == start_id and span.stop > 1:
             span = span._replace(start=1)

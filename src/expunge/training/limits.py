@@ -15,29 +15,6 @@ from expunge.models.load import causal_model
 from expunge.training.data import TrainingData
 
 
-def learned_positions(model: nn.Module) -> int | None:
-    """Returns the number of learned positions, the longest possible text; None if positions are computed (RoPE, ALiBi)."""
-    inner = causal_model(model)
-    config = inner.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None)
-    tables = [m for m in inner.modules() if isinstance(m, nn.Embedding) and m is not inner.get_input_embeddings()]
-    # OPT's table has two more rows than positions.
-    return positions if positions and any(positions <= m.num_embeddings <= positions + 2 for m in tables) else None
-
-
-def bounded(encoder: Encoder, model: nn.Module) -> Encoder:
-    """Returns the encoder with `max_length` lowered to the model's learned positions, with a warning, if there are fewer."""
-    most = learned_positions(model)
-    if most is None or most >= encoder.max_length:
-        return encoder
-    warnings.warn(
-        f"--max-length {encoder.max_length} is more than the {most} positions that the model has learned; longer rows are cut",
-        UserWarning,
-        stacklevel=2,
-    )
-    return Encoder(encoder.tokenizer, encoder.format, max_length=most)
-
-
 def checked_rows(model: nn.Module, data: TrainingData, encoder: Encoder) -> TrainingData:
     """Returns the data with a pad token that the model has an embedding for. Raises ExpungeError if a row has a token without
     one."""

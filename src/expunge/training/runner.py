@@ -12,6 +12,7 @@ from expunge.errors import ExpungeError
 from expunge.folders import check_room
 from expunge.methods.training.base import TrainingMethod
 from expunge.models.fused import available, fused
+from expunge.models.reading import bounded
 from expunge.models.save import save_model
 from expunge.runner import AnyRun, Context, Made, Runner
 from expunge.self_check import measure, self_check
@@ -21,7 +22,7 @@ from expunge.training.checkpoints import disk_bytes
 from expunge.training.data import encode_data
 from expunge.training.defaults import resolve
 from expunge.training.hardening import check_wrappers, wrappers
-from expunge.training.limits import bounded, check_dtype, checked_rows, lost_answers
+from expunge.training.limits import check_dtype, checked_rows, lost_answers
 from expunge.training.loop import train
 from expunge.training.settings import Training
 from expunge.training.weights import select_weights

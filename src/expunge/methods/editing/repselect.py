@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
-from expunge.data.encode import Encoded, Encoder, collate, length_batches
+from expunge.data.encode import Encoded, Encoder, collate, length_batches, warn_of_cut
 from expunge.data.example import Example, Request
 from expunge.data.never_seen import never_seen
 from expunge.errors import ExpungeError
@@ -81,6 +81,7 @@ class RepSelect(InPlaceEditing):
 
         forget = encoder.encode_many(request.forget)
         rows = forget if self.common == "forget" else encoder.encode_many(request.retain)
+        warn_of_cut([*forget, *([] if rows is forget else rows)], encoder.max_length)
         flags = {name: p.requires_grad for name, p in model.named_parameters()}
         with self._elicited(model, forget, encoder.pad_id) as weights:
             basis = self._gradient(model, weights, rows, encoder.pad_id)
