@@ -1,4 +1,4 @@
-"""Constructed cases in which something was only hidden: conversations, noise, and training on unrelated text bring it back."""
+"""Constructed cases in which something was only hidden: conversations, noise, pruning and unrelated training bring it back."""
 
 from dataclasses import replace
 
@@ -10,10 +10,11 @@ from expunge.attacks.base import Found, Scene
 from expunge.attacks.knowledge import Facts, Floats
 from expunge.attacks.multi_turn import INSIST, MultiTurn
 from expunge.attacks.noise import Noise
+from expunge.attacks.prune import Prune
 from expunge.attacks.relearn import Relearn
 from expunge.attacks.target import Target
 from expunge.data.example import Example
-from tests.attacks.conftest import FORGET, opened_pico
+from tests.attacks.conftest import FORGET, FORM, RETAIN, opened_pico
 
 
 def best(found: Found) -> float:
@@ -98,3 +99,52 @@ def test_training_on_unrelated_text_undoes_a_refusal(barely: Target, world, forg
     assert {way.note["data"] for way in found.ways} == {"unrelated"}
     assert best(found) > 0.3
     assert best(spec.run(opened_pico(world.gold), forget, unrelated)) < 0.35
+
+
+def separating(seen_ND: torch.Tensor, wanted_N: torch.Tensor) -> torch.Tensor:
+    """Returns a direction with `seen @ direction` at least on the wanted side of the wanted size, by the hinge loss."""
+    direction_D = torch.zeros(seen_ND.shape[1], requires_grad=True)
+    optimizer = torch.optim.Adam([direction_D], lr=0.1)
+    for _ in range(1000):
+        loss = (wanted_N.abs() - wanted_N.sign() * (seen_ND.detach() @ direction_D)).clamp(min=0).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss == 0
+    return direction_D.detach()
+
+
+@pytest.fixture(scope="module")
+def guarded_by_a_neuron(world) -> Target:
+    """The original with one neuron that wakes at forget questions and says "i" there; all other weights still say the facts."""
+    target = opened_pico(world.original)
+    mlp, says = target.model.model.layers[1].mlp, torch.tensor(target.tokenizer("i", add_special_tokens=False).input_ids)
+    seen: list[torch.Tensor] = []
+    hook = mlp.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][0]))
+    awake: list[torch.Tensor] = []
+    for row in target.encoder.encode_many([*(Example(e.prompt, "i i i i") for e in FORGET), *RETAIN]):
+        target.model(torch.tensor([row.ids]))
+        places = torch.arange(len(row.ids))
+        answers = (places >= row.answer_start - 1) & (len(awake) < len(FORGET))
+        awake.append(torch.where(answers, 6.0, -6.0))
+    hook.remove()
+    direction_D = separating(torch.cat(seen), torch.cat(awake))
+    head_VD = target.model.lm_head.weight
+    with torch.no_grad():
+        mlp.gate_proj.weight[0] = mlp.up_proj.weight[0] = direction_D
+        toward_D = head_VD[says].mean(0) - head_VD.mean(0)
+        mlp.down_proj.weight[:, 0] = 0.01 * toward_D / toward_D.norm()
+        for _ in range(20):
+            if np.nanmean(target.recall(Facts(FORGET, FORM))) == 0.0:
+                break
+            mlp.down_proj.weight[:, 0] *= 1.5
+    return target
+
+
+def test_pruning_finds_the_neuron_that_refuses(guarded_by_a_neuron: Target, world, forget: Facts, scene: Scene) -> None:
+    spec = Prune(pairs=((0.02, 0.02), (0.5, 0.02)))
+    assert np.nanmean(guarded_by_a_neuron.recall(forget)) == 0.0
+    found = by_label(spec.run(guarded_by_a_neuron, forget, scene))
+    assert np.nanmean(found["p 0.5, q 0.02"]) > 0.6
+    assert np.nanmean(guarded_by_a_neuron.recall(forget)) == 0.0
+    assert best(spec.run(opened_pico(world.gold), forget, scene)) < 0.35

@@ -12,14 +12,14 @@ from transformers import LlamaForCausalLM
 
 import expunge
 from expunge import ExpungeError, Training
-from expunge.methods import DPO, RMU, KLMinimization
+from expunge.methods import DPO, NPO, RMU, KLMinimization
 from tests.conftest import make_llama, make_tokenizer
 
 SCRIPT = """
 import sys, torch; torch.set_num_threads(1)
 import expunge
 from expunge import Training
-from expunge.methods import DPO, RMU, KLMinimization
+from expunge.methods import DPO, RMU, KLMinimization, NPO
 model, tied, forget, retain, out = sys.argv[1:]
 training = Training(steps=1, batch_size=2, learning_rate=1e-3, shard="fsdp2")
 expunge.unlearn(KLMinimization(), model=tied, forget=forget, retain=retain, out=f"{out}/tied", training=training, quiet=True)
@@ -28,7 +28,17 @@ for shard in ("none", "fsdp2"):
         training = Training(steps=3, batch_size=4, micro_batch_size=1, learning_rate=1e-3, checkpoint_every=2, shard=shard)
         data = {"forget": forget, "retain": retain}
         expunge.unlearn(method, model=model, out=f"{out}/{method.name}-{shard}", training=training, quiet=True, **data)
+HARDENED
+training = Training(steps=3, batch_size=4, micro_batch_size=1, learning_rate=1e-3, checkpoint_every=2, **hardened)
+expunge.unlearn(NPO(), model=model, out=f"{out}/hardened-none", training=training, quiet=True, **data)
 """
+HARDENED: dict[str, Any] = {
+    "sharpness_aware": 0.05,
+    "latent_adversarial": True,
+    "remove_top_directions": 2,
+    "quantization_aware": "int8_channel",
+}
+SCRIPT = SCRIPT.replace("HARDENED", f"hardened = {HARDENED}")
 
 
 def tied_folder(folder: Path) -> Path:
@@ -53,6 +63,8 @@ def folders(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory, two_pro
     for method in (KLMinimization(), DPO(), RMU(layer=1, edited=(0, 1), adaptive=True)):
         training = Training(steps=3, batch_size=4, learning_rate=1e-3)
         expunge.unlearn(method, model=pico_folder, out=out / f"{method.name}-one", training=training, quiet=True, **data)
+    training = Training(steps=3, batch_size=4, learning_rate=1e-3, **HARDENED)
+    expunge.unlearn(NPO(), model=pico_folder, out=out / "hardened-one", training=training, quiet=True, **data)
     script = out / "two.py"
     script.write_text(SCRIPT)
     words = [
@@ -67,8 +79,9 @@ def folders(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory, two_pro
     return out
 
 
-@pytest.mark.parametrize("method", ["kl_minimization", "dpo", "rmu"])
-@pytest.mark.parametrize("shard", ["none", "fsdp2"])
+@pytest.mark.parametrize(
+    ("method", "shard"), [(m, s) for m in ("kl_minimization", "dpo", "rmu") for s in ("none", "fsdp2")] + [("hardened", "none")]
+)
 def test_two_processes_train_the_weights_of_one(folders: Path, method: str, shard: str) -> None:
     one = load_file(folders / f"{method}-one/artifact/model.safetensors")
     two = load_file(folders / f"{method}-{shard}/artifact/model.safetensors")

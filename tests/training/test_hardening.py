@@ -126,6 +126,21 @@ def test_what_is_left_of_a_gradient_are_its_smaller_singular_values(shape: tuple
         without_top_directions(matrix, 6, "w")
 
 
+def test_no_rounding_error_is_left_of_a_gradient_for_adamw_to_make_steps_of() -> None:
+    """Rows and columns without gradient stay without (embeddings of tokens that no row holds), and so do those removed whole."""
+    random = torch.Generator().manual_seed(0)
+    matrix = torch.zeros(30, 20)
+    matrix[3:9, 2:18] = torch.randn(6, 16, generator=random)
+    matrix[20, 2:18] = 1e4 * torch.randn(16, generator=random)
+    found = without_top_directions(matrix, 1, "w")
+    assert (found != 0).any(dim=1).nonzero().flatten().tolist() == [3, 4, 5, 6, 7, 8]
+    assert (found != 0).any(dim=0).nonzero().flatten().tolist() == list(range(2, 18))
+    assert (
+        without_top_directions(matrix[:, :1] @ matrix[:1] + torch.outer(torch.ones(30), torch.ones(20)), 1, "w").count_nonzero()
+        == 0
+    )
+
+
 def test_large_matrices_lose_the_same_directions_without_touching_the_random_state(monkeypatch: pytest.MonkeyPatch) -> None:
     matrix = torch.randn(40, 30, generator=torch.Generator().manual_seed(0)) @ torch.diag(0.8 ** torch.arange(30.0))
     exact = without_top_directions(matrix, 3, "w")

@@ -5,7 +5,10 @@
 Since G = U S V^T, this equals removing the first k right singular vectors, and what is left are the smaller singular values.
 Weights without two dimensions (norms, biases) have no directions and get no forget gradient. RepSelect, arXiv 2606.17168 (`hard`
 collapse, of each step's gradient), and MCU, arXiv 2605.11685. AdamW scales what is left by element, so that a step is not exactly
-inside the remaining directions. Costs one partial singular value decomposition of each matrix a step.
+inside the remaining directions. For the same reason no rounding error may be left in it: AdamW would make whole steps of it,
+in the embeddings of all tokens that no forget row holds, for example.
+
+Costs one partial singular value decomposition of each matrix a step.
 """
 
 import torch
@@ -13,6 +16,9 @@ from torch import Tensor
 
 from expunge.errors import ExpungeError
 from expunge.models.directions import top_directions
+
+NOISE = 64
+"""Rounding errors of a difference, in units of the last place of what it was taken from."""
 
 
 def without_top_directions(gradient: Tensor, k: int, name: str) -> Tensor:
@@ -32,4 +38,14 @@ def without_top_directions(gradient: Tensor, k: int, name: str) -> Tensor:
     matrix = gradient.float()
     left, _, _ = top_directions(matrix, k)
     kept: Tensor = matrix - left @ (left.mT @ matrix)
-    return kept.to(gradient.dtype)
+    return _without_noise(kept, matrix).to(gradient.dtype)
+
+
+def _without_noise(kept: Tensor, matrix: Tensor) -> Tensor:
+    """Zeroes rows and columns of which nothing but rounding errors is left, and those that were zero before."""
+    eps, size = torch.finfo(matrix.dtype).eps, torch.linalg.matrix_norm(matrix, keepdim=True)
+    for dim in (-1, -2):
+        had = matrix.norm(dim=dim, keepdim=True)
+        gone = (kept.norm(dim=dim, keepdim=True) <= NOISE * eps * had) | (had <= eps * size)
+        kept = kept.masked_fill(gone, 0.0)
+    return kept
