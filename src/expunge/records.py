@@ -36,6 +36,16 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
+Cut = Literal["text", "answer", "prompt"]
+"""What of a sample did not fit into the model: the end of a text that is scored, the end of an answer that the model wrote, the
+beginning of a prompt (or of a text without one)."""
+CUTS: dict[Cut, str] = {
+    "text": "were read without the end of their answer, which did not fit",
+    "answer": "were answered only as far as there was room",
+    "prompt": "were read without their beginning, which did not fit",
+}
+
+
 class Score(Record):
     """One metric on one task, with a 95 % bootstrap interval over samples."""
 
@@ -56,6 +66,16 @@ class Score(Record):
     unscored: str | None = None
     over: tuple[str, ...] = ()
     """For a mean over tasks: these, as `TASK/METRIC`; null for scores of a single task."""
+    left_out: dict[str, int] = {}
+    """Reason -> number of samples without a value, which the score is not of."""
+    cut: dict[Cut, int] = {}
+    """What was cut off -> number of samples, of those with a value."""
+
+    def remarks(self) -> list[str]:
+        """Returns sentences on what the value is not of, to be shown beside it."""
+        whole = self.n + sum(self.left_out.values())
+        left = [f"{count} of {whole} samples have no value: {reason}" for reason, count in self.left_out.items()]
+        return [*left, *(f"{count} of {self.n} samples {CUTS[what]}" for what, count in self.cut.items())]
 
     @model_validator(mode="after")
     def _value_or_reason(self) -> "Score":
@@ -79,6 +99,8 @@ class Sample(Record):
     """The role of the task. A sample without one is treated as secret."""
     value: float | None
     unscored: str | None = None
+    cut: tuple[Cut, ...] | None = None
+    """What of the example did not fit into the model, where this metric is concerned; null if all did."""
     text: dict[str, str] | None = None
     """`prompt`, `expected`, `generated`, `sampled_1` ...; only with show_forget_text, or if the text is not secret."""
 

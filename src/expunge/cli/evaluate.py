@@ -230,7 +230,7 @@ def _out(flags: Evaluate) -> Path:
 
 def table(evaluation: Evaluation) -> str:
     """Formats the scores as aligned text: task, metric, value, interval, number of samples; then scores without a value, with
-    the reason."""
+    the reason, and what values are not of."""
     lines = [f"{evaluation.suite}: {evaluation.artifact}, {evaluation.seconds:.1f} s"]
     numbers = [score for score in evaluation.scores if score.value is not None]
     tasks, metrics = (max([20, *map(len, names)]) for names in ([s.task for s in numbers], [s.metric for s in numbers]))
@@ -240,6 +240,11 @@ def table(evaluation: Evaluation) -> str:
         if score.unscored is not None:
             reasons.setdefault(score.unscored, []).append(f"{score.task} {score.metric}")
     lines += [f"  no {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    remarks: dict[str, list[str]] = {}
+    for score in numbers:
+        for remark in score.remarks():
+            remarks.setdefault(remark, []).append(f"{score.task} {score.metric}")
+    lines += [f"  {', '.join(names)}: {remark}" for remark, names in remarks.items()]
     return "\n".join(lines)
 
 

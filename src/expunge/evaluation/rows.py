@@ -46,7 +46,10 @@ class Rows:
         self._begun: dict[str, list[Row]] = {}
         self._together: set[str] = set()
         self._written: dict[tuple[Hashable, Ids], Ids | None] = {}
-        self._cut: set[str | None] = set()
+        self._cut: set[str] = set()
+        """Prompts (texts, where there is none) that lost their beginning."""
+        self._short: set[Pair] = set()
+        """Answers that lost their end."""
 
     def of(self, task: Task, *, show: bool = False, ahead: Sequence[Task] = ()) -> list[Row]:
         """Returns one row per example of the task.
@@ -63,7 +66,7 @@ class Rows:
         rows = self._generate(rows[:count], task) + rows[count:]
         if "sampled" in task.needs:
             rows = self._sample(rows, task)
-        rows = [row._replace(cut=row.example.prompt in self._cut) for row in rows]
+        rows = [row._replace(cut=_whole(row.example.prompt, row.example.response) in self._cut) for row in rows]
         if task.expected_tokens is not None:
             beginnings = self._beginnings([row.example.response for row in rows], task.expected_tokens)
             rows = [row._replace(compared=text) for row, text in zip(rows, beginnings, strict=True)]
@@ -119,6 +122,7 @@ class Rows:
                 paraphrases=found(example, "paraphrases", need),
                 perturbed=found(example, "perturbed", need),
                 choices=tuple(next(choices)) if "choices" in need else (),
+                shortened=frozenset(kind for kind in need if self._short.intersection(_pairs(example, kind))),
             )
             for example, need in asked
         ]
@@ -150,9 +154,9 @@ class Rows:
     def _encode(self, pairs: Sequence[Pair]) -> list[Encoded]:
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._encoded]
         encoded = self.encoder.encode_answers(new)
-        self._encoded |= zip(
-            new, (self._fitted(row, self.room, pair[0]) for row, pair in zip(encoded, new, strict=True)), strict=True
-        )
+        self._short |= {pair for row, pair in zip(encoded, new, strict=True) if row.truncated}
+        fitting = [self._fitted(row, self.room, _whole(*pair)) for row, pair in zip(encoded, new, strict=True)]
+        self._encoded |= zip(new, fitting, strict=True)
         return [self._encoded[pair] for pair in pairs]
 
     def _choose(self, examples: Sequence[Example]) -> Iterator[list[TokenStats]]:
@@ -161,11 +165,16 @@ class Rows:
         room = self.room + 1 if self.room is not None else None
         for start in range(0, len(examples), QUESTIONS):
             some = examples[start : start + QUESTIONS]
-            encoded = iter(self.encoder.encode_answers([pair for example in some for pair in _pairs(example, "choices")]))
-            questions = [[self._fitted(_bare(next(encoded)), room, e.prompt) for _ in e.choices] for e in some]
+            pairs = [pair for example in some for pair in _pairs(example, "choices")]
+            rows = self.encoder.encode_answers(pairs)
+            self._short |= {pair for row, pair in zip(rows, pairs, strict=True) if row.truncated}
+            encoded = iter(rows)
+            questions = [
+                [self._fitted(_bare(next(encoded)), room, _whole(e.prompt, e.response)) for _ in e.choices] for e in some
+            ]
             yield from self.engine.score_answers(questions)
 
-    def _fitted(self, row: Encoded, room: int | None, prompt: str | None) -> Encoded:
+    def _fitted(self, row: Encoded, room: int | None, prompt: str) -> Encoded:
         """Returns the end of a row that is too long."""
         if room is None or len(row.ids) <= room:
             return row
@@ -206,16 +215,27 @@ class Rows:
     def _answered(self, row: Row, ids: Ids | None, prompts: Mapping[str, Ids], task: Task) -> Row:
         if ids is None or row.example.prompt is None:
             return row._replace(broken=BROKEN)
-        return row._replace(generated=self._text(task, prompts[row.example.prompt], ids))
+        prompt = prompts[row.example.prompt]
+        row = row._replace(generated=self._text(task, prompt, ids))
+        return _shortened(row, "generated") if self._without_room(prompt, ids, task) else row
+
+    def _without_room(self, prompt: Ids, ids: Ids, task: Task) -> bool:
+        """Returns whether an answer ended because the model takes no more tokens."""
+        full = self.encoder.max_length if self.room is None else self.room
+        return len(ids) < task.max_new_tokens and (len(ids) >= self._most(task) or len(prompt) + len(ids) >= full)
 
     def _sample(self, rows: Sequence[Row], task: Task) -> list[Row]:
         """Adds sampled answers to the rows; none for raw text."""
         prompts = self._asked(rows, self._most(task))
         drawn = sample(self.model, list(prompts.values()), task.nucleus, task.draws, **self._writing(task))
         texts: dict[str | None, tuple[str, ...] | None] = {}
+        short = set()
         for prompt, several in zip(prompts, drawn, strict=True):
+            if any(ids is not None and self._without_room(prompts[prompt], ids, task) for ids in several):
+                short.add(prompt)
             whole = [self._text(task, prompts[prompt], ids) for ids in several if ids is not None]
             texts[prompt] = tuple(whole) if len(whole) == len(several) else None
+        rows = [_shortened(row, "sampled") if row.example.prompt in short else row for row in rows]
         found = [(row, texts.get(row.example.prompt, ())) for row in rows]
         return [row._replace(broken=BROKEN) if some is None else row._replace(sampled=some) for row, some in found]
 
@@ -303,6 +323,15 @@ def _judged(rows: list[Row], task: Task) -> list[Row]:
             row._replace(judged_samples={**row.judged_samples, judge: tuple(next(left) for _ in row.sampled)}) for row in rows
         ]
     return rows
+
+
+def _whole(prompt: str | None, response: str) -> str:
+    """Returns the text that is cut off at its beginning, if one is."""
+    return response if prompt is None else prompt
+
+
+def _shortened(row: Row, kind: Need) -> Row:
+    return row._replace(shortened=row.shortened | {kind})
 
 
 def _bare(row: Encoded) -> Encoded:

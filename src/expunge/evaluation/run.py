@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -32,6 +33,7 @@ from expunge.models.load import causal_model
 from expunge.processes import is_main, join
 from expunge.progress import Progress
 from expunge.records import (
+    Cut,
     Evaluation,
     GuardUse,
     JudgeUsed,
@@ -252,11 +254,24 @@ def _scored(task: Task, rows: Sequence[Row], *, show: bool) -> list[Sample]:
                     role=task.role,
                     value=number,
                     unscored=reason,
+                    cut=_cut(metric, row) or None,
                     text=texts,
                 )
             )
             texts = None
     return samples
+
+
+def _cut(metric: Metric, row: Row) -> tuple[Cut, ...]:
+    """Returns what was cut off of that which the metric reads."""
+    need = metric.needs_of(row.example)
+    written = need & {"generated", "sampled"}
+    found: dict[Cut, bool] = {
+        "text": bool((need - written) & row.shortened),
+        "answer": bool(written & row.shortened),
+        "prompt": row.cut and bool(need),
+    }
+    return tuple(what for what, is_cut in found.items() if is_cut)
 
 
 def _texts(row: Row) -> dict[str, str]:
@@ -271,6 +286,8 @@ def _score(task: Task, metric: Metric, samples: Sequence[Sample]) -> Score:
     raw = np.array([sample.value for sample in mine if sample.value is not None], dtype=np.float64)
     name, role = metric.metric_name(), task.role
     higher = metric.higher_is_better(task.role)
+    left = Counter(sample.unscored for sample in mine if sample.value is None and sample.unscored is not None)
+    cut = Counter(what for sample in mine if sample.value is not None for what in sample.cut or ())
     if not len(raw):
         reason = mine[0].unscored if mine else "the task has no examples"
         return Score(task=task.name, metric=name, role=role, value=None, n=0, higher_is_better=higher, unscored=reason)
@@ -286,4 +303,6 @@ def _score(task: Task, metric: Metric, samples: Sequence[Sample]) -> Score:
         high=high,
         n=len(values),
         higher_is_better=higher,
+        left_out=dict(left),
+        cut=dict(cut),
     )

@@ -101,9 +101,7 @@ def _head(column: Column, wide: bool) -> str:
 
 
 def _cell(cell: Cell, notes: dict[str, int], wide: bool) -> str:
-    if cell.note:
-        return f"--$^{{{notes[cell.note]}}}$"
-    plain = _escape(cell.text)
+    plain = _escape(cell.text) + (f"$^{{{notes[cell.note]}}}$" if cell.note else "")
     if not cell.interval:
         return plain
     small = _escape(cell.interval)

@@ -37,7 +37,7 @@ class Cell:
     value: float | None = None
     """The number behind `text`, unrounded."""
     note: str | None = None
-    """Why there is no value."""
+    """Why there is no value, or what the value is not of."""
     tint: Tint | None = None
     strong: bool = False
 
@@ -80,7 +80,8 @@ def score_cell(score: Score | None, *, tint: Tint | None = None, strong: bool = 
     if score.value is None:
         return Cell(DASH, note=score.unscored)
     text = number(score.metric, score.value)
-    return Cell(text, interval(score.metric, score.low, score.high), score.value, tint=tint, strong=strong)
+    said = "; ".join(score.remarks()) or None
+    return Cell(text, interval(score.metric, score.low, score.high), score.value, said, tint=tint, strong=strong)
 
 
 def html(table: Table) -> Markup:
@@ -129,9 +130,9 @@ def _html_row(table: Table, index: int, notes: dict[str, int]) -> str:
 
 
 def _html_cell(cell: Cell, notes: dict[str, int]) -> str:
-    if cell.note:
-        return f"<abbr title='{escape(cell.note)}'>{escape(cell.text)}</abbr><sup>{notes[cell.note]}</sup>"
     below = f"<small>{escape(cell.interval)}</small>" if cell.interval else ""
+    if cell.note:
+        return f"<abbr title='{escape(cell.note)}'>{escape(cell.text)}</abbr><sup>{notes[cell.note]}</sup>{below}"
     return f"{_breakable(cell.text)}{below}"
 
 
@@ -179,9 +180,7 @@ def markdown(table: Table) -> str:
         return "| " + " | ".join(cells) + " |"
 
     def text(cell: Cell) -> str:
-        if cell.note:
-            return f"{cell.text} [{notes[cell.note]}]"
-        plain = markdown_escape(cell.text)
+        plain = markdown_escape(cell.text) + (f" [{notes[cell.note]}]" if cell.note else "")
         return f"{plain} ({cell.interval})" if cell.interval else plain
 
     head = [

@@ -49,7 +49,10 @@ class Row(NamedTuple):
     gradient_norm_without_last: float | None = None
     """The same of the response without its last token; None where that leaves nothing."""
     cut: bool = False
-    """The beginning of the prompt was cut off, because the model takes no more tokens (verbatim tasks only)."""
+    """The beginning of the prompt, or of a text without one, was cut off, because the model takes no more tokens (verbatim tasks
+    only)."""
+    shortened: frozenset[Need] = frozenset()
+    """Of what the end was cut off: teacher-forced texts longer than `max_length`, written answers without room for more."""
     judged: Mapping[Judge, Verdict] = MappingProxyType({})
     """Verdicts of the judges of the task's metrics."""
     sampled: tuple[str, ...] = ()
