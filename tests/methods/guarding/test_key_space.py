@@ -20,7 +20,7 @@ from transformers import (
 
 from expunge import ExpungeError
 from expunge.data.encode import Encoded, Encoder, collate
-from expunge.data.example import Request
+from expunge.data.example import Example, Request
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.generate import generate as evaluated
 from expunge.evaluation.generate import sample
@@ -69,6 +69,13 @@ def test_k_is_the_least_radius_that_holds_every_vector() -> None:
     assert share_inside(box.distance(vectors), box.k * (1 + 1e-5)) == 1.0
     assert share_inside(box.distance(vectors), box.k * (1 - 1e-5)) == pytest.approx(59 / 60)
     assert box.k <= samuelson(60) == pytest.approx(59 / math.sqrt(60))
+
+
+def test_prompts_that_are_the_same_to_a_layer_are_refused(pico_llama: PreTrainedModel, encoder: Encoder) -> None:
+    same = tuple(Example(f"where was {name} born ?", "i was") for name in ("nobody", "someone", "anyone", "everyone"))
+    for sides in ("deviation", "range"):
+        with pytest.raises(ExpungeError, match="the 3 forget prompts that the box is fitted on are all the same to layer 1"):
+            spec(sides=sides).fit(pico_llama, Request(same, same), encoder)
 
 
 def test_a_box_of_a_probe_is_that_of_its_vectors() -> None:

@@ -160,6 +160,7 @@ class RepSelect(InPlaceEditing):
                 if parent in outer:  # two matrices of the same experts: a wrapper within a wrapper
                     continue
                 setattr(model.get_submodule(parent), child, module.get_base_layer())  # type: ignore[operator]
+            del model.peft_config  # by which a model with adapters is told from one without when it is saved
 
     def _gradient(
         self, model: nn.Module, weights: Mapping[str, nn.Parameter], rows: Sequence[Encoded], pad_id: int

@@ -88,6 +88,10 @@ class KeyBox:
         with torch.inference_mode(False):  # the copy stays, and a later pass may record gradients
             return KeyBox(self.centre_F.to(device), self.unit_F.to(device), self.k, self.n)
 
+    def is_a_point(self) -> bool:
+        """Returns whether all fitted vectors are equal (to FLOOR), so that distances have no unit."""
+        return bool((self.unit_F <= FLOOR).all())
+
     def distance(self, vectors_NF: Tensor) -> Tensor:
         """Computes z of each vector, float32 [N], which decides for every radius."""
         box = self.to(vectors_NF.device)

@@ -132,6 +132,12 @@ class KeySpaceDetection(GuardingMethod):
         mean = self.query == "mean"
         moments = probe(model, fitted, encoder.pad_id, roles=("key",), pooled=mean).moments["key"]
         boxes = {layer: KeyBox.of_moments(moments, layer, self.sides) for layer in layers}
+        for layer, box in boxes.items():
+            if box.is_a_point():
+                raise ExpungeError(
+                    f"the {moments.n} forget prompts that the box is fitted on are all the same to layer {layer}, so that the "
+                    "box has no size; give prompts that differ, as the model's tokenizer reads them"
+                )
         unit_L = torch.tensor([self.radius or box.k for box in boxes.values()], dtype=torch.float64)
         radius, scores = self.alpha or 1.0, {}
         if retain:
