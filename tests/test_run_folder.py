@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import expunge
 from expunge import ExpungeError, Training
 from expunge.folders import RESERVED, check_apart
+from expunge.loading import open_model
 from expunge.methods import GradientAscent, TaskVectorNegation
 from expunge.models.folder import file_hash
 
@@ -339,3 +340,16 @@ def test_room_for_the_last_checkpoint_is_held_while_steps_are_done_and_given_bac
     with pytest.raises(ExpungeError, match="no room for the last checkpoint"):
         expunge.unlearn(GradientAscent(), **words, overwrite=True)
     assert not (made.folder / RESERVED).exists()
+
+
+def test_another_end_token_or_tokenizer_of_the_base_is_another_model_for_its_scores(
+    words: dict[str, Any], tmp_path: Path
+) -> None:
+    lora = TRAINING.model_copy(update={"lora": True})
+    expunge.unlearn(GradientAscent(), **{**words, "training": lora})
+    places = [words["model"], words["out"]]
+    before = [open_model(place).fingerprint() for place in places]
+    assert [open_model(place).fingerprint() for place in places] == before
+    generation = Path(words["model"]) / "generation_config.json"
+    generation.write_text(json.dumps(json.loads(generation.read_text()) | {"eos_token_id": [2, 7]}))
+    assert all(open_model(place).fingerprint() != known for place, known in zip(places, before, strict=True))

@@ -31,7 +31,7 @@ from expunge.methods import method_class
 from expunge.methods.base import GuardingMethod
 from expunge.models.checkpoint import Checkpoint
 from expunge.models.folder import TOKENIZER_FILES
-from expunge.models.load import DeviceMap, DType, load_model, load_tokenizer, model_fingerprint, tokenizer_fingerprint
+from expunge.models.load import DeviceMap, DType, load_model, load_tokenizer, model_folder, model_identity, reading_fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -159,17 +159,17 @@ def open_model(path: str | Path, how: Loading = DEFAULTS) -> Opened:
         if (said := unfinished(path)) is not None and not os.path.isfile(os.path.join(path, "config.json")):
             raise ExpungeError(said)
         tokenizer = load_tokenizer(str(path), revision=revision, trust_remote_code=how.trust_remote_code)
-        return Opened(how.weights(str(path), revision), tokenizer, lambda: _plain_fingerprint(str(path), revision))
+        return Opened(how.weights(str(path), revision), tokenizer, lambda: model_identity(str(path), revision=revision))
     manifest = read_manifest(folder)
     check = _Check(folder, manifest, how.verify)
     own = manifest.kind != "adapter" or any((folder / name).is_file() for name in TOKENIZER_FILES)
     tokenizer_place = folder if own else find_base(folder, manifest, base)[0]
     tokenizer = load_tokenizer(str(tokenizer_place), trust_remote_code=how.trust_remote_code)
-    found = None
+    found, below = None, None
     if manifest.kind == "weights":
         model = how.weights(str(folder))
     else:
-        place, revision = find_base(folder, manifest, base)
+        below = place, revision = find_base(folder, manifest, base)
         if local := os.path.isdir(place):
             found = _checked_base(folder, manifest, place, revision, force)
         model = _base_model(place, revision, how.weights)
@@ -180,7 +180,7 @@ def open_model(path: str | Path, how: Loading = DEFAULTS) -> Opened:
         else:
             _guard(model, folder, manifest, tokenizer, force)
     check.finish()
-    return Opened(model, tokenizer, lambda: artifact_fingerprint(manifest, found))
+    return Opened(model, tokenizer, lambda: _fingerprint(manifest, found, below))
 
 
 def _base_model(place: str, revision: str | None, weights: Callable[..., "PreTrainedModel"]) -> "PreTrainedModel":
@@ -202,8 +202,14 @@ def _base_model(place: str, revision: str | None, weights: Callable[..., "PreTra
     return merged
 
 
-def _plain_fingerprint(path: str, revision: str | None) -> str:
-    parts = model_fingerprint(path, revision=revision), tokenizer_fingerprint(path, revision=revision)
+def _fingerprint(manifest: Manifest, base_sha256: str | None, below: tuple[str, str | None] | None) -> str:
+    """Computes a sha256 over an artifact and, for an adapter or a guard, over the weights below it and how these are read."""
+    parts = [artifact_fingerprint(manifest, base_sha256)]
+    while below is not None:
+        folder = artifact_folder(below[0])
+        parts.append(reading_fingerprint(folder or model_folder(below[0], revision=below[1])))
+        inner = None if folder is None else read_manifest(folder)
+        below = find_base(folder, inner, None) if folder is not None and inner is not None and inner.kind == "adapter" else None
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -1,6 +1,8 @@
 """LoRA folders are merged by what they do to weights; PEFT itself is the judge."""
 
 import json
+import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import expunge.artifact
 import expunge.loading
+from expunge import Training, unlearn
 from expunge.errors import ExpungeError
 from expunge.merging import merge
+from expunge.methods import GradientAscent
 from expunge.methods.editing import DareLinear, Linear, Slerp, TaskArithmetic, Ties
 from tests.conftest import make_llama
 
@@ -218,6 +222,10 @@ class TestRefusals:
             ({"use_dora": True}, "use_dora"),
             ({"peft_type": "IA3"}, "type IA3"),
             ({"init_lora_weights": "pissa_niter_4"}, "changed its base"),
+            ({"init_lora_weights": "loftq"}, "changed its base"),
+            ({"init_lora_weights": "lora_ga"}, "changed its base"),
+            ({"alora_invocation_tokens": [7, 8]}, "alora_invocation_tokens"),
+            ({"trainable_token_indices": [5]}, "trainable_token_indices"),
         ],
     )
     def test_adapters_that_are_no_plain_product(
@@ -225,6 +233,22 @@ class TestRefusals:
     ) -> None:
         with pytest.raises(ExpungeError, match=words):
             merge(Ties(), base=pico_folder, models=[self.edited(tmp_path, pico_folder, **fields)], out=tmp_path / "out")
+
+    def test_an_adapter_that_expunge_trained_on_other_weights_of_the_same_shape_is_said(
+        self, tmp_path: Path, pico_folder: Path
+    ) -> None:
+        rows = tmp_path / "rows.jsonl"
+        rows.write_text('{"prompt": "where is anna ?", "response": "oslo"}\n')
+        training = Training(steps=1, learning_rate=1e-3, lora=True)
+        unlearn(GradientAscent(), model=pico_folder, forget=rows, out=tmp_path / "run", training=training, quiet=True)
+        shutil.copytree(pico_folder, tmp_path / "other")
+        make_llama(seed=1).save_pretrained(tmp_path / "other")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            merge(TaskArithmetic(), base=pico_folder, models=[tmp_path / "run"], out=tmp_path / "own", quiet=True)
+        with pytest.warns(UserWarning, match="was trained on a model with hash .*: what is added is the change of another model"):
+            result = merge(TaskArithmetic(), base=tmp_path / "other", models=[tmp_path / "run"], out=tmp_path / "out", quiet=True)
+        assert "the change of another model" in result.sentences()
 
     def test_an_adapter_of_another_base(self, tmp_path: Path, pico_folder: Path) -> None:
         make_llama(width=64).save_pretrained(tmp_path / "wide")

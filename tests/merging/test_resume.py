@@ -1,5 +1,6 @@
 """A merge that is killed at any moment goes on to the same bytes, and OUT appears whole or not at all."""
 
+import json
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ from expunge.methods.editing import DareLinear, Ties
 from expunge.methods.editing.base import EditingMethod
 
 from .conftest import file_bytes, moved, random_tensors, write_folder
+from .test_adapters import adapter
 
 
 @pytest.fixture
@@ -140,11 +142,39 @@ def test_an_interrupted_merge_is_neither_forgotten_nor_mixed_with_another(
         merge(Ties(), out=tmp_path / "out", **given)
     with pytest.raises(ExpungeError, match="is of another merge"):
         merge(Ties(density=0.3), out=tmp_path / "out", resume=True, **given)
-    os.utime(tmp_path / "m0/model.safetensors", ns=(1, 1))
+    changed_in_place(tmp_path / "m0/model.safetensors")
     with pytest.raises(ExpungeError, match="an input file differ"):
         merge(Ties(), out=tmp_path / "out", resume=True, **given)
     merge(Ties(density=0.3), out=tmp_path / "out", overwrite=True, **given)
     assert (tmp_path / "out/artifact/expunge.json").exists()
+
+
+def changed_in_place(file: Path) -> None:
+    """The last byte is another one; size and time are as they were."""
+    content, stat = bytearray(file.read_bytes()), file.stat()
+    content[-1] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_inputs_are_known_by_their_content_and_not_by_their_time(tmp_path: Path) -> None:
+    given = inputs(tmp_path)
+    first = merge(Ties(), out=tmp_path / "out", **given)
+    os.utime(tmp_path / "m0/model.safetensors", ns=(1, 1))
+    assert merge(Ties(), out=tmp_path / "out", resume=True, **given) == first
+    changed_in_place(tmp_path / "m0/model.safetensors")
+    with pytest.raises(ExpungeError, match="exists already"):
+        merge(Ties(), out=tmp_path / "out", resume=True, **given)
+
+
+def test_an_adapter_with_another_scale_is_another_input(tmp_path: Path, pico_folder: Path) -> None:
+    folder = adapter(tmp_path / "a", pico_folder, 1)
+    given = {"base": pico_folder, "models": [folder], "out": tmp_path / "out", "quiet": True}
+    merge(Ties(), **given)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 60}))
+    with pytest.raises(ExpungeError, match="exists already"):
+        merge(Ties(), resume=True, **given)
 
 
 def test_resuming_a_complete_merge_gives_its_result(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from expunge.merging import make_request
 from expunge.merging.plan import make_plan
 from expunge.methods.editing import TaskArithmetic
 from expunge.models import save
+from expunge.models.checkpoint import Checkpoint
 from expunge.models.folder import read_model_folder
 from expunge.models.load import model_fingerprint
 from expunge.models.save import check_saved, save_model
@@ -72,6 +73,25 @@ def templates(folder: Path) -> None:
         (folder / "additional_chat_templates" / f"{name}.jinja").write_text("{{ messages }}")
 
 
+def pickled_beside_an_adapter(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model-00001-of-00001.bin")
+    adapter_config(folder)
+
+
+def codes(dtype: torch.dtype) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        name = "model.layers.0.mlp.up_proj.weight"
+        save_file(tensors | {name: (10 * tensors[name]).to(dtype)}, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return write
+
+
+def dangling(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(folder / "gone")
+
+
 BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "adapter_config.json beside weights": (adapter_config, "both a model's weights and adapter_config.json"),
     "an adapter's weights beside weights": (
@@ -97,6 +117,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "a config with wrong types": (config({"hidden_size": "many"}), "cannot load a"),
     "a tokenizer of a newer version": (newer_tokenizer, "cannot load a tokenizer from"),
     "an empty tokenizer.json": (lambda f: (f / "tokenizer.json").write_text("{}"), "cannot load a tokenizer from"),
+    "adapter files beside pickled weights": (pickled_beside_an_adapter, "both a model's weights and adapter_config.json"),
+    "8-bit codes of which the config says nothing": (codes(torch.int8), "as int8 codes"),
+    "float8 codes of which the config says nothing": (codes(torch.float8_e4m3fn), "as float8_e4m3fn codes"),
+    "a link to weights that are gone": (dangling, r"model.safetensors is a link to .*gone, which is not there"),
     "weights cut off": (
         lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]),
         "copy it again",
@@ -165,6 +189,35 @@ def test_a_template_beside_others_is_the_default(copy: Path, tmp_path: Path) -> 
     from expunge.models.load import load_tokenizer
 
     assert default_format(load_tokenizer(str(copy))).template == "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+
+
+def test_tensors_that_the_index_leaves_out_are_read_by_all_readers_or_by_none(
+    copy: Path, pico_folder: Path, tmp_path: Path
+) -> None:
+    shards(copy, LlamaForCausalLM.from_pretrained(copy))
+    (copy / "model.safetensors").unlink()
+    index = copy / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    del content["weight_map"]["model.norm.weight"]
+    index.write_text(json.dumps(content))
+    assert set(Checkpoint(copy)) == set(Checkpoint(pico_folder))  # transformers loads it too
+
+
+def test_two_different_templates_are_said(copy: Path) -> None:
+    from expunge.models.load import load_tokenizer
+
+    config = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": "{{ messages[0]['content'] }}"}))
+    load_tokenizer(str(copy))
+    (copy / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }} {% endfor %}")
+    with pytest.warns(UserWarning, match="two different chat templates, in chat_template.jinja and in tokenizer_config.json"):
+        load_tokenizer(str(copy))
+
+
+def test_a_head_of_its_own_under_a_config_that_ties_it_is_said(copy: Path) -> None:
+    config({"tie_word_embeddings": True})(copy)
+    with pytest.warns(UserWarning, match="ties the output head to the embeddings, and its weights have a head of their own"):
+        load(copy)
 
 
 def test_the_fingerprint_is_of_the_weights_that_are_loaded(copy: Path) -> None:

@@ -13,7 +13,7 @@ from expunge.errors import ExpungeError
 from expunge.evaluation.judges import Answer, Judge, Verdict, language_model
 from expunge.evaluation.rouge import rouge
 from expunge.models.limits import room
-from expunge.models.load import model_fingerprint
+from expunge.models.load import model_identity
 from expunge.records import read_samples
 
 
@@ -34,7 +34,7 @@ class SecondModel(Judge):
         language_model(self.model)
 
     def fingerprint(self) -> str | None:
-        return model_fingerprint(self.model)
+        return model_identity(self.model)
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         from expunge.evaluation.engine import Engine

@@ -24,7 +24,7 @@ from expunge.described import Described
 from expunge.errors import ExpungeError, nearest
 from expunge.models.classifiers import load_classifier
 from expunge.models.limits import room
-from expunge.models.load import load_model, load_tokenizer, model_fingerprint
+from expunge.models.load import load_model, load_tokenizer, model_identity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,7 +151,7 @@ class Classifier(Judge):
         self._index(load_classifier(self.model, self.revision)[0].config)
 
     def fingerprint(self) -> str | None:
-        return model_fingerprint(self.model, revision=self.revision)
+        return model_identity(self.model, revision=self.revision)
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         import torch
@@ -212,7 +212,7 @@ class ReferenceModel(Judge):
         language_model(self.model)
 
     def fingerprint(self) -> str | None:
-        return model_fingerprint(self.model)
+        return model_identity(self.model)
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         from expunge.evaluation.engine import Engine

@@ -22,8 +22,14 @@ from expunge.merging.storage import Files, Stored, pieces, read_raw, stored_tens
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-BASE_CHANGING = ("pissa", "olora", "corda")
-"""Initializations that also change the base weights, so that BA is not the difference to the original base."""
+PLAIN_STARTS = ("", "true", "false", "gaussian", "eva", "orthogonal", "mica")
+"""Initializations that leave the base weights as they are. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA, and whatever comes)
+subtract their start from them, so that BA is not the difference to the original base."""
+UNUSUAL = (
+    *("use_dora", "target_parameters", "lora_bias", "layer_replication", "trainable_token_indices", "alora_invocation_tokens"),
+    *("use_qalora", "use_bdlora", "kasa_config", "arrow_config", "monteclora_config", "velora_config"),
+)
+"""Fields of LoRA with which the adapter does more, or does it elsewhere, than A and B say."""
 
 
 def read_adapter(label: str, folder: Path, base: Mapping[str, Stored]) -> Source:
@@ -76,11 +82,11 @@ def adapter_tensors(label: str, folder: Path) -> dict[str, Stored]:
 
 def check_product(label: str, config: Mapping[str, Any]) -> None:
     """Raises ExpungeError if a LoRA is not a plain product of two factors added to the base that it names."""
-    for field in ("use_dora", "target_parameters", "lora_bias"):
+    for field in UNUSUAL:
         if config.get(field):
-            raise ExpungeError(f"{label} uses {field}, which is not a plain product of two factors; merge it with peft first")
+            raise ExpungeError(f"{label} uses {field}, so that its factors alone are not what it does; merge it with peft first")
     start = str(config.get("init_lora_weights", "")).lower()
-    if start.startswith(BASE_CHANGING):
+    if start not in PLAIN_STARTS:
         raise ExpungeError(
             f"{label} was initialized by {start}, which changed its base too; convert it with peft's save_pretrained first"
         )

@@ -27,8 +27,6 @@ from expunge.methods.editing.factors import Factors
 from expunge.models.folder import ADAPTER_CONFIG, folder_kind, tokenizer_files
 
 LORA, IA3, PREFIX_TUNING = "LORA", "IA3", "PREFIX_TUNING"
-UNUSUAL = ("layer_replication", "trainable_token_indices", "alora_invocation_tokens", "use_qalora", "use_bdlora", "kasa_config")
-"""Fields of LoRA with which the adapter does more than A and B say."""
 
 
 class Product(NamedTuple):
@@ -96,9 +94,6 @@ def open_adapter(path: str) -> Adapter:
 
 def _products(label: str, config: Mapping[str, Any], stored: Mapping[str, Stored]) -> tuple[dict[str, Product], tuple[str, ...]]:
     check_product(label, config)
-    for field in UNUSUAL:
-        if config.get(field):
-            raise ExpungeError(f"{label} uses {field}, so that its factors alone are not what it does; merge it with peft first")
     products: dict[str, Product] = {}
     notes: list[str] = []
     for key, tensor in stored.items():

@@ -1,14 +1,16 @@
 """Checks whether models fit together: names, shapes, dtypes, vocabularies, tied weights."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from expunge.artifact import artifact_folder, read_manifest
 from expunge.errors import ExpungeError, nearest
 from expunge.merging.inputs import Input, LowRank, Source, Values
 from expunge.merging.opening import EMBEDDINGS, HEADS, BaseModel, is_vocabulary, tied_pair
 from expunge.merging.storage import DTYPE_NAMES, INFINITY, Files, Stored, sha256_of
 from expunge.methods.editing import EditingMethod
+from expunge.models.load import model_fingerprint
 
 Vocabulary = Literal["refuse", "base"]
 
@@ -85,6 +87,23 @@ def say_tied(source: Source, base: BaseModel, skipped: set[str], notes: list[str
             )
             notes.append(note)
             warnings.warn(note, UserWarning, stacklevel=2)
+
+
+def strangers(base: BaseModel, sources: Sequence[Source]) -> list[str]:
+    """Warns of adapters that were trained on another base, by the hashes that expunge recorded; returns what it said."""
+    folders = {source.label: artifact_folder(source.folder) for source in sources if not source.complete}
+    made_for = {label: read_manifest(folder).base.sha256 for label, folder in folders.items() if folder is not None}
+    known = {label: sha256 for label, sha256 in made_for.items() if sha256}
+    found = model_fingerprint(str(base.folder)) if known else ""
+    said = [
+        f"{label} was trained on a model with hash {sha256[:12]}, and the base {base.label} has {found[:12]}: what is added "
+        "is the change of another model"
+        for label, sha256 in known.items()
+        if sha256 != found
+    ]
+    for note in said:
+        warnings.warn(note, UserWarning, stacklevel=3)
+    return said
 
 
 def tied_copies(base: BaseModel, sources: tuple[Source, ...], notes: list[str]) -> set[str]:

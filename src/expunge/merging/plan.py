@@ -11,15 +11,19 @@ import torch
 
 from expunge.errors import ExpungeError
 from expunge.folders import check_room, size_text
+from expunge.merging.adapters import CONFIG
 from expunge.merging.fitting import Vocabulary, check_adapter, fit, say_tied, tied_copies
 from expunge.merging.inputs import Input, LowRank, Source
 from expunge.merging.opening import BaseModel, open_base, open_source
 from expunge.merging.storage import INFINITY, PIECE, Shard, Stored, TensorPlace, lay_out
 from expunge.methods.editing import EditingMethod
+from expunge.models.folder import file_hash
 from expunge.models.load import DType
 
 Write = Literal["weights", "delta", "adapter"]
 
+HASHED = 8 * 10**9
+"""Bytes of input files up to which they are hashed as a whole, which takes some seconds."""
 OUT_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -87,12 +91,15 @@ class Plan(NamedTuple):
         return 4 * sum(item.base.elements for item in self.items if item.merged and any(item.inputs))
 
     def fingerprint(self) -> str:
-        """Computes a hash that changes with the request and with any input file (path, size, modification time)."""
+        """Computes a hash that changes with the request and with any input file: with its content, or, of more than `HASHED`
+        bytes in all, with its path, size and modification time."""
         files = sorted({part.file for item in self.items for part in _parts(item)})
-        stats = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        whole = sum(file.stat().st_size for file in files) <= HASHED
+        stats = [file_hash(f) if whole else (str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+        beside = [config.read_text(encoding="utf-8") for source in self.sources if (config := source.folder / CONFIG).is_file()]
         each = [(i.name, i.method.model_dump(mode="json"), str(i.dtype)) for i in self.items]
         said = {k: v for k, v in self.request._asdict().items() if k not in ("method", "method_of")}
-        return hashlib.sha256(json.dumps([said, stats, each]).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([said, stats, beside, each]).encode()).hexdigest()
 
 
 def _parts(item: Item) -> list[Stored]:

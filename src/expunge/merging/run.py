@@ -12,7 +12,7 @@ from expunge.errors import ExpungeError
 from expunge.folders import beside_of, lock_file
 from expunge.memory import Cost, PeakMemory
 from expunge.merging.finish import beside_bytes, write_run
-from expunge.merging.fitting import Vocabulary
+from expunge.merging.fitting import Vocabulary, strangers
 from expunge.merging.folder import check_out, finished_merge, is_complete, prepare, put_in_place
 from expunge.merging.journal import JOURNAL, Findings, Journal
 from expunge.merging.output import OUTPUTS, Output
@@ -117,6 +117,7 @@ def execute(
         return finished
     check_out(out, work, [request.base, *request.models], resume, overwrite)
     check_disk(out, beside_bytes(plan))
+    plan = plan._replace(notes=(*plan.notes, *strangers(plan.base, plan.sources)))
     with lock_file(beside_of(out, "lock"), out):
         return _merge(plan, out, work, fingerprint, cost, threads, resume, quiet, command)
 

@@ -152,7 +152,7 @@ def _indexed(folder: Path, weight_map: dict[str, str]) -> dict[str, Entry]:
     for name, shard in weight_map.items():
         if name not in found or found[name].file.name != shard:
             raise ExpungeError(f"{folder / shard} lacks the tensor {name} that the index promises; copy the folder again")
-    return {name: found[name] for name in weight_map}
+    return found  # what the index leaves out is read all the same, as transformers does
 
 
 def read_header(path: Path) -> dict[str, Entry]:

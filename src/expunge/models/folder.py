@@ -6,13 +6,14 @@ weights. An ambiguous folder is refused with a message that names the files, and
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from expunge.errors import ExpungeError
-from expunge.models.checkpoint import INDEX, SINGLE, Checkpoint, weight_files
+from expunge.models.checkpoint import CODES, INDEX, SINGLE, Checkpoint, weight_files
 
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -22,6 +23,10 @@ TEMPLATES = "additional_chat_templates"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 BESIDE_TOKENIZER = ("merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json")
 PICKLES = ("*.bin", "*.pt", "*.pth")
+CODED = {"I8", "U8", "I16", "I32", "F8_E4M3", "F8_E5M2"}
+"""Types, as a header names them, in which weights are stored as codes of other numbers."""
+FOREIGN = ("pytorch_model*.bin", "consolidated*.safetensors", "consolidated*.pth", "model-*-of-*.safetensors", "*.gguf")
+"""Weights of a whole model that this library does not read."""
 QUANTIZED = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
 """Files in which quantizers keep their settings if they do not write them into config.json."""
 
@@ -47,16 +52,22 @@ def folder_kind(folder: Path) -> Literal["model", "adapter", "nothing"]:
     """Returns the kind of a folder, by its files. Raises ExpungeError if adapter files lie beside the weights of a model:
     these may contain the adapter already, so that loading it would apply it twice."""
     adapter = [name for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS, "adapter_model.bin") if (folder / name).is_file()]
-    if (folder / SINGLE).is_file() or (folder / INDEX).is_file():
-        if adapter:
-            raise ExpungeError(
-                f"{folder} holds both a model's weights and {adapter[0]}, so it cannot be told whether the adapter is merged "
-                "into them already; move the adapter's files into a folder of their own"
-            )
+    plain = (folder / SINGLE).is_file() or (folder / INDEX).is_file()
+    if adapter and (plain or _other_weights(folder)):
+        raise ExpungeError(
+            f"{folder} holds both a model's weights and {adapter[0]}, so it cannot be told whether the adapter is merged "
+            "into them already; move the adapter's files into a folder of their own"
+        )
+    if plain:
         return "model"
     if adapter:
         return "adapter"
     return "model" if (folder / CONFIG).is_file() else "nothing"
+
+
+def _other_weights(folder: Path) -> bool:
+    """Returns whether a folder holds weights of a model in another form: pickles, or safetensors of another name."""
+    return any(file for pattern in FOREIGN for file in folder.glob(pattern))
 
 
 def read_model_folder(folder: Path) -> ModelFolder:
@@ -77,7 +88,8 @@ def read_model_folder(folder: Path) -> ModelFolder:
     if not any((folder / name).is_file() for name in (SINGLE, INDEX)):
         raise _without_weights(folder)
     index, weights = weight_files(folder)
-    Checkpoint(folder)  # every header is read: a file that is cut off or not safetensors is named now
+    stored = Checkpoint(folder)  # every header is read: a file that is cut off or not safetensors is named now
+    _check_codes(folder, stored)
     return ModelFolder(folder, config, weights, index)
 
 
@@ -115,7 +127,20 @@ def _check_plain(folder: Path, config: Mapping[str, Any]) -> None:
         )
 
 
+def _check_codes(folder: Path, stored: Checkpoint) -> None:
+    """Raises ExpungeError for matrices of codes, where config.json says nothing of a quantization: cast to numbers they would
+    load without a word."""
+    for name, entry in stored.entries.items():
+        if len(entry.shape) > 1 and entry.code in CODED and name.rpartition(".")[2].endswith("weight"):
+            raise ExpungeError(
+                f"{folder} holds {name} as {CODES[entry.code]} codes, and its config.json does not say how they are scaled; give "
+                "the model as it was before quantization"
+            )
+
+
 def _without_weights(folder: Path) -> ExpungeError:
+    if broken := next((file for name in (SINGLE, INDEX) if (file := folder / name).is_symlink()), None):
+        return ExpungeError(f"{broken} is a link to {os.readlink(broken)}, which is not there; copy the folder again")
     others = sorted(file.name for file in folder.glob("*.safetensors"))
     if others:
         return ExpungeError(
@@ -136,6 +161,15 @@ def check_tokenizer_folder(folder: Path) -> None:
         raise ExpungeError(
             f"{folder} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}); save the tokenizer into the same folder"
         )
+
+
+def two_templates(folder: Path) -> bool:
+    """Returns whether a folder has one chat template in a file of its own and another in the tokenizer's configuration."""
+    own, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if not own.is_file() or not config.is_file():
+        return False
+    other = _read_json(config).get("chat_template")
+    return isinstance(other, str) and other.strip() != own.read_text(encoding="utf-8").strip()
 
 
 def template_files(folder: Path) -> list[Path]:

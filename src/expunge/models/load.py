@@ -1,5 +1,6 @@
 """Loads a model and its tokenizer from a folder or the hub, in an explicitly given dtype."""
 
+import hashlib
 import os
 import warnings
 from collections.abc import Mapping
@@ -8,7 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from expunge.devices import computes, default_device, let_segments_grow, out_of_memory
 from expunge.errors import ExpungeError
-from expunge.models.folder import CONFIG, check_tokenizer_folder, hash_files, read_model_folder, tokenizer_files
+from expunge.models.folder import (
+    CONFIG,
+    GENERATION,
+    check_tokenizer_folder,
+    hash_files,
+    read_model_folder,
+    tokenizer_files,
+    two_templates,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -90,6 +99,7 @@ def load_model(
     if local is None:
         read_model_folder(_snapshot(path, revision))
     _check_loaded(path, info)
+    _say_untied(path, model)
     model.eval()
     return model
 
@@ -133,11 +143,23 @@ def model_size(path: str, *, revision: str | None = None, trust_remote_code: boo
 
 def _check_loaded(path: str, info: Mapping[str, Any]) -> None:
     if missing := sorted(info["missing_keys"]):  # transformers would go on with random numbers in their place
-        raise ExpungeError(f"{path} lacks {len(missing)} weights of its model, such as {missing[0]}; copy or save it again")
+        raise ExpungeError(f"{path} lacks {len(missing)} of its model's weights, such as {missing[0]}; copy or save it again")
     if unread := sorted(info["unexpected_keys"]):
         warnings.warn(
             f"{len(unread)} weights of {path}, such as {unread[0]}, have no place in the model that its config.json describes; "
             "they are left out, here and in everything made from it",
+            stacklevel=3,
+        )
+
+
+def _say_untied(path: str, model: "PreTrainedModel") -> None:
+    """Warns of a head of its own where the configuration ties it to the embeddings: readers differ in which they take."""
+    config, head, table = model.config.get_text_config(decoder=True), model.get_output_embeddings(), model.get_input_embeddings()
+    tied = getattr(config, "tie_word_embeddings", False) and getattr(model.config, "tie_word_embeddings", True)
+    if tied and head is not None and head.weight is not table.weight and head.weight.shape == table.weight.shape:  # type: ignore[union-attr]
+        warnings.warn(
+            f"the config.json of {path} ties the output head to the embeddings, and its weights have a head of their own, which "
+            "is used; other programs take the embeddings: set tie_word_embeddings to false",
             stacklevel=3,
         )
 
@@ -151,6 +173,12 @@ def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code:
         if (local / CONFIG).is_file():
             read_model_folder(local)
         check_tokenizer_folder(local)
+        if two_templates(local):
+            warnings.warn(
+                f"{path} holds two different chat templates, in chat_template.jinja and in tokenizer_config.json; the first is "
+                "used, and programs of before 2025 use the second: remove the one that is not wanted",
+                stacklevel=3,
+            )
     try:
         return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # tokenizers raises plain exceptions, of a file of a newer version for one
@@ -191,6 +219,19 @@ def tokenizer_fingerprint(path: str, *, revision: str | None = None) -> str:
     """Computes a sha256 over the files of a folder's tokenizer and its chat templates."""
     folder = model_folder(path, revision=revision)
     return hash_files(folder, list(tokenizer_files(folder)))
+
+
+def model_identity(path: str, *, revision: str | None = None) -> str:
+    """Computes a sha256 over everything in a model folder that its answers depend on: config.json and weights, the tokenizer and
+    its templates, the end tokens of its generation config."""
+    parts = model_fingerprint(path, revision=revision), reading_fingerprint(model_folder(path, revision=revision))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def reading_fingerprint(folder: Path) -> str:
+    """Computes a sha256 over the files of a folder that say how its model is asked and where its answers end: the tokenizer, chat
+    templates, the generation config."""
+    return hash_files(folder, [file for file in (folder / GENERATION, *tokenizer_files(folder)) if file.is_file()])
 
 
 def in_cache(path: str, revision: str | None = None) -> bool:
