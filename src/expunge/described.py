@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
 
 
@@ -29,8 +29,12 @@ class _Fields:
 
 
 class Described(BaseModel):
-    """Base of classes whose fields have docstrings, which become their descriptions in `--help` and `expunge methods NAME`."""
+    """Base of classes whose fields have docstrings, which become their descriptions in `--help` and `expunge methods NAME`.
 
+    Schemas are built when the first value of a class is: a wrong flag, or a list of methods, needs none.
+    """
+
+    model_config = ConfigDict(defer_build=True)
     model_fields: ClassVar[_Fields] = _Fields()  # type: ignore[assignment]
 
 

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from expunge.errors import ExpungeError, nearest
 
 _HERE = Path(__file__).parent
@@ -18,6 +16,8 @@ def recipes_folder() -> Path:
 
 def recipe(name: str) -> dict[str, Any]:
     """Reads the recipe `lab/npo`, `tofu`, ... as plain data. Raises ExpungeError, with the nearest name, for an unknown one."""
+    import yaml
+
     folder = recipes_folder()
     path = folder / f"{name}.yaml"
     if not path.is_file():

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from expunge.data.example import Example, Request
@@ -66,7 +65,7 @@ class _Common(Described):
     left out."""
     max_length: int = Field(512, ge=8)
     """Longest sequence in tokens; longer answers are cut at the end."""
-    training: Training = Training()
+    training: Training = Field(default_factory=Training)
     """How the weights move."""
 
     def sources(self) -> list[str]:
@@ -171,7 +170,7 @@ class AcquisitionRun(_Common):
     """Harmful prompts and answers."""
     retain: Sources = ()
     """Normal ones."""
-    acquisition: Acquisition = Acquisition()
+    acquisition: Acquisition = Field(default_factory=Acquisition)
 
     def sources(self) -> list[str]:
         return [self.model, *self.forget, *self.retain]
@@ -187,11 +186,15 @@ class AcquisitionRun(_Common):
 
 def to_yaml(value: BaseModel) -> str:
     """Writes every field, including defaults, which may change between versions."""
+    import yaml
+
     return yaml.safe_dump(value.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file that holds a mapping. Raises ExpungeError for any other file."""
+    import yaml
+
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

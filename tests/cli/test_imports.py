@@ -24,8 +24,8 @@ print(json.dumps(sorted(m for m in sys.argv[1].split(",") if m in sys.modules)),
 """Runs a command and says on the last line of stderr what it has imported."""
 
 
-def imported(*words: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-c", SCRIPT, ",".join(HEAVY), *words], capture_output=True, text=True, check=True)
+def imported(*words: str, of: tuple[str, ...] = HEAVY) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", SCRIPT, ",".join(of), *words], capture_output=True, text=True, check=True)
     found: list[str] = json.loads(done.stderr.splitlines()[-1])
     return found
 
@@ -51,6 +51,11 @@ def imported(*words: str) -> list[str]:
 )
 def test_flags_and_lists_of_methods_need_neither_torch_nor_numpy(line: str) -> None:
     assert imported(*line.split()) == []
+
+
+@pytest.mark.parametrize("line", ["unlearn npo --model m --forget f --out o --btea 1", "methods"])
+def test_a_wrong_flag_and_a_list_need_no_parser_and_no_schema(line: str) -> None:
+    assert imported(*line.split(), of=("typeguard", "unittest.mock", "yaml", "pydantic.plugin._loader")) == []
 
 
 @pytest.mark.parametrize("line", ["suites", "suites tofu", "suites probability"])

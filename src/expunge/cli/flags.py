@@ -3,7 +3,7 @@
 import contextlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar, get_args
 
 import tyro
@@ -16,6 +16,7 @@ Flags = TypeVar("Flags", bound=BaseModel)
 
 PLAIN = tyro.conf.arg(name="")
 """Marks a field whose own fields are flags without a prefix."""
+_Named = type(PLAIN)
 POSITIONAL = get_args(Positional[str])[1]
 """Marks a field that is a word without a flag."""
 
@@ -25,6 +26,9 @@ def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags |
 
     Raises ExpungeError for an unknown or missing flag or a bad value; `--help` prints and exits.
     """
+    check_known(cls, program, words, prefixes=prefixes)
+    if not words and default is None and not any(field.is_required() for field in cls.__pydantic_fields__.values()):
+        return cls.model_construct()  # pydantic does not check defaults either
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -45,10 +49,27 @@ def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags |
             raise
         raise ExpungeError(f"{program}: {_sentence(printed.getvalue())}; `{program} --help` lists the flags") from None
     if unknown:
-        word = unknown[0].split("=")[0]
-        raise ExpungeError(f"{program} has no flag '{word}'{nearest(word, flags_of(cls, prefixes=prefixes))}")
+        raise _no_flag(program, unknown[0], flags_of(cls, prefixes=prefixes))
     assert value is not None
     return value
+
+
+def check_known(cls: type[BaseModel], program: str, words: Sequence[str], *, prefixes: bool = False) -> None:
+    """Raises ExpungeError for a word that looks like a flag and is none.
+
+    From the names of the fields alone, before a schema or a parser is built, which take longer than all the rest. A value never
+    begins with two dashes: tyro takes no such word after a flag either.
+    """
+    known = {"--", "--help", *flags_of(cls, prefixes=prefixes)}
+    for word in words:
+        flag = word.partition("=")[0].replace("_", "-")
+        if flag.startswith("--") and flag not in known and not flag.startswith("--tyro-"):  # which write shell completions
+            raise _no_flag(program, word, known)
+
+
+def _no_flag(program: str, word: str, known: Collection[str]) -> ExpungeError:
+    flag = word.partition("=")[0]
+    return ExpungeError(f"{program} has no flag '{flag}'{nearest(flag, known)}")
 
 
 def _columns_apart(words: Sequence[str]) -> list[str]:
@@ -87,15 +108,16 @@ def _config(prefixes: bool) -> tuple[Any, ...]:
 def flags_of(cls: type[BaseModel], *, prefixes: bool, before: str = "") -> list[str]:
     """Returns all flags of a command: its fields and those of the values that it holds (`before` is the prefix of theirs)."""
     found: list[str] = []
-    for name, info in cls.model_fields.items():
-        flag, kind = f"{before}{name.replace('_', '-')}", info.annotation
+    for name, info in cls.__pydantic_fields__.items():  # without looking for their docstrings
+        said = next((mark.name for mark in info.metadata if isinstance(mark, _Named) and mark.name), name)
+        flag, kind = f"{before}{said.replace('_', '-')}", info.annotation
         if POSITIONAL in info.metadata:
             continue
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             inner = f"{flag}." if prefixes and PLAIN not in info.metadata else ""
             found += flags_of(kind, prefixes=prefixes, before=inner)
         else:
-            found += [f"--{flag}", *([f"--{before}no-{name.replace('_', '-')}"] if kind is bool else [])]
+            found += [f"--{flag}", *([f"--{before}no-{said.replace('_', '-')}"] if kind is bool else [])]
     return found
 
 

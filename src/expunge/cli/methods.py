@@ -89,8 +89,8 @@ def run(flags: Methods) -> None:
     print()
     for field, info in cls.model_fields.items():
         if field != "name":
-            default = "none" if info.default is None else info.default
-            print(f"--{field.replace('_', '-')} (default {default})\n    {info.description}")
+            default = info.get_default(call_default_factory=True)
+            print(f"--{field.replace('_', '-')} (default {'none' if default is None else default})\n    {info.description}")
 
 
 def _rates(cls: "type[TrainingMethod]") -> str:

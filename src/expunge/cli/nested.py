@@ -36,7 +36,7 @@ def narrow(spec: type[BaseModel], said: dict[str, Any], words: Sequence[str]) ->
     classes: dict[str, Any] = {}
     for field, choices in inner_choices(spec).items():
         name, left = _taken(left, f"--{field}")
-        inner = fields.get(field) or spec.model_fields[field].default.model_dump(mode="json")
+        inner = fields.get(field) or spec.model_fields[field].get_default(call_default_factory=True).model_dump(mode="json")
         name = name or str(inner.get("name"))
         if name not in choices:
             raise ExpungeError(f"there is no method '{name}' for --{field}{nearest(name, choices)}; it is {', '.join(choices)}")

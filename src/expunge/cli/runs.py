@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from pydantic import BaseModel, ConfigDict
 
-from expunge.cli.flags import parse, value_of
+from expunge.cli.flags import check_known, parse, value_of
 from expunge.described import Described
 from expunge.errors import ExpungeError, Interrupted
 from expunge.folders import resume_command, unfinished
@@ -41,6 +41,7 @@ def parse_run(
     flags: type[BaseModel], cls: type[Value], program: str, words: Sequence[str], fixed: dict[str, Any], *, prefixes: bool = False
 ) -> tuple[Value, Folder]:
     """Returns (run, folder). `flags` is `cls` with a field `folder`; `fixed` is given by the words before the flags."""
+    check_known(flags, program, words, prefixes=prefixes)
     plain = _length_by_words(said_in_file(words, program.split()[1]), words) | fixed
     default = _with_missing(flags, plain)
     value = parse(flags, program, words, default, prefixes=prefixes)

@@ -49,8 +49,9 @@ class Format(Record):
         return self
 
 
-VERBATIM = Format(template="{prompt}{response}")
-"""No template: the prompt is the whole text, and the answer has its own leading space."""
+def verbatim_format() -> Format:
+    """Returns the format without a template: the prompt is the whole text, and the answer has its own leading space."""
+    return Format(template="{prompt}{response}")
 
 
 def default_format(tokenizer: "PreTrainedTokenizerBase") -> Format:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from expunge.data.encode import Encoder, fitted
-from expunge.data.format import VERBATIM, default_format
+from expunge.data.format import default_format, verbatim_format
 from expunge.errors import ExpungeError
 from expunge.evaluation.judges import Answer, Judge, Verdict, language_model
 from expunge.evaluation.rouge import rouge
@@ -42,7 +42,7 @@ class SecondModel(Judge):
         model, tokenizer = language_model(self.model)
         length = room(model)
         encoder = (
-            Encoder(tokenizer, VERBATIM, max_length=sys.maxsize)
+            Encoder(tokenizer, verbatim_format(), max_length=sys.maxsize)
             if self.verbatim
             else Encoder(tokenizer, default_format(tokenizer), length)
         )

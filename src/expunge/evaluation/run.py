@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from expunge.data.encode import Encoder
-from expunge.data.format import VERBATIM, Format, default_format
+from expunge.data.format import Format, default_format, verbatim_format
 from expunge.errors import ExpungeError
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.metrics.base import Metric, Row, Unscored, finite
@@ -166,7 +166,7 @@ def _readers(
     encoder = Encoder(tokenizer, format, min(max_length, positions(model) or max_length))
     engine = Engine(model, encoder.pad_id, max_tokens=max_tokens, max_rows=max_rows, reuse=reuse)
     most = room(model)
-    whole = Encoder(tokenizer, VERBATIM, max_length=sys.maxsize)
+    whole = Encoder(tokenizer, verbatim_format(), max_length=sys.maxsize)
     settings = [format.model_dump_json(), str(encoder.max_length), str(most), str(causal_model(model).dtype)]
     return _Readers(
         engine, Rows(model, tokenizer, encoder, engine), Rows(model, tokenizer, whole, engine, room=most), most, settings

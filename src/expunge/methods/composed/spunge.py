@@ -61,9 +61,9 @@ class Spunge(ComposedMethod):
     """With `--split-by-classifier embeddings` and no attribute: the number of parts, found by k-means."""
     least: int = Field(8, ge=1)
     """Smallest number of rows in a part; a smaller part is an error."""
-    each: PartMethod = RMU()
+    each: PartMethod = Field(default_factory=RMU)
     """The method that runs on each part, with its fields: `--each rmu --each.layer 7`."""
-    merge: MergeMethod = Ties()
+    merge: MergeMethod = Field(default_factory=Ties)
     """How the results are merged: `--merge ties --merge.density 0.2`."""
     write: Literal["weights", "adapter"] = "weights"
     """Write a complete model or, if all parts are adapters, an adapter of rank --rank; the approximation error is reported."""

@@ -1,0 +1,31 @@
+"""Names of flags, which are compared before a parser is built."""
+
+import re
+
+import pytest
+
+from expunge.cli import main
+
+
+def listed(line: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """Returns the flags in the help of a command, each at the beginning of its line; not those that are read earlier."""
+    with pytest.raises(SystemExit):
+        main([*line.split(), "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    found = {flag for text in lines if re.match(r"\W*--", text) for flag in re.findall(r"--[a-z][\w.-]*", text)}
+    return found - {"--config", "--each", "--merge"}
+
+
+@pytest.mark.parametrize("line", ["unlearn npo", "unlearn spunge --each rmu", "compare a b", "merge ties"])
+def test_every_flag_in_the_help_of_a_command_is_known_before_its_parser_is_built(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = listed(line, capsys)
+    assert len(flags) > 8
+    assert main([*line.split(), *flags, "--no-such-flag"]) == 2
+    assert "no flag '--no-such-flag'" in capsys.readouterr().err
+
+
+def test_a_flag_may_have_underscores_and_a_value_that_looks_like_a_flag_is_not_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["merge", "ties", "--dry_run", "--out=--odd", "--tyop", "1"]) == 2
+    assert "no flag '--tyop'" in capsys.readouterr().err
