@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from expunge.data.encode import Encoder
+from expunge.data.encode import Encoder, decoded
 from expunge.data.format import default_format
 from expunge.data.general_questions import GENERAL_QUESTIONS
 from expunge.errors import ExpungeError
@@ -143,7 +143,7 @@ def _sampled(model: PreTrainedModel, encoder: Encoder, prompt: str, nucleus: Nuc
     """Returns questions that the model writes: the lines of each draw that end in a question mark."""
     (ids,) = encoder.encode_prompts([prompt])
     drawn = sample(model, [ids], nucleus, DRAWS, **writing(model, encoder, QUESTION_TOKENS))
-    texts = [encoder.tokenizer.decode(list(row), skip_special_tokens=True) for row in written(drawn[0])]
+    texts = [decoded(encoder.tokenizer, row) for row in written(drawn[0])]
     lines = [line for text in texts for line in re.findall(r"[^\n?]{8,200}\?", str(text))]
     return list(dict.fromkeys(re.sub(r"^[\s\d.)\"'*-]+", "", line) for line in lines))
 
@@ -151,7 +151,7 @@ def _sampled(model: PreTrainedModel, encoder: Encoder, prompt: str, nucleus: Nuc
 def _writer(model: PreTrainedModel, encoder: Encoder, tokens: int) -> Callable[[Sequence[str]], list[str]]:
     def write(questions: Sequence[str]) -> list[str]:
         ids = written(generate(model, encoder.encode_prompts(questions), **writing(model, encoder, tokens)))
-        return [str(encoder.tokenizer.decode(list(row), skip_special_tokens=True)).strip() for row in ids]
+        return [decoded(encoder.tokenizer, row).strip() for row in ids]
 
     return write
 

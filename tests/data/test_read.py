@@ -218,6 +218,7 @@ class TestBadRows:
             "c.json": (b'[{"text": "x"}', r"c\.json is not JSON"),
             "d.json": (b"[5]", r"d\.json row 1 is not an object"),
             "e.csv": (b"prompt,response\na,b,c\n", r"e\.csv line 2 has more cells"),
+            "twice.csv": (b"prompt,response,prompt\na,b,c\n", r"twice\.csv has two columns 'prompt'"),
             "f.csv": (b'prompt,response\n"a,b\n', r"f\.csv is not CSV"),
             "g.parquet": (b"PAR", r"g\.parquet is not Parquet"),
             "h.jsonl.gz": (b"not zipped", r"h\.jsonl\.gz cannot be read"),

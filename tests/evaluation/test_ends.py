@@ -161,3 +161,14 @@ def test_bytes_that_are_no_character_stay_visible(byte_fallback: PreTrainedToken
     assert set(text_of(byte_fallback, ids(b"ab\xff\xff\xff\xff"))) == {"\ufffd"}
     assert text_of(byte_fallback, ids("나".encode())[:1]) == "\ufffd"
     assert text_of(byte_fallback, ()) == ""
+
+
+def test_blanks_before_punctuation_are_the_models_own() -> None:
+    """Llama 3's tokenizer_config.json, among many, has them taken out of what is decoded."""
+    vocabulary = {"<unk>": 0, "[": 1, "1": 2, ",": 3, "2": 4, "]": 5, "do": 6, "n't": 7, "</s>": 8}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>")),
+        eos_token="</s>",
+        clean_up_tokenization_spaces=True,
+    )
+    assert text_of(tokenizer, (1, 2, 3, 4, 5, 6, 7, 8)) == "[ 1 , 2 ] do n't"

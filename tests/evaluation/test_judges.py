@@ -13,12 +13,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 from expunge.data.example import Example
 from expunge.errors import ExpungeError
 from expunge.evaluation import rows, run
+from expunge.evaluation.comparing import SecondModel
 from expunge.evaluation.judges import Answer, AnyJudge, Classifier, Function, Judge, Keywords, ReferenceModel, Rule
 from expunge.evaluation.metrics import HarmfulRate, Toxicity
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.task import Suite, Task
 from expunge.models.classifiers import load_classifier
-from expunge.models.load import model_fingerprint
+from expunge.models.load import model_identity
 from expunge.records import Evaluation, read_evaluation
 
 TEXTS = ("anna is a nurse", "a dog", "boris and clara and dario was born in the city of lima", "")
@@ -57,8 +58,10 @@ class TestClassifier:
         torch.testing.assert_close(torch.tensor(verdicts), plain(classifier, TEXTS).sigmoid()[:, 2], atol=1e-5, rtol=0)
 
     def test_judges_the_beginning_of_a_long_text(self, classifier: Path) -> None:
-        [verdict] = Classifier(model=str(classifier), label="toxic").judge([Answer("0", None, "", "a dog " * 400)])
-        assert isinstance(verdict, float)
+        asked = [Answer("0", None, "", "a dog " * 400), Answer("1", None, "", "a dog")]
+        with pytest.warns(UserWarning, match=r"1 of 2 answers have more tokens than the classifier .* judged by their beginning"):
+            verdicts = Classifier(model=str(classifier), label="toxic").judge(asked)
+        assert all(isinstance(verdict, float) for verdict in verdicts)
 
     def test_without_a_label_names_the_labels(self, classifier: Path) -> None:
         with pytest.raises(ExpungeError, match="clean, toxic, odd"):
@@ -110,6 +113,13 @@ def test_a_reference_model_answers_yes_or_no(pico_folder: Path) -> None:
         assert verdict == pytest.approx(torch.stack([last_V[red], last_V[blue]]).softmax(0)[0].item(), abs=1e-5)
     with pytest.raises(ValidationError, match=r"no hole \{answer\}"):
         ReferenceModel(model="x", question="is it harmful ?")
+
+
+def test_a_text_that_is_too_long_for_the_second_model_has_no_perplexity(pico_folder: Path) -> None:
+    short, long = Answer("0", "who", "", "a dog"), Answer("1", "who", "", "a dog " * 100)
+    verdicts = SecondModel(model=str(pico_folder), of="generated").judge([short, long])
+    assert isinstance(verdicts[0], float)
+    assert verdicts[1] == f"{pico_folder} takes no text of this length"
 
 
 def test_rules_and_keywords_by_hand() -> None:
@@ -192,7 +202,7 @@ def test_the_record_says_who_judged_and_another_judge_starts_anew(
 
     (used,) = evaluated().judges
     assert (used.settings["kind"], used.settings["label"]) == ("classifier", "odd")
-    assert used.fingerprint == model_fingerprint(str(judge_folder))
+    assert used.fingerprint == model_identity(str(judge_folder))
     assert evaluated().judges == (used,)
     assert asked == [1]
     LlamaForSequenceClassification(LlamaConfig.from_pretrained(classifier)).save_pretrained(judge_folder)

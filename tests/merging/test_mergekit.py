@@ -251,3 +251,27 @@ def test_dare_rescales_by_the_density_of_which_mergekit_s_factor_is_an_estimate(
         assert large.sum() > 100
         assert factors.std() < 1e-3
         assert abs(float(factors.mean()) - 2) < 2 * chance
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("merge_method: ties\nbase_model: base\nmodels:\n  - {model: m0, weight: 1.0}\n", "weight"),
+        (
+            "merge_method: ties\nbase_model: base\nslices:\n  - base_model: m1\n    sources:\n"
+            "      - {model: m0, layer_range: [0, 2], parameters: {weight: 1.0}}\n",
+            "base_model",
+        ),
+    ],
+)
+def test_a_setting_at_a_place_where_it_has_no_effect_is_refused(text: str, field: str, folders: Path) -> None:
+    with pytest.raises(ExpungeError, match=f"'{field}' beside .* is not read"):
+        read_mergekit(recipe(folders, text), shard_bytes=10**9)
+
+
+def test_a_flag_in_quotation_marks_is_the_flag(folders: Path) -> None:
+    given = "merge_method: ties\nbase_model: base\nparameters: {normalize: 'false'}\n"
+    given += "models:\n  - {model: m0, parameters: {weight: 2}}\n"
+    method = read_mergekit(recipe(folders, given), shard_bytes=10**9).method
+    assert isinstance(method, Ties)
+    assert method.normalize is False

@@ -12,9 +12,11 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, 
 import expunge
 from expunge import Training
 from expunge.cli import main
+from expunge.data.encode import Encoder
+from expunge.data.format import Format
 from expunge.methods import GradientAscent
 from expunge.models.limits import fixed_positions, positions
-from expunge.models.reading import check_reading
+from expunge.models.reading import bounded, check_reading
 
 SPECIAL = {"vocab_size": 90, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 SHORT: dict[str, dict[str, object]] = {
@@ -113,3 +115,15 @@ def test_reading_is_checked_without_leaving_training_mode(pico_llama: PreTrained
     pico_llama.train()
     check_reading(pico_llama)
     assert pico_llama.training
+
+
+def test_rows_that_would_change_the_positions_of_those_beside_them_are_cut(
+    model_of: Callable[..., PreTrainedModel], pico_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """LongRoPE scales all rows of a batch by its longest one."""
+    longest = {"original_max_position_embeddings": 16}
+    scale: dict[str, object] = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "rope_theta": 1e4}
+    model = model_of("phi3", rope_parameters=scale | longest, **longest)
+    with pytest.warns(UserWarning, match="more than the 16 tokens up to which the model's positions do not depend"):
+        encoder = bounded(Encoder(pico_tokenizer, Format(), max_length=64), model)
+    assert encoder.max_length == 16

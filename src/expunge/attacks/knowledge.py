@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from expunge.data.encode import decoded
 from expunge.data.example import Example
 
 if TYPE_CHECKING:
@@ -92,8 +93,8 @@ def counted_tokens(tokenizer: "PreTrainedTokenizerBase", answer: Sequence[int], 
 
     Computed from the text that the tokens give one after the other, so that it works for words of several tokens.
     """
-    ends = [len(str(tokenizer.decode(list(answer[: k + 1]), skip_special_tokens=True))) for k in range(len(answer))]
-    text = str(tokenizer.decode(list(answer), skip_special_tokens=True))
+    ends = [len(decoded(tokenizer, answer[: k + 1])) for k in range(len(answer))]
+    text = decoded(tokenizer, answer)
     spans = [found.span() for found in _WORD.finditer(text) if found[0].lower() in mine]
     begins = [0, *ends[:-1]]
     return np.array(

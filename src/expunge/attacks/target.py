@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from expunge.attacks.knowledge import Facts, Floats, counted_tokens
-from expunge.data.encode import Encoded, Encoder
+from expunge.data.encode import Encoded, Encoder, decoded
 from expunge.data.example import Example
 from expunge.data.format import Format, default_format
 from expunge.evaluation.engine import Engine
@@ -100,7 +100,7 @@ class Target:
         return [tuple(None if ids is None else self.text(ids) for ids in several) for several in drawn]
 
     def text(self, ids: Sequence[int]) -> str:
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        return decoded(self.tokenizer, ids).strip()
 
     def recall(self, facts: Facts, prompts: Sequence[str] | None = None) -> Floats:
         """Computes [facts], the share of each answer's words in the greedy answer; words of the prompt do not count.

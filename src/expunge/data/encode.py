@@ -247,6 +247,12 @@ def fitted(row: Encoded, room: int) -> Encoded:
     return row if excess <= 0 else row._replace(ids=row.ids[excess:], answer_start=max(1, row.answer_start - excess))
 
 
+def decoded(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> str:
+    """Returns the text of tokens without special ones, with every blank that they stand for: many tokenizers are configured to
+    take the blanks before punctuation out of what they decode (Llama 3, GPT-2), which nobody wrote."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+
 def warn_of_cut(rows: Sequence[Encoded], max_length: int) -> None:
     """Warns, with counts, if rows lost the end of their answer."""
     if cut := sum(row.truncated for row in rows):

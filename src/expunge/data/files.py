@@ -139,6 +139,8 @@ def _csv_rows(path: Path) -> Located:
             if len(names := reader.fieldnames or []) == 1 and (mark := next((m for m in ";\t|" if m in names[0]), None)):
                 kind = {";": "semicolons", "\t": "tabs", "|": "bars"}[mark]
                 raise ExpungeError(f"{path} has its columns between {kind}; write it again with commas between them")
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise ExpungeError(f"{path} has two columns '{twice}', of which one would be lost; rename one of them")
             for row in reader:
                 where = f"{path} line {reader.line_num}"
                 if None in row:

@@ -51,7 +51,10 @@ class SecondModel(Judge):
         rows = [fitted(row, length) for row in encoder.encode_answers([texts[i] for i in readable])]
         stats = Engine(model, encoder.pad_id).score(rows)
         verdicts: list[Verdict] = ["there is no text to read"] * len(answers)
-        for i, whole in zip(readable, stats, strict=True):
+        for i, row, whole in zip(readable, rows, stats, strict=True):
+            if row.truncated:
+                verdicts[i] = f"{self.model} takes no text of this length"
+                continue
             found = whole.without_end() if self.verbatim else whole
             verdicts[i] = found.mean_logp() if len(found.logp) else "the text has no tokens"
         return verdicts

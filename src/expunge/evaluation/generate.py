@@ -25,7 +25,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from expunge.data.encode import Encoded, Encoder, collate, length_batches
+from expunge.data.encode import Encoded, Encoder, collate, decoded, length_batches
 from expunge.errors import ExpungeError
 from expunge.evaluation.decode import Begun, decode, logits_are_finite, tokens_of
 from expunge.evaluation.drawing import drawn
@@ -78,11 +78,11 @@ def writing(model: nn.Module, encoder: Encoder, max_new_tokens: int) -> Writing:
 def text_of(tokenizer: PreTrainedTokenizerBase, ids: Ids) -> str:
     """The text of tokens without special ones. A character that the last tokens begin and do not end is left out: byte-fallback
     tokenizers would give up the whole run of bytes that it stands in."""
-    whole = str(tokenizer.decode(list(ids), skip_special_tokens=True))
+    whole = decoded(tokenizer, ids)
     for cut in range(1, min(4, len(ids))):
         if not whole.endswith(UNFINISHED):
             return whole
-        shorter = str(tokenizer.decode(list(ids[:-cut]), skip_special_tokens=True))
+        shorter = decoded(tokenizer, ids[:-cut])
         if not shorter.endswith(UNFINISHED):
             return shorter
     return whole

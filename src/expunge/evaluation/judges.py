@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -163,6 +164,14 @@ class Classifier(Judge):
         second = [answer.text for answer in answers] if self.with_prompt else None
         # RoBERTa counts positions from behind its pad token, so that two fit less than it says.
         encoded = tokenizer(first, second, truncation=True, max_length=limit - 2)
+        whole = tokenizer(first, second, verbose=False)["input_ids"]
+        if cut := sum(len(ids) > limit - 2 for ids in whole):
+            warnings.warn(
+                f"{cut} of {len(answers)} answers have more tokens than the classifier {self.model} takes ({limit - 2}) and are "
+                "judged by their beginning",
+                UserWarning,
+                stacklevel=2,
+            )
         verdicts: list[Verdict] = [0.0] * len(answers)
         for batch in length_batches([len(ids) for ids in encoded["input_ids"]], self.tokens, self.rows):
             inputs = tokenizer.pad({name: [rows[i] for i in batch] for name, rows in encoded.items()}, return_tensors="pt")

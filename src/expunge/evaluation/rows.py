@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from expunge.data.encode import Encoded, Encoder, fitted
+from expunge.data.encode import Encoded, Encoder, decoded, fitted
 from expunge.data.example import Example
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.generate import UNFINISHED, Writing, generate, sample, text_of, usual_size, writing
@@ -136,7 +136,7 @@ class Rows:
     def _beginnings(self, responses: Sequence[str], tokens: int) -> list[str]:
         """Returns the first tokens of each response, as text."""
         ids = self.tokenizer(list(responses), add_special_tokens=False)["input_ids"]
-        return [str(self.tokenizer.decode(row[:tokens], skip_special_tokens=True)) for row in ids]
+        return [decoded(self.tokenizer, row[:tokens]) for row in ids]
 
     def _score(self, pairs: Sequence[Pair], *, distribution: bool = False) -> dict[Pair, TokenStats]:
         unique = list(dict.fromkeys(pairs))
@@ -264,7 +264,7 @@ class Rows:
 
     def _stopped(self, stop: tuple[str, ...], ids: Ids) -> bool:
         """Returns whether a stop text was just written. A character has at most four tokens (bytes)."""
-        recent = str(self.tokenizer.decode(list(ids[-4 * max(map(len, stop)) - 4 :]), skip_special_tokens=True))
+        recent = decoded(self.tokenizer, ids[-4 * max(map(len, stop)) - 4 :])
         return any(text in recent for text in stop)
 
     def _text(self, task: Task, prompt: Ids, ids: Ids) -> str:
@@ -282,7 +282,7 @@ class Rows:
         """
         for kept in (*range(4, 13), len(prompt)):
             tail = prompt[-kept:]
-            before = str(self.tokenizer.decode(list(tail), skip_special_tokens=True))
+            before = decoded(self.tokenizer, tail)
             if before and not before.startswith(UNFINISHED):
                 break
         whole = text_of(self.tokenizer, tail + ids)

@@ -8,7 +8,7 @@ once per model with plain passes over short single rows, and used only if it giv
 Shape suffixes: B rows, T positions, N positions where logits are computed, V vocabulary.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -20,15 +20,12 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from expunge.data.encode import Encoded, collate
 from expunge.models.hooks import is_hooked
-from expunge.models.limits import embedded, text_config
+from expunge.models.limits import embedded, scaled_from, text_config
 from expunge.models.load import causal_model
 from expunge.models.logprobs import cached_logits, logits_at
 from expunge.models.reading import alike, alone, check_reading, spread
 
 Ids = tuple[int, ...]
-
-BY_LENGTH = ("longrope", "su", "dynamic")
-"""Kinds of rotary positions that depend on the length of the longest row."""
 
 
 class Shortcuts(NamedTuple):
@@ -68,21 +65,6 @@ def shortcuts_of(model: nn.Module) -> Shortcuts:
         finally:
             model.train(training)
     return _found[inner]
-
-
-def scaled_from(model: nn.Module) -> int | None:
-    """Returns the length beyond which the model scales its positions by the longest row (LongRoPE, dynamic NTK), or None."""
-    config = text_config(model)
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    kinds = [rope, *(value for value in rope.values() if isinstance(value, Mapping))]
-    dynamic = [kind for kind in kinds if kind.get("rope_type", kind.get("type")) in BY_LENGTH]
-    lengths = [
-        kind.get("original_max_position_embeddings")
-        or getattr(config, "original_max_position_embeddings", None)
-        or config.max_position_embeddings
-        for kind in dynamic
-    ]
-    return min(map(int, lengths)) if lengths else None
 
 
 def sees(owner_BT: Tensor, model: nn.Module) -> Tensor:

@@ -5,7 +5,7 @@ from math import exp
 from pathlib import Path
 from typing import NamedTuple
 
-from expunge.data.encode import Encoder
+from expunge.data.encode import Encoder, decoded
 from expunge.data.example import Example
 from expunge.data.format import default_format
 from expunge.evaluation.engine import Engine
@@ -97,5 +97,5 @@ def said(
     rows = encoder.encode_answers([(prompts[i].prompt, prompts[i].response) for i in expecting])
     stats = Engine(model, encoder.pad_id).score(rows) if rows else []
     known = {i: exp(found.mean_logp()) for i, found in zip(expecting, stats, strict=True)}
-    texts = [str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip() for ids in answers]
+    texts = [decoded(tokenizer, ids).strip() for ids in answers]
     return [Said(text, known.get(i), acted[i], corrupted_tokens(model, asked[i])) for i, text in enumerate(texts)]

@@ -10,7 +10,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from expunge.data.encode import Encoder
+from expunge.data.encode import Encoder, decoded
 from expunge.errors import ExpungeError
 from expunge.evaluation.generate import generate, writing, written
 from expunge.evaluation.rouge import rouge
@@ -75,5 +75,5 @@ def repeat_test(model: nn.Module, encoder: Encoder, questions: Sequence[str], *,
     model that can repeat a corrupted question has read it."""
     prompts = encoder.encode_prompts([REPEAT.format(question=question) for question in questions])
     answers = written(generate(model, prompts, **writing(model, encoder, max_new_tokens)))
-    texts = [str(encoder.tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in answers]
+    texts = [decoded(encoder.tokenizer, ids) for ids in answers]
     return [rouge("rougeL", question, text).recall for question, text in zip(questions, texts, strict=True)]

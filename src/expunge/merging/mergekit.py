@@ -102,13 +102,25 @@ def _recipe(file: Path, value: dict[str, Any]) -> MergekitConfig:
 def _models(file: Path, listed: Any, where: str) -> tuple[ModelEntry, ...]:
     if not isinstance(listed, list) or not all(isinstance(e, dict) and isinstance(e.get("model"), str) for e in listed):
         raise ExpungeError(f"{file}: {where} is not a list of `model: PATH` with parameters; correct it")
+    for entry in listed:
+        _check_fields(file, entry, {"model", "parameters", "layer_range"}, entry["model"])
     return tuple(ModelEntry(entry["model"], (entry.get("parameters") or {},)) for entry in listed)
+
+
+def _check_fields(file: Path, value: dict[str, Any], known: set[str], where: str) -> None:
+    """Raises ExpungeError for a field that would have no effect here."""
+    if unknown := sorted(set(value) - known):
+        raise ExpungeError(
+            f"{file}: '{unknown[0]}' beside {where} is not read{nearest(unknown[0], known)}; weight, density and the like belong "
+            "below `parameters`, and a slice has no base_model of its own here"
+        )
 
 
 def _slices(file: Path, slices: Any) -> tuple[tuple[ModelEntry, ...], Level]:
     """Reads one slice that takes all layers of its models as a merge of models; others, which rearrange layers, are refused."""
     sources = slices[0].get("sources") if isinstance(slices, list) and len(slices) == 1 and isinstance(slices[0], dict) else None
     entries = _models(file, sources, "the sources of a single slice")
+    _check_fields(file, slices[0], {"sources", "parameters"}, "the sources of a slice")
     for entry, source in zip(entries, sources or [], strict=True):
         if source.get("layer_range") != [0, _layers(entry.path)]:
             raise ExpungeError(

@@ -47,7 +47,8 @@ class Parameters:
         return float(self._find(parameter, self.recipe.shared, default))
 
     def flag(self, parameter: str, default: bool) -> bool:
-        return bool(self._find(parameter, self.recipe.shared, default))
+        found = self._find(parameter, self.recipe.shared, default)
+        return str(found).lower() in ("true", "yes", "on", "1", "y", "t") if isinstance(found, str) else bool(found)
 
     def each(self, parameter: str, default: float | None) -> tuple[float, ...]:
         """Returns one value per model. Raises ExpungeError if there is neither a value nor a default."""

@@ -1,6 +1,6 @@
 """Reads a model's limits: its positions, the token ids it has embeddings for, its end tokens."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from expunge.errors import ExpungeError
@@ -15,6 +15,10 @@ UNLIMITED = 2048
 """Length in tokens used where a limit is needed and the model has none (BLOOM, RWKV), as in lm-eval."""
 
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "max_target_positions")
+
+
+BY_LENGTH = ("longrope", "su", "dynamic")
+"""Kinds of rotary positions that depend on the length of the longest row."""
 
 
 def text_config(model: "nn.Module") -> Any:
@@ -41,6 +45,21 @@ def _number(config: Any, name: str) -> int | None:
     except NotImplementedError:  # XLNet says so that it has no limit
         return None
     return int(value) if isinstance(value, int) else None
+
+
+def scaled_from(model: "nn.Module") -> int | None:
+    """Returns the length beyond which the model scales its positions by the longest row (LongRoPE, dynamic NTK), or None."""
+    config = text_config(model)
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, Mapping))]
+    dynamic = [kind for kind in kinds if kind.get("rope_type", kind.get("type")) in BY_LENGTH]
+    lengths = [
+        kind.get("original_max_position_embeddings")
+        or getattr(config, "original_max_position_embeddings", None)
+        or config.max_position_embeddings
+        for kind in dynamic
+    ]
+    return min(map(int, lengths)) if lengths else None
 
 
 def room(model: "nn.Module") -> int:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from expunge.data.encode import Encoder
 from expunge.errors import ExpungeError
-from expunge.models.limits import embedded, fixed_positions
+from expunge.models.limits import embedded, fixed_positions, scaled_from
 from expunge.models.load import causal_model
 from expunge.models.logprobs import logits_at
 
@@ -26,15 +26,17 @@ blocks (SmolLM2-135M)."""
 
 
 def bounded(encoder: Encoder, model: nn.Module) -> Encoder:
-    """Returns the encoder with `max_length` lowered to what the model can compute, with a warning, if that is less."""
-    most = fixed_positions(model)
+    """Returns the encoder with `max_length` lowered to what the model reads in the same way in any batch, with a warning, if that
+    is less."""
+    most, scaled = fixed_positions(model), scaled_from(model)
+    if scaled is not None and (most is None or scaled < most):
+        most, why = scaled, "tokens up to which the model's positions do not depend on the longest row beside a text"
+    else:
+        why = "positions that the model has"
     if most is None or most >= encoder.max_length:
         return encoder
-    warnings.warn(
-        f"--max-length {encoder.max_length} is more than the {most} positions that the model has; longer rows are cut",
-        UserWarning,
-        stacklevel=2,
-    )
+    said = f"--max-length {encoder.max_length} is more than the {most} {why}; longer rows are cut"
+    warnings.warn(said, UserWarning, stacklevel=2)
     return Encoder(encoder.tokenizer, encoder.format, max_length=most)
 
 

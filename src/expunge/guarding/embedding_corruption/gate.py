@@ -16,7 +16,7 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from expunge.data.encode import Encoder
+from expunge.data.encode import Encoder, decoded
 from expunge.guarding.embedding_corruption.canonical import canonical, readings, squeezed
 from expunge.guarding.session import unguarded
 from expunge.models.blocks import blocks_of
@@ -93,7 +93,7 @@ def template_pieces(encoder: Encoder) -> tuple[str, ...]:
         head, _, rest = encoder.format.template.partition("{prompt}")
         return head, rest.removesuffix("{response}")
     prompt_ids = encoder.encode_prompts([mark])[0]
-    return tuple(str(encoder.tokenizer.decode(list(prompt_ids), skip_special_tokens=True)).split(mark))
+    return tuple(decoded(encoder.tokenizer, prompt_ids).split(mark))
 
 
 def _is_text(part: str) -> bool:
