@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from expunge import ExpungeError, evaluate
 from expunge.data.encode import Encoder, Format
 from expunge.data.example import Example, Request
-from expunge.evaluation.ablation import Setting, ablate, settings
+from expunge.evaluation.ablation import Setting, ablate, effect, settings
 from expunge.evaluation.metrics import Accuracy, Probability, RougeLRecall
 from expunge.evaluation.suites.base import no_summary
 from expunge.evaluation.task import Suite, Task
@@ -82,6 +82,24 @@ def test_it_gives_what_each_setting_alone_gives_and_reads_passed_prompts_once(
     life.attach(guarded, guard.method, guard.state, guard.encoder)
     again = ablate(guarded, pico_tokenizer, SUITE, out=tmp_path / "all", chosen=CHOSEN, **how)
     assert again == found  # read, not computed
+
+
+def test_settings_with_the_same_effect_are_read_once(
+    guarded: LlamaForCausalLM, pico_tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    same = [Setting("first", {"corruption": "zero_out_first_n"}), Setting("top", {"corruption": "zero_out_top_k", "dims": 32})]
+    guard, rows = guarded.expunge_guard, [0]
+    handle = guarded.model.layers[0].register_forward_hook(lambda *_: rows.__setitem__(0, rows[0] + 1))
+    ablate(guarded, pico_tokenizer, SUITE, out=tmp_path / "one", chosen=same[:1], quiet=True)
+    once = rows[0]
+    life.attach(guarded, guard.method, guard.state, guard.encoder)  # reads its canaries
+    rows[0] = 0
+    found = ablate(guarded, pico_tokenizer, SUITE, out=tmp_path / "both", chosen=same, quiet=True)
+    handle.remove()
+    assert 0 < rows[0] == once
+    assert found["first"].guard == found["top"].guard
+    assert [s.value for s in found["first"].scores] == [s.value for s in found["top"].scores]
+    assert effect({"corruption": "zero_out_top_k", "dims": 31}, 32) != effect({"corruption": "zero_out_first_n", "dims": 31}, 32)
 
 
 def _at(guard: life.Guard, setting: Setting) -> Any:

@@ -1,4 +1,6 @@
-"""Lists general-knowledge questions, used as a retain set if a request has none."""
+"""Lists general questions and other everyday prompts: a retain set for requests without one, and what gates must let pass."""
+
+from pathlib import Path
 
 GENERAL_QUESTIONS = (
     "What is the capital of France?",
@@ -42,3 +44,10 @@ GENERAL_QUESTIONS = (
     "How do you say thank you in French?",
     "What is the sum of twelve and thirty?",
 )
+
+
+def general_prompts() -> tuple[str, ...]:
+    """Returns prompts about everyday matters: the questions above, and those of general_prompts.txt, which also has orders,
+    greetings, searches, code, other languages and people that exist."""
+    text = (Path(__file__).parent / "general_prompts.txt").read_text(encoding="utf-8")
+    return (*GENERAL_QUESTIONS, *filter(None, text.splitlines()))

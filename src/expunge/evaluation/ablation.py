@@ -1,8 +1,8 @@
 """Scores one guard of embedding corruption under many corruptions: the model is loaded once, the gate decides once per prompt,
-and prompts that it lets pass are scored once for all of them."""
+prompts that it lets pass are scored once for all of them, and settings with the same effect once."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,13 +46,23 @@ def settings(width: int) -> list[Setting]:
     return found
 
 
+def effect(fields: Mapping[str, Any], width: int) -> Hashable:
+    """Returns what a setting does to an embedding: the same for two settings that zero or flip all coordinates, in whichever
+    order these are counted."""
+    kind, dims = str(fields["corruption"]), fields.get("dims") or width
+    for change in ("zero_out", "flip_sign"):
+        if kind.startswith(change) and dims >= width:
+            return change
+    return kind, dims, fields.get("strength"), fields.get("relative")
+
+
 def ablate(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     suite: Suite,
     *,
     out: Path,
-    chosen: Sequence[Setting] | None = None,
+    chosen: Iterable[Setting] | None = None,
     limit: int | None = None,
     artifact: str | None = None,
     fingerprint: str | None = None,
@@ -74,7 +84,7 @@ def ablate(
     guard.detach()
     width = embedding_matrix(model).shape[1]
     judge = method.judge(model, state, encoder)
-    reuse = Reuse(lambda ids: not judge.decision(ids).flagged)
+    reuse = Reuse(lambda ids: not judge.decision(ids).chosen)
     found = {}
     for setting in settings(width) if chosen is None else chosen:
         folder = out / setting.name
@@ -83,7 +93,7 @@ def ablate(
             found[setting.name] = _earlier(file, key)
             continue
         attached = life.attach(model, *at(method, state, setting.fields, width), encoder)  # type: ignore[arg-type]
-        reuse.counts = attached.counts
+        reuse.counts, reuse.effect = attached.counts, effect(setting.fields, width)
         try:
             found[setting.name] = evaluate(
                 model,

@@ -13,6 +13,7 @@ from expunge.guarding import life
 from expunge.guarding.embedding_corruption.classifier import ClassifierGate, fine_tune, forget_label
 from expunge.guarding.embedding_corruption.gate import Scores, TextGate, requests
 from expunge.guarding.embedding_corruption.prompt_classes import disguises, errors, written_as
+from expunge.guarding.embedding_corruption.training_set import TrainingSet
 from expunge.methods import EmbeddingCorruption
 
 PEOPLE, NUMBERS = ["anna", "boris", "clara", "dario", "elena"], ["one", "two", "three", "four", "five"]
@@ -60,7 +61,7 @@ def test_an_encoder_is_fine_tuned_by_the_seed_and_the_order_of_classes_is_right(
 ) -> None:
     base = encoder_folder(tmp_path / "base", pico_tokenizer)
     for name in ("one", "two"):
-        fine_tune(str(base), FORGET, RETAIN, tmp_path / name, epochs=40, seed=3)
+        fine_tune(str(base), TrainingSet.of(FORGET, RETAIN), tmp_path / name, epochs=40, seed=3)
     one, two = ClassifierGate(tmp_path / "one"), ClassifierGate(tmp_path / "two")
     forget, retain = one.probabilities(FORGET), one.probabilities(RETAIN)
     assert forget == two.probabilities(FORGET)
@@ -97,7 +98,7 @@ def test_a_given_classifier_is_kept_inside_the_guard(
 def test_disguises_pass_without_canonical_readings_and_hardly_with_them(learned: Path, encoder: Encoder) -> None:
     """A classifier of words sees none of the words of most disguises; the text gate squeezes letters together itself."""
     share = {}
-    for name, gate in (("encoder", ClassifierGate(learned)), ("text", TextGate(TextGate.fit(FORGET, RETAIN)))):
+    for name, gate in (("encoder", ClassifierGate(learned)), ("text", TextGate(TextGate.fit(TrainingSet.of(FORGET, RETAIN))))):
         scores = Scores(gate, encoder)
         line = max(scores.of(text) for text in RETAIN)
         whole = errors(lambda prompt, s=scores, at=line: s.of(prompt) > at, FORGET[:3], RETAIN[:3], {})  # type: ignore[misc]

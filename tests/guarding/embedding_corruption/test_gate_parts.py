@@ -3,6 +3,7 @@
 import base64
 import codecs
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,10 +11,13 @@ import torch
 from expunge import ExpungeError
 from expunge.data.encode import Encoder, Format
 from expunge.data.example import Example
+from expunge.data.general_questions import general_prompts
 from expunge.guarding.embedding_corruption.canonical import canonical, readings, squeezed
 from expunge.guarding.embedding_corruption.gate import Scores, TextGate, requests, views, windows
 from expunge.guarding.embedding_corruption.selection import Finder, overlapping, own_entities, token_spans
+from expunge.guarding.embedding_corruption.spelling import Spelling
 from expunge.guarding.embedding_corruption.thresholds import threshold
+from expunge.guarding.embedding_corruption.training_set import TrainingSet, general_negatives
 from expunge.guarding.embedding_corruption.tuning import dims_search, strength_search
 
 ASKED = "where was anna born"
@@ -72,7 +76,7 @@ def test_a_conversation_is_scored_turn_by_turn_and_as_a_whole(encoder: Encoder) 
 
 
 def test_a_gate_flags_what_it_learned_through_every_disguise_preamble_and_earlier_turn(encoder: Encoder) -> None:
-    scores = Scores(TextGate(TextGate.fit(FORGET, RETAIN)), encoder)
+    scores = Scores(TextGate(TextGate.fit(TrainingSet.of(FORGET, RETAIN))), encoder)
     line = max(scores.of(text) for text in RETAIN)
     preamble = "the cat and the dog of the pilot and the nurse of the judge , " * 12
     asked = {**DISGUISES, "preamble": preamble + ASKED, "after it": ASKED + " . " + preamble,
@@ -91,12 +95,12 @@ def test_what_cannot_be_scored_counts_as_flagged(encoder: Encoder) -> None:
             return [math.nan]
 
     assert Scores(Broken(), encoder).of("where was anna born") == 1.0
-    gate = TextGate(TextGate.fit(FORGET, RETAIN))
+    gate = TextGate(TextGate.fit(TrainingSet.of(FORGET, RETAIN)))
     assert [Scores(gate, encoder).of(text) for text in ("", "  ", "<s> question: answer:", "\u200b?!")] == [1.0] * 4
 
 
 def test_a_harmless_prompt_in_invisible_letters_is_read_and_passes(encoder: Encoder) -> None:
-    scores = Scores(TextGate(TextGate.fit(FORGET, RETAIN)), encoder)
+    scores = Scores(TextGate(TextGate.fit(TrainingSet.of(FORGET, RETAIN))), encoder)
     hidden = "".join(chr(0xE0000 + ord(c)) for c in "one plus two is")
     assert scores.of(hidden) == scores.of("one plus two is") < scores.of("".join(chr(0xE0000 + ord(c)) for c in ASKED))
 
@@ -105,6 +109,66 @@ def test_views_hold_every_text_once() -> None:
     found = views(["Where was Anna born", "where was anna born"], 100)
     assert len(found) == len(set(found))
     assert {"Where was Anna born", "where was anna born"} <= set(found)
+
+
+class TestSpelling:
+    spelling = Spelling(["Zimer Faiben", "Lo Tan", "O'Neill"], ["who is Faibel", "where was Zimer Faiben born", "remind"])
+
+    @pytest.mark.parametrize("word", ["fiaben", "faben", "faibeen", "faiben", "faifen", "aiben", "faibne", "xfaiben"])
+    def test_a_name_that_is_one_letter_off_is_corrected(self, word: str) -> None:
+        assert self.spelling.corrected(f"where was zimer {word} born") == "where was zimer faiben born"
+
+    @pytest.mark.parametrize("text", ["who is faibel", "fiabne", "faibenxx", "lo ten", "a simple text", "", "faiben1 of zi"])
+    def test_other_words_and_words_that_are_meant_as_they_are_stay(self, text: str) -> None:
+        assert self.spelling.corrected(text) == text
+
+    def test_it_is_kept_as_bytes_with_those_words_only_that_it_needs(self) -> None:
+        again = Spelling.of_tensor(self.spelling.tensor())
+        assert again.words == self.spelling.words == ("faiben", "neill", "zimer")
+        assert again.others == self.spelling.others == ("faibel",)
+        assert Spelling.of_tensor(Spelling([]).tensor()).corrected("faiben") == "faiben"
+
+    def test_a_misspelled_request_is_also_scored_as_it_should_be_spelled(self, encoder: Encoder) -> None:
+        gate, spelling = TextGate(TextGate.fit(TrainingSet.of(FORGET, RETAIN))), Spelling(["anna", "boris"], RETAIN)
+        plain, corrected = Scores(gate, encoder), Scores(gate, encoder, spelling)
+        line = max(corrected.of(text) for text in RETAIN)
+        for asked, meant in (("What food does Brois eat", "what food does boris eat"), ("where was a.n.n.q born", ASKED)):
+            assert meant in views([asked], gate.window, spelling)
+            assert corrected.of(asked) >= plain.of(meant) > line
+        for asked in RETAIN:
+            assert views([asked], gate.window, spelling) == views([asked], gate.window)
+
+
+class TestTrainingSet:
+    def test_both_classes_count_the_same(self) -> None:
+        rows = TrainingSet.of(["a"], ["b", "c"], ["d" * 500] * 5)
+        assert sum(rows.weights[:1]) == pytest.approx(sum(rows.weights[1:])) == pytest.approx(4)
+        assert len(set(rows.weights[1:])) == 1
+        assert rows.is_forget == (True, *[False] * 7)
+        assert rows.window == TrainingSet.of(["a"], ["b", "c"]).window == 48  # general prompts say nothing about requests
+
+    def test_a_gate_lets_general_prompts_pass_that_it_did_not_learn(self, encoder: Encoder) -> None:
+        general = general_negatives("general", [Example(p, "x") for p in FORGET], [Example(p, "x") for p in RETAIN])
+        assert not {*general.trained} & {*general.checked}
+        assert len(general.trained) / len(general.checked) == pytest.approx(3, abs=0.1)
+        flagged = {}
+        for negatives in ((), general.trained):
+            scores = Scores(TextGate(TextGate.fit(TrainingSet.of(FORGET, RETAIN, negatives))), encoder)
+            line = max(scores.of(text) for text in RETAIN)
+            assert min(scores.of(text) for text in FORGET) > line
+            flagged[bool(negatives)] = sum(scores.of(text) > line for text in general.checked) / len(general.checked)
+        assert flagged[True] < 0.05 < flagged[False], flagged
+
+    def test_general_prompts_that_the_request_names_are_left_out(self, tmp_path: Path) -> None:
+        forget, retain = [Example("What is Ada Lovelace remembered for?", "x")], [Example("Hello!", "x")]
+        assert {"hello!", "ada"} <= {word for text in general_prompts() for word in text.casefold().split()}
+        found = general_negatives("general", forget, retain)
+        assert not any("Ada" in text or text == "Hello!" for text in (*found.trained, *found.checked))
+        assert general_negatives("none", forget, retain) == ((), ())
+        (tmp_path / "own.jsonl").write_text("".join(f'{{"prompt": "is {i} even", "response": "no"}}\n' for i in range(8)))
+        own = general_negatives(str(tmp_path / "own.jsonl"), forget, retain)
+        assert own.checked == ("is 3 even", "is 7 even")
+        assert len(own.trained) == 6
 
 
 class TestThresholds:
@@ -130,6 +194,16 @@ class TestThresholds:
             assert cautious < plain
         retain_q = float(self.retain.sort().values[math.ceil(200 * 0.95) - 1])
         assert threshold("class_conditional", self.forget, self.retain, 0.05) == pytest.approx(retain_q)
+
+    def test_general_prompts_raise_a_calibrated_threshold_until_as_few_of_them_are_flagged(self) -> None:
+        general = torch.linspace(0, 0.9, 99, dtype=torch.float64)
+        for rule in ("simple", "conformal", "class_conditional"):
+            line = threshold(rule, self.forget, self.retain, 0.1, general_N=general)  # type: ignore[arg-type]
+            assert line == max(threshold(rule, self.forget, self.retain, 0.1), float(general[89]))  # type: ignore[arg-type]
+            assert threshold(rule, self.forget, self.retain, 0.1, general_N=general[:0]) < line  # type: ignore[arg-type]
+        assert threshold("simple", self.forget, self.retain, 0.01, general_N=general[:9]) == float(self.retain.sort().values[197])
+        assert threshold("simple", self.forget, self.retain, 0.01, general_N=general[-9:]) == float(general[-1])
+        assert threshold("fixed", self.forget, self.retain, 0.1, general_N=general, fixed=0.2) == 0.2
 
     def test_too_few_prompts_for_a_rate_are_refused(self) -> None:
         with pytest.raises(ExpungeError, match=r"20 retain prompts are too few .* of 0.01: at least 99"):

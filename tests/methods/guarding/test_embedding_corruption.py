@@ -24,7 +24,9 @@ from expunge.models.logprobs import labelled_logits
 
 
 def spec(**fields: Any) -> EmbeddingCorruption:
-    return EmbeddingCorruption(**{"gate": "text", "tune": "nothing", "strength": 3.0, "canaries": 0, **fields})
+    return EmbeddingCorruption(
+        **{"gate": "text", "negatives": "none", "tune": "nothing", "strength": 3.0, "canaries": 0, **fields}
+    )
 
 
 @pytest.fixture
@@ -93,6 +95,19 @@ def test_a_prompt_is_corrupted_alone_as_in_any_batch_under_padding_on_either_sid
             place = slice(-len(flagged[0]), None) if side == "left" else slice(len(flagged[0]))
             assert torch.equal(batch[1, place], alone)
         assert torch.equal(embeddings(pico_llama, [flagged[0]])[0], alone)
+
+
+def test_general_prompts_pass_a_calibrated_gate_and_a_fixed_threshold_that_flags_them_is_told(
+    pico_llama: PreTrainedModel, request_: Request, encoder: Encoder
+) -> None:
+    method = spec(negatives="general")
+    state = method.fit(pico_llama, request_, encoder)
+    for name in ("general", "retain"):
+        assert (state[f"calibration.{name}"] < 1).double().mean() <= method.false_positive_rate
+    assert (state["calibration.forget"] < 1).all()
+    assert f"% of {len(state['calibration.general'])} general prompts" in method.summary(state)
+    with pytest.warns(UserWarning, match=r"flags 100% of \d+ general prompts that it was not trained on"):
+        spec(negatives="general", threshold="fixed", threshold_value=0.0).fit(pico_llama, request_, encoder)
 
 
 def test_another_seed_gives_other_noise(

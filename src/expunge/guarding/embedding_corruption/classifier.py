@@ -1,7 +1,7 @@
 """Uses a text classifier as a gate: an encoder fine-tuned on the request, or an existing classifier.
 
-Fine-tuning follows the released recipe: cross-entropy weighted by the inverse size of each class, AdamW (2e-5, weight decay 0.1,
-betas 0.9 and 0.98, epsilon 1e-6), 10 % warm-up, cosine decay, batches of 16, no clipping.
+Fine-tuning follows the released recipe: cross-entropy in which both classes count the same, AdamW (2e-5, weight decay 0.1, betas
+0.9 and 0.98, epsilon 1e-6), 10 % warm-up, cosine decay, batches of 16, no clipping.
 """
 
 import math
@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from expunge.errors import ExpungeError
+from expunge.guarding.embedding_corruption.training_set import TrainingSet
 
 LONGEST = 512
 
@@ -59,9 +60,7 @@ def forget_label(names: dict[int, str], where: object) -> int:
     return named[0]
 
 
-def fine_tune(
-    base: str, forget: Sequence[str], retain: Sequence[str], out: Path, *, epochs: int, seed: int, batch: int = 16
-) -> None:
+def fine_tune(base: str, rows: TrainingSet, out: Path, *, epochs: int, seed: int, batch: int = 16) -> None:
     """Fine-tunes an encoder as a classifier (labels retain and forget) and writes it to the folder `out`.
 
     base   folder or hub id of the encoder
@@ -80,37 +79,29 @@ def fine_tune(
             )
         except (OSError, ValueError) as error:
             raise ExpungeError(f"the encoder {base} cannot be loaded as a text classifier ({_first(error)})") from error
-        rows = [(text, 1) for text in forget] + [(text, 0) for text in retain]
-        sizes = torch.tensor([len(retain), len(forget)], dtype=torch.float32)
-        _train(model, tokenizer, rows, sizes.sum() / sizes, epochs, batch, torch.Generator().manual_seed(seed))
+        _train(model, tokenizer, rows, epochs, batch, torch.Generator().manual_seed(seed))
     out.mkdir(parents=True, exist_ok=True)
     model.eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
 
 
-def _train(
-    model: nn.Module,
-    tokenizer: object,
-    rows: Sequence[tuple[str, int]],
-    weights: torch.Tensor,
-    epochs: int,
-    batch: int,
-    order: torch.Generator,
-) -> None:
+def _train(model: nn.Module, tokenizer: object, rows: TrainingSet, epochs: int, batch: int, order: torch.Generator) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.1, betas=(0.9, 0.98), eps=1e-6)
-    total = epochs * math.ceil(len(rows) / batch)
+    total = epochs * math.ceil(len(rows.texts) / batch)
     warm = max(1, round(0.1 * total))
 
     def rate(step: int) -> float:
         return (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    label_N, weight_N = torch.tensor(rows.is_forget).long(), torch.tensor(rows.weights)
     model.train()
     for _ in range(epochs):
-        for part in torch.randperm(len(rows), generator=order).split(batch):
-            texts, labels = zip(*[rows[i] for i in part.tolist()], strict=True)
-            inputs = tokenizer(list(texts), truncation=True, max_length=LONGEST, padding=True, return_tensors="pt")  # type: ignore[operator]
-            loss = functional.cross_entropy(model(**inputs).logits.float(), torch.tensor(labels), weight=weights)
+        for part in torch.randperm(len(rows.texts), generator=order).split(batch):
+            texts = [rows.texts[i] for i in part.tolist()]
+            inputs = tokenizer(texts, truncation=True, max_length=LONGEST, padding=True, return_tensors="pt")  # type: ignore[operator]
+            loss_N = functional.cross_entropy(model(**inputs).logits.float(), label_N[part], reduction="none")
+            loss = (loss_N * weight_N[part]).sum() / weight_N[part].sum()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -1,8 +1,9 @@
 """Scores how likely a prompt asks for forgotten content, by its characters, its hidden states, or a text classifier.
 
 A prompt's score is the largest over its parts (each turn of a conversation, and all of it), the readings of each part
-(`canonical.readings`) and, for a long reading, its overlapping windows. A request is therefore also found in an earlier turn, in
-disguise, or after a long harmless text. Texts are scored one at a time, so that a score does not depend on the batch.
+(`canonical.readings`, and each with misspelled names corrected, `spelling`) and, for a long reading, its overlapping windows. A
+request is therefore also found in an earlier turn, in disguise, or after a long harmless text. Texts are scored one at a time,
+so that a score does not depend on the batch.
 """
 
 import re
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from expunge.data.encode import Encoder, decoded
 from expunge.guarding.embedding_corruption.canonical import canonical, readings, squeezed
+from expunge.guarding.embedding_corruption.spelling import Spelling
+from expunge.guarding.embedding_corruption.training_set import TrainingSet
 from expunge.guarding.session import unguarded
 from expunge.models.blocks import blocks_of
 from expunge.models.load import causal_model
@@ -40,8 +43,9 @@ class Gate(Protocol):
 class Scores:
     """Scores whole prompts with one gate, with a cache."""
 
-    def __init__(self, gate: Gate, encoder: Encoder) -> None:
-        self.gate, self._encoder = gate, encoder
+    def __init__(self, gate: Gate, encoder: Encoder, spelling: Spelling | None = None) -> None:
+        """spelling: corrects names; None: texts are read as they are spelled"""
+        self.gate, self._encoder, self._spelling = gate, encoder, spelling
         self._known: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -52,18 +56,20 @@ class Scores:
                 if len(self._known) >= REMEMBERED:
                     self._known.clear()
                 parts = requests(text, self._encoder)
-                found = self.gate.probabilities(views(parts, self.gate.window)) if parts else []
+                found = self.gate.probabilities(views(parts, self.gate.window, self._spelling)) if parts else []
                 worst = max(found, default=1.0)
                 self._known[text] = worst if 0.0 <= worst <= 1.0 and all(p == p for p in found) else 1.0
             return self._known[text]
 
 
-def views(parts: Sequence[str], window: int) -> list[str]:
+def views(parts: Sequence[str], window: int, spelling: Spelling | None = None) -> list[str]:
     """Returns every text that is scored for a prompt of these parts, without duplicates."""
     found: dict[str, None] = {}
     for part in parts:
         for reading in readings(part):
-            found |= dict.fromkeys([reading, *windows(reading, window)])
+            texts = [reading] if spelling is None else [reading, spelling.corrected(canonical(reading))]
+            for text in texts:
+                found |= dict.fromkeys([text, *windows(text, window)])
     return list(found)
 
 
@@ -109,11 +115,10 @@ class TextGate:
         self.window = int(tensors["gate.window"])
 
     @staticmethod
-    def fit(forget: Sequence[str], retain: Sequence[str]) -> dict[str, Tensor]:
-        """Returns the tensors of a gate; each text counts as it is and in canonical form, and both classes have the same
-        weight."""
-        texts = [canonical(text) for text in (*forget, *retain)]
-        return _regression(_ngrams(texts), len(forget), 30.0) | {"gate.window": torch.tensor(_window(texts))}
+    def fit(rows: TrainingSet) -> dict[str, Tensor]:
+        """Returns the tensors of a gate that was trained on the canonical form of each text."""
+        found = _regression(_ngrams([canonical(text) for text in rows.texts]), rows.is_forget, rows.weights, 30.0)
+        return found | {"gate.window": torch.tensor(rows.window)}
 
     def probabilities(self, texts: Sequence[str]) -> list[float]:
         logits = _ngrams(texts) @ self._weight + self._bias
@@ -129,13 +134,13 @@ class HiddenGate:
         self.window, self._states = int(tensors["gate.window"]), states
 
     @staticmethod
-    def fit(forget: Sequence[str], retain: Sequence[str], states: Callable[[str], Tensor]) -> dict[str, Tensor]:
-        """Returns the tensors of a gate; each text counts as it is and in canonical form."""
-        both = [view for text in (*forget, *retain) for view in (text, canonical(text))]
-        features_NF = torch.stack([states(text) for text in both]).double()
+    def fit(rows: TrainingSet, states: Callable[[str], Tensor]) -> dict[str, Tensor]:
+        """Returns the tensors of a gate that was trained on each text as it is and in canonical form."""
+        features_NF = torch.stack([states(view) for text in rows.texts for view in (text, canonical(text))]).double()
         mean_F, scale_F = features_NF.mean(0), features_NF.std(0).clamp(min=1e-6)
-        found = _regression(((features_NF - mean_F) / scale_F).numpy(), 2 * len(forget), 0.1)
-        more = {"gate.mean": mean_F.float(), "gate.scale": scale_F.float(), "gate.window": torch.tensor(_window(both))}
+        is_forget, weights = np.repeat(rows.is_forget, 2), np.repeat(rows.weights, 2)
+        found = _regression(((features_NF - mean_F) / scale_F).numpy(), is_forget, weights, 0.1)
+        more = {"gate.mean": mean_F.float(), "gate.scale": scale_F.float(), "gate.window": torch.tensor(rows.window)}
         return found | more
 
     def probabilities(self, texts: Sequence[str]) -> list[float]:
@@ -183,17 +188,11 @@ def _ngrams(texts: Sequence[str]) -> np.ndarray:  # type: ignore[type-arg]
     return found
 
 
-def _regression(features: object, forget: int, strength: float) -> dict[str, Tensor]:
-    """Fits weights and bias of a logistic regression that separates the first `forget` rows from the others.
+def _regression(features: object, is_forget: Sequence[bool], weights: Sequence[float], strength: float) -> dict[str, Tensor]:
+    """Fits weights and bias of a logistic regression that separates forget rows from the others.
 
+    weights    how much each row counts
     strength   inverse of the penalty on the squared weights
     """
-    count: int = features.shape[0]  # type: ignore[attr-defined]
-    fitted = LogisticRegression(C=strength, class_weight="balanced", max_iter=2000)
-    fitted.fit(features, np.arange(count) < forget)
+    fitted = LogisticRegression(C=strength, max_iter=2000).fit(features, is_forget, sample_weight=weights)
     return {"gate.weight": torch.from_numpy(fitted.coef_[0]).float(), "gate.bias": torch.tensor(float(fitted.intercept_[0]))}
-
-
-def _window(texts: Sequence[str]) -> int:
-    """Returns the number of characters of nearly all texts, and a half more."""
-    return max(48, int(1.5 * float(np.quantile([len(text) for text in texts], 0.95))))

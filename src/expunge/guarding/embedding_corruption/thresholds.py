@@ -7,7 +7,9 @@
     class_conditional  the same with one q per class, so that the probability holds within each class
 
 q is the ceil((n + 1)(1 - alpha))-th smallest 1 - p(true class) of n calibration prompts. For `simple` and `class_conditional` a
-fresh retain prompt is flagged with a probability of at most alpha, if it is exchangeable with the calibration prompts.
+fresh retain prompt is flagged with a probability of at most alpha, if it is exchangeable with the calibration prompts. With
+general prompts every rule but `fixed` is raised until the same holds for them too: a gate that tells retain prompts easily has a
+threshold so low that other harmless prompts are above it. Where fewer than 1/alpha - 1 are given, their largest score counts.
 Source: Vovk et al. 2005; the rule that fits ECO's gate is not published, and neither is its treatment of the sets {} and {forget,
 retain}: here they count as retain, or with `cautious` as forget.
 """
@@ -22,23 +24,38 @@ from expunge.guarding.embedding_corruption.kinds import Rule
 
 
 def threshold(
-    rule: Rule, forget_N: Tensor, retain_N: Tensor, alpha: float, *, fixed: float = 0.99, cautious: bool = False
+    rule: Rule,
+    forget_N: Tensor,
+    retain_N: Tensor,
+    alpha: float,
+    *,
+    general_N: Tensor | None = None,
+    fixed: float = 0.99,
+    cautious: bool = False,
 ) -> float:
     """Returns the score above which (strictly) a prompt is flagged.
 
     forget_N, retain_N  p(forget) of calibration prompts of either class
+    general_N           of general prompts that the gate was not trained on
 
     Raises ExpungeError if there are too few calibration prompts for alpha.
     """
+    if rule == "fixed":
+        return fixed
+    found = _calibrated(rule, forget_N, retain_N, alpha, cautious)
+    if general_N is None or not len(general_N):
+        return found
+    return max(found, _quantile(general_N, max(alpha, 1 / (len(general_N) + 1)), "general"))
+
+
+def _calibrated(rule: Rule, forget_N: Tensor, retain_N: Tensor, alpha: float, cautious: bool) -> float:
     match rule:
-        case "fixed":
-            return fixed
         case "simple":
             return _quantile(retain_N, alpha, "retain")
         case "conformal":
             both = _quantile(torch.cat([1 - forget_N, retain_N]), alpha, "forget and retain")
             return _flagging(both, both, cautious)
-        case "class_conditional":
+        case _:  # class_conditional
             return _flagging(_quantile(1 - forget_N, alpha, "forget"), _quantile(retain_N, alpha, "retain"), cautious)
 
 

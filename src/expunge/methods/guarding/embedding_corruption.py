@@ -6,7 +6,8 @@ Shape suffixes: B rows, T positions, D width, N prompts, V vocabulary.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -15,7 +16,7 @@ from weakref import WeakKeyDictionary
 from pydantic import Field, model_validator
 
 from expunge.data.encode import Encoder
-from expunge.data.example import Example, Request
+from expunge.data.example import Request
 from expunge.errors import ExpungeError
 from expunge.guarding.embedding_corruption.kinds import WITH_STRENGTH, Kind, Rule
 from expunge.guarding.embedding_corruption.selection import Finder, own_entities
@@ -31,10 +32,14 @@ if TYPE_CHECKING:
     from expunge.guarding.embedding_corruption.entities import EntityFinder
     from expunge.guarding.embedding_corruption.gate import Gate
     from expunge.guarding.embedding_corruption.judge import Judge
+    from expunge.guarding.embedding_corruption.spelling import Spelling
+    from expunge.guarding.embedding_corruption.training_set import General, TrainingSet
     from expunge.guarding.forward_pass import Counts
 
 
 FOLDS = 4
+MANY = 0.1
+"""Share of general prompts above which a gate with a fixed threshold is said to flag too many."""
 NAMES, CLASSIFIER, ENTITIES = "names.json", "gate", "entities"
 
 
@@ -69,13 +74,20 @@ class EmbeddingCorruption(GuardingMethod):
     """hidden: block whose output is read, counted from 0; default: a quarter of the depth."""
     gate_epochs: int = Field(30, ge=1)
     """encoder: epochs of fine-tuning."""
+    negatives: str = "general"
+    """Prompts that a gate learns to let pass beside the retain prompts: general (everyday questions and instructions that come
+    with expunge), none, or rows of your own, read like those of --retain. One in four is not trained on: the threshold is
+    calibrated on these too."""
+    spelling: bool = True
+    """Also read a prompt with names of the forget set that are one letter off corrected; keeps the words of these names in the
+    artifact."""
     threshold: Rule = "simple"
     """fixed: flag above `threshold_value`. simple, conformal, class_conditional: calibrated to flag at most the share
-    `false_positive_rate` of the retain prompts."""
+    `false_positive_rate` of the retain prompts, and of the general ones among the negatives."""
     threshold_value: float = Field(0.99, ge=0, lt=1)
     """fixed: the score above which a prompt is flagged (published: 0.99 to 0.9999)."""
     false_positive_rate: float = Field(0.05, gt=0, lt=1)
-    """For calibration: the share of retain prompts that may be flagged."""
+    """For calibration: the share of retain prompts, and of general prompts, that may be flagged."""
     cautious: bool = False
     """For the conformal rules: also flag a prompt that could be of either class, or of none."""
     held_out: float = Field(0.5, gt=0, lt=1)
@@ -188,38 +200,59 @@ class EmbeddingCorruption(GuardingMethod):
 
         from expunge.guarding.embedding_corruption.gate import Scores
         from expunge.guarding.embedding_corruption.thresholds import threshold
+        from expunge.guarding.embedding_corruption.training_set import TrainingSet, general_negatives, prompts_of
 
-        forget, retain = _texts(request.forget), _texts(request.retain)
+        forget, retain = prompts_of(request.forget), prompts_of(request.retain)
         generator = torch.Generator().manual_seed(self.split_seed)
         order = torch.randperm(len(retain), generator=generator).tolist()
         count = max(1, round(self.held_out * len(retain)))
         trained, calibrating = [retain[i] for i in order[count:]], [retain[i] for i in order[:count]]
         if not trained or len(forget) < FOLDS:
             raise ExpungeError(f"a gate needs {FOLDS} different forget prompts and 2 retain prompts at least; give more of them")
+        general = general_negatives(self.negatives, request.forget, request.retain)
         read = self._reader(model, encoder)
-        whole = self._train(forget, trained, read, assets)
+        whole = self._train(TrainingSet.of(forget, trained, general.trained), read, assets)
         gate = self._gate(whole, read, assets)
-        retain_N = torch.tensor([Scores(gate, encoder).of(text) for text in calibrating], dtype=torch.float64)
+        spelling = self._spelling(request, general)
+        known = Scores(gate, encoder, spelling)
+        retain_N, general_N = (
+            torch.tensor([known.of(text) for text in texts], dtype=torch.float64) for texts in (calibrating, general.checked)
+        )
         forget_N = torch.zeros(len(forget), dtype=torch.float64)
         if self.gate in ("hidden", "text"):  # prompts are scored by a gate that was not trained on them
             shuffled = torch.randperm(len(forget), generator=generator).tolist()
             for fold in range(FOLDS):
                 mine = set(shuffled[fold::FOLDS])
                 rest = [text for i, text in enumerate(forget) if i not in mine]
-                scores = Scores(self._gate(self._train(rest, trained, read, None), read, None), encoder)
+                rows = TrainingSet.of(rest, trained, general.trained)
+                scores = Scores(self._gate(self._train(rows, read, None), read, None), encoder, spelling)
                 for i in mine:
                     forget_N[i] = scores.of(forget[i])
         else:
-            forget_N = torch.tensor([Scores(gate, encoder).of(text) for text in forget], dtype=torch.float64)
+            forget_N = torch.tensor([known.of(text) for text in forget], dtype=torch.float64)
         rule = threshold(
-            self.threshold, forget_N, retain_N, self.false_positive_rate, fixed=self.threshold_value, cautious=self.cautious
-        )
+            self.threshold, forget_N, retain_N, self.false_positive_rate,
+            general_N=general_N, fixed=self.threshold_value, cautious=self.cautious,
+        )  # fmt: skip
+        if self.threshold == "fixed":
+            _check_general(general_N > rule)
         room = max(1 - rule, 1e-12)
         return whole | {
             "threshold": torch.tensor(rule, dtype=torch.float64),
             "calibration.forget": (1 - forget_N) / room,
             "calibration.retain": (1 - retain_N) / room,
+            **({"calibration.general": (1 - general_N) / room} if len(general_N) else {}),
+            **({} if spelling is None or not spelling.words else {"gate.spelling": spelling.tensor()}),
         }
+
+    def _spelling(self, request: Request, general: General) -> Spelling | None:
+        from expunge.guarding.embedding_corruption.spelling import Spelling
+
+        if not self.spelling:
+            return None
+        others = [text for e in request.retain for text in (e.prompt or "", e.response)]
+        asked = [e.prompt or e.response for e in request.forget]
+        return Spelling(own_entities(request.forget, request.retain), [*others, *asked, *general.trained])
 
     def _reader(self, model: nn.Module, encoder: Encoder) -> Callable[[str], Tensor] | None:
         """Returns a function from text to hidden state, with a cache."""
@@ -241,22 +274,20 @@ class EmbeddingCorruption(GuardingMethod):
 
         return read
 
-    def _train(
-        self, forget: Sequence[str], retain: Sequence[str], read: Callable[[str], Tensor] | None, assets: Path | None
-    ) -> dict[str, Tensor]:
+    def _train(self, rows: TrainingSet, read: Callable[[str], Tensor] | None, assets: Path | None) -> dict[str, Tensor]:
         from expunge.guarding.embedding_corruption.classifier import ClassifierGate, fine_tune
         from expunge.guarding.embedding_corruption.gate import HiddenGate, TextGate
 
         if self.gate == "text":
-            return TextGate.fit(forget, retain)
+            return TextGate.fit(rows)
         if self.gate == "hidden":
             assert read is not None
-            return HiddenGate.fit(forget, retain, read)
+            return HiddenGate.fit(rows, read)
         if assets is None:
             raise ExpungeError("a classifier is kept in files; fit the guard with a folder for assets")
         assert self.gate_model is not None
         if self.gate == "encoder":
-            fine_tune(self.gate_model, forget, retain, assets / CLASSIFIER, epochs=self.gate_epochs, seed=self.split_seed)
+            fine_tune(self.gate_model, rows, assets / CLASSIFIER, epochs=self.gate_epochs, seed=self.split_seed)
         else:
             ClassifierGate(self.gate_model).save(assets / CLASSIFIER)
         return {}
@@ -294,12 +325,14 @@ class EmbeddingCorruption(GuardingMethod):
         about once."""
         from expunge.guarding.embedding_corruption.gate import Scores
         from expunge.guarding.embedding_corruption.judge import Judge
+        from expunge.guarding.embedding_corruption.spelling import Spelling
 
         known = _JUDGES.setdefault(state["threshold"], {})
         asked = self.gate, self.gate_layer, self.tokens, self.entity_model
         key = id(model), id(encoder.tokenizer), encoder.format.model_dump_json(), encoder.max_length, asked
         if key not in known:
-            scores = Scores(self._gate(dict(state), self._reader(model, encoder), state.assets), encoder)
+            spelling = Spelling.of_tensor(state["gate.spelling"]) if "gate.spelling" in state else None
+            scores = Scores(self._gate(dict(state), self._reader(model, encoder), state.assets), encoder, spelling)
             known[key] = Judge(encoder.tokenizer, scores, float(state["threshold"]), self._finder(state.assets, encoder))
         return known[key]
 
@@ -331,10 +364,15 @@ class EmbeddingCorruption(GuardingMethod):
     def summary(self, state: State) -> str:
         flagged, wrong = (float((state[f"calibration.{name}"] < 1).double().mean()) for name in ("forget", "retain"))
         bound = "" if self.threshold == "fixed" else f" (calibrated to at most {self.false_positive_rate:.1%})"
+        general = ""
+        if "calibration.general" in state:
+            general_N = state["calibration.general"]
+            general = f" and {float((general_N < 1).double().mean()):.1%} of {len(general_N)} general prompts"
         text = (
             f"The {self.gate} gate flags prompts that score above {float(state['threshold']):.4g}: {flagged:.1%} of the forget "
-            f"prompts and {wrong:.1%} of {len(state['calibration.retain'])} retain prompts that it was not trained on{bound}. Of "
-            f"flagged prompts it corrupts {self.tokens.replace('_', ' ')} by {self.corruption}, {int(state['dims'])} coordinates"
+            f"prompts, and {wrong:.1%} of {len(state['calibration.retain'])} retain prompts{general} that it was not trained "
+            f"on{bound}. Of flagged prompts it corrupts {self.tokens.replace('_', ' ')} by {self.corruption}, "
+            f"{int(state['dims'])} coordinates"
         )
         if self.corruption in WITH_STRENGTH:
             text += f", strength {float(state['strength']):.3g}{' embedding RMS' if self.relative else ''}"
@@ -379,6 +417,12 @@ def embedding_matrix(model: nn.Module) -> Tensor:
     return matrix
 
 
-def _texts(examples: Sequence[Example]) -> list[str]:
-    """Returns the distinct prompts of examples (for raw text, the text)."""
-    return list(dict.fromkeys(e.response if e.prompt is None else e.prompt for e in examples))
+def _check_general(flagged_N: Tensor) -> None:
+    """Warns if a gate flags many general prompts."""
+    share = float(flagged_N.double().mean()) if len(flagged_N) else 0.0
+    if share > MANY:
+        warnings.warn(
+            f"the gate flags {share:.0%} of {len(flagged_N)} general prompts that it was not trained on; calibrate its threshold "
+            "(--threshold simple), or take another --gate",
+            stacklevel=2,
+        )
