@@ -1,11 +1,12 @@
 """What embedding_corruption does in the lab, on seeds that nothing was tuned on: forgetting, keeping, both error kinds, latency.
 
-    python benchmarks/lab_embedding_corruption.py --out DIR [--seeds 2024 31337 86] [--lab DIR ...] [--limit N] [--classes]
+    python benchmarks/lab_embedding_corruption.py --out DIR [--seeds 2024 31337 86] [--lab DIR ...] [--limit N] [--classes] [--gate]
 
 Builds a lab for each seed (minutes), or takes those of --lab; fits the recipe recipes/lab/embedding_corruption.yaml; scores it
 beside the original and gold with the suite `lab`. Four-choice: what is true of a person among what is true of three others, by
 the mean log-probability of a token; 0.25 is chance. With --classes also both error kinds by class of prompt, among them
-disguises, with canonical readings and without.
+disguises, with canonical readings and without. With --gate instead: only the recipe's text gate, without general prompts and
+corrected names, with the former, and with both: forget prompts missed and other prompts flagged, misspelled in three ways.
 """
 
 import argparse
@@ -21,12 +22,12 @@ from expunge import unlearn
 from expunge.data.encode import Encoder
 from expunge.data.example import Example
 from expunge.data.format import default_format
-from expunge.data.read import read_examples
+from expunge.data.read import read_examples, read_request
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.guarding.embedding_corruption.judge import Judge
-from expunge.guarding.embedding_corruption.prompt_classes import errors
+from expunge.guarding.embedding_corruption.prompt_classes import errors, written_as
 from expunge.lab import build
 from expunge.loading import load
 from expunge.methods import EmbeddingCorruption
@@ -89,6 +90,56 @@ def by_class(judge: Judge, facts: Path) -> None:
         print(f"| {name} | " + " | ".join("" if rate is None else f"{rate:.3f}" for rate in cells) + " |", flush=True)
 
 
+def misspelled(prompts: Sequence[str], draw: random.Random, exchange: bool) -> list[str]:
+    """Writes half of the words of four letters or more with two neighbouring letters exchanged, or one left out or replaced."""
+
+    def word(text: str) -> str:
+        if len(text) < 4 or draw.random() < 0.5:
+            return text
+        i = draw.randrange(1, len(text) - 1)
+        if exchange:
+            return text[:i] + text[i + 1] + text[i] + text[i + 2 :]
+        return text[:i] + (draw.choice("abcdefghijklmnopqrstuvwxyz") if draw.random() < 0.5 else "") + text[i + 1 :]
+
+    return [" ".join(map(word, prompt.split())) for prompt in prompts]
+
+
+def gate_alone(lab: Path) -> None:
+    """Prints what general prompts and corrected names change about the text gate; the gate gets the text, as in `by_class`."""
+    model, tokenizer = load(lab / "models/original")
+    facts, encoder = lab / "data/facts", Encoder(tokenizer, default_format(tokenizer))
+    request = read_request(facts / "forget.jsonl", [lab / "data/keep/facts.jsonl", facts / "public.jsonl"])
+    forget, public = ([str(e.prompt) for e in read_examples(facts / f"{name}.jsonl")] for name in ("forget", "public"))
+    draw, retain = random.Random(1), rephrased(facts / "retain.jsonl")
+    asked = {
+        "forget": forget,
+        "forget, rephrased": rephrased(facts / "forget.jsonl"),
+        "forget, every other word": [written_as(prompt)["adversarial"] for prompt in forget],
+        "forget, exchanged": misspelled(forget, draw, exchange=True),
+        "forget, left out or replaced": misspelled(forget, draw, exchange=False),
+        "retain, rephrased": retain,
+        "retain, every other word": [written_as(prompt)["adversarial"] for prompt in retain],
+        "public, exchanged": misspelled(public, draw, exchange=True),
+        "never known": [str(e.prompt) for e in read_examples(facts / "never_known.jsonl")],
+    }
+    print(f"| gate | {' | '.join(asked)} | general |\n| --- |{' ---: |' * (len(asked) + 1)}")
+    for name, fields in (
+        ("plain", {"negatives": "none", "spelling": False}),
+        ("general prompts", {"spelling": False}),
+        ("and corrected names", {}),
+    ):
+        method = EmbeddingCorruption.model_validate(
+            recipe("lab/embedding_corruption")["method"] | fields | {"tune": "nothing", "tokens": "all_but_last", "canaries": 0}
+        )
+        state = method.fit(model, request, encoder)
+        judge = method.judge(model, state, encoder)
+        cells = [
+            f"{np.mean([judge.scores.of(prompt) > judge.threshold for prompt in prompts]):.3f}" for prompts in asked.values()
+        ]
+        general = state["calibration.general"] < 1 if "calibration.general" in state else None
+        print(f"| {name} | {' | '.join(cells)} | {'' if general is None else f'{general.double().mean():.3f}'} |", flush=True)
+
+
 def one(lab: Path, out: Path, limit: int | None, classes: bool) -> None:
     method = EmbeddingCorruption.model_validate(recipe("lab/embedding_corruption")["method"])
     facts = lab / "data/facts"
@@ -140,9 +191,14 @@ def main() -> None:
     parser.add_argument("--lab", type=Path, nargs="+", default=[])
     parser.add_argument("--limit", type=int)
     parser.add_argument("--classes", action="store_true")
+    parser.add_argument("--gate", action="store_true")
     args = parser.parse_args()
     labs = args.lab or [build(args.out / f"lab-{seed}", seed=seed, quiet=True) for seed in args.seeds]
     for lab in labs:
+        if args.gate:
+            print(f"\n{lab.name}: share of prompts flagged")
+            gate_alone(lab)
+            continue
         print(
             f"\n{lab.name}\n| model | four-choice | p forget | p retain | p never | {' | '.join(TASKS)} | quality |", flush=True
         )
