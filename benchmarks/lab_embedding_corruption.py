@@ -1,6 +1,6 @@
 """What embedding_corruption does in the lab, on seeds that nothing was tuned on: forgetting, keeping, both error kinds, latency.
 
-    python benchmarks/lab_embedding_corruption.py --out DIR [--seeds 2024 31337 86] [--lab DIR ...] [--limit N] [--classes] [--gate]
+    python benchmarks/lab_embedding_corruption.py --out DIR [--seeds 2024 31337 86] [--lab DIR ...] [--limit N] [--classes|--gate]
 
 Builds a lab for each seed (minutes), or takes those of --lab; fits the recipe recipes/lab/embedding_corruption.yaml; scores it
 beside the original and gold with the suite `lab`. Four-choice: what is true of a person among what is true of three others, by
