@@ -10,7 +10,7 @@ from expunge.models.reading import bounded
 from expunge.models.save import model_bytes, save_model
 from expunge.processes import count, place
 from expunge.runner import AnyRun, Context, Made, Runner
-from expunge.self_check import measure, self_check
+from expunge.self_check import measure, measure_start, self_check
 
 
 def check(run: AnyRun, request: Request) -> None:
@@ -22,7 +22,7 @@ def produce(context: Context) -> Made:
     """Edits the start model; under torchrun the processes share the passes over the data."""
     model = place(context.load())
     encoder = bounded(context.encoder, model)
-    before = measure(model, encoder, context.request) if context.checks_itself else None
+    before = measure_start(model, encoder, context.request) if context.checks_itself else None
     cost = Cost()
     notes = _method(context.run).apply(model, context.request, encoder)
     spent = cost.so_far()

@@ -11,6 +11,7 @@ from torch import nn
 
 from expunge.data.encode import Encoder, collate, length_batches
 from expunge.data.example import Example, Request
+from expunge.errors import ExpungeError
 from expunge.models.limits import check_embedded, padding
 from expunge.models.load import causal_model
 from expunge.models.logprobs import labelled_logits, sequence_mean, token_logprobs
@@ -38,6 +39,19 @@ def measure(model: nn.Module, encoder: Encoder, request: Request) -> dict[str, f
             found[name], perplexity = _answers(model, encoder, examples[:: -(-len(examples) // ROWS)])
             if name == "retain":
                 found["retain_perplexity"] = perplexity
+    return found
+
+
+def measure_start(model: nn.Module, encoder: Encoder, request: Request) -> dict[str, float]:
+    """Measures the start model. Raises ExpungeError if it gives some row no finite probability: what is done to it would be
+    compared with nothing."""
+    found = measure(model, encoder, request)
+    if broken := [name for name, value in found.items() if not math.isfinite(value)]:
+        raise ExpungeError(
+            f"the start model {causal_model(model).config.name_or_path} gives answers of the {broken[0].partition('_')[0]} set "
+            "probabilities that are not numbers (NaN or infinity), so its weights are broken; give another model, or copy it "
+            "again"
+        )
     return found
 
 

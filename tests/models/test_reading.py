@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import expunge
 from expunge import Training
@@ -127,3 +127,23 @@ def test_rows_that_would_change_the_positions_of_those_beside_them_are_cut(
     with pytest.warns(UserWarning, match="more than the 16 tokens up to which the model's positions do not depend"):
         encoder = bounded(Encoder(pico_tokenizer, Format(), max_length=64), model)
     assert encoder.max_length == 16
+
+
+def test_one_broken_row_is_a_sentence_in_every_command_that_fits_something(
+    pico_llama: LlamaForCausalLM,
+    pico_tokenizer: PreTrainedTokenizerFast,
+    rows: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """NaN in the embedding of one word that the first row does not have."""
+    with torch.no_grad():
+        pico_llama.model.embed_tokens.weight[pico_tokenizer.convert_tokens_to_ids("lima")] = float("nan")
+    pico_llama.save_pretrained(tmp_path / "model")
+    pico_tokenizer.save_pretrained(tmp_path / "model")
+    model, out = str(tmp_path / "model"), tmp_path / "out"
+    unlearn = [["unlearn", name, "--model", model] for name in ("neuron_adjust", "selective_pruning", "npo")]
+    for words in (*unlearn, ["probe", model]):
+        assert main([*words, "--forget", str(rows), "--retain", str(rows), "--out", str(out)]) == 2
+        assert "are not numbers (NaN or infinity)" in capsys.readouterr().err
+        assert not out.exists()

@@ -13,7 +13,7 @@ from expunge.models.load import load_model
 from expunge.models.reading import bounded
 from expunge.records import SelfCheck
 from expunge.runner import Context
-from expunge.self_check import measure, self_check
+from expunge.self_check import measure, measure_start, self_check
 
 STRENGTHS = ("scale", "alpha")
 """Fields that set the strength of a composed method; if there are several values, the first is that of the artifact."""
@@ -35,7 +35,7 @@ class Check:
             made = never_seen(request.forget, request.retain, context.run.training.seed)
             request = dataclasses.replace(request, holdout=made)
         model = context.load()
-        return cls(context, request, measure(model, bounded(context.encoder, model), request))
+        return cls(context, request, measure_start(model, bounded(context.encoder, model), request))
 
     def examine(self, folder: Path) -> SelfCheck:
         """Measures the artifact in the folder."""

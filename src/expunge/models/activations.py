@@ -150,7 +150,7 @@ def probe(
     Under torchrun each process runs its share of the batches and all get the same result; batches do not depend on the number of
     processes, so counts, minima and maxima are the same bit for bit and means to rounding in float64.
 
-    Raises ExpungeError for an empty set.
+    Raises ExpungeError for an empty set, and for a model whose activations are not numbers.
     """
     if not texts:
         raise ExpungeError("there is nothing to probe: the set is empty; give at least one text")
@@ -177,6 +177,11 @@ def probe(
     visit(model, texts, pad_id, observers, pooled=pooled, max_tokens=max_tokens, rank=rank, world=world)
     if world > 1:
         moments = {role: _gathered(m) for role, m in moments.items()}
+    if not all(bool(m.mean_LF.isfinite().all()) for m in moments.values()):
+        raise ExpungeError(
+            "the model's activations are not numbers (NaN or infinity) for some of the texts, so that nothing can be fitted to "
+            "them; its weights are broken, so give another model, or copy it again"
+        )
         vectors = _gathered_vectors(vectors)
     found = _stack(vectors, sorted(drawn), kept_layers) if keep else None
     return Probe({role: m.to("cpu") for role, m in moments.items()}, found)

@@ -15,7 +15,7 @@ from expunge.models.fused import available, fused
 from expunge.models.reading import bounded
 from expunge.models.save import save_model
 from expunge.runner import AnyRun, Context, Made, Runner
-from expunge.self_check import measure, self_check
+from expunge.self_check import measure, measure_start, self_check
 from expunge.spec import Run
 from expunge.training.alternates import with_alternates
 from expunge.training.checkpoints import disk_bytes
@@ -62,11 +62,11 @@ def produce(context: Context) -> Made:
     lost = lost_answers(context.request, data, encoder)
     selection = select_weights(model, method, run.training)
     check_room(context.out, disk_bytes(model, selection.weights, run.training), "this run with its checkpoints")
+    before = measure_start(model, encoder, context.request) if context.checks_itself else None
     context.prepare()
     if method.asking is not None:
         draw, seed = context.draw_answers, run.training.seed
         data = with_alternates(data, context.request.forget, method, model, encoder, draw, context.out, seed, quiet=context.quiet)
-    before = measure(model, encoder, context.request) if context.checks_itself else None
     with _kernels(model, run.training):
         trained = train(model, method, data, run.training, context.out, quiet=context.quiet)
     notes = "Trained for {} steps with a peak learning rate of {} on {}. {}{}{}".format(
