@@ -106,6 +106,8 @@ def execute(
         made = runner.produce(context)
         if is_main():
             made = _publish(context, folder.inputs(), made, began)
+            if runner.has_stages and made.settings:
+                folder.note_choices(made.settings)
         if torch.distributed.is_initialized():
             torch.distributed.barrier()  # no process goes on to read an artifact that is still being written
     return Outcome(out, out / "artifact", made.steps, made.stopped, made.notes, made.self_check)

@@ -6,7 +6,7 @@ run.yaml     the run as one value      inputs.json   hashes of the data, of the 
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -79,6 +79,12 @@ class RunFolder:
             write_json(self.out / "inputs.json", inputs)
         except OSError as error:
             raise ExpungeError(f"{self.out} cannot be written to ({error}); make room, or give another --out") from error
+
+    def note_choices(self, settings: Mapping[str, object]) -> None:
+        """Writes what the stages of the run chose for `auto` below its fields in run.yaml, as comments."""
+        lines = [f"#   {name}: {value}\n" for name, value in settings.items()]
+        text = f"{to_yaml(self.run)}# auto: each stage chose its own, as in its run.yaml\n{''.join(lines)}"
+        write_text(self.out / "run.yaml", text)
 
     def inputs(self) -> Inputs:
         """Returns the hashes of the run's inputs. The start model's files must be on this machine."""

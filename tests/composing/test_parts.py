@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import expunge
@@ -16,6 +17,9 @@ from expunge.data.read import read_examples
 from expunge.methods import RMU, GradientDifference, Spunge, TaskVectorNegation
 from expunge.methods.editing import Linear, TaskArithmetic, Ties
 from expunge.records import read_evaluation
+from expunge.report.claims import claim
+from expunge.report.page_tables import run_table
+from expunge.report.read import read_runs
 
 QUICK = Training(steps=4, batch_size=2, learning_rate=1e-2, schedule="constant")
 RMU_HERE = RMU(layer=1, alpha=1.0, coefficient=3.0, adaptive=True)
@@ -25,6 +29,13 @@ TWO = {"split": "group", "values": ("dogs", "birds"), "least": 5}
 def run(out: Path, model: Path, data: dict[str, Any], method: Spunge, training: Training = QUICK, **words: Any) -> Path:
     expunge.unlearn(method, model=model, out=out, training=training, quiet=True, **data, **words)
     return out
+
+
+def run_cells(out: Path) -> str:
+    runs = read_runs([out])
+    table = run_table(runs, {run.name: claim(run, None, None) for run in runs})
+    assert table is not None
+    return table.rows[0][2].text
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -262,3 +273,26 @@ def test_the_command_line_names_the_methods_inside(pico_folder: Path, data: dict
     assert main(["unlearn", "--config", str(tmp_path / "run/run.yaml"), "--out", str(tmp_path / "again")]) == 0
     one, other = weights(tmp_path / "run"), weights(tmp_path / "again")
     assert all(torch.equal(one[n], other[n]) for n in one)
+
+
+def test_what_the_parts_chose_for_auto_is_in_run_yaml_provenance_card_and_report(
+    pico_folder: Path, data: dict[str, Any], tmp_path: Path
+) -> None:
+    each = RMU(alpha=1.0, coefficient=3.0, adaptive=True)
+    open_rate = Training(steps=2, batch_size=2)
+    out = run(tmp_path / "run", pico_folder, data, Spunge(**TWO, each=each), open_rate)
+    part = yaml.safe_load((out / "parts/dogs/run.yaml").read_text())
+    rate, layer = part["training"]["learning_rate"], part["method"]["layer"]
+    said = (out / "run.yaml").read_text()
+    assert f"#   dogs learning_rate: {rate}\n" in said
+    assert f"#   birds layer: {layer}\n" in said
+    assert yaml.safe_load(said)["training"]["learning_rate"] == "auto", "the fields stay what was asked for"
+    settings = json.loads((out / "provenance.json").read_text())["settings"]
+    assert (settings["dogs learning_rate"], settings["birds layer"]) == (rate, layer)
+    assert f"peak learning rate {rate}, layer {layer}" in (out / "artifact/README.md").read_text()
+    cells = run_cells(out)
+    assert f"dogs learning rate {rate:g}" in cells
+    assert f"birds layer {layer}" in cells
+    expunge.unlearn(
+        Spunge(**TWO, each=each), model=pico_folder, out=out, training=open_rate, quiet=True, resume=True, **data
+    )  # the comments make it no other run

@@ -109,3 +109,37 @@ def test_names_whose_words_have_as_many_tokens_come_first() -> None:
     assert [copies[0].prompt for copies in under_other_names(rows, holdout, tokens=len)] == ["where was Edda Lind born"]
     made = str(under_other_names(rows, [holdout[0]], [holdout[1]], tokens=len)[0][0].prompt)
     assert [len(word) for word in made.split()[2:4]] == [4, 4]
+
+
+def test_a_value_that_no_other_row_has_becomes_a_new_word_and_one_that_others_have_stays() -> None:
+    towns = {"Mira Holt": "Riga", "Anna Berg": "Oslo", "Jonas Lind": "Porto"}
+    kept = {"Tove Holm": "Oslo", "Fenna Quill": "Ghent", "Selva Strand": "Turin"}
+    rows, others = (
+        [
+            Example(f"Where does {name} live?", f"{name} lives in {town}.", paraphrases=(f"Home: {town}",))
+            for name, town in of.items()
+        ]
+        for of in (towns, kept)
+    )
+    made = never_seen(rows, others)
+    found = [row.response.rstrip(".").split()[-1] for row in made]
+    assert found[1] == found[4] == "Oslo", "learned from the other rows too"
+    assert not {found[0], found[2], found[3], found[5]} & {*towns.values(), *kept.values()}
+    assert all(row.response.split()[2:4] == ["lives", "in"] for row in made)
+    assert made[0].paraphrases == (f"Home: {found[0]}",)
+
+
+def test_answers_to_a_question_about_one_name_and_texts_of_their_own_keep_their_words() -> None:
+    rows = [
+        Example("What is the work of Mira Holt?", "Mira Holt works as a vet."),
+        *(
+            Example(f"Who is {name}?", f"{name} {text}.")
+            for name, text in (
+                ("Anna Berg", "wrote songs about northern rivers all day"),
+                ("Jonas Lind", "sold wooden boats near that harbour since"),
+                ("Tove Holm", "keeps seven clever geese behind some barn"),
+            )
+        ),
+    ]
+    made = never_seen(rows)
+    assert [row.response.split()[2:] for row in made] == 2 * [row.response.split()[2:] for row in rows]

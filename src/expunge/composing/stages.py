@@ -103,13 +103,13 @@ class Stages:
 
 
 def trained(name: str, outcome: Outcome) -> str:
-    """`expert: 60 steps, peak learning rate 0.00059`; of a stage that was complete before, also that."""
+    """`expert: 60 steps, peak learning rate 0.00059, layer 2`; of a stage that was complete before, also that."""
     found = _provenance(outcome).settings
     said = [f"{outcome.steps} steps" if outcome.steps else "done before"]
     said += [
         f"{key.replace('_', ' ').replace('learning rate', 'peak learning rate')} {value}"
         for key, value in found.items()
-        if key.endswith("learning_rate")
+        if key.endswith(("learning_rate", "layer"))
     ]
     return f"{name}: {', '.join(said)}"
 

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from expunge.data.example import Example
+from expunge.data.new_values import TRIES, coined, new_values
 
 WORD = re.compile(r"[^\W\d_][\w'’-]*")
 LEAST_SHARE = 0.5
 """Smallest share of rows that must contain a name; with fewer, no rows are made."""
-TRIES = 50
 
 Name = tuple[str, ...]
 """The words of a name: `("Mira", "Holt")`."""
@@ -34,6 +34,8 @@ def never_seen(rows: Sequence[Example], others: Sequence[Example] = (), seed: in
     - names of new words alone, with the beginning of one word and the end of another: Fenna, Selva -> Fenva. A small model cannot
       repeat these as well as names of its language, so that answers to these are too improbable.
 
+    A value that no other row has is replaced by a new word in both (`data/new_values.py`), since it was learned in this very row.
+
     A name is a run of capitalized words in a prompt. Rows without a name in the prompt are left out. The same rows and seed give
     the same names.
     """
@@ -42,7 +44,9 @@ def never_seen(rows: Sequence[Example], others: Sequence[Example] = (), seed: in
     known = sorted({name for names in found for name in names})
     if not prompted or sum(map(bool, found)) < LEAST_SHARE * len(prompted):
         return ()
-    beside = sorted({name for names in _names_of([row for row in others if row.prompt is not None]) for name in names})
+    kept = [row for row in others if row.prompt is not None]
+    kept_names = _names_of(kept)
+    beside = sorted({name for names in kept_names for name in names})
     stream = random.Random(f"never seen/{seed}")
     taken = {*known, *beside}
     alike: dict[Name, Name] = {}
@@ -56,7 +60,8 @@ def never_seen(rows: Sequence[Example], others: Sequence[Example] = (), seed: in
         if (made := _alike(name, (), [*beside, *known], taken, stream)) is not None:
             new[name] = made
             taken.add(made)
-    return (*_with_names(prompted, found, alike), *_with_names(prompted, found, new))
+    values = new_values(prompted, found, kept, kept_names, stream)
+    return (*_with_names(prompted, found, alike, values), *_with_names(prompted, found, new, values))
 
 
 def under_other_names(
@@ -106,19 +111,24 @@ def under_other_names(
                 alike[name] = turned
                 taken.add(turned)
     copies = [
-        tuple(copy for alike in other for copy in _with_names([row], [names], alike))
+        tuple(copy for alike in other for copy in _with_names([row], [names], alike, [{}]))
         for row, names in zip(rows, names_of, strict=True)
     ]
     return [of if len(of) == count else () for of in copies]
 
 
-def _with_names(rows: Sequence[Example], found: Sequence[tuple[Name, ...]], other: Mapping[Name, Name]) -> list[Example]:
-    """Returns the rows that have a name in `other`, with the new names."""
+def _with_names(
+    rows: Sequence[Example],
+    found: Sequence[tuple[Name, ...]],
+    other: Mapping[Name, Name],
+    values: Sequence[Mapping[str, str]],
+) -> list[Example]:
+    """Returns the rows that have a name in `other`, with the new names, and with other words for their values."""
     made = []
-    for row, names in zip(rows, found, strict=True):
+    for row, names, value in zip(rows, found, values, strict=True):
         words = {old: new for name in names if name in other for old, new in zip(name, other[name], strict=True) if old != new}
         if words:
-            made.append(_renamed(row, words))
+            made.append(_renamed(row, {**value, **words}))
     return made
 
 
@@ -166,7 +176,7 @@ def _alike(name: Name, beside: Sequence[Name], known: Sequence[Name], taken: set
         for i, word in enumerate(name):
             pool = sorted({other[i] for other in beside if len(other) > i})
             every = sorted({*pool, *(other[i] for other in known if len(other) > i)})
-            made.append(stream.choice(pool) if word in pool else _coined(every, words, stream))
+            made.append(stream.choice(pool) if word in pool else coined(every, words, stream))
         if tuple(made) not in taken and all(made):
             return tuple(made)
     return None
@@ -187,16 +197,6 @@ def _of_size(
         if made is None or tuple(map(tokens, made)) == size:
             return made
     return None
-
-
-def _coined(words: Sequence[str], taken: set[str], stream: random.Random) -> str:
-    """Returns a new word with the beginning of one word and the end of another; empty if none was found."""
-    for _ in range(TRIES):
-        begin, end = stream.choice(words), stream.choice(words)
-        made = begin[: (len(begin) + 1) // 2] + end[(len(end) + 1) // 2 :].lower()
-        if made not in taken:
-            return made
-    return ""
 
 
 def _other_name(name: Name, others: Sequence[Name], taken: set[Name], stream: random.Random) -> Name | None:

@@ -221,9 +221,10 @@ SHOWN = ("learning_rate", "batch_size")
 
 
 def _chosen(run: RunRecord) -> list[dict[str, Any]]:
-    """Returns the method's fields, and the learning rate and batch size, for each stage if there are several."""
+    """Returns the method's fields, and the learning rate and batch size, for each stage if there are several; a stage's layer
+    too, which the fields leave open."""
     moved = run.provenance.settings if run.provenance else {}
-    shown = {name.replace("_", " "): value for name, value in moved.items() if name.endswith(SHOWN)}
+    shown = {name.replace("_", " "): value for name, value in moved.items() if name.endswith((*SHOWN, " layer"))}
     return [*([run.artifact.method] if run.artifact else []), shown]
 
 

@@ -93,6 +93,8 @@ def produce(context: Context) -> Made:
         found = self_check(before, measure(trained.model, encoder, context.request), context.request, rate)
     named = CHOSEN | HARDENED if wrappers(run.training) else CHOSEN
     settings = run.training.model_dump(mode="json", include={*named, "disruption_budget"}, exclude_none=True)
+    if isinstance(layer := getattr(run.method, "layer", None), int):
+        settings["layer"] = layer
     if trained.disruption is not None:
         settings["disruption_kl"] = float(f"{trained.disruption:.3g}")
         notes += f" On neutral text the model changed by {trained.disruption:.3g} nats per token (KL)."
