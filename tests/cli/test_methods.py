@@ -29,3 +29,9 @@ def test_one_method_is_explained_with_its_purpose_and_weakness(capsys: pytest.Ca
     assert METHODS["npo"].purpose in text
     assert METHODS["npo"].weakness in text
     assert "--beta" in text
+
+
+def test_a_composed_method_says_which_learning_rate_its_stages_take(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, said in (("task_vector_negation", "1e-05 at 7 billion"), ("sku", "2e-05 at 7 billion"), ("spunge", "--each")):
+        run(Methods(name=name))
+        assert said in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("rate"))

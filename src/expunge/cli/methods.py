@@ -75,6 +75,7 @@ class Methods(Described):
 
 def run(flags: Methods) -> None:
     from expunge.methods import method_class
+    from expunge.methods.base import ComposedMethod
     from expunge.methods.training.base import TrainingMethod
 
     if flags.name is None:
@@ -85,7 +86,9 @@ def run(flags: Methods) -> None:
     print(f"for      {cls.purpose}\nweakness {cls.weakness}")
     print(f"paper    {cls.paper}\nformula  {cls.formula}\ncost     {cls.cost}")
     if issubclass(cls, TrainingMethod):
-        print(f"rate     {_rates(cls)}")
+        print(f"rate     {_rates(cls.learning_rate)}")
+    elif issubclass(cls, ComposedMethod):
+        print(f"rate     {_rates(cls.stage_rate) if cls.stage_rate else 'that of the method of --each'}")
     print()
     for field, info in cls.model_fields.items():
         if field != "name":
@@ -93,13 +96,12 @@ def run(flags: Methods) -> None:
             print(f"--{field.replace('_', '-')} (default {'none' if default is None else default})\n    {info.description}")
 
 
-def _rates(cls: "type[TrainingMethod]") -> str:
+def _rates(usual: float) -> str:
     """The learning rate that a run takes which leaves it open, at a few sizes."""
-    from expunge.training.defaults import USUAL_SIZE, learning_rate
+    from expunge.training.defaults import USUAL_SIZE, scaled_rate
 
-    method = cls.model_construct()
     sizes = {"7 billion": int(USUAL_SIZE), "1 billion": 10**9, "100 million": 10**8, "1 million": 10**6}
-    rates = ", ".join(f"{learning_rate(method, n, lora=False):g} at {said}" for said, n in sizes.items())
+    rates = ", ".join(f"{scaled_rate(usual, n, lora=False):g} at {said}" for said, n in sizes.items())
     return f"{rates} weights; ten times as much with --lora"
 
 

@@ -167,6 +167,8 @@ class ComposedMethod(Spec):
     one artifact."""
 
     family: ClassVar[Family] = "composed"
+    stage_rate: ClassVar[float | None] = None
+    """Peak learning rate of its stages for a model of 7 billion weights; None: that of the method in its field `each`."""
 
     def require(self, request: Request) -> None:
         """Raises ExpungeError if the request lacks what the method needs; called before a model is loaded."""

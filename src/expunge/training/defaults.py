@@ -88,5 +88,9 @@ def resolve(run: Kind, request: Request, start: Start) -> tuple[Kind, Request]:
 
 def learning_rate(method: TrainingMethod, weights: int, *, lora: bool) -> float:
     """Returns the peak learning rate for a model of this size, to two digits."""
-    rate = method.learning_rate * (USUAL_SIZE / weights) ** EXPONENT * (ADAPTERS if lora else 1)
-    return float(f"{rate:.1e}")
+    return scaled_rate(method.learning_rate, weights, lora=lora)
+
+
+def scaled_rate(usual: float, weights: int, *, lora: bool) -> float:
+    """Returns the learning rate for a model of this size, from that for 7 billion weights, to two digits."""
+    return float(f"{usual * (USUAL_SIZE / weights) ** EXPONENT * (ADAPTERS if lora else 1):.1e}")

@@ -8,6 +8,7 @@ from expunge.data.example import Request
 from expunge.errors import ExpungeError
 from expunge.methods.base import ComposedMethod
 from expunge.methods.composed.sku import Scales, check_scales
+from expunge.methods.training.finetune import FineTune
 
 
 class ExtSubPipeline(ComposedMethod):
@@ -26,6 +27,7 @@ class ExtSubPipeline(ComposedMethod):
     cost: ClassVar[str] = "two fine-tunings with adapters, then seconds on a CPU"
     purpose: ClassVar[str] = "as ext_sub, from the examples: trains both adapters first"
     weakness: ClassVar[str] = "two fine-tunings"
+    stage_rate: ClassVar[float | None] = FineTune.learning_rate
 
     name: Literal["ext_sub_pipeline"] = "ext_sub_pipeline"
     alpha: Scales = (1.0,)

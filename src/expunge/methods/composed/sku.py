@@ -157,6 +157,7 @@ class SKU(ComposedMethod):
     )
     purpose: ClassVar[str] = "harmful answers: learns them with distortion, then subtracts"
     weakness: ClassVar[str] = "makes a harmful model on the way"
+    stage_rate: ClassVar[float | None] = Acquisition.learning_rate
 
     name: Literal["sku"] = "sku"
     distortion_weight: float = Field(2.5, ge=0)

@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from expunge.methods.base import ComposedMethod
+from expunge.methods.training.finetune import FineTune
 
 
 class TaskVectorNegation(ComposedMethod):
@@ -24,6 +25,7 @@ class TaskVectorNegation(ComposedMethod):
     cost: ClassVar[str] = "fine-tuning on the forget set, then one pass over the weights; with LoRA over the adapter"
     purpose: ClassVar[str] = "a behaviour or text style: learns it, then subtracts it"
     weakness: ClassVar[str] = "one scale for everything; facts survive it"
+    stage_rate: ClassVar[float | None] = FineTune.learning_rate
 
     name: Literal["task_vector_negation"] = "task_vector_negation"
     scale: float = Field(1.0, gt=0)
