@@ -129,6 +129,21 @@ def test_a_value_that_no_other_row_has_becomes_a_new_word_and_one_that_others_ha
     assert made[0].paraphrases == (f"Home: {found[0]}",)
 
 
+def test_the_new_words_are_values_of_other_questions_if_there_are_such() -> None:
+    people = ("Mira Holt", "Anna Berg", "Jonas Lind")
+    rows = [
+        Example(form.format(name), answer.format(name, value))
+        for form, answer, values in (
+            ("Where does {} live?", "{} lives in {}.", ("Riga", "Oslo", "Porto")),
+            ("What animal does {} keep?", "{} keeps a {}.", ("goat", "horse", "parrot")),
+        )
+        for name, value in zip(people, values, strict=True)
+    ]
+    found = [row.response.rstrip(".").split()[-1] for row in never_seen(rows)]
+    assert {*found[:3], *found[6:9]} <= {"Goat", "Horse", "Parrot"}, "cased like the words that they replace"
+    assert {*found[3:6], *found[9:]} <= {"riga", "oslo", "porto"}
+
+
 def test_answers_to_a_question_about_one_name_and_texts_of_their_own_keep_their_words() -> None:
     rows = [
         Example("What is the work of Mira Holt?", "Mira Holt works as a vet."),

@@ -12,7 +12,6 @@ from expunge.described import Described
 
 if TYPE_CHECKING:
     from expunge.methods.base import Spec
-    from expunge.methods.training.base import TrainingMethod
 
 NARROWEST, WIDEST = 60, 120
 

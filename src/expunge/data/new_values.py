@@ -1,9 +1,10 @@
-"""Replaces the words that carry a fact by words that no row has, in answers whose fact would be new without them.
+"""Replaces the words that carry a fact by words that are new as answers to their question, in rows that alone have that fact.
 
 Where one question is asked about several names, its answers differ in few words: these are their values. A model that has learned
 an answer finds its value more probable, under any name, than one that it never met in answers to this question. Rows never seen
 have values of both kinds. The share of new ones is estimated by leaving each row out: it is that of the rows whose value no other
-row has (as Good and Turing estimate the probability of species not observed yet).
+row has (as Good and Turing estimate the probability of species not observed yet). The new ones are values of other questions,
+which are words of the language that the model never met here. If there is one question only, they are made of two values.
 """
 
 import random
@@ -55,7 +56,11 @@ def new_values(
         own = answer.words & values[question].keys()
         fits = len(own) <= MOST_WORDS
         alone = [word for word in sorted(own) if fits and values[question][word] <= {answer.names}]
-        new = {word: coined(sorted(values[question]), taken, stream) for word in alone}
+        elsewhere = sorted(
+            {word for other, words in values.items() if other != question for word in words} - values[question].keys()
+        )
+        new = {word: _cased(stream.choice(elsewhere), word) for word in alone} if elsewhere else {}
+        new = new or {word: coined(sorted(values[question]), taken, stream) for word in alone}
         made.append({word: other for word, other in new.items() if other})
     return made
 
@@ -68,6 +73,10 @@ def coined(words: Sequence[str], taken: Collection[str], stream: random.Random) 
         if made not in taken:
             return made
     return ""
+
+
+def _cased(word: str, like: str) -> str:
+    return (word[0].upper() if like[0].isupper() else word[0].lower()) + word[1:]
 
 
 def _answer(row: Example, names: tuple[Name, ...]) -> tuple[str, _Answer]:
