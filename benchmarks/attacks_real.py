@@ -1,11 +1,13 @@
 """Attacks on a real model: SmolLM2-135M-Instruct learns invented people, forgets them, and is asked for them again.
 
-    python benchmarks/attacks_real.py --out DIR --model SmolLM2-135M-Instruct [--whole DIR] [--facts 8] [--attacks prefix ...]
+    python benchmarks/attacks_real.py --out DIR --model SmolLM2-135M-Instruct [--whole DIR] [--method simnpo] [--facts 8]
+                                      [--attacks prefix ...]
 
-Invents the people of benchmarks/own_data.py, teaches them to the model (adapters, 70 steps, merged), forgets 20 rows with
-repselect, and runs rephrase, prefix, sample, quantize, relearn, probe and soft_prompt with small budgets on the first --facts of
-them, beside as many about people that no model met. There is no gold model: the control is these never-seen facts, and what is
-printed under `original` is the model before it forgot, without an attack. Every finished stage and attack is kept in DIR.
+Invents the people of benchmarks/own_data.py, teaches them to the model (adapters, 70 steps, merged), and forgets 20 rows by
+--method with its defaults, down to the level of rows about people that the model never met. Then rephrase, prefix, sample,
+quantize, relearn, probe and soft_prompt run with small budgets on the first --facts of them, beside as many about people that no
+model met. There is no gold model: the control is these never-seen facts, and what is printed under `original` is the model before
+it forgot, without an attack. Every finished stage and attack is kept in DIR.
 
 --whole DIR   a model that has learned the rows of own_data.py already (its folder `whole`), instead of the first stage
 """
@@ -29,6 +31,7 @@ from expunge.attacks.results import table
 from expunge.attacks.run import attack, opened
 from expunge.attacks.sources import Sources
 from expunge.data.read import read_examples
+from expunge.methods import METHODS, TrainingMethod
 from expunge.records import write_json
 from expunge.run import execute
 from expunge.spec import Run, build
@@ -46,18 +49,19 @@ LONGEST = 12
 """Tokens of an answer that are read."""
 
 
-def forgotten(out: Path, whole: Path) -> Path:
-    """The model without the forget rows, by repselect at the level of rows never seen."""
+def forgotten(out: Path, whole: Path, method: str) -> Path:
+    """The model without the forget rows, at the level of rows never seen; by an adapter where the method trains."""
     said = {
         "model": str(whole),
         "forget": str(out / "forget.jsonl"),
         "retain": str(out / "keep.jsonl"),
         "holdout": str(out / "holdout.jsonl"),
-        "method": {"name": "repselect"},
+        "method": {"name": method},
+        "training": {"lora": issubclass(METHODS[method], TrainingMethod)},
     }
-    folder = out / "forgotten"
+    folder = out / method
     if not (folder / "artifact/expunge.json").is_file():
-        execute(build(Run, said, "repselect"), folder, overwrite=folder.exists(), measures=False)
+        execute(build(Run, said, method), folder, resume=folder.exists())
     return folder
 
 
@@ -66,6 +70,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", required=True, help="a folder or a hub id")
     parser.add_argument("--whole", type=Path)
+    parser.add_argument("--method", default="simnpo")
     parser.add_argument("--facts", type=int, default=8)
     parser.add_argument("--attacks", nargs="+", default=list(BUDGETS))
     flags = parser.parse_args()
@@ -76,7 +81,7 @@ def main() -> None:
     if flags.whole is not None and not (out / "whole").exists():
         shutil.copytree(flags.whole, out / "whole")
     whole = out / (learned(Walk(out, {}), flags.model, 70, lora=True) if flags.whole is None else "whole")
-    place = forgotten(out, whole)
+    place = forgotten(out, whole, flags.method)
     forget, never, keep = (read_examples(out / f"{name}.jsonl") for name in ("forget", "never", "keep"))
     if not (out / "original.json").is_file():
         facts = Facts(forget[: flags.facts], form_words((*forget, *never)))
@@ -85,7 +90,7 @@ def main() -> None:
     sources = Sources(forget[: flags.facts], never[: flags.facts], keep, original=str(whole))
     for name in flags.attacks:
         specs: dict[str, AttackSpec] = named([name], fields=dict(BUDGETS[name]))
-        print(table(attack(place, specs, sources, out=out / "attacks", max_new_tokens=LONGEST, quiet=True)), flush=True)
+        print(table(attack(place, specs, sources, out=place / "attacks", max_new_tokens=LONGEST, quiet=True)), flush=True)
     print(f"original, plain questions: {(out / 'original.json').read_text()}")
 
 
