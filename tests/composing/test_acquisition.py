@@ -11,6 +11,11 @@ from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedTokenizerF
 
 import expunge
 from expunge import ExpungeError, Training
+from expunge.data.encode import Encoder
+from expunge.data.format import Format
+from expunge.data.read import read_examples
+from expunge.evaluation.engine import Engine
+from expunge.loading import open_model
 from expunge.methods import SKU
 from expunge.spec import AcquisitionRun, build, read_yaml
 
@@ -191,3 +196,30 @@ def test_the_report_draws_the_terms_of_the_acquisition(pico_folder: Path, data: 
     assert [set(step.parts) for step in read_run(tmp_path / "run").steps] == [
         {"distortion", "disassociation", "preservation"}
     ] * 3
+
+
+class TestTheLossOnTheResult:
+    def test_it_is_logged_and_brings_the_result_nearer_to_the_start_model(
+        self, pico_folder: Path, data: dict[str, str], tmp_path: Path
+    ) -> None:
+        training = Training(steps=12, batch_size=4, learning_rate=3e-3, schedule="constant")
+        far: dict[str, float] = {}
+        for name, weight in (("paper", 0.0), ("result", 30.0)):
+            method = SKU(preservation_weight=0, result_weight=weight, scale=(2.0,), result_scale=2.0)
+            unlearned(tmp_path / name, pico_folder, data, method, training)
+            encoder = Encoder(open_model(pico_folder).tokenizer, Format())
+            rows = encoder.encode_many(read_examples(data["retain"]))
+            here, there = (Engine(open_model(f).model, encoder.pad_id).score(rows) for f in (pico_folder, tmp_path / name))
+            far[name] = sum(abs(float(a.logp.sum() - b.logp.sum())) for a, b in zip(here, there, strict=True))
+        assert far["result"] < 0.5 * far["paper"]
+        lines = [json.loads(line) for line in (tmp_path / "result/acquisition/metrics.jsonl").read_text().splitlines()]
+        assert lines[0]["parts"]["result"] == pytest.approx(0, abs=1e-5)
+        assert lines[-1]["parts"]["result"] > 0
+
+    @pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}, {"shard": "fsdp2"}])
+    def test_it_is_refused_where_passes_cannot_be_run_at_other_weights(
+        self, settings: dict[str, Any], pico_folder: Path, data: dict[str, str], tmp_path: Path
+    ) -> None:
+        with pytest.raises(ExpungeError, match="--result-weight"):
+            unlearned(tmp_path / "run", pico_folder, data, SKU(result_weight=1.0), QUICK.model_copy(update=settings))
+        assert not (tmp_path / "run").exists()

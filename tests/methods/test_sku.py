@@ -1,19 +1,33 @@
 """The three terms of SKU's first stage, each by itself, on numbers that can be computed without them."""
 
+import copy
+from pathlib import Path
+from typing import Literal
+
 import pytest
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from expunge import Training
+from expunge.composing.negation import turn_adapter
 from expunge.data.encode import Encoder, Tokens, collate
 from expunge.data.example import Example, Request
 from expunge.data.format import Format
 from expunge.errors import ExpungeError
 from expunge.methods import SKU
-from expunge.methods.composed.sku import guided_distortion, preservation_divergence, random_disassociation
+from expunge.methods.composed.sku import (
+    guided_distortion,
+    preservation_divergence,
+    random_disassociation,
+    result_divergence,
+)
 from expunge.methods.training.base import Batch
+from expunge.models.load import causal_model
 from expunge.models.logprobs import FrozenHead, labelled_hidden
+from expunge.training.weights import select_weights, set_trainable
 
 PAIRS = [("where is anna ?", "anna is in oslo ."), ("what is red ?", "a dog .")]
 
@@ -162,3 +176,55 @@ def test_what_makes_no_run_is_refused(fields: dict[str, float], words: str) -> N
         SKU.model_validate({"name": "sku", **fields}).require(Request(rows))
     with pytest.raises(ExpungeError, match="raw text"):
         SKU(preservation_weight=0).require(Request((Example(None, "text"),)))
+
+
+class TestTheResult:
+    """The fourth loss is the divergence of the model that the subtraction makes, and its gradient is that of this model."""
+
+    SCALE = 1.5
+
+    def batch(self, model: nn.Module, tokens: Tokens) -> Batch:
+        found, _ = frozen(model, tokens)
+        start = {n: p.detach().clone() for n, p in causal_model(model).named_parameters() if p.requires_grad}
+        return Batch(found.sets, found.start_head, start)
+
+    def test_it_is_the_divergence_at_the_subtracted_weights(self, pico_llama: LlamaForCausalLM, tokens: Tokens) -> None:
+        batch = self.batch(pico_llama, tokens)
+        assert result_divergence(pico_llama, batch, tokens, self.SCALE).abs() < 1e-6
+        moved(pico_llama, 0.02)
+        result = copy.deepcopy(pico_llama)
+        assert batch.start_weights is not None
+        with torch.no_grad():
+            for name, parameter in result.named_parameters():
+                start = batch.start_weights[name]
+                parameter.copy_(start - self.SCALE * (parameter - start))
+        found = result_divergence(pico_llama, batch, tokens, self.SCALE)
+        expected = -preservation_divergence(result, batch, tokens, None)
+        torch.testing.assert_close(found, expected)
+        assert found > 0.01
+        found.backward()
+        expected.backward()
+        for here, there in zip(pico_llama.parameters(), result.parameters(), strict=True):
+            assert here.grad is not None
+            assert there.grad is not None
+            torch.testing.assert_close(here.grad, -self.SCALE * there.grad, rtol=1e-4, atol=1e-6)
+
+    @pytest.mark.parametrize("adapter", ["lora", "ia3"])
+    def test_an_adapter_is_turned_as_its_files_are(
+        self, adapter: Literal["lora", "ia3"], pico_llama: LlamaForCausalLM, tokens: Tokens, tmp_path: Path
+    ) -> None:
+        training = Training(lora=True, adapter=adapter, lora_rank=2)
+        method = SKU().acquisition()
+        model = set_trainable(pico_llama, select_weights(pico_llama, method, training), training)
+        batch = self.batch(model, tokens)
+        moved_by = torch.Generator().manual_seed(3)
+        with torch.no_grad():
+            for parameter in (p for p in model.parameters() if p.requires_grad):
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=moved_by))
+        found = result_divergence(model, batch, tokens, self.SCALE)
+        model.save_pretrained(tmp_path / "acquired")
+        (tmp_path / "turned").mkdir()
+        turn_adapter(tmp_path / "acquired", tmp_path / "turned", scale=self.SCALE)
+        turned = PeftModel.from_pretrained(model.unload(), tmp_path / "turned").eval()
+        torch.testing.assert_close(found, -preservation_divergence(turned, batch, tokens, None), rtol=1e-4, atol=1e-6)
+        assert found > 0.01

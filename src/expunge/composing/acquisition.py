@@ -12,6 +12,7 @@ from expunge.artifact import artifact_folder, read_manifest
 from expunge.composing.negation import MERGED, turn_adapter
 from expunge.composing.scales import write_scales
 from expunge.composing.stages import Stages, copy_artifact, trained
+from expunge.errors import ExpungeError
 from expunge.methods.composed.sku import SKU, as_fields
 from expunge.methods.editing import TaskArithmetic
 from expunge.processes import is_main
@@ -19,6 +20,7 @@ from expunge.records import write_text
 from expunge.runner import Made, Outcome
 from expunge.spec import AcquisitionRun, to_yaml
 from expunge.training.defaults import resolve
+from expunge.training.settings import Training
 
 ACQUIRED = "acquisition"
 WARNING = (
@@ -33,6 +35,21 @@ class Vector(NamedTuple):
     artifact: Path
     factor: float
     outcome: Outcome
+
+
+def check_training(method: SKU, training: Training) -> None:
+    """Raises ExpungeError for settings with which the loss on the result cannot be computed."""
+    if not method.result_weight:
+        return
+    if training.gradient_checkpointing:
+        raise ExpungeError(
+            "--result-weight runs passes at the weights after the subtraction, and --gradient-checkpointing would repeat them at "
+            "others; leave out one of the two (--micro-batch-size saves memory as well)"
+        )
+    if training.shard != "none":
+        raise ExpungeError(
+            f"--result-weight needs whole weights in every process, and --shard {training.shard} splits them; leave one out"
+        )
 
 
 def acquire_and_negate(method: SKU, stages: Stages) -> Made:

@@ -7,7 +7,7 @@ scale of a negation, how parts are merged) may differ when a run is resumed.
 from collections.abc import Callable
 from typing import Any
 
-from expunge.composing.acquisition import acquire_and_negate
+from expunge.composing.acquisition import acquire_and_negate, check_training
 from expunge.composing.checking import Check
 from expunge.composing.expert_pair import subtract_anti_expert
 from expunge.composing.negation import negate
@@ -32,8 +32,11 @@ COMPOSERS: dict[type[ComposedMethod], Callable[[Any, Stages], Made]] = {
 
 
 def check(run: AnyRun, request: Request) -> None:
-    """Raises ExpungeError if the request lacks what the method needs."""
-    _method(run).require(request)
+    """Raises ExpungeError if the request lacks what the method needs, or settings of the training do not go with it."""
+    method = _method(run)
+    method.require(request)
+    if isinstance(method, SKU):
+        check_training(method, run.training)
 
 
 def produce(context: Context) -> Made:

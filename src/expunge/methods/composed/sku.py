@@ -67,6 +67,51 @@ def preservation_divergence(model: nn.Module, batch: Batch, tokens: Tokens, cap:
     return -sequence_mean(kl_N, labelled.row_N, labelled.rows).mean()
 
 
+def result_divergence(model: nn.Module, batch: Batch, tokens: Tokens, scale: float) -> Tensor:
+    """KL(p_start || p_result) on the answers to normal prompts: the mean over rows of the mean over answer tokens, in nats.
+
+    The result is the model that the subtraction will make of the present weights theta, with theta_0 - scale (theta - theta_0) in
+    place of the trained ones. The gradient with respect to theta follows by the chain rule, -scale times that at the result.
+    """
+    from torch import nn
+    from torch.func import functional_call
+
+    from expunge.models.load import causal_model
+    from expunge.models.logprobs import kl_divergence, labelled_logits, sequence_mean
+
+    if batch.start_weights is None:
+        raise ValueError("this batch carries no start weights: the loop must see `needs_start_weights`")
+
+    class Pass(nn.Module):
+        """One forward pass as a module, so that it can be called with other weights."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = causal_model(model)
+
+        def forward(self) -> tuple[Tensor, Tensor, int]:
+            found = labelled_logits(self.inner, tokens)
+            return found.logits_NV, found.row_N, found.rows
+
+    at = {f"inner.{name}": weight for name, weight in subtracted(causal_model(model), batch.start_weights, scale).items()}
+    logits_NV, row_N, rows = functional_call(Pass().train(model.training), at, ())
+    kl_N = kl_divergence(batch.start_logits(tokens), logits_NV)
+    found: Tensor = sequence_mean(kl_N, row_N, rows).mean()
+    return found
+
+
+def subtracted(model: nn.Module, start: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """Returns theta_0 - scale (theta - theta_0) of the trained weights, by name, as differentiable tensors.
+
+    A LoRA product is turned by its factor B alone, which starts at zero; a vector of (IA)^3 starts at one.
+    """
+    found = {}
+    for name, weight in model.named_parameters():
+        if name in start and not any(factor in name for factor in ("lora_A", "lora_embedding_A")):
+            found[name] = start[name] - scale * (weight - start[name])
+    return found
+
+
 def _released_loss(model: nn.Module, tokens: Tokens, starts_B: Tensor) -> Tensor:
     """Mean over rows of  (sum over t >= s of l_t) / #{t >= s: id_t is not 1},  l_t the loss of token t + 1 and 0 before padding.
 
@@ -108,15 +153,23 @@ class Acquisition(TrainingMethod):
     """Number of mismatched answers for each prompt (K)."""
     cap: float | None = Field(None, gt=0)
     """Largest divergence of a token that preservation rewards, in nats."""
+    result_weight: float = Field(0.0, ge=0)
+    """Weight of KL(start || result) on normal answers; 0, as in the paper, leaves it out."""
+    result_scale: float = Field(1.0, gt=0)
+    """Scale of the subtraction at which the result is taken."""
     compat: Literal["released"] | None = None
     """`released`: reproduce the errors K1 to K3 of the released code."""
+
+    @property
+    def needs_start_weights(self) -> bool:
+        return self.result_weight > 0
 
     @property
     def row_sets(self) -> Mapping[str, RowSet]:
         sets = {"forget": FORGET}
         if self.disassociation_weight:
             sets["mismatched"] = RowSet("forget", "forget", self.answers)
-        if self.preservation_weight:
+        if self.preservation_weight or self.result_weight:
             sets["normal"] = RowSet("retain", frozen=frozenset({"hidden"}))
         return sets
 
@@ -127,9 +180,12 @@ class Acquisition(TrainingMethod):
         if "mismatched" in batch:
             found = random_disassociation(model, batch["mismatched"], released=released)
             yield Term("disassociation", found, self.disassociation_weight, rows="mismatched")
-        if "normal" in batch:
+        if self.preservation_weight:
             found = preservation_divergence(model, batch, batch["normal"], self.cap)
             yield Term("preservation", found, self.preservation_weight, rows="normal")
+        if self.result_weight:
+            found = result_divergence(model, batch, batch["normal"], self.result_scale)
+            yield Term("result", found, self.result_weight, rows="normal")
 
 
 class SKU(ComposedMethod):
@@ -138,6 +194,7 @@ class SKU(ComposedMethod):
         guided distortion          CE of the harmful answers
         random disassociation      CE of K harmful answers that belong to other prompts
         preservation divergence    -KL(start || model) on normal answers: away from the start model there, too
+        --result-weight            KL(start || result) on normal answers, at the weights after the subtraction (not in the paper)
 
     Negation subtracts what it learned: theta = theta_0 - scale (theta_acquired - theta_0), so that on normal prompts the result
     moves back to where the start model was. With --lora the adapter's sign is flipped; with full weights the difference is
@@ -170,6 +227,11 @@ class SKU(ComposedMethod):
     """Number of mismatched answers for each prompt (K), drawn from the forget answers that do not belong to it."""
     cap: float | None = Field(None, gt=0)
     """Largest divergence of a token that preservation rewards, in nats; without it there is no cap, as in the paper."""
+    result_weight: float = Field(0.0, ge=0)
+    """Weight of a fourth loss, which is not in the paper: KL(start || result) on the normal answers, of the model that the
+    subtraction will make. It keeps what the normal prompts stand for at scales at which the three losses do not."""
+    result_scale: float = Field(1.0, gt=0)
+    """Scale of the subtraction at which that loss takes the result; usually the `scale` of the run."""
     scale: Scales = (1.0,)
     """Factor of the subtracted difference (lambda). The first one is the run's artifact; of several, each is also in
     RUN/scales/SCALE."""
@@ -191,8 +253,10 @@ class SKU(ComposedMethod):
         check_scales(self.scale, "scale")
         if not (self.distortion_weight or self.disassociation_weight):
             raise ExpungeError("sku learns no harmful answer with both weights 0; give --distortion-weight or the other")
-        if self.preservation_weight and not request.retain:
-            raise ExpungeError("sku needs normal prompts as its retain set; give --retain, or --preservation-weight 0")
+        if (self.preservation_weight or self.result_weight) and not request.retain:
+            raise ExpungeError(
+                "sku needs normal prompts as its retain set; give --retain, or --preservation-weight 0 (and no --result-weight)"
+            )
         if any(example.prompt is None for example in request.forget):
             raise ExpungeError("sku learns answers to prompts, and the forget set has raw text; give prompt and response")
 
