@@ -47,7 +47,6 @@ COLUMNS = {
 }
 FEW = 6
 """Provoking prompts with a polite reply, of 72, in the second setting of Ext-Sub."""
-SCALES = (0.5, 1.0, 1.5, 2.0)
 SKU, NEGATION, PIPELINE = "sku", "task_vector_negation", "ext_sub_pipeline"
 Row = dict[str, float]
 
@@ -60,6 +59,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "SKU, disassociation 2.5": (SKU, {"disassociation_weight": 2.5}),
     "SKU without disassociation": (SKU, {"disassociation_weight": 0.0}),
     "SKU without preservation": (SKU, {"preservation_weight": 0.0}),
+    "SKU without the loss on the result": (SKU, {"result_weight": 0.0}),
     "SKU without rude replies to calm prompts": ("sku_seen", {}),
     "Ext-Sub": (PIPELINE, {}),
     "plain subtraction": (PIPELINE, {"arithmetic": "adapter_subtraction"}),
@@ -71,12 +71,12 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {
 """Label -> (what is trained, fields of the method that differ). Rows of one training differ in arithmetic alone."""
 
 FRONTIERS = {
-    "negation": (NEGATION, "scale"),
-    "SKU": (SKU, "scale"),
-    "Ext-Sub": (PIPELINE, "alpha"),
-    "Ext-Sub, few": ("few", "alpha"),
+    "negation": (NEGATION, "scale", (0.5, 1.0, 1.5, 2.0, 3.0)),
+    "SKU": (SKU, "scale", (1.0, 2.0, 3.0, 3.5, 4.0)),
+    "Ext-Sub": (PIPELINE, "alpha", (0.5, 1.0, 1.5, 2.0)),
+    "Ext-Sub, few": ("few", "alpha", (0.5, 1.0, 1.5, 2.0)),
 }
-"""Label -> (what is trained, the field whose values are drawn)."""
+"""Label -> (what is trained, the field whose values are drawn, these values)."""
 
 
 def measured(source: str | Path, lab: Path) -> Row:
@@ -153,15 +153,15 @@ class Bench:
         execute(run, out, quiet=True, resume=out.exists())
         return out
 
-    def frontier(self, label: str, name: str, field: str) -> None:
-        missing = [value for value in SCALES if f"{label} x {value:g}" not in self.rows]
+    def frontier(self, label: str, name: str, field: str, values: Sequence[float]) -> None:
+        missing = [value for value in values if f"{label} x {value:g}" not in self.rows]
         if not missing:
             return
         if name == NEGATION:
             for value in missing:
                 self.row(f"{label} x {value:g}", self.trained(name, {field: value}))
             return
-        out = self.trained(name, {field: list(SCALES)})
+        out = self.trained(name, {field: list(values)})
         for value in missing:
             self.row(f"{label} x {value:g}", out / f"scales/{value:g}")
 
@@ -171,9 +171,9 @@ class Bench:
         for label, (name, fields) in ROWS.items():
             if label not in self.rows and (not only or label in only):
                 self.row(label, self.trained(name, fields))
-        for label, (name, field) in FRONTIERS.items():
+        for label, (name, field, values) in FRONTIERS.items():
             if not only or f"{label} x" in only:
-                self.frontier(label, name, field)
+                self.frontier(label, name, field, values)
         for row in self.rows.values():
             row["kept"] = row["facts_retain"] / self.rows["original"]["facts_retain"]
 
