@@ -69,3 +69,11 @@ def _import() -> type[BaseModel]:
     """Its module has the name of a keyword."""
     found: type[BaseModel] = import_module("expunge.cli.import").Import
     return found
+
+
+def test_the_table_of_silent_faults_names_files_and_tests_that_are_there() -> None:
+    page = (DOCS / "design.md").read_text(encoding="utf-8")
+    table = page.partition("### Kinds of silent faults")[2].partition("\n## ")[0]
+    files = re.findall(r"`([\w/]+(?:\.py|/))`", table)
+    assert len(files) > 40
+    assert [f for f in files if not any((DOCS.parent / below / f).exists() for below in ("src/expunge", "."))] == []
