@@ -46,9 +46,13 @@ SIGNS = ("run.yaml", "merge.json", f"{ARTIFACT}/{MANIFEST}", MANIFEST)
 """Files of which one shows that expunge made a folder."""
 
 
+MODEL_FILES = ("config.json", "adapter_config.json", "expunge.json")
+"""Files of which a folder of a model, of an adapter or of an artifact has one; runs and evaluations have it in a subfolder."""
+
+
 def check_place(out: Path) -> None:
-    """Raises ExpungeError if a folder cannot be made or written at `out`: below or on a file, read-only, or with too long a
-    name."""
+    """Raises ExpungeError if a folder cannot be made or written at `out`: below or on a file, read-only, with too long a name,
+    or the folder of a model, which is nobody's output."""
     try:
         there = next(place for place in (out.absolute(), *out.absolute().parents) if os.path.lexists(place))
         os.stat(there)
@@ -64,6 +68,8 @@ def check_place(out: Path) -> None:
     longest = os.pathconf(there, "PC_NAME_MAX")
     if any(len(os.fsencode(part)) > longest for part in out.parts):
         raise ExpungeError(f"--out {_short(out)} has a name of more than {longest} bytes; give a shorter one")
+    if found := next((name for name in MODEL_FILES if (out / name).is_file()), None):
+        raise ExpungeError(f"--out {out} is the folder of a model (it holds {found}); give another --out")
 
 
 def _short(path: Path) -> str:

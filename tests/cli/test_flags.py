@@ -1,6 +1,8 @@
 """Names of flags, which are compared before a parser is built."""
 
+import io
 import re
+import sys
 
 import pytest
 
@@ -29,3 +31,15 @@ def test_every_flag_in_the_help_of_a_command_is_known_before_its_parser_is_built
 def test_a_flag_may_have_underscores_and_a_value_that_looks_like_a_flag_is_not_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["merge", "ties", "--dry_run", "--out=--odd", "--tyop", "1"]) == 2
     assert "no flag '--tyop'" in capsys.readouterr().err
+
+
+def test_a_mistake_reads_the_same_where_the_output_cannot_hold_the_characters_of_a_box(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["unlearn", "npo", "--model", "m", "--forget", "f", "--out", "o", "--dtype", "int8"]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    assert main(words) == 2
+    assert capsys.readouterr().err == said
+    assert "---" not in said

@@ -56,6 +56,7 @@ def test_every_field_of_a_method_is_a_flag(name: str, capsys: pytest.CaptureFixt
             ["unlearn", "key_space", "--model", "m", "--forget", "f", "--out", "o", "--radius", "1", "--alpha", "2"],
             "key_space: radius and alpha both say how wide the box is; give one of them; `expunge",
         ),
+        (["unlearn", "npo", "--model", "m", "--forget", "f", "--out", "o", "--epochs", "inf"], "--epochs: has to be finite"),
         (["verify", "nowhere"], "nowhere"),
         (["methods", "nop"], "did you mean 'npo'"),
     ],

@@ -214,8 +214,12 @@ class TestBadRows:
     def test_broken_files_are_named(self, tmp_path):
         broken: dict[str, tuple[bytes, str]] = {
             "a.jsonl": (b'{"text": "x"}\n{"text": \n', r"a\.jsonl line 2 is not JSON"),
-            "b.jsonl": (b'{"text": "x"}\n{"text": "\xff"}\n', r"b\.jsonl is not UTF-8"),
+            "b.jsonl": (b'{"text": "x"}\n{"text": "\xff"}\n', r"b\.jsonl is not UTF-8 in line 2"),
             "c.json": (b'[{"text": "x"}', r"c\.json is not JSON"),
+            "deep.jsonl": (
+                b'{"text": ' + 9999 * b"[" + 9999 * b"]" + b"}\n",
+                r"deep\.jsonl line 1 is not JSON .it is nested too deep",
+            ),
             "d.json": (b"[5]", r"d\.json row 1 is not an object"),
             "e.csv": (b"prompt,response\na,b,c\n", r"e\.csv line 2 has more cells"),
             "twice.csv": (b"prompt,response,prompt\na,b,c\n", r"twice\.csv has two columns 'prompt'"),

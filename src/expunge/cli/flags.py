@@ -122,8 +122,9 @@ def flags_of(cls: type[BaseModel], *, prefixes: bool, before: str = "") -> list[
 
 
 def _sentence(box: str) -> str:
-    """Returns the message inside tyro's box, on one line."""
-    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()]
+    """Returns the message inside tyro's box, on one line. Where the output cannot hold the box's characters, it is a rule of
+    dashes."""
+    lines = [re.sub(r"[│╭╮╰╯─]+|^ *-{3,} *$", " ", line).strip() for line in box.splitlines()]
     text = " ".join(line for line in lines if line)
     text = re.sub(r"\s+", " ", text).removeprefix("Parsing error").removeprefix("Required options").strip()
     text = re.sub(r"^Invalid choice (?=invalid choice)", "", text)  # tyro's heading says it once more

@@ -85,23 +85,34 @@ def _open(path: Path) -> IO[str]:
 def lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yields lines that are not blank, numbered from 1 and stripped. Lines end at line feeds only. Raises ExpungeError for a
     file that cannot be read or is not UTF-8."""
-    number = 0
     try:
         with _open(path) as file:
             for number, line in enumerate(file, start=1):
                 if line := line.strip():
                     yield number, line
     except UnicodeDecodeError as error:
-        raise ExpungeError(f"{path} is not UTF-8 after line {number} ({error.reason}); convert it") from error
+        raise ExpungeError(f"{path} is not UTF-8 in line {_undecodable(path)} ({error.reason}); convert it") from error
     except (OSError, EOFError) as error:
         raise ExpungeError(f"{path} cannot be read ({error}); check the file") from error
+
+
+def _undecodable(path: Path) -> int:
+    """Returns the number of the first line that is not UTF-8; text is decoded in blocks, which do not tell."""
+    with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return number
 
 
 def _json(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
-        raise ExpungeError(f"{where} is not JSON ({error}); correct it") from error
+    except (ValueError, RecursionError) as error:
+        said = "it is nested too deep" if isinstance(error, RecursionError) else error
+        raise ExpungeError(f"{where} is not JSON ({said}); correct it") from error
 
 
 def _jsonl_rows(path: Path) -> Located:

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from expunge.described import Described
 from expunge.records import Seed, level
@@ -35,9 +35,11 @@ class Training(Described):
 
     @field_validator("*")
     @classmethod
-    def _is_a_number(cls, value: Any) -> Any:
+    def _is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, float) and math.isnan(value):
             raise ValueError("nan is not a number")
+        if value == math.inf and info.field_name != "max_grad_norm":  # where it means no clipping
+            raise ValueError("has to be finite")
         return value
 
     @model_validator(mode="after")
