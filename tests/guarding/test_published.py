@@ -138,3 +138,13 @@ def test_a_file_for_another_model_is_refused_before_anything_is_written(pico_fol
     with pytest.raises(ExpungeError, match="holds sum by layer"):
         import_guard(tmp_path / "f.pkl", model=str(pico_folder), out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_an_import_replaces_nothing(pico_folder: Path, tmp_path: Path) -> None:
+    file = neuron_file(tmp_path / "a.pkl")
+    import_guard(file, model=str(pico_folder), out=tmp_path / "run")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for out, reason in (("run", "exists already"), ("run/artifact", "folder of a model"), (".", "input"), ("a.pkl", "is a file")):
+        with pytest.raises(ExpungeError, match=reason):
+            import_guard(file, model=str(pico_folder), out=tmp_path / out)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before

@@ -19,7 +19,7 @@ class Import(Described):
     model: str
     """The model that it was made for: a folder, or a hub id that was loaded before."""
     out: str
-    """Folder of the run; its artifact is replaced if there is one."""
+    """Folder of the run; it must not exist."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
     alpha: float = Field(1.0, gt=0)

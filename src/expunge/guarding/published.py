@@ -22,6 +22,7 @@ from expunge.artifact import Manifest, base_of, save_artifact
 from expunge.data.encode import Encoder
 from expunge.data.format import default_format
 from expunge.errors import ExpungeError
+from expunge.folders import check_apart, check_place, holds_something
 from expunge.guarding import life
 from expunge.methods.base import State
 from expunge.methods.guarding.key_space import KeySpaceDetection
@@ -103,8 +104,13 @@ def import_guard(
 
     The file holds no texts, so that the artifact has no canary prompts.
 
-    Raises ExpungeError if the file does not fit the model, or is not one of the two kinds.
+    Raises ExpungeError if the file does not fit the model, or is not one of the two kinds, or `out` holds something.
     """
+    folder = Path(out) / "artifact"
+    check_place(Path(out))
+    check_apart(Path(out), [path, model])
+    if holds_something(Path(out)):
+        raise ExpungeError(f"{out} exists already; give another --out")
     layers, places = read_published(path), blocks_of(_skeleton(model, revision))
     tokenizer = load_tokenizer(model, revision=revision)
     encoder = Encoder(tokenizer, default_format(tokenizer))
@@ -130,7 +136,6 @@ def import_guard(
         )
     base = base_of(model, Path(out), model_fingerprint(model, revision=revision), revision)
     notes = f"Imported from {Path(path).name}. {method.summary(state)}"
-    folder = Path(out) / "artifact"
     folder.parent.mkdir(parents=True, exist_ok=True)
     return save_artifact(folder, "guard", method, base, partial(life.save, state=state, encoder=encoder), notes=notes)
 
