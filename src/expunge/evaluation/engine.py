@@ -12,7 +12,8 @@ from torch import nn
 
 from expunge.data.encode import Encoded, collate
 from expunge.devices import tokens_that_fit
-from expunge.evaluation.multiple_choice import Answers, score_answers
+from expunge.evaluation.beginnings import Answers
+from expunge.evaluation.multiple_choice import score_answers
 from expunge.evaluation.processes import dealt
 from expunge.evaluation.reuse import Reuse
 from expunge.evaluation.shortcuts import shortcuts_of
@@ -61,7 +62,7 @@ class Engine:
         most = max(1, LOGITS_IN_MEMORY // vocabulary) if self.device.type == "cpu" else fitting
         self.max_tokens = min(wanted, most)
         # Of a prompt that answers share, only the last position has logits; so many answers of 32 tokens fit.
-        self.shared_tokens, self.shared_rows = wanted, max(1, min(max_rows, most // 64))
+        self.shared_tokens, self.shared_rows, self.max_logits = wanted, max(1, min(max_rows, most // 64)), most
         self._known: dict[Ids, tuple[int, TokenStats]] = {}
         self._gradients: dict[Encoded, float] = {}
 
@@ -125,7 +126,14 @@ class Engine:
         """
         return self._reused(
             questions,
-            partial(score_answers, self.model, pad_id=self.pad_id, max_tokens=self.shared_tokens, max_rows=self.shared_rows),
+            partial(
+                score_answers,
+                self.model,
+                pad_id=self.pad_id,
+                max_tokens=self.shared_tokens,
+                max_rows=self.shared_rows,
+                max_logits=self.max_logits,
+            ),
             "answers",
         )
 

@@ -142,7 +142,9 @@ class EngineLM(HFLM):  # type: ignore[misc]
         # Whole texts (perplexity) come without their words and have logits everywhere; choices have few.
         most = engine.max_tokens if requests[questions[0][0]][0] is None else engine.shared_tokens
         encoded = [[self._fitted(requests[index]) for index in question] for question in questions]
-        stats = score_answers(engine.model, encoded, engine.pad_id, max_tokens=most, max_rows=engine.shared_rows)
+        stats = score_answers(
+            engine.model, encoded, engine.pad_id, max_tokens=most, max_rows=engine.shared_rows, max_logits=engine.max_logits
+        )
         for question, answers in zip(questions, stats, strict=True):
             for index, tokens in zip(question, answers, strict=True):
                 found[index] = (float(tokens.logp.sum(dtype=np.float64)), bool(tokens.hit.all()))

@@ -8,9 +8,11 @@ Four answers to one question are four sequences with the same prompt. Four cases
   a cache: a tenth to a fifth less time than a second pass over the ends;
 * longer, for models that take no such attention mask, for very long prompts, and for ends so long that most of what they would
   attend to in one row is hidden from them: the beginning once, and the ends in separate rows that continue from its repeated
-  key-value cache;
+  key-value cache; one pass reads the beginnings of many questions, others their ends, sorted by length;
 * longer, for models where neither gives the right values (`shortcuts`), or for models with hooks (a guard needs real rows): full
   passes.
+
+Where some answers to a question go on alike, they are a group of their own if that leaves fewer tokens (`beginnings`).
 
 The log-probabilities equal those of full passes up to rounding (1e-5), in any batch.
 
@@ -19,15 +21,18 @@ N positions where logits are computed, M pairs of such a position and a label, V
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from copy import copy
 from functools import partial
-from itertools import accumulate, pairwise, takewhile
-from typing import NamedTuple, cast
+from itertools import accumulate, pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
 from expunge.data.encode import Encoded, Tokens, collate, length_batches
 from expunge.devices import out_of_memory
+from expunge.evaluation.beginnings import Answers, Group, Ids, beginnings, group_of
 from expunge.evaluation.processes import dealt
 from expunge.evaluation.shortcuts import Shortcuts, sees, shortcuts_of
 from expunge.evaluation.token_stats import TokenDistribution, TokenStats
@@ -36,44 +41,16 @@ from expunge.models.load import causal_model
 from expunge.models.logprobs import cached_logits, logits_at
 from expunge.models.vocabulary import label_distribution, peaks
 
-Ids = tuple[int, ...]
-Answers = Sequence[Encoded]
-"""The answers to one question, with the prompt. The last token of a sequence is a label and is never read by the model."""
-
-
 MASKED = 8192
 """Longest row of this kind: its attention mask grows with the square of its length."""
 
 
+SPAN = 8
+"""Most tokens read together with one pass over beginnings, the ends in their passes included, in batches."""
+
+
 WIDTH = 8
 """Rows are padded to a multiple of it if padding changes no value."""
-
-
-class _Group(NamedTuple):
-    """Some answers to one question with the same beginning; `shared` is the length of what the model reads in common."""
-
-    rows: tuple[Encoded, ...]
-    shared: Ids
-
-    @property
-    def ends(self) -> list[Ids]:
-        """Returns what is read after the common beginning, for each answer."""
-        return [row.ids[len(self.shared) : -1] for row in self.rows]
-
-    @property
-    def first(self) -> int:
-        """Returns the first position in the common beginning that predicts a label of some answer."""
-        return min(min(row.answer_start for row in self.rows) - 1, len(self.shared))
-
-    @property
-    def begun(self) -> int:
-        """Returns the positions of the beginning that predict a label."""
-        return len(self.shared) - self.first
-
-    @property
-    def more(self) -> int:
-        """Returns the number of tokens of all ends together."""
-        return sum(map(len, self.ends))
 
 
 Way = Callable[..., list[TokenStats]]
@@ -87,12 +64,14 @@ def score_answers(
     *,
     max_tokens: int,
     max_rows: int,
+    max_logits: int | None = None,
     distribution: bool = False,
 ) -> list[list[TokenStats]]:
     """Returns statistics of the labelled tokens of every answer to every question, in order; with several processes, each
     computes its batches.
 
     max_tokens, max_rows   upper bounds of a batch, in tokens and questions. They change speed and memory, never a value
+    max_logits             upper bound of the tokens of all ends in one pass, which have logits; default: max_tokens
     distribution           with `TokenStats.distribution`, which takes a few more passes over the logits
 
     Raises ExpungeError if a token has no embedding, or if a single row does not fit into memory.
@@ -101,22 +80,26 @@ def score_answers(
     pad_id, can = padding(model, pad_id), shortcuts_of(model)
     groups, places = [], []
     for q, answers in enumerate(questions):
-        for rows in _split(answers, can):
-            groups.append(_group([answers[a] for a in rows]))
+        for rows in beginnings(answers, can):
+            groups.append(group_of([answers[a] for a in rows]))
             places.append([(q, a) for a in rows])
     costs = [len(group.shared) + group.more for group in groups]
     if can.padding:
         costs = [-(-cost // WIDTH) * WIDTH for cost in costs]
     wide = text_config(model).hidden_size
-    ways: dict[Way, list[int]] = {_letters: [], _tree: [], _repeated: []}
+    ways: dict[Way, list[int]] = {_letters: [], _tree: []}
+    begun: list[int] = []
     for g, group in enumerate(groups):
         tree = can.tree and (not can.cache or (costs[g] <= MASKED and _pays_in_one_row(group, wide)))
-        ways[_letters if not group.more else _tree if tree else _repeated].append(g)
+        (ways[_letters] if not group.more else ways[_tree] if tree else begun).append(g)
     batches = [
         (way, [mine[i] for i in batch])
         for way, mine in ways.items()
         for batch in batches_of([costs[g] for g in mine], max_tokens, max_rows, can)
     ]
+    repeated = partial(_repeated, max_tokens=min(max_tokens, max_logits or max_tokens))
+    for batch in batches_of([len(groups[g].shared) for g in begun], max_tokens, max_rows, can):
+        batches += [(repeated, few) for few in _spans([begun[i] for i in batch], costs, SPAN * max_tokens)]
     training = model.training
     model.eval()
     try:
@@ -143,8 +126,19 @@ def batches_of(lengths: Sequence[int], max_tokens: int, max_rows: int, can: Shor
     ]
 
 
+def _spans(chosen: Sequence[int], costs: Sequence[int], most: int) -> list[list[int]]:
+    """Cuts a batch of groups into runs of at most so many tokens; a larger group is a run of its own."""
+    found, total = list[list[int]](), most
+    for g in chosen:
+        if total + costs[g] > most:
+            found, total = [*found, []], 0
+        found[-1].append(g)
+        total += costs[g]
+    return found
+
+
 def _batch(
-    model: nn.Module, groups: Sequence[_Group], pad_id: int, distribution: bool, batch: tuple[Way, Sequence[int]]
+    model: nn.Module, groups: Sequence[Group], pad_id: int, distribution: bool, batch: tuple[Way, Sequence[int]]
 ) -> list[TokenStats]:
     """Computes the batch, or its halves one after the other if it does not fit into memory."""
     way, chosen = batch
@@ -162,7 +156,7 @@ def _batch(
     ]
 
 
-def _pays_in_one_row(group: _Group, wide: int) -> bool:
+def _pays_in_one_row(group: Group, wide: int) -> bool:
     """Returns whether one row with all ends costs less than a second pass over them.
 
     In one row every token is multiplied with every other, also where the mask then hides it: 4 D operations a pair, where a
@@ -173,25 +167,7 @@ def _pays_in_one_row(group: _Group, wide: int) -> bool:
     return whole**2 - needed <= wide * whole
 
 
-def _split(answers: Answers, can: Shortcuts) -> list[list[int]]:
-    """Returns the indices of answers that are computed together: those that read the same tokens, or share a beginning."""
-    same: dict[Ids, list[int]] = {}
-    for index, answer in enumerate(answers):
-        same.setdefault(answer.ids[:-1], []).append(index)
-    beginnings: dict[int, list[int]] = {}
-    for ids, indices in same.items():
-        whole = not (can.tree or can.cache) or (can.longest is not None and len(ids) > can.longest)
-        beginnings.setdefault(-indices[0] - 1 if whole else ids[0], []).extend(indices)
-    return list(beginnings.values())
-
-
-def _group(rows: Sequence[Encoded]) -> _Group:
-    columns = zip(*(row.ids[:-1] for row in rows), strict=False)
-    shared = takewhile(lambda column: len(set(column)) == 1, columns)
-    return _Group(tuple(rows), tuple(column[0] for column in shared))
-
-
-def _letters(model: nn.Module, groups: Sequence[_Group], pad_id: int, distribution: bool) -> list[TokenStats]:
+def _letters(model: nn.Module, groups: Sequence[Group], pad_id: int, distribution: bool) -> list[TokenStats]:
     """Computes groups whose answers read the same tokens: one row each, labelled from the earliest answer on."""
     device = causal_model(model).device
     rows = [group.shared for group in groups]
@@ -219,7 +195,7 @@ def _even(rows: Sequence[Ids], pad_id: int) -> Tokens:
     return Tokens(tokens.input_ids_BT[:-1], tokens.attention_mask_BT[:-1], tokens.labels_BT[:-1])
 
 
-def _tree(model: nn.Module, groups: Sequence[_Group], pad_id: int, distribution: bool) -> list[TokenStats]:
+def _tree(model: nn.Module, groups: Sequence[Group], pad_id: int, distribution: bool) -> list[TokenStats]:
     """Computes one row per group: its beginning, then all ends, each of which attends to the beginning and itself."""
     device = causal_model(model).device
     rows = [(*group.shared, *(token for end in group.ends for token in end)) for group in groups]
@@ -243,41 +219,69 @@ def _tree(model: nn.Module, groups: Sequence[_Group], pad_id: int, distribution:
     )
 
 
-def _repeated(model: nn.Module, groups: Sequence[_Group], pad_id: int, distribution: bool) -> list[TokenStats]:
-    """Computes one pass over the beginnings, padded on the left; one over the ends, padded on the right, with their group's
-    cache."""
+def _repeated(model: nn.Module, groups: Sequence[Group], pad_id: int, distribution: bool, *, max_tokens: int) -> list[TokenStats]:
+    """Computes one pass over the beginnings, padded on the left; then passes over the ends, padded on the right, each with its
+    group's cache."""
     device = causal_model(model).device
-    beginnings = collate([Encoded(group.shared, len(group.shared), False) for group in groups], pad_id, side="left").to(device)
-    wide = beginnings.input_ids_BT.shape[1]
+    begun = collate([Encoded(group.shared, len(group.shared), False) for group in groups], pad_id, side="left").to(device)
+    wide = begun.input_ids_BT.shape[1]
     # Column of position p of a beginning in its padded row; logits from `first` on.
     index = [b * wide + wide - len(g.shared) + p for b, g in enumerate(groups) for p in range(g.first, len(g.shared))]
     index_N = torch.tensor(index, dtype=torch.long, device=device)
-    first = cached_logits(model, beginnings.input_ids_BT, beginnings.attention_mask_BT, index_N)
+    logits_NV, cache = cached_logits(model, begun.input_ids_BT, begun.attention_mask_BT, index_N)
+    starts = _starts(group.begun for group in groups)
+    answers = [(row, end, b) for b, group in enumerate(groups) for row, end in zip(group.rows, group.ends, strict=True)]
+    found = _stats(logits_NV, [_pairs_begun(groups[b], row, starts[b]) for row, _, b in answers], distribution)
+    del logits_NV
 
-    ends = [(b, end) for b, group in enumerate(groups) for end in group.ends if end]
-    parents_R = torch.tensor([b for b, _ in ends], dtype=torch.long, device=device)
-    tails = collate([Encoded(end, len(end), False) for _, end in ends], pad_id).to(device)
-    first.cache.reorder_cache(cast(torch.LongTensor, parents_R))
-    mask_RS = torch.cat([beginnings.attention_mask_BT[parents_R], tails.attention_mask_BT], dim=1)
-    every_N = tails.attention_mask_BT.flatten().nonzero()[:, 0]
-    rest = cached_logits(model, tails.input_ids_BT, mask_RS, every_N, first.cache)
-    starts, follow = _starts(g.begun for g in groups), _starts((g.more for g in groups), first=len(index))
-    return _stats(torch.cat([first.logits_NV, rest.logits_NV]), _pairs(groups, starts, follow), distribution)
+    # Each end has the columns of its beginning in its cache, too; they take less memory than what is computed for a token.
+    going = [i for i, (_, end, _) in enumerate(answers) if end]
+    costs = [max(len(answers[i][1]), -(-(wide + len(answers[i][1])) // 4)) for i in going]
+    for batch in length_batches(costs, max_tokens, len(costs)):
+        some = [going[i] for i in batch]
+        ends, parents = [answers[i][1] for i in some], [answers[i][2] for i in some]
+        tails = collate([Encoded(end, len(end), False) for end in ends], pad_id).to(device)
+        parents_R = torch.tensor(parents, dtype=torch.long, device=device)
+        mask_RS = torch.cat([begun.attention_mask_BT[parents_R], tails.attention_mask_BT], dim=1)
+        every_N = tails.attention_mask_BT.flatten().nonzero()[:, 0]
+        rest = cached_logits(model, tails.input_ids_BT, mask_RS, every_N, _rows_of(cache, parents_R))
+        pairs = [_pairs_end(answers[i][0], end, start) for i, end, start in zip(some, ends, _starts(map(len, ends)), strict=True)]
+        for i, stats in zip(some, _stats(rest.logits_NV, pairs, distribution), strict=True):
+            found[i] = found[i].then(stats)
+    return found
 
 
-def _pairs(groups: Sequence[_Group], starts: Sequence[int], ends: Sequence[int]) -> list[list[tuple[int, int]]]:
+def _rows_of(cache: Cache, parents_R: Tensor) -> Cache:
+    """Returns a cache of these rows; the one that it is made from stays as it is."""
+    chosen = copy(cache)
+    chosen.layers = [copy(layer) for layer in cache.layers]
+    chosen.reorder_cache(cast(torch.LongTensor, parents_R))
+    return chosen
+
+
+def _pairs(groups: Sequence[Group], starts: Sequence[int], ends: Sequence[int]) -> list[list[tuple[int, int]]]:
     """Returns for each answer of each group: (row of the logits, label) of its labelled tokens.
 
     starts, ends  rows at which the logits of each group's beginning (from `first` on) and of its ends start
     """
     pairs = []
-    for group, start, end in zip(groups, starts, ends, strict=True):
-        first, begun = group.first, group.begun
-        for row, own in zip(group.rows, group.ends, strict=True):
-            place = [*range(start, start + begun), *range(end, end + len(own))]
-            pairs.append([(place[t - 1 - first], row.ids[t]) for t in range(row.answer_start, len(row.ids))])
-            end += len(own)
+    for group, start, at in zip(groups, starts, ends, strict=True):
+        for row, end in zip(group.rows, group.ends, strict=True):
+            pairs.append(_pairs_begun(group, row, start) + _pairs_end(row, end, at))
+            at += len(end)
     return pairs
+
+
+def _pairs_begun(group: Group, row: Encoded, start: int) -> list[tuple[int, int]]:
+    """Returns (row of the logits, label) for the labels of an answer that its group's beginning predicts."""
+    stop = min(len(group.shared) + 1, len(row.ids))
+    return [(start + t - 1 - group.first, row.ids[t]) for t in range(row.answer_start, stop)]
+
+
+def _pairs_end(row: Encoded, end: Ids, start: int) -> list[tuple[int, int]]:
+    """Returns the same for the labels that its end predicts."""
+    shared = len(row.ids) - 1 - len(end)
+    return [(start + t - 1 - shared, row.ids[t]) for t in range(max(row.answer_start, shared + 1), len(row.ids))]
 
 
 def _starts(lengths: Iterable[int], first: int = 0) -> list[int]:
@@ -287,7 +291,7 @@ def _starts(lengths: Iterable[int], first: int = 0) -> list[int]:
 
 def _stats(logits_NV: Tensor, pairs: Sequence[Sequence[tuple[int, int]]], distribution: bool) -> list[TokenStats]:
     """Returns one TokenStats for each list of (row of the logits, label)."""
-    flat = torch.tensor([pair for row in pairs for pair in row], dtype=torch.long, device=logits_NV.device)
+    flat = torch.tensor([pair for row in pairs for pair in row], dtype=torch.long, device=logits_NV.device).reshape(-1, 2)
     where_M, labels_M = flat[:, 0], flat[:, 1]
     found = peaks(logits_NV)
     logp_M = (logits_NV[where_M, labels_M].float() - found.lse_N[where_M]).cpu().numpy()

@@ -16,6 +16,9 @@ class TokenDistribution(NamedTuple):
     variance: NDArray[np.float32]
     """Var_p[log p] over the vocabulary."""
 
+    def then(self, other: "TokenDistribution") -> "TokenDistribution":
+        return TokenDistribution(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
+
     def part(self, tokens: slice) -> "TokenDistribution":
         return TokenDistribution(self.rank[tokens], self.mean[tokens], self.variance[tokens])
 
@@ -31,6 +34,14 @@ class TokenStats(NamedTuple):
     """Whether the last of the tokens is the end token."""
     distribution: TokenDistribution | None = None
     """Only if a metric needs it."""
+
+    def then(self, other: "TokenStats") -> "TokenStats":
+        """Returns the statistics of these tokens and those that follow; both with a distribution, or neither."""
+        both = (self.distribution, other.distribution)
+        distribution = both[0].then(both[1]) if both[0] is not None and both[1] is not None else None
+        return TokenStats(
+            np.concatenate([self.logp, other.logp]), np.concatenate([self.hit, other.hit]), other.has_end, distribution
+        )
 
     def without_end(self) -> "TokenStats":
         """Returns the statistics without the end token."""
