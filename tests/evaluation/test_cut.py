@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from expunge.attacks import results
 from expunge.cli.evaluate import table
 from expunge.data.example import Example
 from expunge.evaluation.metrics import Accuracy, ExactMatch, Metric, Perplexity, Probability, PromptCut, Repetition, TruthRatio
@@ -96,3 +98,8 @@ def test_a_page_shows_the_number_with_a_footnote() -> None:
     for text in (html(made), markdown(made), latex(made)):
         assert "0.25" in text
         assert "1 of 4 samples were read without the end of their answer" in text
+
+
+def test_a_score_after_an_attack_says_of_which_facts_it_is_not() -> None:
+    score = results._score("forget", "recall", np.array([0.5, np.nan, 1.0]))
+    assert (score.value, score.n, score.left_out) == (0.75, 2, {results.NO_VALUE: 1})

@@ -11,6 +11,8 @@ from expunge.data.example import Example
 from expunge.evaluation.statistics import bootstrap_interval
 from expunge.records import Attack, Role, Sample, Score
 
+NO_VALUE = "no word of it counts, or no answer"
+"""Why a fact has no value."""
 Who = Literal["forget", "gold", "control"]
 """The artifact on the forgotten facts, the gold model on the same, the artifact on facts that it never saw."""
 
@@ -88,13 +90,14 @@ def _score(task: str, metric: str, values: Floats) -> Score:
         high=high,
         n=len(scored),
         higher_is_better=better,
+        left_out={NO_VALUE: len(values) - len(scored)} if len(scored) < len(values) else {},
     )
 
 
 def _sample(task: str, metric: str, example: Example, role: Role, value: float) -> Sample:
     if np.isfinite(value):
         return Sample(task=task, metric=metric, id=example.id, role=role, value=value)
-    return Sample(task=task, metric=metric, id=example.id, role=role, value=None, unscored="no word of it counts, or no answer")
+    return Sample(task=task, metric=metric, id=example.id, role=role, value=None, unscored=NO_VALUE)
 
 
 def said(record: Attack) -> str:
