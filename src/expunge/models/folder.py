@@ -25,7 +25,7 @@ BESIDE_TOKENIZER = ("merges.txt", "added_tokens.json", "special_tokens_map.json"
 PICKLES = ("*.bin", "*.pt", "*.pth")
 CODED = {"I8", "U8", "I16", "I32", "F8_E4M3", "F8_E5M2"}
 """Types, as a header names them, in which weights are stored as codes of other numbers."""
-FOREIGN = ("pytorch_model*.bin", "consolidated*.safetensors", "consolidated*.pth", "model-*-of-*.safetensors", "*.gguf")
+FOREIGN = ("pytorch_model*.bin", "consolidated*.safetensors", "consolidated*.pth", "model-*-of-*.safetensors")
 """Weights of a whole model that this library does not read."""
 QUANTIZED = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
 """Files in which quantizers keep their settings if they do not write them into config.json."""
