@@ -75,13 +75,15 @@ def test_other_alphas_and_baselines_train_nothing(
     assert sorted(folder.name for folder in (out / "scales").iterdir()) == ["0.5", "1"]
     assert expunge.verify(out / "scales/1").method["alpha"] == [1.0]
     assert len(trained) == 2
+    (out / "scales/0.5/scores.txt").write_text("of an evaluation of this scale")
     plain = factors(made(out, pico_folder, data, ExtSubPipeline(arithmetic="adapter_subtraction"), resume=True))
     alone = factors(made(out, pico_folder, data, ExtSubPipeline(arithmetic="expert"), resume=True))
     expert = factors(out / "expert/artifact")
     assert all(torch.equal(alone[name], expert[name]) for name in expert)
     assert next(iter(plain.values())).shape != next(iter(alone.values())).shape
     assert len(trained) == 2
-    assert not (out / "scales").exists()
+    left = [path.relative_to(out).as_posix() for path in sorted((out / "scales").rglob("*"))]
+    assert left == ["scales/0.5", "scales/0.5/scores.txt"], "artifacts of other scales go, what lies beside them stays"
 
 
 def test_vectors_of_ia3_are_trained_and_subtracted(pico_folder: Path, data: dict[str, str], tmp_path: Path) -> None:

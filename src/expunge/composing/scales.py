@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from expunge.artifact import Kind, save_artifact
@@ -14,11 +15,17 @@ SCALES = "scales"
 
 def write_scales(stages: Stages, kind: Kind, variants: Sequence[tuple[float, ComposedMethod, Callable[[Path], None]]]) -> None:
     """Writes RUN/scales/SCALE/artifact of each (scale, method with that scale, function that fills the folder); nothing for a
-    single one."""
+    single one. Artifacts of other scales are removed, what lies beside them is not."""
     if not is_main():
         return
-    shutil.rmtree(stages.out / SCALES, ignore_errors=True)
-    if len(variants) < 2:
+    wanted = {f"{scale:g}" for scale, _, _ in variants} if len(variants) > 1 else set()
+    for old in (stages.out / SCALES).glob("*/artifact"):
+        if old.parent.name not in wanted:
+            shutil.rmtree(old)
+    for empty in (*(stages.out / SCALES).glob("*"), stages.out / SCALES):
+        with suppress(OSError):
+            empty.rmdir()
+    if not wanted:
         return
     start = stages.context.start
     sha256 = start.fingerprint()
