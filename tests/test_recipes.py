@@ -9,6 +9,7 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from expunge import artifact
+from expunge.cli.merge_pairs import pairs_of
 from expunge.data.read import read_request
 from expunge.data.split import rows_by_attribute
 from expunge.errors import ExpungeError
@@ -17,7 +18,10 @@ from expunge.recipes import recipe, recipes_folder
 from expunge.run import check, execute
 from expunge.spec import Run, build, to_yaml
 
+PAIRS = "behavior/ext_sub_published"
+"""The one recipe of merges instead of a run."""
 NAMES = sorted(str(path.relative_to(recipes_folder()).with_suffix("")) for path in recipes_folder().rglob("*.yaml"))
+NAMES.remove(PAIRS)
 PUBLISHED = [n for n in NAMES if n.startswith(("rmu_", "tvn_", "spunge_"))]
 SKILLS = [n for n in NAMES if n.startswith("skills/")]
 MODELS = {
@@ -224,3 +228,13 @@ def test_training_is_not_spread_by_a_device_map(tmp_path: Path) -> None:
     with pytest.raises(ExpungeError, match="for methods without gradient steps; shard npo with torchrun"):
         execute(run, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_published_adapters_of_ext_sub_are_paired() -> None:
+    """The eight adapters of the release; each result is of one base, and the expert comes first."""
+    pairs = pairs_of(PAIRS)
+    assert len({name for pair in pairs.values() for name in pair}) == 8
+    for expert, anti in pairs.values():
+        assert expert.partition("_")[0] == anti.partition("_")[0]
+        assert anti.endswith(("untruthful_lora", "toxic_lora"))
+        assert not expert.endswith(("untruthful_lora", "toxic_lora"))

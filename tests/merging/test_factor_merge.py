@@ -1,6 +1,7 @@
 """Adapters from adapters: two PEFT folders in, one out. PEFT itself loads and judges the result."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -344,6 +345,28 @@ def test_the_command(tmp_path: Path, pico_folder: Path, capsys: pytest.CaptureFi
     assert json.loads((tmp_path / "out/artifact/expunge.json").read_text())["method"] == {
         "name": "ext_sub", "alpha": 0.5, "zero_expert": "drop"
     }  # fmt: skip
+
+
+def test_a_file_of_pairs_is_merged_into_a_folder_each_and_goes_on(
+    tmp_path: Path, pico_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    e, a, b = (str(adapter(tmp_path / n, pico_folder, i)) for i, n in enumerate("eab"))
+    file = tmp_path / "pairs.yaml"
+    file.write_text(json.dumps({"merges": {"first": [e, a], "second": [e, b]}}))
+    words = ["merge", "ext_sub", "--config", str(file), "--alpha", "0.5", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    merge_adapters(ExtSub(alpha=0.5), models=[e, b], out=tmp_path / "one")
+    there = tmp_path / "out/second/artifact/adapter_model.safetensors"
+    assert there.read_bytes() == (tmp_path / "one/artifact/adapter_model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "out/second")
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "first: " in (said := capsys.readouterr().out)
+    assert "is there already" in said
+    assert there.is_file()
+    for wrong in ({"merges": {"first": [e]}}, {"merges": {"../first": [e, a]}}, {"merges": {}}, {"models": [e, a]}):
+        file.write_text(json.dumps(wrong))
+        assert main(words) == 2
 
 
 def test_a_killed_merge_of_adapters_is_repeated_by_its_folder_alone(

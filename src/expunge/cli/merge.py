@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict, Field, create_model
 
+from expunge.cli.merge_pairs import merge_pairs
 from expunge.described import Described
 from expunge.errors import ExpungeError, Interrupted, nearest
 from expunge.folders import COMMAND, beside_of, kept_command, unfinished
@@ -97,7 +98,11 @@ def _help() -> None:
     print("\nmethods that make one adapter of two, `--models EXPERT ANTI_EXPERT`:")
     for adapter_cls in ADAPTER_MERGING:
         print(f"  {adapter_cls.method_name():<20} {adapter_cls.formula}")
-    print("\n`expunge merge METHOD --help` lists the fields of a method; --config takes a YAML file of mergekit.")
+    print(
+        "\n`expunge merge METHOD --help` lists the fields of a method; --config takes a YAML file of mergekit,\n"
+        "and with a method for adapters a file of pairs:\n"
+        "`expunge merge ext_sub --config behavior/ext_sub_published --out DIR`."
+    )
 
 
 def _merge_adapters(chosen: "type[AdapterMethod]", words: Sequence[str]) -> None:
@@ -142,6 +147,9 @@ def main(words: Sequence[str]) -> None:
         from expunge.merging.mergekit import read_mergekit
 
         request = read_mergekit(Path(recipe.config), shard_bytes=round(recipe.shard_gb * 1e9))
+    elif words[0] in of_adapters and value_of(words, "--config") is not None:
+        merge_pairs(of_adapters[words[0]], words)
+        return
     elif words[0] in of_adapters:
         _merge_adapters(of_adapters[words[0]], words)
         return
