@@ -138,7 +138,7 @@ class HiddenGate:
         """Returns the tensors of a gate that was trained on each text as it is and in canonical form."""
         features_NF = torch.stack([states(view) for text in rows.texts for view in (text, canonical(text))]).double()
         mean_F, scale_F = features_NF.mean(0), features_NF.std(0).clamp(min=1e-6)
-        is_forget, weights = np.repeat(rows.is_forget, 2), np.repeat(rows.weights, 2)
+        is_forget, weights = np.repeat(rows.is_forget, 2).tolist(), np.repeat(rows.weights, 2).tolist()
         found = _regression(((features_NF - mean_F) / scale_F).numpy(), is_forget, weights, 0.1)
         more = {"gate.mean": mean_F.float(), "gate.scale": scale_F.float(), "gate.window": torch.tensor(rows.window)}
         return found | more
