@@ -6,7 +6,7 @@ Beside it, with --eager, the plain reading of the released code (every position,
 known. With --decode instead: what the guard costs prompts that it lets pass, on a random Llama of the 110M shape (64 tokens read,
 64 written), and whether their logits are bit-equal; the gate decides anew in each round. With --ablation instead: what the 44
 settings of the released ablation cost, as a multiple of one setting, in rows, tokens and CPU time, and the first 40 of them: 100
-prompts, 5 of them flagged, each scored and answered (16 tokens); the same Llama. Exit code 1 where a bar is missed.
+prompts, 5 of them to forget, each scored and answered (16 tokens); the same Llama. Exit code 1 where a bar is missed.
 """
 
 import argparse
