@@ -16,7 +16,7 @@ Flags = TypeVar("Flags", bound=BaseModel)
 
 PLAIN = tyro.conf.arg(name="")
 """Marks a field whose own fields are flags without a prefix."""
-_Named = type(PLAIN)
+_Named: Any = type(PLAIN)
 POSITIONAL = get_args(Positional[str])[1]
 """Marks a field that is a word without a flag."""
 

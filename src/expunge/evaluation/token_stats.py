@@ -17,7 +17,11 @@ class TokenDistribution(NamedTuple):
     """Var_p[log p] over the vocabulary."""
 
     def then(self, other: "TokenDistribution") -> "TokenDistribution":
-        return TokenDistribution(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
+        return TokenDistribution(
+            np.concatenate([self.rank, other.rank]),
+            np.concatenate([self.mean, other.mean]),
+            np.concatenate([self.variance, other.variance]),
+        )
 
     def part(self, tokens: slice) -> "TokenDistribution":
         return TokenDistribution(self.rank[tokens], self.mean[tokens], self.variance[tokens])
