@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+from expunge.cli.merge_pairs import pairs_of
 from expunge.data.corpora import SETS
 from expunge.evaluation.suites import SUITES
 from expunge.methods import METHODS
@@ -15,7 +16,11 @@ PAGE = (Path(__file__).parents[1] / "docs/behavior.md").read_text(encoding="utf-
 def test_recipes_and_methods_are_there() -> None:
     named = re.findall(r"--config (behavior/\w+)", PAGE)
     assert named
-    assert all(recipe(name)["method"]["name"] in METHODS for name in named)
+    assert "behavior/ext_sub_published" in named
+    assert pairs_of("behavior/ext_sub_published")
+    runs = [name for name in named if name != "behavior/ext_sub_published"]
+    assert runs
+    assert all(recipe(name)["method"]["name"] in METHODS for name in runs)
     assert set(re.findall(r"^expunge (?:unlearn|merge) (\w+)", PAGE, re.MULTILINE)) <= set(METHODS)
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from expunge.cli import COMMANDS, main
 from expunge.cli.flags import parse
+from expunge.cli.merge_pairs import pairs_of
 from expunge.evaluation.suites import SUITES
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +32,7 @@ NOT_RUN = {
     ("README", "evaluate runs/npo --suite tofu"): HUB,
     ("attacks", ""): "attacks a lab's models for minutes; tests/attacks does so with small budgets",
     ("behavior", "Ext-Sub/"): HUB,
+    ("behavior", "--config behavior/ext_sub_published"): HUB,
     ("behavior", "--suite truthfulness"): TRAINED,
     ("evaluation", ""): TRAINED,
     ("files", ""): "continues what was interrupted; tests/cli/test_going_on.py interrupts and continues each command",
@@ -107,7 +109,8 @@ def parses(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("expunge.run.execute", stopped)
     monkeypatch.setattr("expunge.merging.merge_adapters", stopped)
     assert main(words) == 0, words
-    assert len(seen) == 1
+    several = words[:3] == ["merge", "ext_sub", "--config"]
+    assert len(seen) == (len(pairs_of(words[3])) if several else 1)
 
 
 @pytest.fixture(scope="module")

@@ -53,6 +53,18 @@ MODEL_FILES = ("config.json", "adapter_config.json", "expunge.json")
 def check_place(out: Path) -> None:
     """Raises ExpungeError if a folder cannot be made or written at `out`: below or on a file, read-only, with too long a name,
     or the folder of a model, which is nobody's output."""
+    check_writable(out)
+    check_no_model(out)
+
+
+def check_no_model(out: Path) -> None:
+    """Raises ExpungeError if `out` is the folder of a model."""
+    if found := next((name for name in MODEL_FILES if (out / name).is_file()), None):
+        raise ExpungeError(f"--out {out} is the folder of a model (it holds {found}); give another --out")
+
+
+def check_writable(out: Path) -> None:
+    """Raises ExpungeError if a folder cannot be made or written at `out`: below or on a file, read-only, with too long a name."""
     try:
         there = next(place for place in (out.absolute(), *out.absolute().parents) if os.path.lexists(place))
         os.stat(there)
@@ -68,8 +80,6 @@ def check_place(out: Path) -> None:
     longest = os.pathconf(there, "PC_NAME_MAX")
     if any(len(os.fsencode(part)) > longest for part in out.parts):
         raise ExpungeError(f"--out {_short(out)} has a name of more than {longest} bytes; give a shorter one")
-    if found := next((name for name in MODEL_FILES if (out / name).is_file()), None):
-        raise ExpungeError(f"--out {out} is the folder of a model (it holds {found}); give another --out")
 
 
 def _short(path: Path) -> str:

@@ -23,7 +23,7 @@ from expunge.data.example import Request
 from expunge.data.format import default_format
 from expunge.devices import arithmetic
 from expunge.errors import ExpungeError
-from expunge.folders import check_apart, check_place, check_replaceable, holds_something, unfinished
+from expunge.folders import check_apart, check_no_model, check_replaceable, check_writable, holds_something, unfinished
 from expunge.guarding import runner as guarding
 from expunge.methods.base import Family, ObjectiveBuilder
 from expunge.methods.training.base import AnswerDrawer
@@ -121,8 +121,9 @@ def check(run: AnyRun, request: Request) -> None:
 def _check_out(run: AnyRun, out: Path, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise ExpungeError("--resume goes on with a run and --overwrite starts it anew; give one of them")
-    check_place(out)
+    check_writable(out)
     check_apart(out, run.sources())
+    check_no_model(out)
     if not is_main():
         return
     if holds_something(out) and not (resume or overwrite):

@@ -193,7 +193,8 @@ def test_two_processes_count_the_same_bit_for_bit_and_average_to_1e_12(
         return forked(words, environment)
 
     processes = [start("one", None), start("zero_of_two", 0), start("one_of_two", 1)]
-    assert [p.wait(timeout=120) for p in processes] == [0, 0, 0]
+    codes = [p.wait(timeout=120) for p in processes]
+    assert codes == [0, 0, 0], [p.stderr[-1500:] for p in processes]
     (one, kept), (two, kept_two) = (load_probe(tmp_path / name) for name in ("one", "zero_of_two"))
     other_rank, _ = load_probe(tmp_path / "one_of_two")
     assert json.loads(kept["kept"]) == json.loads(kept_two["kept"])

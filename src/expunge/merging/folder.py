@@ -10,8 +10,9 @@ from expunge.folders import (
     COMMAND,
     beside_of,
     check_apart,
-    check_place,
+    check_no_model,
     check_replaceable,
+    check_writable,
     foreign_files,
     holds_something,
     keep_command,
@@ -23,8 +24,9 @@ from expunge.merging.storage import reserve
 
 
 def check_out(out: Path, work: Path, inputs: Sequence[str], resume: bool, overwrite: bool) -> None:
-    check_place(out)
+    check_writable(out)
     check_apart(out, inputs)
+    check_no_model(out)
     if resume and overwrite:
         raise ExpungeError("--resume goes on with a merge and --overwrite starts it anew; give one of them")
     if holds_something(out) and not overwrite:

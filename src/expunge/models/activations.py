@@ -177,12 +177,12 @@ def probe(
     visit(model, texts, pad_id, observers, pooled=pooled, max_tokens=max_tokens, rank=rank, world=world)
     if world > 1:
         moments = {role: _gathered(m) for role, m in moments.items()}
+        vectors = _gathered_vectors(vectors)
     if not all(bool(m.mean_LF.isfinite().all()) for m in moments.values()):
         raise ExpungeError(
             "the model's activations are not numbers (NaN or infinity) for some of the texts, so that nothing can be fitted to "
             "them; its weights are broken, so give another model, or copy it again"
         )
-        vectors = _gathered_vectors(vectors)
     found = _stack(vectors, sorted(drawn), kept_layers) if keep else None
     return Probe({role: m.to("cpu") for role, m in moments.items()}, found)
 
