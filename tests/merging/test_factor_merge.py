@@ -364,6 +364,10 @@ def test_a_file_of_pairs_is_merged_into_a_folder_each_and_goes_on(
     assert "first: " in (said := capsys.readouterr().out)
     assert "is there already" in said
     assert there.is_file()
+    before = there.read_bytes()
+    assert main([*words[:5], "1.0", *words[6:]]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert there.read_bytes() == before
     for wrong in ({"merges": {"first": [e]}}, {"merges": {"../first": [e, a]}}, {"merges": {}}, {"models": [e, a]}):
         file.write_text(json.dumps(wrong))
         assert main(words) == 2

@@ -31,7 +31,9 @@ class Pairs(Described):
 
 
 def merge_pairs(chosen: "type[AdapterMethod]", words: Sequence[str]) -> None:
-    """Makes one adapter of each pair. Raises ExpungeError if the file does not list pairs, and what `merge_adapters` raises."""
+    """Makes one adapter of each pair. Raises ExpungeError if the file does not list pairs or another method made what is there,
+    and what `merge_adapters` raises."""
+    from expunge.artifact import read_manifest
     from expunge.cli.flags import parse
     from expunge.merging import merge_adapters
 
@@ -40,6 +42,9 @@ def merge_pairs(chosen: "type[AdapterMethod]", words: Sequence[str]) -> None:
     for name, models in pairs_of(given.config).items():
         out = Path(given.out) / name
         if (out / "merge.json").is_file() and not given.overwrite:
+            made_by, asked = read_manifest(out / "artifact").method, given.method.model_dump(mode="json")  # type: ignore[attr-defined]
+            if made_by != asked:
+                raise ExpungeError(f"{out} was made by {made_by}, and {asked} is asked for; give --overwrite or another --out")
             print(f"{name}: {out} is there already (--overwrite makes it again)")
             continue
         try:
