@@ -34,7 +34,8 @@ def never_seen(rows: Sequence[Example], others: Sequence[Example] = (), seed: in
     - names of new words alone, with the beginning of one word and the end of another: Fenna, Selva -> Fenva. A small model cannot
       repeat these as well as names of its language, so that answers to these are too improbable.
 
-    A value that no other row has is replaced by a new word in both (`data/new_values.py`), since it was learned in this very row.
+    A value that no other row has is replaced in both by one that is new to its question (`data/new_values.py`), since it
+    was learned in this very row.
 
     A name is a run of capitalized words in a prompt. Rows without a name in the prompt are left out. The same rows and seed give
     the same names.
