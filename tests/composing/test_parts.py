@@ -78,6 +78,14 @@ def test_the_record_says_what_each_part_was(pico_folder: Path, data: dict[str, A
     assert model.generate(**tokenizer("what is", return_tensors="pt"), max_new_tokens=2).shape[1] == 5
 
 
+def test_the_manifest_names_the_layer_that_was_left_open(pico_folder: Path, data: dict[str, Any], tmp_path: Path) -> None:
+    out = run(tmp_path / "run", pico_folder, data, Spunge(**TWO, each=RMU(edited=(1,), coefficient=3.0)))
+    stage = yaml.safe_load((out / "parts/dogs/run.yaml").read_text())["method"]["layer"]
+    assert isinstance(stage, int)
+    assert yaml.safe_load((out / "run.yaml").read_text())["method"]["each"]["layer"] == stage
+    assert expunge.verify(out).method["each"]["layer"] == stage
+
+
 def test_a_single_part_merged_whole_is_its_method(pico_folder: Path, data: dict[str, Any], tmp_path: Path) -> None:
     method = Spunge(split="group", values="dogs", least=5, each=GradientDifference(), merge=Ties(density=1.0))
     with pytest.warns(UserWarning, match="all rows are of one part, 'dogs'"):

@@ -19,8 +19,10 @@ from expunge.methods.composed.ext_sub_pipeline import ExtSubPipeline
 from expunge.methods.composed.sku import SKU
 from expunge.methods.composed.spunge import Spunge
 from expunge.methods.composed.task_vector_negation import TaskVectorNegation
+from expunge.methods.training.base import TrainingMethod
 from expunge.processes import is_main
 from expunge.runner import AnyRun, Context, Made, Runner
+from expunge.start import Start
 
 COMPOSERS: dict[type[ComposedMethod], Callable[[Any, Stages], Made]] = {
     TaskVectorNegation: negate,
@@ -39,6 +41,15 @@ def check(run: AnyRun, request: Request) -> None:
         check_training(method, run.training)
 
 
+def resolve(run: AnyRun, request: Request, start: Start) -> tuple[AnyRun, Request]:
+    """Returns the run with the layer that the method of every part reads, so that the artifact's manifest names it."""
+    method = _method(run)
+    if isinstance(method, Spunge) and isinstance(method.each, TrainingMethod) and method.each.leaves_depth_open:
+        each = method.each.for_depth(start.size(trust_remote_code=run.trust_remote_code).blocks)
+        run = run.model_copy(update={"method": method.model_copy(update={"each": each})})
+    return run, request
+
+
 def produce(context: Context) -> Made:
     """Runs the stages below the run's folder; the artifact is made from theirs when `Made.write` is called."""
     method = _method(context.run)
@@ -49,7 +60,7 @@ def produce(context: Context) -> Made:
     return made if check is None else made._replace(examine=check.examine)
 
 
-RUNNER = Runner(check, produce, spreads=False, has_stages=True)
+RUNNER = Runner(check, produce, spreads=False, resolve=resolve, has_stages=True)
 
 
 def _method(run: AnyRun) -> ComposedMethod:
