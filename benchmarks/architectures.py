@@ -1,13 +1,15 @@
 """Lists which optimizations of the evaluation each causal-LM architecture of transformers gets, measured on pico models.
 
-    python benchmarks/architectures.py [docs/evaluation.md]
+    python benchmarks/architectures.py [docs/evaluation.md] [--only TYPE,TYPE ...]
 
 Every model type that transformers registers for causal language modeling is built from its configuration, made small, with random
 weights. `shortcuts_of` decides as it does for real models; then answers to questions with shared prompts are scored as a suite
 does, and compared with one plain pass per answer, and greedy answers of a batch with those of each prompt alone. With a file, the
-table is written between its marks. About ten minutes of one core.
+table is written between its marks; with --only, the rows of these types take the place of theirs, and the others stay. About ten
+minutes of one core for all.
 """
 
+import argparse
 import inspect
 import re
 import signal
@@ -78,7 +80,22 @@ SMALL: dict[str, Any] = {
     "vocab_size_per_layer_input": WORDS,
 }
 """Sizes by the names that configurations give them."""
+LATENT: dict[str, Any] = {"num_key_value_heads": 4}
+"""Attention over compressed keys and values has as many heads of both."""
 OWN: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("axk1", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "longcat_flash", "minicpm3", "youtu"), LATENT),
+    "bamba": {"attn_layer_indices": [1, 3], "attn_rotary_emb": 4},
+    "falcon_h1": {"mamba_d_ssm": 64},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1, "expert_layer_period": 2, "expert_layer_offset": 1},
+    "zamba": {
+        "num_hidden_layers": 6,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "attention_hidden_size": 64,
+        "head_dim": 16,
+    },
+    "zamba2": {"layer_types": ["mamba", "hybrid"] * 2, "hybrid_layer_ids": [1, 3]},
+    "zaya": {"num_experts_per_tok": 1},
     "gpt_neo": {"attention_types": [[["global", "local"], 2]], "window_size": 6},
     "mamba2": {"num_heads": 4, "head_dim": 16, "expand": 2},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"] * 2},
@@ -197,43 +214,59 @@ def short(error: Exception) -> str:
     return re.sub(r"[|<>]", "", re.sub(r"https?://\S+|/\S+/", "", first))[:90].strip()
 
 
-def table(lines: list[Line]) -> str:
-    """Markdown: one row a type, and those that could not be built."""
-    rows = [
-        "| model type | batches of unequal rows | shared prompt | decoding | scores off by | answers as alone |",
-        "|---|---|---|---|---|---|",
-    ]
+HEAD = [
+    "| model type | batches of unequal rows | shared prompt | decoding | scores off by | answers as alone |",
+    "|---|---|---|---|---|---|",
+]
+
+
+def table(lines: list[Line], before: str = "") -> str:
+    """Markdown: one row a type, and those that could not be built. Types that were not measured keep what `before`, a table of
+    this function, says of them."""
+    rows = dict(re.findall(r"^(?=\| `([^`]+)` \|)(.*)$", before, re.MULTILINE))
+    reasons = dict(re.findall(r"[:;] `([^`]+)` \((.*?)\)(?=; `|\.$)", before, re.MULTILINE))
     for line in lines:
+        rows.pop(line.model_type, None)
+        reasons.pop(line.model_type, None)
         if line.found is None:
-            continue
-        can = line.found
-        batches = "yes" if can.padding and can.left_padding else "scoring only" if can.padding else "no: rows of one length"
-        shared = "one row" if can.tree else "cache" if can.cache else "read again"
-        decoding = "own, preallocated cache" if can.stepwise else "transformers"
-        beyond = f" (rows up to {can.longest} tokens)" if can.longest else ""
-        texts = "yes" if line.texts else "**no**"
-        rows.append(f"| `{line.model_type}` | {batches}{beyond} | {shared} | {decoding} | {line.off:.0e} | {texts} |")
-    done = [line for line in lines if line.found is not None]
-    right = sum(line.off < 2e-3 and line.texts for line in done)
-    said = f"{len(lines)} types are registered, {len(done)} were built and measured, {right} of these are right."
-    missing = [f"`{line.model_type}` ({line.reason})" for line in lines if line.found is None]
-    return "\n".join([said, "", *rows, "", f"Not measured: {'; '.join(missing)}."])
+            reasons[line.model_type] = line.reason
+        else:
+            rows[line.model_type] = row(line, line.found)
+    right = sum(float(text.split(" | ")[-2]) < 2e-3 and text.endswith("| yes |") for text in rows.values())
+    said = f"{len(rows) + len(reasons)} types are registered, {len(rows)} were built and measured, {right} of these are right."
+    missing = "; ".join(f"`{name}` ({reason})" for name, reason in sorted(reasons.items()))
+    return "\n".join([said, "", *HEAD, *(rows[name] for name in sorted(rows)), "", f"Not measured: {missing}."])
+
+
+def row(line: Line, can: Shortcuts) -> str:
+    """One row of the table."""
+    batches = "yes" if can.padding and can.left_padding else "scoring only" if can.padding else "no: rows of one length"
+    shared = "one row" if can.tree else "cache" if can.cache else "read again"
+    decoding = "own, preallocated cache" if can.stepwise else "transformers"
+    beyond = f" (rows up to {can.longest} tokens)" if can.longest else ""
+    texts = "yes" if line.texts else "**no**"
+    return f"| `{line.model_type}` | {batches}{beyond} | {shared} | {decoding} | {line.off:.0e} | {texts} |"
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("page", nargs="?", type=Path)
+    parser.add_argument("--only", default="")
+    given = parser.parse_args()
     logging.set_verbosity_error()
     warnings.simplefilter("ignore")
     types = [t for t in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) if t in CONFIG_MAPPING]
     lines = []
-    for model_type in types:
+    for model_type in given.only.split(",") if given.only else types:
         lines.append(measure(model_type))
         print(lines[-1], file=sys.stderr, flush=True)
-    text = table(lines)
+    page = given.page.read_text(encoding="utf-8") if given.page else ""
+    before, _, rest = page.partition(START)
+    old, _, after = rest.partition(END)
+    text = table(lines, old if given.only else "")
     print(text)
-    for name in sys.argv[1:]:
-        page = Path(name).read_text(encoding="utf-8")
-        before, _, rest = page.partition(START)
-        Path(name).write_text(f"{before}{START}\n{text}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    if given.page:
+        given.page.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
