@@ -22,5 +22,6 @@ class MissingData(ExpungeError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Returns ` (did you mean 'npo'?)` for an unknown word, or "" if no known word is similar."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+    spelled = {name.casefold(): name for name in known}
+    close = difflib.get_close_matches(word.casefold(), list(spelled), n=1, cutoff=0.5)
+    return f" (did you mean '{spelled[close[0]]}'?)" if close else ""

@@ -43,3 +43,16 @@ def test_a_mistake_reads_the_same_where_the_output_cannot_hold_the_characters_of
     assert main(words) == 2
     assert capsys.readouterr().err == said
     assert "---" not in said
+
+
+def test_an_empty_path_is_not_the_folder_here(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--model", "", "--forget", "f", "--out", "o"], ["--model=m", "--forget=f", "--out="]):
+        assert main(["unlearn", "npo", *words]) == 2
+        assert "is empty; give a path" in capsys.readouterr().err
+
+
+def test_a_value_that_no_type_of_a_flag_takes_and_a_name_in_capitals_are_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["unlearn", "npo", "--model", "m", "--forget", "f", "--out", "o", "--steps", "2.5"]) == 2
+    assert "--steps takes INT or {auto}, not '2.5'; `expunge" in capsys.readouterr().err
+    assert main(["unlearn", "NPO", "--model", "m", "--forget", "f", "--out", "o"]) == 2
+    assert "no method 'NPO' (did you mean 'npo'?)" in capsys.readouterr().err

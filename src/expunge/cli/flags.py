@@ -55,12 +55,15 @@ def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags |
 
 
 def check_known(cls: type[BaseModel], program: str, words: Sequence[str], *, prefixes: bool = False) -> None:
-    """Raises ExpungeError for a word that looks like a flag and is none.
+    """Raises ExpungeError for a word that looks like a flag and is none, and for an empty path, which would be the folder here.
 
     From the names of the fields alone, before a schema or a parser is built, which take longer than all the rest. A value never
     begins with two dashes: tyro takes no such word after a flag either.
     """
     known = {"--", "--help", *flags_of(cls, prefixes=prefixes)}
+    for name in PLACES:
+        if value_of(words, f"--{name}") == "":
+            raise ExpungeError(f"{program}: --{name} is empty; give a path or leave it out")
     for word in words:
         flag = word.partition("=")[0].replace("_", "-")
         if flag.startswith("--") and flag not in known and not flag.startswith("--tyro-"):  # which write shell completions
@@ -94,6 +97,12 @@ def value_of(words: Sequence[str], flag: str) -> str | None:
     return None
 
 
+PLACES = ("model", "base", "models", "forget", "retain", "holdout", "data", "refusals", "config", "out")
+"""Flags whose values are files or folders."""
+_NO_TYPE = re.compile(
+    r"Error parsing (?P<flag>--[\w.-]+): no type matching (?P<types>\S+) could be .*? from \['(?P<value>.*?)'\]"
+)
+"""Matches tyro's message about a value that none of a flag's types takes."""
 _PYDANTIC = re.compile(
     r"validation errors? for \w+ (?:(?P<field>[a-z][a-z0-9_.]*) )?(?:Value error, )?(?P<what>[A-Za-z].*?) "
     r"\[type=\w+, input_value=(?P<value>.*?), input_type="
@@ -128,6 +137,8 @@ def _sentence(box: str) -> str:
     text = " ".join(line for line in lines if line)
     text = re.sub(r"\s+", " ", text).removeprefix("Parsing error").removeprefix("Required options").strip()
     text = re.sub(r"^Invalid choice (?=invalid choice)", "", text)  # tyro's heading says it once more
+    if (none := _NO_TYPE.search(text)) is not None:
+        return f"{none['flag']} takes {none['types'].replace('|', ' or ')}, not '{none['value']}'"
     if (wrong := _PYDANTIC.search(text)) is not None:
         flag = f"--{wrong['field'].replace('_', '-')}: " if wrong["field"] else ""
         return f"{flag}{wrong['what']}" + (f" (it is {wrong['value']})" if flag else "")
