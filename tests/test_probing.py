@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -86,6 +87,24 @@ def test_bad_input_is_said_and_nothing_is_written(
         assert main([*words, *more]) == 2
         assert reason in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_no_half_of_a_probe_behind(
+    files: dict[str, str], pico_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["probe", str(pico_folder), "--forget", files["born"], "--retain", files["sums"], "--out", str(tmp_path / "out")]
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("expunge.probing.write_text", full)
+        assert main(words) == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1000))
+    assert main(words) == 2
+    assert "the probe takes 24.6 kB and" in capsys.readouterr().err
 
 
 def test_pooled_statistics_are_those_of_all_texts_together(

@@ -123,6 +123,22 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+@contextmanager
+def filled(out: Path) -> Iterator[None]:
+    """Context manager that makes a folder to be filled; what the block wrote into it is removed if the block fails."""
+    was_there = out.is_dir()
+    out.mkdir(parents=True, exist_ok=True)
+    before = set(out.iterdir())
+    try:
+        yield
+    except BaseException:
+        for entry in set(out.iterdir()) - before:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if not was_there:
+            out.rmdir()
+        raise
+
+
 def check_room(folder: Path, needed: int, what: str) -> None:
     """Raises ExpungeError, before the first byte, if `needed` bytes would not fit; `folder` need not exist yet."""
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())

@@ -13,14 +13,22 @@ from expunge.data.example import Example, fingerprint
 from expunge.methods.guarding.key_boxes import KeyBox
 from expunge.methods.guarding.key_space import distances
 from expunge.methods.guarding.neuron_adjust import chosen, scores
-from expunge.models.activations import Moments, Probe, probe, save_probe
+from expunge.models.activations import ROLES, Moments, Probe, probe, save_probe
 from expunge.models.blocks import blocks_of
 from expunge.models.limits import FEW, check_finite
 from expunge.models.reading import check_reading
 from expunge.models.spans import Span, spans
 from expunge.models.token_policy import TokenPolicy
-from expunge.records import write_json, write_text
+from expunge.records import json_text, write_text, write_together
 from expunge.report.analysis import Analysis, Pair, containment, geometry, neurons, page, quantiles
+
+DRAWINGS = {"containment": containment, "geometry": geometry, "neurons": neurons}
+
+
+def probe_bytes(model: nn.Module, sets: int) -> int:
+    """Computes the size of the statistics of so many sets on disk: six float64 numbers a neuron of each role."""
+    places = blocks_of(model)
+    return sets * len(ROLES) * 6 * 8 * places.count * places.d_ff
 
 
 def probe_sets(
@@ -124,10 +132,9 @@ def analyse(
 
 def write_analysis(out: Path, analysis: Analysis) -> None:
     """Writes analysis.json, the three figures, and index.html with all of them."""
-    write_json(out / "analysis.json", analysis)
-    for name, draw in {"containment": containment, "geometry": geometry, "neurons": neurons}.items():
-        write_text(out / f"{name}.svg", draw(analysis))
-    write_text(out / "index.html", page(analysis))
+    drawn = {f"{name}.svg": draw(analysis) for name, draw in DRAWINGS.items()}
+    texts = {"analysis.json": json_text(analysis), **drawn, "index.html": page(analysis)}
+    write_together({out / name: text for name, text in texts.items()})
 
 
 def _curves(

@@ -6,7 +6,7 @@ A score is a record, never a bare float: value, interval, count, direction and, 
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -263,27 +263,69 @@ def follow_umask(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a temporary file and renames it, so that no reader sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Writes a temporary file and renames it, so that no reader sees half a file. Raises OSError that names the file."""
+    write_together({path: text})
+
+
+def write_together(texts: Mapping[Path, str]) -> None:
+    """Writes files that belong together, such as scores and their samples: none is put in place before all are on the disk.
+
+    A full disk leaves what was there before, and folders that were made for the files are removed again; after a kill, files
+    are missing and never mixed with earlier ones. Raises OSError that names the file.
+    """
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in texts}
+    made = [folder for folder in dict.fromkeys(path.parent for path in texts) if not folder.exists()]
     try:
+        for path, text in texts.items():
+            _write_synced(path, temporary[path], text)
+        for path in list(texts)[1:]:
+            path.unlink(missing_ok=True)
+        for path in texts:
+            os.replace(temporary[path], path)
+    finally:
+        for file in temporary.values():
+            file.unlink(missing_ok=True)
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _write_synced(path: Path, temporary: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def json_text(value: Record | dict[str, Any] | list[Any]) -> str:
+    """Formats one JSON document, indented, without NaN."""
+    plain = value.model_dump(mode="json") if isinstance(value, Record) else value
+    return json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, value: Record | dict[str, Any] | list[Any]) -> None:
-    """Writes one JSON document, indented, without NaN, atomically."""
-    plain = value.model_dump(mode="json") if isinstance(value, Record) else value
-    write_text(path, json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    """Writes one JSON document, atomically."""
+    write_text(path, json_text(value))
+
+
+def write_scores(path: Path, record: Record, samples: Iterable[Sample]) -> None:
+    """Writes SUITE.json (or ATTACK.json) and SUITE.samples.jsonl. An earlier pair is replaced as a whole: scores never stand
+    beside the samples of another model."""
+    write_together({path.with_suffix(".samples.jsonl"): samples_text(samples), path: json_text(record)})
+
+
+def samples_text(samples: Iterable[Sample]) -> str:
+    """Formats samples as JSON lines."""
+    return "".join(s.model_dump_json(exclude_none=True) + "\n" for s in samples)
 
 
 def write_samples(path: Path, samples: Iterable[Sample]) -> None:
-    """Writes SUITE.samples.jsonl, atomically."""
-    write_text(path, "".join(s.model_dump_json(exclude_none=True) + "\n" for s in samples))
+    """Writes SUITE.samples.jsonl alone."""
+    write_text(path, samples_text(samples))
 
 
 def read_samples(path: Path) -> Iterator[Sample]:

@@ -102,6 +102,23 @@ def test_an_interrupted_evaluation_goes_on_the_same_way(
     assert not (place / "scores/memorization.partial").exists()
 
 
+def test_an_evaluation_that_fills_the_disk_says_how_it_goes_on(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "out/memorization.json")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("expunge.evaluation.run.write_scores", full)
+        assert main([*SCORE, "--out", "out"]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith(
+        "expunge: out/memorization.json: No space left on device; make room; the evaluation memorization in out"
+    )
+    assert said.endswith("go on with: expunge evaluate --resume --out out")
+    assert main(shlex.split(said.rpartition("go on with: ")[2])[1:]) == 0
+
+
 def test_a_killed_merge_goes_on_by_its_folder_alone(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

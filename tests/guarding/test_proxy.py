@@ -54,6 +54,8 @@ def test_what_is_not_whole_or_cannot_be_applied_is_refused(run: Path, pico_folde
     assert main(["export", str(run), "--out", str(tmp_path / "export")]) == 0
     assert main(["export", str(run), "--out", str(tmp_path / "export")]) == 2
     assert main(["export", str(pico_folder), "--out", str(tmp_path / "other")]) == 2
+    assert main(["export", str(run), "--out", str(run / "export")]) == 2
+    assert main(["export", str(run), "--out", str(run / "run.yaml" / "export")]) == 2
     (tmp_path / "export/assets/names.json").write_text("[]")
     with pytest.raises(ExpungeError, match="differs from its checksum"):
         Embedder(tmp_path / "export")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
@@ -392,3 +393,15 @@ def test_a_killed_merge_of_adapters_is_repeated_by_its_folder_alone(
     assert main(["merge", "--resume", "--out", str(out)]) == 0
     assert json.loads((out / "artifact/expunge.json").read_text())["method"]["alpha"] == 0.5
     assert sorted(file.name for file in out.iterdir()) == ["artifact", "merge.json", "modules.jsonl"]
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path, pico_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = [adapter(tmp_path / n, pico_folder, i) for i, n in enumerate("ea")]
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(ExpungeError, match="No space left on device"):
+        merge_adapters(AdapterAddition(), models=two, out=tmp_path / "new/out", command=["adapter_addition"])
+    assert not list((tmp_path / "new").iterdir())

@@ -25,7 +25,7 @@ from expunge.folders import locked
 from expunge.loading import Loading, open_model
 from expunge.models.load import DType
 from expunge.progress import Progress
-from expunge.records import Attack, LadderRow, Sample, write_json, write_samples
+from expunge.records import Attack, LadderRow, Sample, write_json, write_scores
 from expunge.start import find_start
 
 LADDER = "ladder.json"
@@ -73,8 +73,7 @@ def attack(
             if record is None:
                 record, rows = field.attacked(label, spec)
                 record = record.model_copy(update={"key": key})
-                write_samples(file.with_suffix(".samples.jsonl"), rows)
-                write_json(file, record)
+                write_scores(file, record, rows)
                 _write_ladder(folder)
             done.append(record)
             progress.advance(1, f"{label} {said(record)}")

@@ -153,6 +153,10 @@ def run(flags: Evaluate, words: Sequence[str] = ()) -> None:
                 print(table(evaluation))
     except KeyboardInterrupt as stop:
         raise Interrupted(unfinished(out)) from stop
+    except OSError as error:
+        if (said := unfinished(out)) is None:
+            raise
+        raise ExpungeError(f"{error.filename or out}: {error.strerror or error}; make room; {said}") from error
 
 
 def _ablate(flags: Evaluate, opened: "Opened", suites: "Sequence[Suite]", out: Path) -> None:

@@ -8,7 +8,7 @@ from tyro.conf import Positional
 
 from expunge.described import Described
 from expunge.errors import ExpungeError
-from expunge.folders import check_apart, check_place
+from expunge.folders import check_apart, check_place, check_room, filled
 
 
 class Probe(Described):
@@ -55,7 +55,7 @@ def run(flags: Probe) -> None:
     from expunge.data.read import read_examples
     from expunge.loading import load
     from expunge.models.reading import bounded
-    from expunge.probing import analyse, probe_sets, write_analysis, write_probes
+    from expunge.probing import analyse, probe_bytes, probe_sets, write_analysis, write_probes
     from expunge.processes import is_main, join
 
     out = Path(flags.out)
@@ -73,14 +73,16 @@ def run(flags: Probe) -> None:
     model, tokenizer = load(
         flags.model, dtype=flags.dtype, device_map=flags.device_map, trust_remote_code=flags.trust_remote_code
     )
+    check_room(out, probe_bytes(model, len(sets)), "the probe")
     encoder = bounded(Encoder(tokenizer, default_format(tokenizer), max_length=flags.max_length), model)
     probes = probe_sets(model, encoder, sets, tokens=flags.tokens, skip_start=flags.skip_start)
     found = analyse(model, encoder, sets, probes, name=flags.model, sources=named, layer=flags.layer) if flags.analysis else None
     if not is_main():
         return
-    write_probes(out, probes, sets, {"model": flags.model, "tokens": flags.tokens, "skip_start": str(flags.skip_start)})
-    if found is not None:
-        write_analysis(out, found)
+    with filled(out):
+        write_probes(out, probes, sets, {"model": flags.model, "tokens": flags.tokens, "skip_start": str(flags.skip_start)})
+        if found is not None:
+            write_analysis(out, found)
     for name, probed in probes.items():
         print(f"{name:<20} {len(sets[name])} texts, {probed.n} tokens -> {out / name}.safetensors")
     if flags.analysis:

@@ -41,8 +41,7 @@ from expunge.records import (
     Score,
     read_evaluation,
     read_samples,
-    write_json,
-    write_samples,
+    write_scores,
 )
 
 
@@ -134,9 +133,7 @@ def evaluate(
         key=key,
     )
     if folder is not None and is_main():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_samples(folder / f"{built.name}.samples.jsonl", (row for task in samples.values() for row in task))
-        write_json(folder / f"{built.name}.json", evaluation)
+        write_scores(folder / f"{built.name}.json", evaluation, (row for task in samples.values() for row in task))
         finished.clear()
     return evaluation
 

@@ -12,7 +12,6 @@ Shape suffixes: T tokens of a prompt, V vocabulary, D width.
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from expunge.data.encode import Encoder
 from expunge.data.format import default_format
 from expunge.errors import ExpungeError
+from expunge.folders import check_apart, check_place, filled
 from expunge.guarding import life
 from expunge.guarding.embedding_corruption.corrupter import corrupted
 from expunge.loading import load
@@ -52,9 +52,11 @@ def export_guard(source: str | Path, out: str | Path, *, base: str | None = None
 
     base   the base model, if it is no longer at its recorded place
 
-    Raises ExpungeError for another kind of artifact, and for a gate that reads the model.
+    The list of checksums is written last. Raises ExpungeError for another kind of artifact, and for a gate that reads the model.
     """
     folder = Path(out)
+    check_place(folder)
+    check_apart(folder, [source, *([] if base is None else [base])])
     if folder.exists() and any(folder.iterdir()):
         raise ExpungeError(f"{folder} is not empty; give a new folder")
     model, _ = load(source, base=base)
@@ -67,25 +69,18 @@ def export_guard(source: str | Path, out: str | Path, *, base: str | None = None
             "encoder or classifier"
         )
     guard.detach()
-    beside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    life.save(beside, guard.state, guard.encoder)
-    save_tensors(beside / EMBEDDINGS, {"weight": _embeddings(model)})
-    edit = guard.method.edit(guard.state)
-    sums = {str(file.relative_to(beside)): file_hash(file) for file in sorted(beside.rglob("*")) if file.is_file()}
-    write_json(
-        beside / FILE,
-        {
+    with filled(folder):
+        life.save(folder, guard.state, guard.encoder)
+        save_tensors(folder / EMBEDDINGS, {"weight": _embeddings(model)})
+        edit = guard.method.edit(guard.state)
+        sums = {str(file.relative_to(folder)): file_hash(file) for file in sorted(folder.rglob("*")) if file.is_file()}
+        about = {
             "method": guard.method.model_dump(mode="json"),
             "corruption": {"kind": edit.kind, "dims": edit.dims, "strength": edit.strength, "seed": edit.seed},
             "threshold": float(guard.state["threshold"]),
             "sha256": sums,
-        },
-    )
-    if folder.exists():
-        folder.rmdir()
-    beside.rename(folder)
+        }
+        write_json(folder / FILE, about)
     return folder
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from expunge.artifact import Base, save_artifact
@@ -32,6 +31,7 @@ from expunge.merging.inputs import whole
 from expunge.merging.opening import BaseModel, open_base
 from expunge.merging.storage import Files
 from expunge.methods.editing.factors import AdapterMethod, Factors, no_change, recompress
+from expunge.models.checkpoint import save_tensors
 from expunge.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from expunge.records import write_json, write_text
 
@@ -76,7 +76,7 @@ def merge_adapters(
     result = total(method, (expert.label, anti.label), out, rows, notes, tensors, time.perf_counter() - began)
 
     def write(folder: Path) -> None:
-        save_file(tensors, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        save_tensors(folder / ADAPTER_WEIGHTS, tensors)
         write_json(folder / ADAPTER_CONFIG, config)
         if not copy_tokenizer(expert.folder, folder) and place.folder is not None:
             copy_tokenizer(place.folder, folder)

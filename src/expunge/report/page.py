@@ -7,7 +7,7 @@ from typing import Any
 
 from expunge.errors import ExpungeError
 from expunge.folders import check_apart, check_place, holds_something
-from expunge.records import write_json, write_text
+from expunge.records import json_text, write_together
 from expunge.report.effects import SUITE, LabSummary, summarize_lab
 from expunge.report.files import as_json, as_latex, as_markdown, figures
 from expunge.report.gather import gather
@@ -92,12 +92,7 @@ def _seconds(runs: Sequence[RunRecord], seconds: float | None) -> float | None:
 
 
 def _write(out: Path, files: dict[str, str], machine: dict[str, Any], summary: LabSummary | None) -> None:
-    """Writes the files, the page last."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        if name != "index.html":
-            write_text(out / name, text)
-    write_json(out / "report.json", machine)
-    if summary is not None:
-        write_json(out / "summary.json", summary)
-    write_text(out / "index.html", files["index.html"])
+    """Writes all files together, the page last."""
+    more = {"report.json": json_text(machine)} | ({} if summary is None else {"summary.json": json_text(summary)})
+    texts = {name: text for name, text in files.items() if name != "index.html"} | more
+    write_together({out / name: text for name, text in [*texts.items(), ("index.html", files["index.html"])]})
