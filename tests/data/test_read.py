@@ -340,6 +340,11 @@ class TestRequest:
         assert [m.split(" examples")[0] for m in messages] == ["1 of 5 forget", "2 of 4 forget", "2 of 3 holdout"]
         assert "retain set" in messages[1]
 
+    def test_rows_never_seen_are_not_all_rows_that_are_trained_on(self, tmp_path):
+        forget = write(tmp_path / "f.jsonl", [{"prompt": f"p{i}", "response": "r"} for i in range(3)])
+        with pytest.raises(ExpungeError, match="every holdout example is also trained on"):
+            read_request(forget, holdout=forget)
+
     def test_columns_hold_for_every_set(self, tmp_path):
         a = write(tmp_path / "a.jsonl", [{"q": "1", "a": "x"}])
         b = write(tmp_path / "b.jsonl", [{"q": "2", "a": "y"}])

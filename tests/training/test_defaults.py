@@ -1,6 +1,7 @@
 """What a run leaves to expunge is chosen from what is there, and written down."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,16 @@ def test_a_length_that_was_said_is_kept_and_nothing_stops_it(pico_folder: Path) 
     assert (training.steps, training.epochs, training.stop_when_unknown) == (7, 7.0, False)
     training, _ = resolved(pico_folder, NAMED, epochs=3.0, batch_size=1)
     assert (training.steps, training.stop_when_unknown) == (6, False)
+
+
+def test_two_lengths_that_differ_are_told_apart_and_recorded_ones_are_not(pico_folder: Path) -> None:
+    with pytest.warns(UserWarning, match=r"--steps 5 and --epochs 1 \(1 steps\) are different lengths; the run has 5 steps"):
+        assert resolved(pico_folder, NAMED, steps=5, epochs=1, batch_size=2)[0].steps == 5
+    for said in ({"steps": 5}, {"epochs": 3}):
+        found, _ = resolved(pico_folder, NAMED, batch_size=2, **said)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert resolved(pico_folder, NAMED, steps=found.steps, epochs=found.epochs, batch_size=2)[0].steps == found.steps
 
 
 def test_refusals_states_and_other_answers_are_no_reason_to_stop_at_unknown_ones() -> None:

@@ -70,7 +70,8 @@ def read_request(
     where  conditions on attributes, `severity > 3`: forget examples for which one does not hold are left out
     only   a file of rows (`expunge.data.where.write_rows`): forget examples that it does not name are left out
 
-    Raises ExpungeError, with file and line, for a row that cannot be read, and for an empty forget set.
+    Raises ExpungeError, with file and line, for a row that cannot be read, for an empty forget set, and for a holdout set whose
+    rows are all trained on.
     """
     each = _read_each(forget, columns, "forget")
     chosen, sources = _where(_flat(each), tuple(map(len, each)), where, only)
@@ -89,7 +90,10 @@ def read_request(
         _warn(f"{twice} of {len(request.forget)} forget examples are there more than once; each copy is trained on")
     if both := len(ids["forget"] & ids["retain"]):
         _warn(f"{both} of {len(ids['forget'])} forget examples are also in the retain set, which works against forgetting them")
-    if seen := len(ids["holdout"] & (ids["forget"] | ids["retain"])):
+    seen = len(ids["holdout"] & (ids["forget"] | ids["retain"]))
+    if seen and seen == len(ids["holdout"]):
+        raise ExpungeError("every holdout example is also trained on; --holdout is for rows that the model never saw")
+    if seen:
         _warn(f"{seen} of {len(ids['holdout'])} holdout examples are also trained on, so they are no measure of the unseen")
     return request
 

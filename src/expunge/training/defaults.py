@@ -13,6 +13,7 @@ docs/training.md has the measurements.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar, cast
 
@@ -34,6 +35,8 @@ EXPONENT = 0.4
 ADAPTERS = 10
 EPOCHS, LEAST_STEPS, MOST_STEPS = 10.0, 60, 200
 FEW_ROWS = 128
+ROUNDED = 0.0051
+"""Epochs are recorded to two digits."""
 
 
 def resolve(run: Kind, request: Request, start: Start) -> tuple[Kind, Request]:
@@ -71,15 +74,24 @@ def resolve(run: Kind, request: Request, start: Start) -> tuple[Kind, Request]:
     if open_length and stops and rows <= FEW_ROWS:
         changes["stop_every"] = 1
     plan = Pairs(rows, 0, training.batch_size, training.seed, method.forget_parts(request))
+    in_epochs = min(training.batch_size, rows) / rows
     if training.steps != "auto":
         steps = training.steps
+        told = training.epochs
+        if told != "auto" and steps != plan.total_steps(told) and abs(told - steps * in_epochs) > ROUNDED:
+            warnings.warn(
+                f"--steps {steps} and --epochs {told:g} ({plan.total_steps(told)} steps) are different lengths; the run has "
+                f"{steps} steps",
+                UserWarning,
+                stacklevel=2,
+            )
     elif training.epochs != "auto":
         steps = plan.total_steps(training.epochs)
     else:
         steps = max(plan.total_steps(EPOCHS), MOST_STEPS if stops else LEAST_STEPS)
     changes["steps"] = steps
     if training.epochs == "auto":
-        changes["epochs"] = round(steps * min(training.batch_size, rows) / rows, 2)
+        changes["epochs"] = round(steps * in_epochs, 2)
     resolved: dict[str, object] = {"training": training.model_copy(update=changes)}
     if isinstance(run, Run):
         resolved["method"] = method
