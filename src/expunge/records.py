@@ -36,13 +36,14 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-Cut = Literal["text", "answer", "prompt"]
+Cut = Literal["text", "answer", "prompt", "judged"]
 """What of a sample did not fit into the model: the end of a text that is scored, the end of an answer that the model wrote, the
-beginning of a prompt (or of a text without one)."""
+beginning of a prompt (or of a text without one); or what did not fit into the judge: the end of an answer."""
 CUTS: dict[Cut, str] = {
     "text": "were read without the end of their answer, which did not fit",
     "answer": "were answered only as far as there was room",
     "prompt": "were read without their beginning, which did not fit",
+    "judged": "were judged by the beginning of their answer, since the judge takes no more",
 }
 
 
@@ -99,6 +100,8 @@ class Sample(Record):
     """The role of the task. A sample without one is treated as secret."""
     value: float | None
     unscored: str | None = None
+    judged: tuple[float, ...] | None = None
+    """The judge's numbers that the value was made from, one for each answer that it read; null where the value is its number."""
     cut: tuple[Cut, ...] | None = None
     """What of the example did not fit into the model, where this metric is concerned; null if all did."""
     text: dict[str, str] | None = None

@@ -20,7 +20,7 @@ from expunge.data.encode import Encoder
 from expunge.data.example import Example
 from expunge.data.format import Format
 from expunge.evaluation.engine import Engine
-from expunge.evaluation.judges import Classifier, Keywords, ReferenceModel, language_model
+from expunge.evaluation.judges import Classifier, Keywords, ReferenceModel, _language_model
 from expunge.evaluation.metrics import METRICS, Metric
 from expunge.evaluation.metrics.base import Row, Unscored, finite
 from expunge.evaluation.rows import Rows
@@ -83,8 +83,8 @@ def on_the_device() -> Iterator[None]:
             stack.enter_context(patch.object(module, "default_device", lambda: pretend_gpu.DEVICE))
         for cls in (PreTrainedModel, PeftModel):
             stack.enter_context(patch.object(cls, "save_pretrained", copied(cls.save_pretrained)))
-        classifiers.load_classifier.cache_clear()
-        language_model.cache_clear()
+        classifiers._classifier.cache_clear()
+        _language_model.cache_clear()
         yield
 
 

@@ -12,15 +12,25 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from expunge.data.example import Example
 from expunge.errors import ExpungeError
-from expunge.evaluation import rows, run
-from expunge.evaluation.comparing import SecondModel
-from expunge.evaluation.judges import Answer, AnyJudge, Classifier, Function, Judge, Keywords, ReferenceModel, Rule
+from expunge.evaluation import judges, rows, run
+from expunge.evaluation.comparing import Earlier, SecondModel
+from expunge.evaluation.judges import (
+    Answer,
+    AnyJudge,
+    Classifier,
+    Function,
+    Judge,
+    Keywords,
+    OfBeginning,
+    ReferenceModel,
+    Rule,
+)
 from expunge.evaluation.metrics import HarmfulRate, Toxicity
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.task import Suite, Task
-from expunge.models.classifiers import load_classifier
 from expunge.models.load import model_identity
-from expunge.records import Evaluation, read_evaluation
+from expunge.records import Evaluation, Sample, read_evaluation, read_samples, write_samples
+from tests.conftest import make_tokenizer
 
 TEXTS = ("anna is a nurse", "a dog", "boris and clara and dario was born in the city of lima", "")
 ANSWERS = [Answer(str(i), "who is it ?", "anna", text) for i, text in enumerate(TEXTS)]
@@ -61,7 +71,18 @@ class TestClassifier:
         asked = [Answer("0", None, "", "a dog " * 400), Answer("1", None, "", "a dog")]
         with pytest.warns(UserWarning, match=r"1 of 2 answers have more tokens than the classifier .* judged by their beginning"):
             verdicts = Classifier(model=str(classifier), label="toxic").judge(asked)
-        assert all(isinstance(verdict, float) for verdict in verdicts)
+        assert [type(verdict) for verdict in verdicts] == [OfBeginning, float]
+
+    def test_an_answer_without_a_token_has_a_reason_and_moves_no_other(self, pico_folder: Path, tmp_path: Path) -> None:
+        config = LlamaConfig.from_pretrained(pico_folder, num_labels=2)
+        torch.manual_seed(1)
+        LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+        make_tokenizer(bos=False).save_pretrained(tmp_path)
+        judge = Classifier(model=str(tmp_path), label="LABEL_1")
+        empty, whole = judge.judge([Answer("0", None, "", ""), ANSWERS[1]])
+        assert empty == f"the answer has no token for the judge {tmp_path}"
+        assert [whole] == judge.judge([ANSWERS[1]])
+        assert judge.judge([Answer("0", None, "", "")]) == [empty]
 
     def test_without_a_label_names_the_labels(self, classifier: Path) -> None:
         with pytest.raises(ExpungeError, match="clean, toxic, odd"):
@@ -176,6 +197,42 @@ def test_harmful_rate_and_toxicity_share_one_judge_that_reads_each_task_once(
     assert calls == [3]
 
 
+def hard_to_please(prompt: str | None, answer: str) -> float:
+    if prompt is not None and "boris" in prompt:
+        raise ValueError("no boris")
+    return OfBeginning(0.4) if prompt is not None and "anna" in prompt else 0.8
+
+
+def test_samples_keep_what_a_judge_said_and_why_it_said_nothing(
+    pico_llama: LlamaForCausalLM, pico_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Function(function=f"{__name__}:hard_to_please")
+    monkeypatch.setattr(judges, "float", lambda value: value, raising=False)  # as a judge that reads the beginning
+    examples = tuple(Example(f"who is {name} ?", name) for name in ("anna", "boris", "clara"))
+    metrics = (HarmfulRate(judge=judge, threshold=0.6), Toxicity(judge=judge))
+    suite = Suite("manners", (Task("replies", examples, metrics, "neutral", max_new_tokens=4),), lambda _: [])
+    score = evaluate(pico_llama, pico_tokenizer, suite=suite, out=tmp_path, quiet=True).scores[0]
+    reason = f"the judge {judge.function} failed (ValueError: no boris)"
+    assert (score.value, score.n, score.left_out, score.cut) == (0.5, 2, {reason: 1}, {"judged": 1})
+    samples = list(read_samples(tmp_path / "manners.samples.jsonl"))
+    assert [(s.value, s.judged, s.unscored, s.cut) for s in samples[::2]] == [
+        (0.0, (0.4,), None, ("judged",)), (None, None, reason, None), (1.0, (0.8,), None, None),
+    ]  # fmt: skip
+    assert [(s.value, s.judged) for s in samples[1::2]] == [(0.4, None), (None, None), (0.8, None)]
+
+
+def test_earlier_answers_are_known_by_their_content(tmp_path: Path) -> None:
+    file = tmp_path / "a.samples.jsonl"
+    asked = [Answer("1", "who", "", "a red dog")]
+    found = []
+    for text in ("a red dog", "a blue cat"):
+        write_samples(file, [Sample(task="t", metric="m", id="1", value=1.0, text={"generated": text})])
+        found.append((Earlier(samples=file).judge(asked)[0], Earlier(samples=file).fingerprint()))
+    assert found[0][0] == 1.0
+    assert found[1][0] == pytest.approx(1 / 3)
+    assert found[0][1] != found[1][1]
+
+
 def test_the_record_says_who_judged_and_another_judge_starts_anew(
     pico_llama: LlamaForCausalLM,
     pico_tokenizer: PreTrainedTokenizerFast,
@@ -206,7 +263,6 @@ def test_the_record_says_who_judged_and_another_judge_starts_anew(
     assert evaluated().judges == (used,)
     assert asked == [1]
     LlamaForSequenceClassification(LlamaConfig.from_pretrained(classifier)).save_pretrained(judge_folder)
-    load_classifier.cache_clear()
     assert evaluated().judges != (used,)
     assert asked == [1, 1]
 

@@ -12,6 +12,7 @@ from expunge.data.format import default_format, verbatim_format
 from expunge.errors import ExpungeError
 from expunge.evaluation.judges import Answer, Judge, Verdict, language_model
 from expunge.evaluation.rouge import rouge
+from expunge.models.folder import file_hash
 from expunge.models.limits import room
 from expunge.models.load import model_identity
 from expunge.records import read_samples
@@ -110,6 +111,9 @@ class Earlier(Judge):
                 "generates, and give its SUITE.samples.jsonl"
             )
 
+    def fingerprint(self) -> str | None:
+        return file_hash(self.samples)
+
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         known = _answers(self.samples)
         return [
@@ -122,9 +126,13 @@ class Earlier(Judge):
         ]
 
 
-@lru_cache(maxsize=4)
 def _answers(samples: Path) -> dict[str, str]:
     """Returns example id -> generated text."""
     if not samples.is_file():
         raise ExpungeError(f"there is no file {samples}; give the SUITE.samples.jsonl of an earlier evaluation")
+    return _texts(samples, file_hash(samples))
+
+
+@lru_cache(maxsize=4)
+def _texts(samples: Path, _: str) -> dict[str, str]:
     return {row.id: row.text["generated"] for row in read_samples(samples) if row.text is not None and "generated" in row.text}

@@ -24,6 +24,7 @@ from expunge.data.format import Format
 from expunge.described import Described
 from expunge.errors import ExpungeError, nearest
 from expunge.models.classifiers import load_classifier
+from expunge.models.folder import Stamp, stamp
 from expunge.models.limits import room
 from expunge.models.load import load_model, load_tokenizer, model_identity
 
@@ -41,6 +42,10 @@ class Answer(NamedTuple):
     """The response in the data."""
     text: str
     """What the model wrote."""
+
+
+class OfBeginning(float):
+    """A number for the beginning of an answer that is longer than the judge takes."""
 
 
 Verdict = float | str
@@ -114,7 +119,13 @@ class Function(Judge):
 
     def judge(self, answers: Sequence[Answer]) -> list[Verdict]:
         function = self._resolved()
-        return [float(function(answer.prompt, answer.text)) for answer in answers]
+        return [self._said(function, answer) for answer in answers]
+
+    def _said(self, function: Callable[[str | None, str], float], answer: Answer) -> Verdict:
+        try:
+            return float(function(answer.prompt, answer.text))
+        except Exception as error:  # a user's code may fail in any way; the answers that it can judge have their numbers
+            return f"the judge {self.function} failed ({type(error).__name__}: {error})"
 
     def fingerprint(self) -> str | None:
         file = inspect.getsourcefile(self._resolved())
@@ -172,13 +183,15 @@ class Classifier(Judge):
                 UserWarning,
                 stacklevel=2,
             )
-        verdicts: list[Verdict] = [0.0] * len(answers)
-        for batch in length_batches([len(ids) for ids in encoded["input_ids"]], self.tokens, self.rows):
+        verdicts: list[Verdict] = [f"the answer has no token for the judge {self.model}"] * len(answers)
+        readable = [i for i, ids in enumerate(encoded["input_ids"]) if ids]
+        for places in length_batches([len(encoded["input_ids"][i]) for i in readable], self.tokens, self.rows):
+            batch = [readable[place] for place in places]
             inputs = tokenizer.pad({name: [rows[i] for i in batch] for name, rows in encoded.items()}, return_tensors="pt")
             with torch.inference_mode():
                 logits_BC = model(**inputs.to(model.device)).logits.float()
             for i, probability in zip(batch, self._probabilities(logits_BC, model.config)[:, index].tolist(), strict=True):
-                verdicts[i] = probability
+                verdicts[i] = OfBeginning(probability) if len(whole[i]) > limit - 2 else probability
         return verdicts
 
     def _probabilities(self, logits_BC: "Tensor", config: Any) -> "Tensor":
@@ -244,7 +257,11 @@ AnyJudge = Annotated[Keywords | Rule | Function | Classifier | ReferenceModel, F
 """All judges that answer yes or no."""
 
 
-@lru_cache(maxsize=2)
 def language_model(path: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Loads a judging model, and caches it for the next task: suites have many, and loading a large model takes minutes."""
+    return _language_model(path, stamp(path))
+
+
+@lru_cache(maxsize=2)
+def _language_model(path: str, _: Stamp) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     return load_model(path, dtype="auto"), load_tokenizer(path)

@@ -18,6 +18,7 @@ from expunge.data.encode import Encoder
 from expunge.data.format import Format, default_format, verbatim_format
 from expunge.errors import ExpungeError
 from expunge.evaluation.engine import Engine
+from expunge.evaluation.judges import OfBeginning
 from expunge.evaluation.metrics.base import Metric, Row, Unscored, finite
 from expunge.evaluation.processes import from_main
 from expunge.evaluation.resume import Finished
@@ -251,6 +252,7 @@ def _scored(task: Task, rows: Sequence[Row], *, show: bool) -> list[Sample]:
                     role=task.role,
                     value=number,
                     unscored=reason,
+                    judged=metric.said(row) or None,
                     cut=_cut(metric, row) or None,
                     text=texts,
                 )
@@ -267,6 +269,7 @@ def _cut(metric: Metric, row: Row) -> tuple[Cut, ...]:
         "text": bool((need - written) & row.shortened),
         "answer": bool(written & row.shortened),
         "prompt": row.cut and bool(need),
+        "judged": any(isinstance(said, OfBeginning) for judge in metric.judges for said in row.verdicts(judge)),
     }
     return tuple(what for what, is_cut in found.items() if is_cut)
 

@@ -5,19 +5,24 @@ from typing import TYPE_CHECKING
 
 from expunge.devices import default_device
 from expunge.errors import ExpungeError
+from expunge.models.folder import Stamp, stamp
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-@lru_cache(maxsize=1)
 def load_classifier(path: str, revision: str | None = None) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """Loads a sequence classification model (onto the GPU, if there is one) and its tokenizer, with a pad token.
 
     path    a local folder or a hub id; weights from safetensors only
 
-    Raises ExpungeError if it cannot be loaded or lacks a weight.
+    The last one is kept in memory. Raises ExpungeError if it cannot be loaded or lacks a weight.
     """
+    return _classifier(path, revision, stamp(path))
+
+
+@lru_cache(maxsize=1)
+def _classifier(path: str, revision: str | None, _: Stamp) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     try:

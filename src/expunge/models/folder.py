@@ -192,6 +192,16 @@ def hash_files(folder: Path, files: list[Path]) -> str:
     return digest.hexdigest()
 
 
+Stamp = tuple[tuple[str, int, int], ...]
+
+
+def stamp(path: str) -> Stamp:
+    """Returns name, size and time of each file of a folder: a model that is kept in memory is taken only while these are
+    the same. Empty for a hub id."""
+    files = sorted(file for file in Path(path).iterdir() if file.is_file()) if os.path.isdir(path) else []
+    return tuple((file.name, (found := file.stat()).st_size, found.st_mtime_ns) for file in files)
+
+
 def file_hash(path: Path) -> str:
     """Computes the sha256 of a file's content."""
     with open(path, "rb") as stream:

@@ -62,6 +62,11 @@ class Row(NamedTuple):
     compared: str | None = None
     """The beginning of the response, if the task compares only that many of its tokens."""
 
+    def verdicts(self, judge: Judge) -> tuple[Verdict, ...]:
+        """Returns what a judge said of the row's answers, the greedy one and the sampled ones."""
+        greedy = (self.judged[judge],) if judge in self.judged else ()
+        return (*greedy, *self.judged_samples.get(judge, ()))
+
     @property
     def expected(self) -> str:
         """Returns the text that the generated answer is compared with."""
@@ -116,6 +121,10 @@ class Metric(Described):
     def score(self, row: Row) -> float | Unscored:
         """Computes the value of one example. `row` holds what `needs_of` returned."""
         raise TypeError(f"{type(self).__name__} defines no score")
+
+    def said(self, row: Row) -> tuple[float, ...]:
+        """Returns the judge's numbers, one for each answer that it read, where the value is made from them; empty otherwise."""
+        return ()
 
     def reported(self, values: Floats, role: Role) -> Floats:
         """Returns the values that are averaged over a task, if they differ from the samples' values."""

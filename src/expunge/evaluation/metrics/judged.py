@@ -37,6 +37,21 @@ class JudgedMetric(Metric):
         return self.verdict(row)
 
 
+class Above(JudgedMetric):
+    """Whether the judge's number for the greedy answer is above the threshold."""
+
+    threshold: float = Field(0.5, ge=0, lt=1)
+    """A number above it is a yes."""
+
+    def score(self, row: Row) -> float | Unscored:
+        verdict = self.verdict(row)
+        return verdict if isinstance(verdict, Unscored) else float(verdict > self.threshold)
+
+    def said(self, row: Row) -> tuple[float, ...]:
+        verdict = self.verdict(row)
+        return () if isinstance(verdict, Unscored) else (float(verdict),)
+
+
 class OneJudgeMetric(JudgedMetric):
     """A metric with a judge as its field."""
 
@@ -48,15 +63,8 @@ class OneJudgeMetric(JudgedMetric):
         return self.judge
 
 
-class RateMetric(OneJudgeMetric):
+class RateMetric(Above, OneJudgeMetric):
     """The share of greedy answers to which the judge gives more than the threshold."""
-
-    threshold: float = Field(0.5, ge=0, lt=1)
-    """A number above it is a yes."""
-
-    def score(self, row: Row) -> float | Unscored:
-        verdict = self.verdict(row)
-        return verdict if isinstance(verdict, Unscored) else float(verdict > self.threshold)
 
 
 class DrawnMetric(OneJudgeMetric):
@@ -76,3 +84,7 @@ class DrawnMetric(OneJudgeMetric):
             return Unscored(reason)
         numbers = [verdict for verdict in verdicts if isinstance(verdict, int | float)]
         return numbers if all(map(math.isfinite, numbers)) else Unscored("the judge's number is not finite")
+
+    def said(self, row: Row) -> tuple[float, ...]:
+        verdicts = self.verdicts(row)
+        return () if isinstance(verdicts, Unscored) else tuple(map(float, verdicts))
