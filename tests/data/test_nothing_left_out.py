@@ -69,3 +69,40 @@ def test_a_missing_file_is_named_with_its_flag(tmp_path: Path, flag: str) -> Non
     files = {"forget": here, "retain": here, "holdout": here, flag: tmp_path / "nowhere.jsonl"}
     with pytest.raises(ExpungeError, match=rf"--{flag}: there is no file or folder .*nowhere\.jsonl"):
         read_request(**files)
+
+
+def test_a_text_beside_prompt_and_response_is_said_and_can_be_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"prompt": "q", "response": "a", "text": "Question: q Answer: a"}\n')
+    with pytest.warns(UserWarning, match="1 of 1 rows of .* have a text beside their prompt and response, which is left out"):
+        assert read_examples(file)[0].response == "a"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_examples(file, columns={"text": "text"})[0].response == "Question: q Answer: a"
+
+
+def test_nan_is_a_missing_cell_in_json_too(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"prompt": "q", "response": "a", "choices": NaN, "paraphrases": NaN, "attributes": NaN}\n')
+    (example,) = read_examples(file)
+    assert (example.response, example.choices, example.paraphrases) == ("a", (), ())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("a.jsonl", '{"prompt": "q", "response": "a", "response": "b"}', "'response' is there twice in one object"),
+        ("a.csv", "prompt,response,perturbed\nq,a,\"['in paris', 'in oslo']\"", "perturbed that are not JSON; write them like"),
+        ("a.jsonl", '{"messages": [{"role": "user", "content": "q"}]}', "has a chat in messages, .* prompt and response"),
+        ("a.jsonl", '{"prompt": [{"role": "user", "content": "q"}], "response": "a"}', "has a chat in prompt"),
+    ],
+)  # fmt: skip
+def test_what_would_be_read_as_something_else_is_refused(tmp_path: Path, name: str, text: str, reason: str) -> None:
+    (tmp_path / name).write_text(f"{text}\n")
+    with pytest.raises(ExpungeError, match=reason):
+        read_examples(tmp_path / name)
+
+
+def test_a_text_in_brackets_is_no_list(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,response,perturbed\nq,a,[Applause] oslo\n")
+    assert read_examples(tmp_path / "a.csv")[0].perturbed == ("[Applause] oslo",)

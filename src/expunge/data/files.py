@@ -109,10 +109,19 @@ def _undecodable(path: Path) -> int:
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         said = "it is nested too deep" if isinstance(error, RecursionError) else error
         raise ExpungeError(f"{where} is not JSON ({said}); correct it") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Makes an object. Raises ValueError for a name that is there twice, of which one value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(name for name in names if names.count(name) > 1)}' is there twice in one object")
+    return found
 
 
 def _jsonl_rows(path: Path) -> Located:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -22,6 +23,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 """Field -> the column names it is read from, of which the first present one is used; the second names are TOFU's. With
 `choices`, `answer` is the index of the right one; without, it is the response. Other columns are ignored unless `columns`
 maps them."""
+
+CHATS = ("messages", "conversations", "conversation")
+"""Columns in which data sets keep whole chats."""
+_CHAT = "has a chat in {}, of which no column is one text; write each question with its answer as a row of prompt and response"
+_PYTHON_LIST = re.compile(r"""\s*\[\s*['"].*['"]\s*\]\s*""", re.DOTALL)
+"""How pandas writes a list into a CSV cell."""
 
 Row = Mapping[str, Any]
 
@@ -54,7 +61,15 @@ def to_examples(
 
 
 def _say_what_is_left(found: Sequence[tuple[str, Row]], columns: Mapping[str, str], present: Iterable[str], source: str) -> None:
-    """Warns of text columns that are not read, and of Alpaca's `input`, which is appended to the prompt."""
+    """Warns of text columns that are not read, of texts beside a prompt and a response, and of Alpaca's `input`, which is
+    appended to the prompt."""
+    if (both := sum(1 for _, row in found if _has_both(row, columns))) > 0:
+        warnings.warn(
+            f"{both} of {len(found)} rows of {source} have a text beside their prompt and response, which is left out; name it "
+            "with --columns text text if it is what is wanted",
+            UserWarning,
+            stacklevel=4,
+        )
     if (joined := sum(1 for _, row in found if _alpaca_input(row, columns))) > 0:
         warnings.warn(
             f"{joined} of {len(found)} rows of {source} have an `input` beside their instruction; it follows on the next line, "
@@ -79,6 +94,14 @@ def _alpaca_input(row: Row, columns: Mapping[str, str]) -> str | None:
     return value if wanted and isinstance(value, str) and value.strip() else None
 
 
+def _has_both(row: Row, columns: Mapping[str, str]) -> bool:
+    """Returns whether a row has raw text beside a prompt and a response, and nobody said which is meant."""
+    if "text" in columns or not _is_text(row.get("text")):
+        return False
+    read = {field: (columns[field],) if field in columns else COLUMNS[field] for field in ("prompt", "response")}
+    return "text" not in columns.values() and all(any(_is_text(row.get(name)) for name in names) for names in read.values())
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
@@ -89,7 +112,8 @@ def to_example(row: Row, columns: Mapping[str, str], where: str) -> Example:
 
 
 class _Reader:
-    """Reads the fields of a row. Null and missing cells are the same: Parquet and `datasets` fill every column of every row."""
+    """Reads the fields of a row. Null, NaN and missing cells are the same: Parquet and `datasets` fill every column of every row,
+    and pandas writes NaN."""
 
     def __init__(self, row: Row, columns: Mapping[str, str], where: str) -> None:
         self.row, self.columns, self.where = row, columns, where
@@ -100,6 +124,8 @@ class _Reader:
         prompt, response, text = self.value("prompt"), self.value("response"), self.value("text")
         if text is not None and ("text" in self.columns or (prompt is None and response is None)):
             return self.build(None, self.text("text", text))
+        if prompt is None and response is None and (chat := next((name for name in CHATS if name in self.row), None)):
+            self.refuse(_CHAT.format(chat))
         if prompt is None and response is None:
             self.refuse(
                 f"has no prompt, response or text (it has {', '.join(self.row) or 'nothing'}); name its columns with --columns"
@@ -137,9 +163,11 @@ class _Reader:
     def value(self, name: str, only_first: bool = False) -> Any:
         """Returns what the row holds for a field; a mapped column replaces the default names."""
         names = (self.columns[name],) if name in self.columns else COLUMNS[name][: 1 if only_first else None]
-        return next((self.row[n] for n in names if self.row.get(n) is not None), None)
+        return next((self.row[n] for n in names if not _missing(self.row.get(n))), None)
 
     def text(self, name: str, value: Any) -> str:
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            self.refuse(_CHAT.format(name))
         if not isinstance(value, str):
             self.refuse(f"has a {name} that is {_kind(value)}; it has to be text")
         if not value.strip():
@@ -154,7 +182,7 @@ class _Reader:
         """Returns a list of texts, or a single one as a list; a CSV cell may hold a JSON list."""
         value = self.value(name)
         if isinstance(value, str) and value.lstrip().startswith("["):
-            value = self.parsed(name, value, fallback=[value])
+            value = self.parsed(name, value, fallback=None if _PYTHON_LIST.fullmatch(value) else [value])
         if value is None:
             return ()
         if not isinstance(value, list | tuple | str):
@@ -178,7 +206,8 @@ class _Reader:
             return json.loads(value)
         except ValueError:
             if fallback is None:
-                self.refuse(f'has {name} that are not JSON; write them like {{"topic": "rivers"}}')
+                example = '{"topic": "rivers"}' if name == "attributes" else '["in Paris", "in Oslo"]'
+                self.refuse(f"has {name} that are not JSON; write them like {example}")
             return fallback
 
     def refuse(self, what: str) -> NoReturn:
