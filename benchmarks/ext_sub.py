@@ -5,7 +5,8 @@ is from the formula written out on whole matrices.
     python benchmarks/ext_sub.py --literal          also the whole formula as a process of its own: 17 GB of memory, 9 GB of disk
 
 The adapters are random (32 layers, q and v, 4096 x 4096), the base is neither needed nor there. The command runs in a
-process of its own, imports included; memory is the largest resident set that the kernel reports of it.
+process of its own, imports included, from byte code that an earlier start has written; memory is the largest resident set
+that the kernel reports of it.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 LAYERS, WIDTH, RANK, ALPHA = 32, 4096, 16, 32
+IMPORTS = "import expunge.cli.flags, expunge.methods.editing, expunge.merging.factor_merge"
+"""What `expunge merge ext_sub` imports."""
 
 
 def write_adapter(folder: Path, seed: int, layers: int) -> Path:
@@ -85,15 +88,19 @@ def main() -> None:
     parser.add_argument("--literal", action="store_true")
     parser.add_argument("--dir", type=Path, help="where the files lie; default: a temporary folder")
     flags = parser.parse_args()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # else every start compiles all of it again
+    measured([sys.executable, "-c", IMPORTS], environment)
     with tempfile.TemporaryDirectory(dir=flags.dir) as where:
         folder = Path(where)
         expert, anti = write_adapter(folder / "e", 1, flags.layers), write_adapter(folder / "a", 2, flags.layers)
         command = [sys.executable, "-m", "expunge", "merge", "ext_sub", "--models", str(expert), str(anti)]
         wall, processor, memory = measured([*command, "--out", str(folder / "out")], environment)
-        _, imports, _ = measured([sys.executable, "-c", "import expunge.merging"], environment)
+        _, imports, _ = measured([sys.executable, "-c", IMPORTS], environment)
+        _, torch_alone, _ = measured([sys.executable, "-c", "import torch"], environment)
         print("| | wall s | processor s | wall s without imports | peak MB | result MB |\n| --- | --- | --- | --- | --- | --- |")
-        print(f"| imports alone | | {imports:.2f} | | | |")
+        print(f"| imports of the command alone | | {imports:.2f} | | | |")
+        print(f"| `import torch`, which it does not do | | {torch_alone:.2f} | | | |")
         result = folder / "out/artifact/adapter_model.safetensors"
         core = json.loads((folder / "out/merge.json").read_text())["seconds"]
         print(f"| ext_sub | {wall:.2f} | {processor:.2f} | {core:.2f} | {memory:.0f} | {result.stat().st_size / 1e6:.1f} |")

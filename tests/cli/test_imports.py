@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from expunge.artifact import Base, save_artifact
 from expunge.methods import NPO
@@ -72,6 +74,25 @@ def test_checksums_are_recomputed_without_torch(pico_folder: Path, tmp_path: Pat
         lambda out: shutil.copytree(pico_folder, out, dirs_exist_ok=True),
     )
     assert imported("verify", str(tmp_path / "made")) == []
+
+
+@pytest.mark.parametrize("line", ["ext_sub", "adapter_subtraction", "adapter_addition --rank 3", "ethos --rank 3"])
+def test_adapters_are_merged_by_numpy_alone(line: str, pico_folder: Path, tmp_path: Path) -> None:
+    """With a tokenizer beside the expert and the base on this machine, both of which are read."""
+    for seed, folder in enumerate((tmp_path / "e", tmp_path / "a")):
+        folder.mkdir()
+        draw = np.random.default_rng(seed).standard_normal
+        key = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+        factors = {"A": draw((2, 32)).astype(np.float32), "B": draw((32, 2)).astype(np.float32)}
+        save_file({f"{key}{name}.weight": factor for name, factor in factors.items()}, folder / "adapter_model.safetensors")
+        config = {"peft_type": "LORA", "base_model_name_or_path": str(pico_folder), "r": 2, "lora_alpha": 2}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(pico_folder / name, folder)
+    method, *fields = line.split()
+    words = ["merge", method, "--models", str(tmp_path / "e"), str(tmp_path / "a"), *fields, "--out", str(tmp_path / "out")]
+    assert imported(*words, of=(*HEAVY, "huggingface_hub")) == ["numpy"]
+    assert (tmp_path / "out/artifact/tokenizer.json").is_file()
 
 
 LIBRARY = """

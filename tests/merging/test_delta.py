@@ -83,7 +83,7 @@ def test_a_plain_safetensors_file_is_no_file_of_differences(tmp_path: Path) -> N
 
 
 def test_the_hashes_are_in_the_header(folders: tuple[Path, Path, Path]) -> None:
-    from expunge.merging.storage import metadata
+    from expunge.merging.positions import metadata
 
     hashes = json.loads(metadata(folders[2] / "delta.safetensors")[DELTA_KEY])
     assert set(hashes) == set(CHANGED)

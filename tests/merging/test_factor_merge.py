@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -18,6 +19,7 @@ import expunge
 from expunge.cli import main
 from expunge.errors import ExpungeError
 from expunge.merging import factor_merge, merge, merge_adapters
+from expunge.merging.factor_folders import finite
 from expunge.methods.editing import AdapterAddition, AdapterSubtraction, Ethos, ExtSub, TaskArithmetic
 from tests.methods.editing.test_factors import literal_ext_sub
 
@@ -142,6 +144,37 @@ class TestLoRA:
         assert result.rank == 3
         assert result.residual == pytest.approx((lost / all_) ** 0.5, rel=1e-3)
         assert f"leaves out {100 * result.residual:.3g} %" in result.sentences()
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+    def test_stored_in_another_dtype_it_is_the_merge_of_the_same_numbers_in_float32(
+        self, dtype: torch.dtype, tmp_path: Path, pico_folder: Path
+    ) -> None:
+        adapters = [adapter(tmp_path / n, pico_folder, i) for i, n in enumerate("ea")]
+        for folder in adapters:
+            file = folder / "adapter_model.safetensors"
+            rounded = {name: tensor.to(dtype) for name, tensor in load_file(file).items()}
+            shutil.copytree(folder, tmp_path / "wide" / folder.name)
+            save_file({n: t.float() for n, t in rounded.items()}, tmp_path / "wide" / folder.name / file.name)
+            save_file(rounded, file)
+        merge_adapters(ExtSub(), models=adapters, out=tmp_path / "out")
+        merge_adapters(ExtSub(), models=[tmp_path / "wide" / n for n in "ea"], out=tmp_path / "wide/out")
+        files = [folder / "out/artifact/adapter_model.safetensors" for folder in (tmp_path, tmp_path / "wide")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+        assert {t.dtype for t in load_file(files[0]).values()} == {torch.float32}
+
+    def test_what_is_written_is_rounded_as_torch_rounds_it(self) -> None:
+        """To nearest and ties to even, to numbers below the normal range and to zero too."""
+        step = 2.0**-24
+        ties = [sign * (1 + k * step) for sign in (1, -1) for k in range(9)]
+        small = [2.0**-149 * k / 4 for k in range(12)]
+        largest = float(torch.finfo(torch.float32).max)
+        wide = np.array([*ties, *small, 2.0**-127, 0.0, -0.0, largest, -largest, largest * (1 + 2.0**-26), np.pi])
+        found = finite(wide, "w")
+        expected = torch.from_numpy(wide).float().numpy()
+        assert np.array_equal(found.view(np.uint32), expected.view(np.uint32))
+        for bad in (largest * (1 + 2.0**-24), -1e39, np.inf, np.nan):
+            with pytest.raises(ExpungeError, match="the new w leaves the range of float32"):
+                finite(np.array([1.0, bad]), "w")
 
     def test_ethos_reads_the_base_and_needs_a_rank(self, tmp_path: Path, pico_folder: Path) -> None:
         adapters = [adapter(tmp_path / n, pico_folder, i) for i, n in enumerate("ea")]
@@ -329,8 +362,6 @@ class TestRefusals:
             merge_adapters(Ethos(), models=[ia3, ia3], out=tmp_path / "out", base=pico_folder)
 
     def test_an_adapter_with_a_broken_number(self, tmp_path: Path, pico_folder: Path) -> None:
-        from safetensors.torch import save_file
-
         expert = adapter(tmp_path / "e", pico_folder, 1)
         factors = load_file(expert / "adapter_model.safetensors")
         next(iter(factors.values()))[0, 0] = float("nan")
@@ -401,7 +432,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path, pico_folde
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
     with pytest.raises(ExpungeError, match="No space left on device"):
         merge_adapters(AdapterAddition(), models=two, out=tmp_path / "new/out", command=["adapter_addition"])
     assert not list((tmp_path / "new").iterdir())

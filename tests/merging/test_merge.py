@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import expunge.artifact
 import expunge.loading
-from expunge.merging import merge, storage, thresholds
+from expunge.merging import merge, positions, thresholds
 from expunge.methods.editing import Breadcrumbs, DareLinear, DareTies, Linear, Slerp, TaskArithmetic, Ties
 from expunge.methods.editing.base import EditingMethod
 
@@ -59,7 +59,7 @@ def test_streamed_equals_dense_whatever_the_pieces_shards_and_threads(
     for i, (piece, small, start, threads, shard_bytes) in enumerate(
         [(2**18, 2**20, "base", 1, 10**9), (64, 2**20, "sharded", 3, 1500), (40, 0, "base", 2, 10**9)]
     ):
-        monkeypatch.setattr(storage, "PIECE", piece)
+        monkeypatch.setattr(positions, "PIECE", piece)
         monkeypatch.setattr(thresholds, "PIECE", piece)
         monkeypatch.setattr(thresholds, "SMALL", small)
         out = tmp_path / f"out{i}"
@@ -100,7 +100,7 @@ def test_ties_on_coarse_numbers_equals_the_dense_one(
     method = Ties(density=density, scope=scope, tie_policy=policy)
     paths = [write_folder(folder / f"m{i}", m) for i, m in enumerate(models)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(storage, "PIECE", piece)
+        patch.setattr(positions, "PIECE", piece)
         patch.setattr(thresholds, "PIECE", piece)
         patch.setattr(thresholds, "SMALL", small)
         result = merge(method, base=write_folder(folder / "base", base), models=paths, out=folder / "out", threads=2, quiet=True)

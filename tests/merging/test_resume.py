@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from expunge.errors import ExpungeError
-from expunge.merging import journal, merge, storage, thresholds
+from expunge.merging import journal, merge, positions, thresholds
 from expunge.methods.editing import DareLinear, Ties
 from expunge.methods.editing.base import EditingMethod
 
@@ -24,16 +24,16 @@ from .test_adapters import adapter
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of 16 elements, each write waits a little, and each tensor goes to the journal at once."""
-    monkeypatch.setattr(storage, "PIECE", 16)
+    monkeypatch.setattr(positions, "PIECE", 16)
     monkeypatch.setattr(thresholds, "PIECE", 16)
     monkeypatch.setattr(journal, "FLUSH_BYTES", 0)
-    write = storage.Files.write
+    write = positions.Files.write
 
-    def slowly(self: storage.Files, file: Path, offset: int, data: memoryview) -> None:
+    def slowly(self: positions.Files, file: Path, offset: int, data: memoryview) -> None:
         time.sleep(0.0005)
         write(self, file, offset, data)
 
-    monkeypatch.setattr(storage.Files, "write", slowly)
+    monkeypatch.setattr(positions.Files, "write", slowly)
 
 
 def in_a_process(work: Callable[[], object]) -> int:
@@ -92,9 +92,9 @@ def test_killed_again_and_again_it_reaches_the_same_bytes(method: EditingMethod,
 
 def stopped_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A merge whose disk fills up after two tensors."""
-    given, write, count = inputs(tmp_path) | {"threads": 1}, storage.Files.write, [0]
+    given, write, count = inputs(tmp_path) | {"threads": 1}, positions.Files.write, [0]
 
-    def fills_up(self: storage.Files, file: Path, offset: int, data: memoryview) -> None:
+    def fills_up(self: positions.Files, file: Path, offset: int, data: memoryview) -> None:
         count[0] += 1
         if count[0] > 2:
             raise OSError(28, "No space left on device")
@@ -102,7 +102,7 @@ def stopped_half_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[st
 
     monkeypatch.setattr(journal, "FLUSH_BYTES", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(storage.Files, "write", fills_up)
+        patch.setattr(positions.Files, "write", fills_up)
         with pytest.raises(ExpungeError, match=r"No space left.*--resume"):
             merge(Ties(), out=tmp_path / "out", **given)
     return given

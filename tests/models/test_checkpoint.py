@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 
 from expunge.errors import ExpungeError
 from expunge.models import checkpoint
-from expunge.models.checkpoint import INDEX, SINGLE, Checkpoint, save_tensors
+from expunge.models.checkpoint import INDEX, SINGLE, Checkpoint, save_arrays, save_tensors
 
 
 def make_tensors() -> dict[str, Tensor]:
@@ -89,6 +89,18 @@ def test_tensors_that_share_memory_are_each_written(tmp_path: Path) -> None:
     read = Checkpoint(tmp_path / "x.safetensors")
     for name, expected in (("head", tied), ("embeddings", tied), ("transposed", tied.T), ("row", tied[1])):
         assert torch.equal(read[name], expected)
+
+
+def test_arrays_are_written_byte_for_byte_as_tensors_are(tmp_path: Path) -> None:
+    tensors = {
+        "b": torch.randn(3, 4),
+        "a": torch.arange(5),
+        "turned": torch.randn(3, 2, dtype=torch.float64).T,
+        "one": torch.ones(()),
+    }
+    save_tensors(tmp_path / "tensors", tensors)
+    save_arrays(tmp_path / "arrays", {name: tensor.numpy() for name, tensor in tensors.items()})
+    assert (tmp_path / "arrays").read_bytes() == (tmp_path / "tensors").read_bytes()
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])

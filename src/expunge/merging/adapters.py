@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from expunge.errors import ExpungeError, nearest
 from expunge.merging.inputs import Input, LowRank, Source, Values
-from expunge.merging.storage import Files, Stored, pieces, read_raw, stored_tensors
+from expunge.merging.positions import INFINITY, Files, Stored, pieces, read_bytes, stored_tensors, widened
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -118,14 +118,15 @@ def _check_copy(label: str, name: str, copy: Stored, base: Mapping[str, Stored])
     """Raises ExpungeError unless the embedding that PEFT saves beside an adapter on it equals the base's."""
     original = base[_known(label, name, base)]
     with Files() as files:
-        if copy.shape != original.shape or not all(
-            torch.equal(_part(files, copy, *piece), _part(files, original, *piece)) for piece in pieces(copy.elements)
+        comparable = copy.shape == original.shape and {copy.code, original.code} <= INFINITY.keys()
+        if not comparable or not all(
+            np.array_equal(_part(files, copy, *piece), _part(files, original, *piece)) for piece in pieces(copy.elements)
         ):
             raise ExpungeError(f"{label} holds a {name} that is not the base's; give the base that the adapter was trained on")
 
 
-def _part(files: Files, tensor: Stored, start: int, stop: int) -> Tensor:
-    return read_raw(files, tensor, start, stop, torch.empty((stop - start) * tensor.dtype.itemsize, dtype=torch.uint8)).float()
+def _part(files: Files, tensor: Stored, start: int, stop: int) -> NDArray[Any]:
+    return widened(read_bytes(files, tensor, start, stop), tensor.code)
 
 
 def _of_module(pattern: Mapping[str, float], module: str, default: float) -> float:

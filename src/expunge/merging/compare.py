@@ -6,7 +6,8 @@ import torch
 from expunge.errors import ExpungeError
 from expunge.merging.inputs import Values
 from expunge.merging.plan import Item, Plan
-from expunge.merging.storage import Files, Scratch, Stored, pieces, read_raw, sha256_of
+from expunge.merging.positions import Files, Stored, pieces, sha256_of
+from expunge.merging.storage import Scratch, read_raw
 
 
 def differing(files: Files, scratch: Scratch, plan: Plan, item: Item) -> tuple[int, ...]:
@@ -30,9 +31,9 @@ def differing(files: Files, scratch: Scratch, plan: Plan, item: Item) -> tuple[i
 
 def _equal(files: Files, scratch: Scratch, tensor: Stored, base: Stored) -> bool:
     """Compares a tensor; one with fewer rows than the base's is compared as far as it goes."""
-    if tensor.dtype != base.dtype:
+    if tensor.code != base.code:
         return False
-    size = tensor.dtype.itemsize
+    size = tensor.itemsize
     for start, stop in pieces(tensor.elements):
         mine, other = (scratch.raw(i, (stop - start) * size) for i in range(2))
         read_raw(files, tensor, start, stop, mine)

@@ -1,10 +1,12 @@
 """Determines the base model of two adapters: by its content if it can be read, else by what their configurations name."""
 
 import json
+import math
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from expunge.artifact import Base
 from expunge.errors import ExpungeError
@@ -80,10 +82,12 @@ def remap_pad(folder: Path, place: BasePlace, label: str) -> None:
         return
     config = json.loads((place.folder / "config.json").read_text(encoding="utf-8"))
     rows = (config.get("text_config") or config).get("vocab_size")
+    if not isinstance(rows, int) or _most_tokens(folder) <= rows:
+        return
     from expunge.models.load import load_tokenizer
 
     tokenizer = load_tokenizer(str(folder))
-    if not isinstance(rows, int) or len(tokenizer) <= rows:
+    if len(tokenizer) <= rows:
         return
     said = f"the tokenizer of {label} has {len(tokenizer)} tokens and its base an embedding of {rows} rows"
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= rows:
@@ -95,3 +99,33 @@ def remap_pad(folder: Path, place: BasePlace, label: str) -> None:
         tokenizer.pad_token = tokenizer.eos_token
         tokenizer.save_pretrained(folder)
     warnings.warn(said, UserWarning, stacklevel=2)
+
+
+def _most_tokens(folder: Path) -> float:
+    """Counts the tokens that a tokenizer's files name: one that fits need not be loaded, and importing transformers takes
+    seconds. Infinite if its vocabulary is not in tokenizer.json, or cannot be read there."""
+    try:
+        said = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+        found = {token if isinstance(token, str) else token[0] for token in said["model"]["vocab"]}
+        found.update(_tokens_in(said.get("added_tokens")))
+        for name in ("tokenizer_config.json", "special_tokens_map.json"):
+            if (folder / name).is_file():
+                found.update(_tokens_in(json.loads((folder / name).read_text(encoding="utf-8"))))
+        if (folder / "added_tokens.json").is_file():
+            found.update(json.loads((folder / "added_tokens.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return math.inf  # transformers says what is wrong with it
+    return len(found)
+
+
+def _tokens_in(said: Any, here: bool = False) -> Iterator[str]:
+    """Yields the texts of tokens in a tokenizer's settings: those of fields named content, ..._token or ..._tokens."""
+    if isinstance(said, str) and here:
+        yield said
+    elif isinstance(said, dict):
+        for key, value in said.items():
+            if key != "__type":
+                yield from _tokens_in(value, here or key == "content" or key.endswith(("_token", "_tokens")))
+    elif isinstance(said, list):
+        for value in said:
+            yield from _tokens_in(value, here)

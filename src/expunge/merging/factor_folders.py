@@ -7,22 +7,20 @@ prefix     prompt_embeddings                                           tokens x 
 Shape suffixes: O outputs, I inputs, R rank, N rows.
 """
 
-import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from expunge.artifact import artifact_folder, read_manifest
 from expunge.data.format import FORMAT_FILE
 from expunge.errors import ExpungeError
 from expunge.merging.adapters import PREFIX, adapter_tensors, check_product, read_config, scaling_of
-from expunge.merging.inputs import whole
 from expunge.merging.opening import resolve
-from expunge.merging.storage import Files, Stored
+from expunge.merging.positions import Files, Stored, whole
 from expunge.methods.editing.factors import Factors
 from expunge.models.folder import ADAPTER_CONFIG, folder_kind, tokenizer_files
 
@@ -43,7 +41,7 @@ class Product(NamedTuple):
         return self.b.shape[0], self.a.shape[1]
 
     def load(self, files: Files, label: str, module: str) -> Factors:
-        b_OR, a_RI = (whole(files, t, label, module).double() for t in (self.b, self.a))
+        b_OR, a_RI = (whole(files, t, label, module).astype(np.float64) for t in (self.b, self.a))
         return Factors(b_OR * self.scaling, a_RI)
 
 
@@ -153,18 +151,18 @@ def lora_config(of: Adapter, base: str, ranks: Mapping[str, int]) -> dict[str, A
     }
 
 
-def rows_of(adapter: Adapter, key: str, tensor: Tensor) -> Tensor:
+def rows_of(adapter: Adapter, key: str, tensor: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns the rows for the formula: the vector of an (IA)^3 as its difference to 1, the heads of a prefix. N x I. Raises
     ExpungeError if heads do not divide the width."""
     if adapter.kind == IA3:
         return tensor.reshape(1, -1) - 1
     heads, width = int(adapter.config["num_attention_heads"]), int(adapter.config["token_dim"])
     if width % heads or tensor.shape[-1] % width:
-        raise ExpungeError(f"{adapter.label}: {key} is {tuple(tensor.shape)}, which {heads} heads of {width} do not divide")
+        raise ExpungeError(f"{adapter.label}: {key} is {tensor.shape}, which {heads} heads of {width} do not divide")
     return tensor.reshape(-1, width // heads)
 
 
-def from_rows(adapter: Adapter, rows_NI: Tensor, shape: tuple[int, ...]) -> Tensor:
+def from_rows(adapter: Adapter, rows_NI: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Reverses `rows_of`."""
     return (rows_NI + 1 if adapter.kind == IA3 else rows_NI).reshape(shape)
 
@@ -179,9 +177,10 @@ def copy_tokenizer(source: Path, folder: Path) -> list[str]:
     return [file.name for file in found]
 
 
-def finite(tensor: Tensor, name: str) -> Tensor:
-    """Converts to float32; raises ExpungeError if a number exceeds its range."""
-    rounded = tensor.float()
-    if not math.isfinite(float(rounded.abs().max()) if rounded.numel() else 0.0) or bool(torch.isnan(rounded).any()):
+def finite(tensor: NDArray[np.float64], name: str) -> NDArray[np.float32]:
+    """Rounds to float32; raises ExpungeError if a number exceeds its range."""
+    with np.errstate(over="ignore"):
+        rounded = tensor.astype(np.float32, order="C")
+    if not np.isfinite(rounded).all():
         raise ExpungeError(f"the new {name} leaves the range of float32; take a smaller --alpha")
-    return rounded.contiguous()
+    return rounded

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from expunge.artifact import Base, save_artifact
 from expunge.errors import ExpungeError
@@ -27,13 +27,15 @@ from expunge.merging.factor_folders import (
 )
 from expunge.merging.factor_report import AdapterResult, ModuleReport, check_contrast, total
 from expunge.merging.folder import check_out, put_in_place
-from expunge.merging.inputs import whole
 from expunge.merging.opening import BaseModel, open_base
-from expunge.merging.storage import Files
-from expunge.methods.editing.factors import AdapterMethod, Factors, no_change, recompress
-from expunge.models.checkpoint import save_tensors
+from expunge.merging.positions import Files, whole
+from expunge.methods.editing.factors import AdapterMethod, Factors, no_change, norms, recompress
+from expunge.models.checkpoint import save_arrays
 from expunge.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from expunge.records import write_json, write_text
+
+Tensors = dict[str, NDArray[np.float32]]
+"""What is written, by PEFT's keys."""
 
 
 def merge_adapters(
@@ -76,7 +78,7 @@ def merge_adapters(
     result = total(method, (expert.label, anti.label), out, rows, notes, tensors, time.perf_counter() - began)
 
     def write(folder: Path) -> None:
-        save_tensors(folder / ADAPTER_WEIGHTS, tensors)
+        save_arrays(folder / ADAPTER_WEIGHTS, tensors)
         write_json(folder / ADAPTER_CONFIG, config)
         if not copy_tokenizer(expert.folder, folder) and place.folder is not None:
             copy_tokenizer(place.folder, folder)
@@ -125,11 +127,11 @@ def _check_kinds(method: AdapterMethod, expert: Adapter, anti: Adapter, rank: in
 
 def _products(
     method: AdapterMethod, expert: Adapter, anti: Adapter, base: BaseModel | None, rank: int | None, name: str
-) -> tuple[dict[str, Tensor], list[ModuleReport], dict[str, Any]]:
+) -> tuple[Tensors, list[ModuleReport], dict[str, Any]]:
     _check_shapes(expert, anti)
-    tensors: dict[str, Tensor] = {}
+    tensors: Tensors = {}
     reports: list[ModuleReport] = []
-    with Files() as files, torch.no_grad():
+    with Files() as files, np.errstate(over="ignore", invalid="ignore"):  # `finite` says which tensor it was
         for module, plus, minus, embedding in _pairs(files, expert, anti):
             weight = None if base is None else _base_weight(files, base, module, expert, embedding)
             made, residual = recompress(method.edit(plus, minus, weight), rank or 2**31)
@@ -159,35 +161,34 @@ def _pairs(files: Files, expert: Adapter, anti: Adapter) -> Iterator[tuple[str, 
         yield module, plus, minus, any(p.embedding for p in found if p is not None)
 
 
-def _base_weight(files: Files, base: BaseModel, module: str, expert: Adapter, embedding: bool) -> Tensor:
+def _base_weight(files: Files, base: BaseModel, module: str, expert: Adapter, embedding: bool) -> NDArray[np.float64]:
     name = f"{module}.weight"
     if name not in base.tensors:
         raise ExpungeError(f"the base {base.label} has no {name}, which {expert.label} changes; give the base of the adapters")
-    weight = whole(files, base.tensors[name], base.label, name)
-    return (weight.T if embedding or expert.config.get("fan_in_fan_out") else weight).double()
+    weight = whole(files, base.tensors[name], base.label, name).astype(np.float64)
+    return weight.T if embedding or expert.config.get("fan_in_fan_out") else weight
 
 
 def _report(module: str, plus: Factors, minus: Factors, made: Factors, residual: float) -> ModuleReport:
-    norms_O, there_O = minus.row_norms(), plus.row_norms() > 0
     return ModuleReport(
         name=module,
         rank=made.rank,
-        expert=max(plus.dot(plus), 0.0) ** 0.5,
-        anti=max(minus.dot(minus), 0.0) ** 0.5,
+        expert=float(np.linalg.norm(plus.row_norms)),
+        anti=float(np.linalg.norm(minus.row_norms)),
         dot=plus.dot(minus),
         norm=max(made.dot(made), 0.0) ** 0.5,
         residual=residual,
-        only_anti=int(((norms_O > 0) & ~there_O).sum()),
-        rows=len(norms_O),
+        only_anti=int(((minus.row_norms > 0) & (plus.row_norms == 0)).sum()),
+        rows=len(minus.row_norms),
     )
 
 
 def _vectors(
     method: AdapterMethod, expert: Adapter, anti: Adapter, name: str
-) -> tuple[dict[str, Tensor], list[ModuleReport], dict[str, Any]]:
-    tensors: dict[str, Tensor] = {}
+) -> tuple[Tensors, list[ModuleReport], dict[str, Any]]:
+    tensors: Tensors = {}
     reports: list[ModuleReport] = []
-    with Files() as files:
+    with Files() as files, np.errstate(over="ignore", invalid="ignore"):
         for key, plus, minus, shape in _rows(files, expert, anti):
             made = method.edit_rows(plus, minus)
             tensors[key] = finite(from_rows(expert, made, shape), key)
@@ -195,19 +196,21 @@ def _vectors(
                 ModuleReport(
                     name=key,
                     rank=0,
-                    expert=float(plus.norm()),
-                    anti=float(minus.norm()),
+                    expert=float(np.linalg.norm(plus)),
+                    anti=float(np.linalg.norm(minus)),
                     dot=float((plus * minus).sum()),
-                    norm=float(made.norm()),
+                    norm=float(np.linalg.norm(made)),
                     residual=0.0,
-                    only_anti=int(((minus.norm(dim=1) > 0) & (plus.norm(dim=1) == 0)).sum()),
+                    only_anti=int(((norms(minus) > 0) & (norms(plus) == 0)).sum()),
                     rows=len(made),
                 )
             )
     return tensors, reports, _vector_config(expert, name, tensors)
 
 
-def _rows(files: Files, expert: Adapter, anti: Adapter) -> Iterator[tuple[str, Tensor, Tensor, tuple[int, ...]]]:
+def _rows(
+    files: Files, expert: Adapter, anti: Adapter
+) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64], tuple[int, ...]]]:
     """Yields each key of either; a vector of (IA)^3 that one lacks is 1 there."""
     for key in dict.fromkeys([*expert.rows, *anti.rows]):
         mine, other = expert.rows.get(key), anti.rows.get(key)
@@ -218,13 +221,13 @@ def _rows(files: Files, expert: Adapter, anti: Adapter) -> Iterator[tuple[str, T
             )
         shape = (mine or other or expert.rows[key]).shape
         plus, minus = (
-            rows_of(adapter, key, whole(files, stored, adapter.label, key).double() if stored else torch.ones(shape).double())
+            rows_of(adapter, key, whole(files, stored, adapter.label, key).astype(np.float64) if stored else np.ones(shape))
             for adapter, stored in ((expert, mine), (anti, other))
         )
         yield key, plus, minus, shape
 
 
-def _vector_config(expert: Adapter, base: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _vector_config(expert: Adapter, base: str, tensors: Tensors) -> dict[str, Any]:
     config = {**expert.config, "base_model_name_or_path": base, "inference_mode": True}
     if expert.kind == "IA3":
         modules = {key.removeprefix("base_model.model.").removesuffix(".ia3_l"): t.shape for key, t in tensors.items()}

@@ -5,7 +5,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from expunge.methods.editing.factors import AdapterMethod
 from expunge.records import Record
@@ -101,7 +102,7 @@ def total(
     out: Path,
     rows: Sequence[ModuleReport],
     notes: Sequence[str],
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, NDArray[np.float32]],
     seconds: float,
 ) -> AdapterResult:
     expert, anti, norm = (math.sqrt(sum(getattr(row, field) ** 2 for row in rows)) for field in ("expert", "anti", "norm"))

@@ -8,7 +8,7 @@ from expunge.artifact import artifact_folder, read_manifest
 from expunge.errors import ExpungeError, nearest
 from expunge.merging.inputs import Input, LowRank, Source, Values
 from expunge.merging.opening import EMBEDDINGS, HEADS, BaseModel, is_vocabulary, tied_pair
-from expunge.merging.storage import DTYPE_NAMES, INFINITY, Files, Stored, sha256_of
+from expunge.merging.positions import INFINITY, Files, Stored, sha256_of
 from expunge.methods.editing import EditingMethod
 from expunge.models.load import model_fingerprint
 
@@ -33,8 +33,8 @@ def fit(source: Source, base: BaseModel, skipped: set[str], vocabulary: Vocabula
         fitted[name] = found
         mine = base.tensors[name]
         other = found.tensor if isinstance(found, Values) else mine
-        if (other.dtype in INFINITY) != (mine.dtype in INFINITY):
-            faults.append(f"{name} is {DTYPE_NAMES[other.dtype]} instead of {DTYPE_NAMES[mine.dtype]}")
+        if (other.code in INFINITY) != (mine.code in INFINITY):
+            faults.append(f"{name} is {other.code} instead of {mine.code}")
         elif other.shape == mine.shape:
             continue
         elif is_vocabulary(name) and other.shape[1:] == mine.shape[1:]:
@@ -129,7 +129,7 @@ def tied_copies(base: BaseModel, sources: tuple[Source, ...], notes: list[str]) 
 
 def _same(files: Files, tensors: Mapping[str, Stored], pair: tuple[str, str]) -> bool:
     first, second = (tensors[name] for name in pair)
-    return (first.shape, first.dtype) == (second.shape, second.dtype) and sha256_of(files, first) == sha256_of(files, second)
+    return (first.shape, first.code) == (second.shape, second.code) and sha256_of(files, first) == sha256_of(files, second)
 
 
 def check_adapter(method: EditingMethod, rank: int | None, sources: tuple[Source, ...]) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from expunge.errors import ExpungeError
+from expunge.merging.positions import Files
 from expunge.merging.report import TensorReport
-from expunge.merging.storage import Files
 from expunge.methods.editing.base import Cut
 
 FLUSH_BYTES = 512 * 2**20

@@ -9,7 +9,7 @@ from expunge.artifact import artifact_folder, read_manifest
 from expunge.errors import ExpungeError
 from expunge.merging.adapters import read_adapter
 from expunge.merging.inputs import Difference, Source, Values
-from expunge.merging.storage import Stored, metadata, stored_tensors
+from expunge.merging.positions import Stored, metadata, stored_tensors
 from expunge.models.folder import folder_kind, read_model_folder
 from expunge.models.load import looks_local
 

@@ -15,9 +15,10 @@ from expunge.merging.inputs import LowRank
 from expunge.merging.journal import Findings
 from expunge.merging.opening import DELTA, DELTA_KEY
 from expunge.merging.plan import Item, Plan
+from expunge.merging.positions import sha256_of
 from expunge.merging.recompress import factorize
 from expunge.merging.report import TensorReport
-from expunge.merging.storage import DTYPE_NAMES, Shard, TensorPlace, check_finite, lay_out, sha256_of
+from expunge.merging.storage import DTYPE_NAMES, Shard, TensorPlace, check_finite, lay_out
 from expunge.merging.stream import Stream
 
 UNLIMITED = 2**62

@@ -15,7 +15,8 @@ from expunge.merging.adapters import CONFIG
 from expunge.merging.fitting import Vocabulary, check_adapter, fit, say_tied, tied_copies
 from expunge.merging.inputs import Input, LowRank, Source
 from expunge.merging.opening import BaseModel, open_base, open_source
-from expunge.merging.storage import INFINITY, PIECE, Shard, Stored, TensorPlace, lay_out
+from expunge.merging.positions import INFINITY, PIECE, Stored
+from expunge.merging.storage import Shard, TensorPlace, lay_out
 from expunge.methods.editing import EditingMethod
 from expunge.models.folder import file_hash
 from expunge.models.load import DType
@@ -127,7 +128,7 @@ def make_plan(request: MergeRequest) -> Plan:
     for name, tensor in base.tensors.items():
         if name in skipped:
             continue
-        merged = tensor.dtype in INFINITY
+        merged = tensor.code in INFINITY
         inputs = tuple(given.get(name) for given in fitted)
         dtype = tensor.dtype if request.dtype == "auto" or not merged else OUT_DTYPES[request.dtype]
         items.append(Item(name, tensor, inputs if merged else (), request.method_of(name), dtype, merged, offsets[name]))
@@ -141,7 +142,7 @@ def _offsets(base: BaseModel, skipped: set[str]) -> dict[str, int]:
     offsets, before = {}, 0
     for name in sorted(set(base.tensors) - skipped):
         offsets[name] = before
-        before += base.tensors[name].elements if base.tensors[name].dtype in INFINITY else 0
+        before += base.tensors[name].elements if base.tensors[name].code in INFINITY else 0
     return offsets
 
 

@@ -13,12 +13,13 @@ from expunge.folders import beside_of, lock_file
 from expunge.memory import Cost, PeakMemory
 from expunge.merging.finish import beside_bytes, write_run
 from expunge.merging.fitting import Vocabulary, strangers
-from expunge.merging.folder import check_out, finished_merge, is_complete, prepare, put_in_place
+from expunge.merging.folder import check_out, put_in_place
 from expunge.merging.journal import JOURNAL, Findings, Journal
 from expunge.merging.output import OUTPUTS, Output
 from expunge.merging.plan import Item, MergeRequest, Plan, Write, check_disk, describe, make_plan
+from expunge.merging.positions import Files
+from expunge.merging.preparing import finished_merge, is_complete, prepare
 from expunge.merging.report import MergeResult, TensorReport, total
-from expunge.merging.storage import Files
 from expunge.merging.stream import Stream
 from expunge.merging.thresholds import over_models
 from expunge.methods.editing import EditingMethod

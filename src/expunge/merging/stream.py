@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from expunge.merging.compare import differing
-from expunge.merging.inputs import Reader
 from expunge.merging.plan import Item, Plan
-from expunge.merging.storage import Files, Scratch, pieces, read_raw
+from expunge.merging.positions import Files, pieces
+from expunge.merging.reader import Reader
+from expunge.merging.storage import Scratch, read_raw
 
 Value = TypeVar("Value")
 
@@ -64,7 +65,7 @@ class Stream:
 
     def raw(self, item: Item, start: int, stop: int) -> Tensor:
         """Reads a piece of the base as it is on disk."""
-        return read_raw(self.files, item.base, start, stop, self.scratch.raw(0, (stop - start) * item.base.dtype.itemsize))
+        return read_raw(self.files, item.base, start, stop, self.scratch.raw(0, (stop - start) * item.base.itemsize))
 
     def base(self, item: Item, start: int, stop: int) -> Tensor:
         """Reads a piece of the base in float32; valid until the next one is read, like those of readers."""

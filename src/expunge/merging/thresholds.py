@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from expunge.merging.plan import Item
+from expunge.merging.positions import PIECE
 from expunge.merging.select import (
     SMALL,
     Bits,
@@ -17,7 +18,6 @@ from expunge.merging.select import (
     select_small,
     ties_to_place,
 )
-from expunge.merging.storage import PIECE
 from expunge.merging.stream import Stream
 from expunge.methods.editing.base import Band, Cut
 

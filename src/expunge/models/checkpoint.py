@@ -6,9 +6,9 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -17,6 +17,7 @@ from expunge.records import follow_umask
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -189,16 +190,28 @@ def save_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapp
     """
     from safetensors.torch import save_file
 
-    file = Path(path)
     plain: dict[str, Tensor] = {}
     storages: set[int] = set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu().contiguous()
         plain[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in storages else tensor
         storages.add(tensor.untyped_storage().data_ptr())
+    _put(Path(path), lambda temporary: save_file(plain, temporary, metadata={"format": "pt", **(metadata or {})}))
+
+
+def save_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Writes numpy's arrays to the same file as `save_tensors` their equals in torch, which it does not import."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # others are written as they lie in memory
+    _put(Path(path), lambda temporary: save_file(plain, temporary, metadata={"format": "pt"}))
+
+
+def _put(file: Path, write: Callable[[Path], None]) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
-        save_file(plain, temporary, metadata={"format": "pt", **(metadata or {})})
+        write(temporary)
         follow_umask(temporary)
         with open(temporary, "rb") as stream:
             os.fsync(stream.fileno())

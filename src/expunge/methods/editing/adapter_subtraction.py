@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from expunge.methods.editing.factors import AdapterMethod
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from expunge.methods.editing.factors import Array
 
 
 class AdapterSubtraction(AdapterMethod):
@@ -26,7 +26,7 @@ class AdapterSubtraction(AdapterMethod):
     alpha: float = 1.0
     """Factor of the second adapter."""
 
-    def coefficients(self, expert_norms_N: Tensor, anti_norms_N: Tensor) -> tuple[Tensor, Tensor]:
-        import torch
+    def coefficients(self, expert_norms_N: Array, anti_norms_N: Array) -> tuple[Array, Array]:
+        import numpy as np
 
-        return torch.ones_like(expert_norms_N), torch.full_like(anti_norms_N, -self.alpha)
+        return np.ones_like(expert_norms_N), np.full_like(anti_norms_N, -self.alpha)

@@ -10,7 +10,7 @@ from expunge.errors import ExpungeError
 from expunge.methods.editing.factors import AdapterMethod, Factors
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from expunge.methods.editing.factors import Array
 
 
 class Ethos(AdapterMethod):
@@ -38,15 +38,16 @@ class Ethos(AdapterMethod):
     threshold: float = Field(0.03, ge=0, le=1)
     """Entries of P below this share of the largest magnitude are dropped (xi)."""
 
-    def edit(self, expert: Factors, anti: Factors, weight_OI: Tensor | None = None) -> Factors:
-        import torch
+    def edit(self, expert: Factors, anti: Factors, weight_OI: Array | None = None) -> Factors:
+        import numpy as np
 
         if weight_OI is None:
             raise ValueError("ethos needs the base's weight")
-        u_OK, _, vh_KI = torch.linalg.svd(weight_OI + expert.b_OR @ expert.a_RI, full_matrices=False)
+        u_OK, _, vh_KI = np.linalg.svd(weight_OI + expert.b_OR @ expert.a_RI, full_matrices=False)
         p_KK = (u_OK.T @ anti.b_OR) @ (anti.a_RI @ vh_KI.T)
-        kept_KK = torch.where(p_KK.abs() >= self.threshold * p_KK.abs().max(), p_KK, 0.0)
-        return Factors(torch.cat([expert.b_OR, -self.alpha * u_OK @ kept_KK], dim=1), torch.cat([expert.a_RI, vh_KI]))
+        kept_KK = np.where(np.abs(p_KK) >= self.threshold * np.abs(p_KK).max(), p_KK, 0.0)
+        b_OR = np.concatenate([expert.b_OR, -self.alpha * u_OK @ kept_KK], axis=1)
+        return Factors(b_OR, np.concatenate([expert.a_RI, vh_KI]))
 
-    def edit_rows(self, expert_NI: Tensor, anti_NI: Tensor) -> Tensor:
+    def edit_rows(self, expert_NI: Array, anti_NI: Array) -> Array:
         raise ExpungeError("ethos projects weight differences on singular vectors, and only LoRA has those; give LoRA adapters")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from expunge.methods.editing.factors import AdapterMethod
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from expunge.methods.editing.factors import Array
 
 
 class ExtSub(AdapterMethod):
@@ -41,11 +41,10 @@ class ExtSub(AdapterMethod):
     """A row, or a module, that the anti-expert changes and the expert does not: `drop` it (the limit of the formula: all of it
     then counts as shared), or `subtract` alpha times the anti-expert's."""
 
-    def coefficients(self, expert_norms_N: Tensor, anti_norms_N: Tensor) -> tuple[Tensor, Tensor]:
-        import torch
+    def coefficients(self, expert_norms_N: Array, anti_norms_N: Array) -> tuple[Array, Array]:
+        import numpy as np
 
         there_N = expert_norms_N > 0
-        ratio_N = torch.where(there_N, anti_norms_N / torch.where(there_N, expert_norms_N, 1.0), 0.0)
+        ratio_N = np.divide(anti_norms_N, expert_norms_N, out=np.zeros_like(expert_norms_N), where=there_N)
         alone = 0.0 if self.zero_expert == "drop" else -self.alpha
-        minus_N = torch.full_like(ratio_N, -self.alpha / 2).masked_fill_(~there_N, alone)
-        return 1 + self.alpha / 2 * ratio_N, minus_N
+        return 1 + self.alpha / 2 * ratio_N, np.where(there_N, -self.alpha / 2, alone)
