@@ -15,6 +15,7 @@ from expunge.evaluation.engine import Engine
 from expunge.evaluation.multiple_choice import score_answers
 from expunge.evaluation.shortcuts import shortcuts_of
 from expunge.evaluation.token_stats import TokenStats
+from expunge.models.packed_attention import Packed, packed
 
 PAD = 0
 
@@ -54,10 +55,51 @@ def assert_same(found: Sequence[Sequence[TokenStats]], expected: Sequence[Sequen
             np.testing.assert_array_equal(one.hit, other.hit)
 
 
-def test_shared_beginnings_give_the_values_of_full_passes(any_model: PreTrainedModel) -> None:
-    """Prompts of 4 to 41 tokens in one batch, so that padding stands before, between and after; sliding windows of 6 tokens."""
+@pytest.fixture
+def padded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches with padding, as on a GPU, where there are no packs."""
+    monkeypatch.setattr(multiple_choice, "shortcuts_of", lambda model: shortcuts_of(model)._replace(packed=False))
+
+
+def test_shared_beginnings_give_the_values_of_full_passes(any_model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of 4 to 41 tokens in one batch, so that padding stands before, between and after; sliding windows of 6 tokens. On
+    a CPU most models take packs; then the same with padding."""
     questions = asked() + letters()
-    assert_same(score(any_model, questions), full(any_model, questions))
+    expected = full(any_model, questions)
+    assert_same(score(any_model, questions), expected)
+    if shortcuts_of(any_model).packed:
+        monkeypatch.setattr(multiple_choice, "shortcuts_of", lambda model: shortcuts_of(model)._replace(packed=False))
+        assert_same(score(any_model, questions), expected)
+
+
+@pytest.mark.parametrize("tokens", [1, 60, 150, 4096])
+def test_packs_hold_every_answer_once_and_no_padding(
+    pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    questions = [*asked((3, 9, 14, 20)), [asked((5,), (6,))[0][0]] * 2]
+    passes = counted(pico_llama, monkeypatch)
+    found = score(pico_llama, questions, tokens)
+    assert sum(passes) == 4 + 10 + 15 + 21 + 4 * (0 + 2 + 5 + 1) + 11, "each beginning and each end once"
+    assert all(count <= max(tokens, 29) for count in passes)
+    assert_same(found, full(pico_llama, questions))
+
+
+def test_packs_give_the_distribution_too(pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [row for question in asked() for row in question]
+    found = Engine(pico_llama, PAD).score(rows, distribution=True)
+    monkeypatch.setattr(multiple_choice, "shortcuts_of", lambda model: shortcuts_of(model)._replace(packed=False))
+    for one, other in zip(found, Engine(pico_llama, PAD).score(rows, distribution=True), strict=True):
+        assert one.distribution is not None
+        assert other.distribution is not None
+        np.testing.assert_array_equal(one.distribution.rank, other.distribution.rank)
+        np.testing.assert_allclose(one.distribution.mean, other.distribution.mean, atol=1e-5)
+        np.testing.assert_allclose(one.distribution.variance, other.distribution.variance, rtol=1e-4)
+
+
+def test_a_pack_leaves_the_model_its_attention_also_where_it_fails(pico_llama: LlamaForCausalLM) -> None:
+    with pytest.raises(NotImplementedError), packed(pico_llama, Packed([3], [()])):
+        pico_llama(torch.tensor([[1, 7, 8]]), attention_mask=torch.ones(1, 1, 3, 3, dtype=torch.bool))
+    assert pico_llama.config._attn_implementation == "sdpa"
 
 
 @pytest.mark.parametrize("max_rows", [1, 3, 512])
@@ -67,13 +109,15 @@ def test_batches_change_no_value(pico_llama: LlamaForCausalLM, max_rows: int, ma
     assert_same(score(pico_llama, questions, max_tokens, max_rows), score(pico_llama, questions))
 
 
+@pytest.mark.usefixtures("padded")
 def test_one_row_for_all_ends_is_a_row_for_each(pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = score(pico_llama, asked())
-    apart = shortcuts_of(pico_llama)._replace(tree=False)
+    together = score(pico_llama, asked())
+    apart = shortcuts_of(pico_llama)._replace(tree=False, packed=False)
     monkeypatch.setattr(multiple_choice, "shortcuts_of", lambda model: apart)
-    assert_same(score(pico_llama, asked()), packed)
+    assert_same(score(pico_llama, asked()), together)
 
 
+@pytest.mark.usefixtures("padded")
 def test_rows_that_are_too_long_for_a_mask_are_scored_too(pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = score(pico_llama, asked() + letters())
     monkeypatch.setattr(multiple_choice, "MASKED", 25)
@@ -82,6 +126,7 @@ def test_rows_that_are_too_long_for_a_mask_are_scored_too(pico_llama: LlamaForCa
     assert len(passes) == 4  # letters; masked rows; beginnings of the others, and their ends
 
 
+@pytest.mark.usefixtures("padded")
 def test_long_ends_are_read_in_rows_of_their_own(pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one row of 92 tokens most pairs would be hidden from each other; in one of 20 few are."""
 
@@ -138,12 +183,14 @@ def counted(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> list[in
     return passes
 
 
+@pytest.mark.usefixtures("padded")
 def test_letters_take_one_row_a_question_and_one_pass(pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = counted(pico_llama, monkeypatch)
     score(pico_llama, letters((10, 10, 10)))
     assert passes == [3 * 16]  # 11 tokens, in a width of eights; the letter itself is predicted and not read
 
 
+@pytest.mark.usefixtures("padded")
 def test_longer_answers_take_their_prompt_once(pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = counted(pico_llama, monkeypatch)
     score(pico_llama, asked((10, 10, 10), (4, 4, 4, 4)))

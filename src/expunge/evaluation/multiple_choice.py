@@ -1,6 +1,7 @@
 """Scores several answers to one question while computing their common beginning only once.
 
-Four answers to one question are four sequences with the same prompt. Four cases, each with as few tokens as possible:
+Four answers to one question are four sequences with the same prompt. On a CPU, most models take many questions in one row without
+padding (`packs`): the fewest tokens, and no attention that a mask then hides. Elsewhere there are four cases:
 
 * one token each (letters), or a single sequence: the model reads the same tokens for all of them, so that one row gives the
   logits of every answer;
@@ -23,9 +24,10 @@ N positions where logits are computed, M pairs of such a position and a label, V
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Cache
@@ -33,13 +35,13 @@ from transformers import Cache
 from expunge.data.encode import Encoded, Tokens, collate, length_batches
 from expunge.devices import out_of_memory
 from expunge.evaluation.beginnings import Answers, Group, Ids, beginnings, group_of
+from expunge.evaluation.packs import packs, read_pack, statistics_at
 from expunge.evaluation.processes import dealt
 from expunge.evaluation.shortcuts import Shortcuts, sees, shortcuts_of
-from expunge.evaluation.token_stats import TokenDistribution, TokenStats
+from expunge.evaluation.token_stats import TokenStats
 from expunge.models.limits import check_embedded, padding, text_config
 from expunge.models.load import causal_model
 from expunge.models.logprobs import cached_logits, logits_at
-from expunge.models.vocabulary import label_distribution, peaks
 
 MASKED = 8192
 """Longest row of this kind: its attention mask grows with the square of its length."""
@@ -83,23 +85,11 @@ def score_answers(
         for rows in beginnings(answers, can):
             groups.append(group_of([answers[a] for a in rows]))
             places.append([(q, a) for a in rows])
-    costs = [len(group.shared) + group.more for group in groups]
-    if can.padding:
-        costs = [-(-cost // WIDTH) * WIDTH for cost in costs]
-    wide = text_config(model).hidden_size
-    ways: dict[Way, list[int]] = {_letters: [], _tree: []}
-    begun: list[int] = []
-    for g, group in enumerate(groups):
-        tree = can.tree and (not can.cache or (costs[g] <= MASKED and _pays_in_one_row(group, wide)))
-        (ways[_letters] if not group.more else ways[_tree] if tree else begun).append(g)
-    batches = [
-        (way, [mine[i] for i in batch])
-        for way, mine in ways.items()
-        for batch in batches_of([costs[g] for g in mine], max_tokens, max_rows, can)
-    ]
-    repeated = partial(_repeated, max_tokens=min(max_tokens, max_logits or max_tokens))
-    for batch in batches_of([len(groups[g].shared) for g in begun], max_tokens, max_rows, can):
-        batches += [(repeated, few) for few in _spans([begun[i] for i in batch], costs, SPAN * max_tokens)]
+    if can.packed:
+        together = packs(groups, max_tokens, max_rows, max_logits or max_tokens, can.longest)
+        batches: list[tuple[Way, list[int]]] = [(read_pack, pack) for pack in together]
+    else:
+        batches = _padded_batches(model, groups, can, max_tokens, max_rows, max_logits)
     training = model.training
     model.eval()
     try:
@@ -110,6 +100,30 @@ def score_answers(
     for (_, chosen), stats in zip(batches, results, strict=True):
         found |= zip((place for g in chosen for place in places[g]), stats, strict=True)
     return [[found[q, a] for a in range(len(answers))] for q, answers in enumerate(questions)]
+
+
+def _padded_batches(
+    model: nn.Module, groups: Sequence[Group], can: Shortcuts, max_tokens: int, max_rows: int, max_logits: int | None
+) -> list[tuple[Way, list[int]]]:
+    """Returns the batches of padded rows, and how each is computed."""
+    costs = [len(group.shared) + group.more for group in groups]
+    if can.padding:
+        costs = [-(-cost // WIDTH) * WIDTH for cost in costs]
+    wide = text_config(model).hidden_size
+    ways: dict[Way, list[int]] = {_letters: [], _tree: []}
+    begun: list[int] = []
+    for g, group in enumerate(groups):
+        tree = can.tree and (not can.cache or (costs[g] <= MASKED and _pays_in_one_row(group, wide)))
+        (ways[_letters] if not group.more else ways[_tree] if tree else begun).append(g)
+    batches: list[tuple[Way, list[int]]] = [
+        (way, [mine[i] for i in batch])
+        for way, mine in ways.items()
+        for batch in batches_of([costs[g] for g in mine], max_tokens, max_rows, can)
+    ]
+    repeated = partial(_repeated, max_tokens=min(max_tokens, max_logits or max_tokens))
+    for batch in batches_of([len(groups[g].shared) for g in begun], max_tokens, max_rows, can):
+        batches += [(repeated, few) for few in _spans([begun[i] for i in batch], costs, SPAN * max_tokens)]
+    return batches
 
 
 def batches_of(lengths: Sequence[int], max_tokens: int, max_rows: int, can: Shortcuts) -> list[list[int]]:
@@ -291,15 +305,5 @@ def _starts(lengths: Iterable[int], first: int = 0) -> list[int]:
 
 def _stats(logits_NV: Tensor, pairs: Sequence[Sequence[tuple[int, int]]], distribution: bool) -> list[TokenStats]:
     """Returns one TokenStats for each list of (row of the logits, label)."""
-    flat = torch.tensor([pair for row in pairs for pair in row], dtype=torch.long, device=logits_NV.device).reshape(-1, 2)
-    where_M, labels_M = flat[:, 0], flat[:, 1]
-    found = peaks(logits_NV)
-    logp_M = (logits_NV[where_M, labels_M].float() - found.lse_N[where_M]).cpu().numpy()
-    hit_M = (found.best_N[where_M] == labels_M).cpu().numpy()
-    spread = None
-    if distribution:
-        around = label_distribution(logits_NV[where_M], labels_M, found.lse_N[where_M])
-        spread = TokenDistribution(*(value.cpu().numpy() for value in around))
-    stops = [0, *accumulate(len(row) for row in pairs)]
-    parts = [slice(begin, stop) for begin, stop in pairwise(stops)]
-    return [TokenStats(logp_M[p], hit_M[p], False, None if spread is None else spread.part(p)) for p in parts]
+    flat = np.array([pair for row in pairs for pair in row], dtype=np.int64).reshape(-1, 2)
+    return statistics_at(logits_NV, flat[:, 0].copy(), flat[:, 1].copy(), list(map(len, pairs)), distribution)

@@ -23,6 +23,7 @@ from expunge.models.hooks import is_hooked
 from expunge.models.limits import embedded, scaled_from, text_config
 from expunge.models.load import causal_model
 from expunge.models.logprobs import cached_logits, logits_at
+from expunge.models.packed_attention import Packed, packed
 from expunge.models.reading import alike, alone, check_reading, spread
 
 Ids = tuple[int, ...]
@@ -41,13 +42,15 @@ class Shortcuts(NamedTuple):
     """A pass may continue from the key-value cache of a beginning, repeated for several answers."""
     stepwise: bool
     """Decoding may go token by token with a preallocated key-value cache."""
+    packed: bool
+    """Many questions may stand in one row without padding, with an attention function of this library."""
     longest: int | None = None
     """Longer rows are computed alone, since their length changes how positions are scaled for the whole batch."""
 
 
 _found: "WeakKeyDictionary[nn.Module, Shortcuts]" = WeakKeyDictionary()
 
-HOOKED = Shortcuts(padding=True, left_padding=True, tree=False, cache=False, stepwise=False)
+HOOKED = Shortcuts(padding=True, left_padding=True, tree=False, cache=False, stepwise=False, packed=False)
 """For models with hooks, such as guards, which need real rows and positions."""
 
 
@@ -135,6 +138,7 @@ def _measured(model: nn.Module) -> Shortcuts:
         tree=_masked(model) and same(lambda: _in_one_row(model, shared, ends), followed),
         cache=plain and left and same(lambda: _repeated(model, shared, ends), followed),
         stepwise=plain and left and same(lambda: _stepwise(model, rows), plain_rows),
+        packed=plain and _packable(model) and same(lambda: _in_a_pack(model, rows, shared, ends), [*plain_rows, *followed]),
         longest=scaled_from(model),
     )
 
@@ -153,6 +157,11 @@ def _masked(model: nn.Module) -> bool:
     return all(type(layer) is DynamicLayer for layer in layers) and config._attn_implementation in ("sdpa", "eager")
 
 
+def _packable(model: nn.Module) -> bool:
+    """Returns whether attention may be replaced by the packed kernel: on a CPU, where it stands for that of sdpa."""
+    return causal_model(model).device.type == "cpu" and _masked(model) and text_config(model)._attn_implementation == "sdpa"
+
+
 def _padded(model: nn.Module, rows: Sequence[Ids], side: Any) -> list[Tensor]:
     tokens = collate([Encoded(row, len(row), False) for row in rows], 0, side=side).to(causal_model(model).device)
     index_N = tokens.attention_mask_BT.flatten().nonzero()[:, 0]
@@ -169,6 +178,20 @@ def _in_one_row(model: nn.Module, shared: Ids, ends: Sequence[Ids]) -> list[Tens
     index_N = torch.arange(len(shared), len(ids), device=device)
     logits_NV = logits_at(model, ids_BT, sees(owner_BT, model), index_N, position_BT)
     return list(logits_NV.split([len(end) for end in ends]))
+
+
+def _in_a_pack(model: nn.Module, rows: Sequence[Ids], shared: Ids, ends: Sequence[Ids]) -> list[Tensor]:
+    layout = Packed([*map(len, rows), len(shared)], [*[()] * len(rows), [len(end) for end in ends]])
+    ids = [token for row in (*rows, shared, *ends) for token in row]
+    depths = [
+        *(t for row in (*rows, shared) for t in range(len(row))),
+        *(len(shared) + t for end in ends for t in range(len(end))),
+    ]
+    ids_1T, position_1T = (torch.tensor([values]) for values in (ids, depths))
+    with packed(model, layout):
+        logits_TV = logits_at(model, ids_1T, None, torch.arange(len(ids)), position_1T)
+    found = logits_TV.split([len(row) for row in (*rows, shared, *ends)])
+    return [*found[: len(rows)], *found[len(rows) + 1 :]]
 
 
 def _repeated(model: nn.Module, shared: Ids, ends: Sequence[Ids]) -> list[Tensor]:

@@ -80,14 +80,15 @@ def labelled_hidden(model: nn.Module, tokens: Tokens) -> LabelledHidden:
 def logits_at(
     model: nn.Module,
     input_ids_BT: Tensor,
-    attention_mask_BT: Tensor,
+    attention_mask_BT: Tensor | None,
     index_N: Tensor,
     position_ids_BT: Tensor | None = None,
 ) -> Tensor:
     """Runs one forward pass and returns logits [N, V] at index_N, into the B * T positions, only.
 
     attention_mask_BT   1 where there is a token; or, with position_ids_BT, [B, 1, T, T]: which token attends to which, as the
-                        model's attention takes it (bool for sdpa, to be added to the scores for eager)
+                        model's attention takes it (bool for sdpa, to be added to the scores for eager); None with
+                        position_ids_BT and an attention function that knows it by itself
     """
     _, output = _forward(model, input_ids_BT, attention_mask_BT, index_N, head=True, position_ids_BT=position_ids_BT)
     logits_NV: Tensor = output.logits
@@ -239,7 +240,7 @@ def _copy(parameter: Tensor) -> Tensor:
 def _forward(
     model: nn.Module,
     input_ids_BT: Tensor,
-    attention_mask_BS: Tensor,
+    attention_mask_BS: Tensor | None,
     index_N: Tensor,
     *,
     head: bool,
@@ -263,8 +264,10 @@ def _forward(
 
     more: dict[str, Any] = {"past_key_values": cache} if cache is not None else {}
     if _takes_positions(type(inner).forward):
-        counted_BT = position_ids(attention_mask_BS)[:, -shape[1] :] if position_ids_BT is None else position_ids_BT
-        more["position_ids"] = counted_BT
+        if position_ids_BT is None:
+            assert attention_mask_BS is not None, "positions are counted in the mask"
+            position_ids_BT = position_ids(attention_mask_BS)[:, -shape[1] :]
+        more["position_ids"] = position_ids_BT
     handle = output_head(model).register_forward_pre_hook(select)
     token = PREDICTING.set(index_N)
     try:
