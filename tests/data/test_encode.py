@@ -290,6 +290,19 @@ class TestChat:
         with pytest.raises(ExpungeError, match="changes with the assistant's message"):
             Encoder(byte_tokenizer(), Format(kind="chat", template=shortens))
 
+    @pytest.mark.parametrize("how", ["upper", "e", "tojson"])
+    def test_a_template_that_writes_other_words_than_the_answers_is_refused(self, how: str):
+        template = CHATML.replace("m['content']", f"(m['content'] | {how})")
+        assert template != CHATML
+        with pytest.raises(ExpungeError, match="rewrites the assistant's message"):
+            Encoder(byte_tokenizer(), Format(kind="chat", template=template)).encode(Example("Where?", 'in "Paris" & <b>'))
+
+    def test_a_template_that_leaves_the_question_out_is_refused(self):
+        template = CHATML.replace("m in messages", "m in messages[1:]")
+        assert template != CHATML
+        with pytest.raises(ExpungeError, match="leaves the user's message out"):
+            Encoder(byte_tokenizer(), Format(kind="chat", template=template))
+
 
 class TestMasks:
     def test_a_pad_that_is_the_end_of_turn_hides_no_real_one(self):

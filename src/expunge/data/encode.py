@@ -97,6 +97,8 @@ class Encoder:
         """Token for padding; padding is masked, so it may be any token."""
         self.end_id: int = self._encode([("a", _PROBE)], lambda row: "(trial)", limit=None)[0].ids[-1]
         """The token that ends an answer, where generation stops."""
+        if format.kind == "chat" and self._around("a") == self._around("b"):
+            raise ExpungeError("the chat template leaves the user's message out, so that all prompts are the same; give another")
 
     def encode(self, example: Example) -> Encoded:
         """Encodes one example; raw text (prompt None) is labelled from its first predictable token. Raises ExpungeError if
@@ -190,6 +192,12 @@ class Encoder:
         if not (text.startswith(head) and text.endswith(tail) and len(text) >= len(head) + len(tail)):
             raise ExpungeError(
                 "the chat template changes with the assistant's message, so answers cannot be found; use a plain one"
+            )
+        written = text[len(head) : len(text) - len(tail)]
+        if "".join(written.split()) not in "".join(response.split()):  # blanks may be trimmed, and thoughts left out
+            raise ExpungeError(
+                f"the chat template rewrites the assistant's message ({response[:30]!r} becomes {written[:30]!r}), so that other "
+                "answers would be trained and scored; give another template"
             )
         return _Rendered(text, len(head.rstrip(" ")), len(text) - len(tail))
 
