@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from expunge.errors import ExpungeError
-from expunge.evaluation.reuse import Reuse
+from expunge.evaluation.reuse import Ahead, Reuse
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.task import Suite
 from expunge.guarding import life
@@ -85,24 +85,25 @@ def ablate(
     width = embedding_matrix(model).shape[1]
     judge = method.judge(model, state, encoder)
     reuse = Reuse(lambda ids: not judge.decision(ids).chosen)
-    found = {}
-    for setting in settings(width) if chosen is None else chosen:
-        folder = out / setting.name
-        key = None if fingerprint is None else hashlib.sha256(f"{fingerprint} {setting.fields}".encode()).hexdigest()
-        if (file := folder / f"{suite.name}.json").is_file() and not overwrite:
-            found[setting.name] = _earlier(file, key)
-            continue
-        attached = life.attach(model, *at(method, state, setting.fields, width), encoder)  # type: ignore[arg-type]
-        reuse.counts, reuse.effect = attached.counts, effect(setting.fields, width)
+    every = list(settings(width) if chosen is None else chosen)
+    keys = {s.name: _key(fingerprint, s) for s in every}
+    files = {s.name: out / s.name / f"{suite.name}.json" for s in every}
+    found = {s.name: _earlier(files[s.name], keys[s.name]) for s in every if files[s.name].is_file() and not overwrite}
+    left = [s for s in every if s.name not in found]
+    guards = {s.name: at(method, state, s.fields, width) for s in left}
+    ahead = [Ahead(effect(s.fields, width), guards[s.name][0].edit(guards[s.name][1])) for s in left]
+    for number, setting in enumerate(left):
+        attached = life.attach(model, *guards[setting.name], encoder)  # type: ignore[arg-type]
+        reuse.counts, reuse.effect, reuse.ahead = attached.counts, ahead[number].effect, ahead[number + 1 :]
         try:
             found[setting.name] = evaluate(
                 model,
                 tokenizer,
                 suite=suite,
-                out=folder,
+                out=out / setting.name,
                 limit=limit,
                 artifact=f"{artifact} with {setting.name}",
-                fingerprint=key,
+                fingerprint=keys[setting.name],
                 show_forget_text=show_forget_text,
                 overwrite=overwrite,
                 quiet=quiet,
@@ -111,7 +112,11 @@ def ablate(
             )
         finally:
             attached.detach()
-    return found
+    return {s.name: found[s.name] for s in every}
+
+
+def _key(fingerprint: str | None, setting: Setting) -> str | None:
+    return None if fingerprint is None else hashlib.sha256(f"{fingerprint} {setting.fields}".encode()).hexdigest()
 
 
 def _earlier(file: Path, key: str | None) -> Evaluation:

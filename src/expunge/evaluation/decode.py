@@ -33,6 +33,8 @@ class Begun:
     broken: bool = False
     """The model's logits are not numbers, so that its answer is unknown."""
     done: bool = False
+    under: object = None
+    """The setting of the model's guard; None: the attached one."""
 
     def take(self, token: int, end_ids: Collection[int], stopped: Callable[[Ids], bool] | None) -> None:
         """Adds a token, or ends the answer at an end token, a stop text, or the maximum length."""
@@ -44,6 +46,11 @@ class Begun:
         self.answer.append(token)
         self.room -= 1
         self.done = self.room <= 0 or (stopped is not None and stopped(tuple(self.answer)))
+
+    def take_all(self, tokens: Ids, end_ids: Collection[int], stopped: Callable[[Ids], bool] | None) -> None:
+        """Adds tokens, up to the end of the answer."""
+        for token in tokens:
+            self.take(token, end_ids, stopped)
 
 
 @torch.inference_mode()

@@ -3,7 +3,7 @@
 Shape suffixes: N labelled tokens of a batch, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from expunge.devices import tokens_that_fit
 from expunge.evaluation.beginnings import Answers
 from expunge.evaluation.multiple_choice import score_answers
 from expunge.evaluation.processes import dealt
-from expunge.evaluation.reuse import Reuse
+from expunge.evaluation.reuse import Compute, Reuse
 from expunge.evaluation.shortcuts import shortcuts_of
 from expunge.evaluation.token_stats import NOTHING, TokenStats
 from expunge.models.load import causal_model
@@ -99,6 +99,8 @@ class Engine:
         One backward pass each, over every parameter of floating point, trained or not.
         """
         new = [s for s in dict.fromkeys(sequences) if s not in self._gradients]
+        if not new:
+            return [self._gradients[sequence] for sequence in sequences]
         training = self.model.training
         weights = [weight for weight in self.model.parameters() if weight.is_floating_point()]
         frozen = [weight for weight in weights if not weight.requires_grad]
@@ -140,11 +142,11 @@ class Engine:
     def _reused(
         self,
         questions: Sequence[Answers],
-        compute: Callable[[Sequence[Answers]], list[list[TokenStats]]],
+        compute: Compute[list[TokenStats]],
         how: object,
     ) -> list[list[TokenStats]]:
         if self.reuse is None:
-            return compute(questions)
+            return list(compute(questions, settings=[None] * len(questions)))
         prompts = [answers[0].ids[: answers[0].answer_start] for answers in questions]
         keys = [(how, tuple(answers)) for answers in questions]
         # Answers of one token are read in one row (`multiple_choice`).

@@ -32,6 +32,7 @@ from expunge.evaluation.drawing import drawn
 from expunge.evaluation.nucleus import Ids, Nucleus
 from expunge.evaluation.processes import dealt
 from expunge.evaluation.shortcuts import Shortcuts, shortcuts_of
+from expunge.guarding.session import rows_under
 from expunge.models.hooks import is_hooked
 from expunge.models.limits import check_embedded, end_tokens, padding, text_config
 from expunge.models.load import causal_model
@@ -100,6 +101,7 @@ def generate(
     max_tokens: int | None = None,
     stopped: Callable[[Ids], bool] | None = None,
     known: Mapping[Ids, Ids] | None = None,
+    settings: Sequence[object] | None = None,
 ) -> list[Ids | None]:
     """Returns the greedy continuation of each prompt, up to and without the first end token; None if the logits are not
     numbers.
@@ -108,16 +110,25 @@ def generate(
     max_rows, max_tokens   bounds of a batch, in prompts and, answers included, tokens (key-value cache); default: `usual_size`
     stopped                whether the tokens written so far contain a stop text, so that the answer ends
     known                  by prompt, tokens with which the continuation begins (end token included), known from a
-                           teacher-forced pass: they are read instead of generated
+                           teacher-forced pass under the attached setting: they are read instead of generated
+    settings               for a guarded model: the setting of the guard for each prompt (`guarding.session.rows_under`)
 
-    Equal prompts are continued once.
+    Equal prompts under one setting are continued once.
     """
-    rows = {prompt: _begin(prompt, 0, max_new_tokens, max_length) for prompt in prompts}
+    asked = list(zip(prompts, settings or [None] * len(prompts), strict=True))
+    rows = {(prompt, under): _begin(prompt, 0, max_new_tokens, max_length, under) for prompt, under in asked}
     for prompt, tokens in (known or {}).items():
-        for token in tokens if prompt in rows else ():
-            rows[prompt].take(token, end_ids, stopped)
+        if (prompt, None) in rows:
+            rows[prompt, None].take_all(tokens, end_ids, stopped)
     _write(model, list(rows.values()), pad_id, end_ids, stopped, None, max_rows, max_tokens)
-    return [tokens_of(rows[prompt]) for prompt in prompts]
+    return [tokens_of(rows[key]) for key in asked]
+
+
+def is_foreseen(tokens: Ids, prompt: Ids, how: Writing) -> bool:
+    """Returns whether an answer that begins with these tokens is complete, so that `generate` does not read its prompt."""
+    row = _begin(prompt, 0, how["max_new_tokens"], how["max_length"])
+    row.take_all(tokens, how["end_ids"], how["stopped"])
+    return row.done
 
 
 def sample(
@@ -165,9 +176,9 @@ def usual_size(model: nn.Module, longest: int) -> tuple[int, int]:
     return min(MOST_ROWS, fitting // longest), max(TOKENS, fitting)
 
 
-def _begin(prompt: Ids, i: int, max_new_tokens: int, max_length: int | None) -> Begun:
+def _begin(prompt: Ids, i: int, max_new_tokens: int, max_length: int | None, under: object = None) -> Begun:
     room = min(max_new_tokens, max(0, (sys.maxsize if max_length is None else max_length) - len(prompt)))
-    return Begun(prompt, i, room=room, done=room == 0)
+    return Begun(prompt, i, room=room, done=room == 0, under=under)
 
 
 def _write(
@@ -257,7 +268,7 @@ def _by_transformers(
     choice: list[LogitsProcessor] = [finite]
     if nucleus is not None:
         choice.append(drawn(nucleus, [(row.prompt, row.draw) for row in begun], limit, width))
-    with own_generation(model, pad_id, end_ids) as config:
+    with own_generation(model, pad_id, end_ids) as config, rows_under([row.under for row in begun]):
         config.max_new_tokens = limit
         written_BT: torch.Tensor = inner.generate(  # type: ignore[operator]
             input_ids=tokens.input_ids_BT,

@@ -2,36 +2,60 @@
 
 A guard that decides by prompt changes nothing about the prompts that it lets pass. Its settings that share the decisions
 therefore share these results, and a study of many settings costs little more than the prompts that are acted on. Settings that
-change a prompt in the same way share the results of the others too.
+change a prompt in the same way share the results of the others too, and those of settings to come are computed in the same
+batches: few prompts at a time would be read several times as slowly.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from expunge.guarding.forward_pass import Counts
 
-Result = TypeVar("Result")
+Result = TypeVar("Result", covariant=True)
+Known = TypeVar("Known")
 Ids = tuple[int, ...]
+
+AT_ONCE = 512
+"""Changed items that are computed together, if the settings to come have so many. More would not be faster, and a run that is
+killed would lose more."""
+
+
+class Compute(Protocol[Result]):
+    """Interface to what computes results: of each item under the guard's setting for it, None for the attached one."""
+
+    def __call__(self, items: Sequence[Any], /, *, settings: Sequence[object]) -> Sequence[Result]: ...
+
+
+class Ahead(NamedTuple):
+    """A setting whose results will be asked for later."""
+
+    effect: Hashable
+    setting: object
+    """The same in the guard's terms (`guarding.session.rows_under`)."""
 
 
 class Reuse:
-    """Results of passed prompts, for several evaluations of one model under guards with the same decisions."""
+    """Results for several evaluations of one model under settings of its guard that decide alike."""
 
     def __init__(self, passes: Callable[[Ids], bool]) -> None:
         """passes: whether the guards leave a prompt, given as tokens, unchanged"""
         self._passes = passes
         self._known: dict[Hashable, Any] = {}
+        self._made: dict[Hashable, Any] = {}
         self.counts: Counts | None = None
         """Of the guard that is attached now: prompts whose results are reused count as decided, or acted on."""
         self.effect: Hashable = None
-        """What the guard does to the prompts that it changes: their results are reused under the same effect; None: never."""
+        """What the attached guard does to the prompts that it changes: their results are reused under the same effect."""
+        self.ahead: Sequence[Ahead] = ()
+        """Settings that will be attached later, in this order."""
+        self._computed = False
 
     def of(
         self,
         items: Sequence[Any],
         keys: Sequence[Hashable],
         prompts: Sequence[Ids],
-        compute: Callable[[Sequence[Any]], Sequence[Result]],
+        compute: Compute[Result],
         rows: Sequence[int] | None = None,
     ) -> list[Result]:
         """Returns the result of each item; `compute` is called once with those that are not known.
@@ -41,13 +65,33 @@ class Reuse:
         rows      how many rows the model reads for each item; default: one
         """
         passes = [self._passes(prompt) for prompt in prompts]
-        full = [(None if passed else self.effect, key) for passed, key in zip(passes, keys, strict=True)]
-        kept = [passed or self.effect is not None for passed in passes]
-        new = [i for i, key in enumerate(full) if not (kept[i] and key in self._known)]
+        full = [(None if passed else (self.effect,), key) for passed, key in zip(passes, keys, strict=True)]
+        new = [i for i, key in enumerate(full) if key not in self._known]
         if self.counts is not None:
             spared = {i: 1 if rows is None else rows[i] for i in set(range(len(items))) - set(new)}
             self.counts.decided += sum(spared.values())
             self.counts.acted += sum(count for i, count in spared.items() if not passes[i])
-        found = dict(zip(new, compute([items[i] for i in new]), strict=True)) if new else {}
-        self._known |= {full[i]: result for i, result in found.items() if kept[i]}
-        return [found[i] if i in found else self._known[full[i]] for i in range(len(items))]
+        wanted: dict[Hashable, tuple[int, object]] = {full[i]: (i, None) for i in new}
+        changed = [i for i in new if not passes[i]]
+        for ahead in self.ahead[: -(-AT_ONCE // len(changed)) - 1] if changed else ():
+            for i in changed:
+                key = ((ahead.effect,), keys[i])
+                if key not in self._known and key not in wanted:
+                    wanted[key] = (i, ahead.setting)
+        if wanted:
+            self._computed = True
+            results = compute([items[i] for i, _ in wanted.values()], settings=[setting for _, setting in wanted.values()])
+            self._known |= zip(wanted, results, strict=True)
+        return [self._known[key] for key in full]
+
+    def has_computed(self) -> bool:
+        """Returns whether anything was computed since the last call: what was not need not be saved until the end."""
+        found, self._computed = self._computed, False
+        return found
+
+    def made(self, key: Hashable, make: Callable[[], Known]) -> Known:
+        """Returns what `make` returned when it was first called with this key, which holds everything that it depends on."""
+        if key not in self._made:
+            self._made[key] = make()
+        found: Known = self._made[key]
+        return found

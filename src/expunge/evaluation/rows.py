@@ -8,21 +8,18 @@ import numpy as np
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from expunge.data.encode import Encoded, Encoder, decoded, fitted
+from expunge.data.encode import decoded
 from expunge.data.example import Example
 from expunge.evaluation.engine import Engine
-from expunge.evaluation.generate import UNFINISHED, Writing, generate, sample, text_of, usual_size, writing
+from expunge.evaluation.generate import UNFINISHED, Writing, generate, is_foreseen, sample, text_of, usual_size, writing
 from expunge.evaluation.judges import Answer
 from expunge.evaluation.metrics.base import BROKEN, Need, Row
 from expunge.evaluation.nucleus import Ids
 from expunge.evaluation.processes import from_main
 from expunge.evaluation.shortcuts import shortcuts_of
 from expunge.evaluation.task import Task
+from expunge.evaluation.texts import Pair, Texts, pairs_of
 from expunge.evaluation.token_stats import NOTHING, TokenStats
-
-Pair = tuple[str | None, str]
-"""A prompt and a possible answer."""
-
 
 QUESTIONS = 512
 """Number of multiple-choice questions encoded at a time, to bound memory with large benchmarks."""
@@ -35,21 +32,14 @@ class Rows:
         self,
         model: nn.Module,
         tokenizer: PreTrainedTokenizerBase,
-        encoder: Encoder,
         engine: Engine,
-        *,
-        room: int | None = None,
+        texts: Texts,
     ) -> None:
-        """room: for verbatim tasks, the number of tokens that the model takes; longer prompts lose their beginning."""
-        self.model, self.tokenizer, self.encoder, self.engine, self.room = model, tokenizer, encoder, engine, room
-        self._encoded: dict[Pair, Encoded] = {}
+        self.model, self.tokenizer, self.engine, self.texts = model, tokenizer, engine, texts
+        self.encoder, self.room = texts.encoder, texts.room
         self._begun: dict[str, list[Row]] = {}
         self._together: set[str] = set()
         self._written: dict[tuple[Hashable, Ids], Ids | None] = {}
-        self._cut: set[str] = set()
-        """Prompts (texts, where there is none) that lost their beginning."""
-        self._short: set[Pair] = set()
-        """Answers that lost their end."""
 
     def of(self, task: Task, *, show: bool = False, ahead: Sequence[Task] = ()) -> list[Row]:
         """Returns one row per example of the task.
@@ -66,7 +56,7 @@ class Rows:
         rows = self._generate(rows[:count], task) + rows[count:]
         if "sampled" in task.needs:
             rows = self._sample(rows, task)
-        rows = [row._replace(cut=_whole(row.example.prompt, row.example.response) in self._cut) for row in rows]
+        rows = [row._replace(cut=self.texts.is_cut(row.example)) for row in rows]
         if task.expected_tokens is not None:
             beginnings = self._beginnings([row.example.response for row in rows], task.expected_tokens)
             rows = [row._replace(compared=text) for row, text in zip(rows, beginnings, strict=True)]
@@ -108,12 +98,12 @@ class Rows:
         """Returns one row per example of the task, without answers that the model writes."""
         needs = [task.needs_of(example) for example in task.examples]
         asked = list(zip(task.examples, needs, strict=True))
-        pairs = [pair for example, need in asked for kind in sorted(need - {"choices"}) for pair in _pairs(example, kind)]
+        pairs = [pair for example, need in asked for kind in sorted(need - {"choices"}) for pair in pairs_of(example, kind)]
         stats = self._score(pairs, distribution=any("distribution" in need for need in needs))
         choices = iter(self._choose([example for example, need in asked if "choices" in need]))
 
         def found(example: Example, kind: Need, need: frozenset[Need]) -> tuple[TokenStats, ...]:
-            return tuple(stats[pair] for pair in _pairs(example, kind)) if kind in need else ()
+            return tuple(stats[pair] for pair in pairs_of(example, kind)) if kind in need else ()
 
         rows = [
             Row(
@@ -122,7 +112,7 @@ class Rows:
                 paraphrases=found(example, "paraphrases", need),
                 perturbed=found(example, "perturbed", need),
                 choices=tuple(next(choices)) if "choices" in need else (),
-                shortened=frozenset(kind for kind in need if self._short.intersection(_pairs(example, kind))),
+                shortened=frozenset(kind for kind in need if self.texts.is_short(pairs_of(example, kind))),
             )
             for example, need in asked
         ]
@@ -140,46 +130,21 @@ class Rows:
 
     def _score(self, pairs: Sequence[Pair], *, distribution: bool = False) -> dict[Pair, TokenStats]:
         unique = list(dict.fromkeys(pairs))
-        rows = self._encode(unique)
+        rows = self.texts.encode(unique)
         return dict(zip(unique, self.engine.score(rows, distribution=distribution), strict=True))
 
     def _gradient_norms(self, examples: Sequence[Example], *, without_last: bool = False) -> dict[Pair, float]:
-        pairs = list(dict.fromkeys(pair for e in examples for pair in _pairs(e, "answer")))
-        rows = dict(zip(pairs, self._encode(pairs), strict=True))
+        pairs = list(dict.fromkeys(pair for e in examples for pair in pairs_of(e, "answer")))
+        rows = dict(zip(pairs, self.texts.encode(pairs), strict=True))
         if without_last:
             cut = {pair: row._replace(ids=row.ids[:-1], has_end=False) for pair, row in rows.items()}
             rows = {pair: row for pair, row in cut.items() if len(row.ids) > row.answer_start}
         return dict(zip(rows, self.engine.gradient_norms(list(rows.values())), strict=True))
 
-    def _encode(self, pairs: Sequence[Pair]) -> list[Encoded]:
-        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._encoded]
-        encoded = self.encoder.encode_answers(new)
-        self._short |= {pair for row, pair in zip(encoded, new, strict=True) if row.truncated}
-        fitting = [self._fitted(row, self.room, _whole(*pair)) for row, pair in zip(encoded, new, strict=True)]
-        self._encoded |= zip(new, fitting, strict=True)
-        return [self._encoded[pair] for pair in pairs]
-
     def _choose(self, examples: Sequence[Example]) -> Iterator[list[TokenStats]]:
-        """Computes statistics of the choices of each example, without their end token, since choices are compared as texts."""
-        # The last token of a sequence is a label and not read, so one more than the room fits in (as in lm-eval).
-        room = self.room + 1 if self.room is not None else None
+        """Computes statistics of the choices of each example."""
         for start in range(0, len(examples), QUESTIONS):
-            some = examples[start : start + QUESTIONS]
-            pairs = [pair for example in some for pair in _pairs(example, "choices")]
-            rows = self.encoder.encode_answers(pairs)
-            self._short |= {pair for row, pair in zip(rows, pairs, strict=True) if row.truncated}
-            encoded = iter(rows)
-            questions = [
-                [self._fitted(_bare(next(encoded)), room, _whole(e.prompt, e.response)) for _ in e.choices] for e in some
-            ]
-            yield from self.engine.score_answers(questions)
-
-    def _fitted(self, row: Encoded, room: int | None, prompt: str) -> Encoded:
-        """Returns the end of a row that is too long."""
-        if room is None or len(row.ids) <= room:
-            return row
-        self._cut.add(prompt)
-        return fitted(row, room)
+            yield from self.engine.score_answers(self.texts.choices(examples[start : start + QUESTIONS]))
 
     def _generate(self, rows: Sequence[Row], task: Task) -> list[Row]:
         """Adds greedy answers to the rows (none for raw text)."""
@@ -203,14 +168,15 @@ class Rows:
                 known[prompt] = max(known.get(prompt, ()), self._foreseen(row, prompt), key=len)
         how = self._writing(task)
 
-        def write(some: Sequence[Ids]) -> list[Ids | None]:
-            return generate(self.model, some, **how, known=known)
+        def write(some: Sequence[Ids], *, settings: Sequence[object] | None = None) -> list[Ids | None]:
+            return generate(self.model, some, **how, known=known, settings=settings)
 
         asked = list(prompts.values())
         if self.engine.reuse is None:
             return asked, write(asked)
         keys = [("written", prompt, how["max_new_tokens"], how["max_length"], task.stop) for prompt in asked]
-        return asked, self.engine.reuse.of(asked, keys, asked, write)
+        rows = [int(not is_foreseen(known[prompt], prompt, how)) for prompt in asked]
+        return asked, self.engine.reuse.of(asked, keys, asked, write, rows)
 
     def _answered(self, row: Row, ids: Ids | None, prompts: Mapping[str, Ids], task: Task) -> Row:
         if ids is None or row.example.prompt is None:
@@ -246,7 +212,7 @@ class Rows:
     def _asked(self, rows: Sequence[Row], max_new_tokens: int) -> dict[str, Ids]:
         """Returns the distinct prompts of the rows, as tokens."""
         unique = list(dict.fromkeys(row.example.prompt for row in rows if row.example.prompt is not None))
-        return dict(zip(unique, self._prompts(unique, max_new_tokens), strict=True))
+        return dict(zip(unique, self.texts.prompts(unique, max_new_tokens), strict=True))
 
     def _writing(self, task: Task) -> Writing:
         how = writing(self.model, self.encoder, self._most(task))
@@ -255,12 +221,6 @@ class Rows:
         if task.stop:
             how["stopped"] = partial(self._stopped, task.stop)
         return how
-
-    def _prompts(self, prompts: Sequence[str], max_new_tokens: int) -> list[Ids]:
-        if self.room is None:
-            return self.encoder.encode_prompts(prompts)
-        whole = self.encoder.encode_answers([(None, prompt) for prompt in prompts])
-        return [self._fitted(row, self.room - max_new_tokens, text).ids for row, text in zip(whole, prompts, strict=True)]
 
     def _stopped(self, stop: tuple[str, ...], ids: Ids) -> bool:
         """Returns whether a stop text was just written. A character has at most four tokens (bytes)."""
@@ -292,7 +252,7 @@ class Rows:
     def _foreseen(self, row: Row, prompt: Ids) -> Ids:
         """Returns the tokens with which greedy decoding is known to begin: those of the response up to the first that is not
         the model's most probable one, given the true tokens before it (its end token included)."""
-        encoded = self._encoded.get((row.example.prompt, row.example.response))
+        encoded = self.texts.known((row.example.prompt, row.example.response))
         if encoded is None or encoded.ids[: encoded.answer_start] != prompt or not np.isfinite(row.answer.logp).all():
             return ()
         misses = np.flatnonzero(~row.answer.hit)
@@ -325,29 +285,5 @@ def _judged(rows: list[Row], task: Task) -> list[Row]:
     return rows
 
 
-def _whole(prompt: str | None, response: str) -> str:
-    """Returns the text that is cut off at its beginning, if one is."""
-    return response if prompt is None else prompt
-
-
 def _shortened(row: Row, kind: Need) -> Row:
     return row._replace(shortened=row.shortened | {kind})
-
-
-def _bare(row: Encoded) -> Encoded:
-    return row._replace(ids=row.ids[:-1], has_end=False) if row.has_end else row
-
-
-def _pairs(example: Example, need: Need) -> list[Pair]:
-    texts: dict[Need, tuple[str, ...]] = {
-        "answer": (example.response,),
-        "paraphrases": example.paraphrases,
-        "perturbed": example.perturbed,
-        "choices": example.choices,
-        "generated": (),
-        "sampled": (),
-        "distribution": (example.response,),
-        "gradient": (example.response,),
-        "gradient_without_last": (example.response,),
-    }
-    return [(example.prompt, text) for text in texts[need]]

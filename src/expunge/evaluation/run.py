@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -18,15 +16,14 @@ from expunge.data.encode import Encoder
 from expunge.data.format import Format, default_format, verbatim_format
 from expunge.errors import ExpungeError
 from expunge.evaluation.engine import Engine
-from expunge.evaluation.judges import OfBeginning
-from expunge.evaluation.metrics.base import Metric, Row, Unscored, finite
 from expunge.evaluation.processes import from_main
 from expunge.evaluation.resume import Finished
 from expunge.evaluation.reuse import Reuse
 from expunge.evaluation.rows import Rows
-from expunge.evaluation.statistics import bootstrap_interval
+from expunge.evaluation.samples import always, samples_of, score_of
 from expunge.evaluation.suites import SuiteSpec, built, suite_class
 from expunge.evaluation.task import Results, Suite, Task
+from expunge.evaluation.texts import Texts
 from expunge.folders import keep_command, locked
 from expunge.guarding.life import guard_counts
 from expunge.models.limits import positions, room
@@ -34,12 +31,10 @@ from expunge.models.load import causal_model
 from expunge.processes import is_main, join
 from expunge.progress import Progress
 from expunge.records import (
-    Cut,
     Evaluation,
     GuardUse,
     JudgeUsed,
     Sample,
-    Score,
     read_evaluation,
     read_samples,
     write_scores,
@@ -115,7 +110,13 @@ def evaluate(
                 keep_command(finished.folder, command)
         quiet = quiet or not is_main()
         _read_tasks(built, readers, finished, samples, show=show_forget_text, quiet=quiet)
-    scores = [_score(task, metric, samples[task.name]) for task in built.tasks for metric in task.metrics if metric.stands_alone]
+    once = always if reuse is None else reuse.made
+    scores = [
+        score_of(task, metric, samples[task.name], once=once)
+        for task in built.tasks
+        for metric in task.metrics
+        if metric.stands_alone
+    ]
     scores += built.summarize(Results(samples))
     if built.outside is not None:
         rest, more = built.outside(
@@ -166,9 +167,12 @@ def _readers(
     most = room(model)
     whole = Encoder(tokenizer, verbatim_format(), max_length=sys.maxsize)
     settings = [format.model_dump_json(), str(encoder.max_length), str(most), str(causal_model(model).dtype)]
-    return _Readers(
-        engine, Rows(model, tokenizer, encoder, engine), Rows(model, tokenizer, whole, engine, room=most), most, settings
-    )
+
+    def rows(encoder: Encoder, room: int | None) -> Rows:
+        texts = Texts(encoder, room=room)
+        return Rows(model, tokenizer, engine, texts if reuse is None else reuse.made(("texts", room, *settings), lambda: texts))
+
+    return _Readers(engine, rows(encoder, None), rows(whole, most), most, settings)
 
 
 def _read_tasks(
@@ -186,7 +190,7 @@ def _read_tasks(
                 rows = readers.verbatim if task.verbatim else readers.formatted
                 ahead = [other for other in new if other.verbatim == task.verbatim]
                 samples[task.name] = _samples(task, rows, ahead, show=show)
-                if is_main():
+                if is_main() and (readers.engine.reuse is None or readers.engine.reuse.has_computed()):
                     finished.put(task.name, task.settings(), samples[task.name])
             progress.advance(1, task.name)
 
@@ -231,78 +235,6 @@ def _limited(suite: Suite, limit: int) -> Suite:
 
 def _samples(task: Task, rows: Rows, ahead: Sequence[Task], *, show: bool) -> list[Sample]:
     """Returns one sample per example and metric, computed by the main process, so that metrics run once."""
-    found = rows.of(task, show=show, ahead=ahead)
-    return from_main(partial(_scored, task, found, show=show or not task.secret))
-
-
-def _scored(task: Task, rows: Sequence[Row], *, show: bool) -> list[Sample]:
-    """Computes the samples; texts, if they may be shown, are in the sample of the example's first metric."""
-    samples = []
-    for row in rows:
-        texts = _texts(row) if show else None
-        for metric in task.metrics:
-            value = finite(metric.score(row))
-            reason = value.reason if isinstance(value, Unscored) else None
-            number = None if isinstance(value, Unscored) else value
-            samples.append(
-                Sample(
-                    task=task.name,
-                    metric=metric.metric_name(),
-                    id=row.example.id,
-                    role=task.role,
-                    value=number,
-                    unscored=reason,
-                    judged=metric.said(row) or None,
-                    cut=_cut(metric, row) or None,
-                    text=texts,
-                )
-            )
-            texts = None
-    return samples
-
-
-def _cut(metric: Metric, row: Row) -> tuple[Cut, ...]:
-    """Returns what was cut off of that which the metric reads."""
-    need = metric.needs_of(row.example)
-    written = need & {"generated", "sampled"}
-    found: dict[Cut, bool] = {
-        "text": bool((need - written) & row.shortened),
-        "answer": bool(written & row.shortened),
-        "prompt": row.cut and bool(need),
-        "judged": any(isinstance(said, OfBeginning) for judge in metric.judges for said in row.verdicts(judge)),
-    }
-    return tuple(what for what, is_cut in found.items() if is_cut)
-
-
-def _texts(row: Row) -> dict[str, str]:
-    texts = {"prompt": row.example.prompt, "expected": row.example.response, "generated": row.generated}
-    texts |= {f"sampled_{i}": text for i, text in enumerate(row.sampled, start=1)}
-    return {name: text for name, text in texts.items() if text is not None}
-
-
-def _score(task: Task, metric: Metric, samples: Sequence[Sample]) -> Score:
-    """Computes the mean over the scored samples of one metric, or the reason why there is none."""
-    mine = [sample for sample in samples if sample.metric == metric.metric_name()]
-    raw = np.array([sample.value for sample in mine if sample.value is not None], dtype=np.float64)
-    name, role = metric.metric_name(), task.role
-    higher = metric.higher_is_better(task.role)
-    left = Counter(sample.unscored for sample in mine if sample.value is None and sample.unscored is not None)
-    cut = Counter(what for sample in mine if sample.value is not None for what in sample.cut or ())
-    if not len(raw):
-        reason = mine[0].unscored if mine else "the task has no examples"
-        return Score(task=task.name, metric=name, role=role, value=None, n=0, higher_is_better=higher, unscored=reason)
-    values = metric.reported(raw, task.role)
-    interval = bootstrap_interval(values, metric.average)
-    low, high = interval if interval is not None else (None, None)
-    return Score(
-        task=task.name,
-        metric=name,
-        role=role,
-        value=float(metric.average(values)),
-        low=low,
-        high=high,
-        n=len(values),
-        higher_is_better=higher,
-        left_out=dict(left),
-        cut=dict(cut),
-    )
+    found, reuse = rows.of(task, show=show, ahead=ahead), rows.engine.reuse
+    once = always if reuse is None else reuse.made
+    return from_main(partial(samples_of, task, found, show=show or not task.secret, once=once))

@@ -10,7 +10,7 @@ Shape suffixes: B rows, T positions of this call, S positions of the whole seque
 """
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import wraps
@@ -44,6 +44,20 @@ def unguarded() -> Iterator[None]:
         yield
     finally:
         PAUSED.reset(token)
+
+
+ROW_SETTINGS: ContextVar[Sequence[object] | None] = ContextVar("row_settings", default=None)
+
+
+@contextmanager
+def rows_under(settings: Sequence[object] | None) -> Iterator[None]:
+    """Context manager in which row b of this thread's forward passes is read under settings[b] of the guard, in the guard's own
+    terms, instead of the attached one; None: under the attached one. One pass then serves several settings of a guard."""
+    token = ROW_SETTINGS.set(settings)
+    try:
+        yield
+    finally:
+        ROW_SETTINGS.reset(token)
 
 
 class Session:
