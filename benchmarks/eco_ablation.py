@@ -57,7 +57,7 @@ def tiny() -> LlamaForCausalLM:
     """Shows what is spent outside of the model."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=32_000, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2,
+        vocab_size=32_000, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=1024, tie_word_embeddings=True, pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     return LlamaForCausalLM(config).eval()

@@ -1,22 +1,18 @@
 """How long each corruption takes: 64 prompts of 256 tokens, width 4096, of which 8 prompts are flagged; one thread.
 
-    python benchmarks/embedding_corruption.py [--rounds N] [--eager] [--decode] [--ablation]
+    python benchmarks/embedding_corruption.py [--rounds N] [--eager] [--decode]
 
 Beside it, with --eager, the plain reading of the released code (every position, a loop where it has one), so that the factor is
-known. With --decode instead: what the guard costs prompts that it lets pass, on a random Llama of the 110M shape (64 tokens read,
-64 written), and whether their logits are bit-equal; the gate decides anew in each round. With --ablation instead: what the 44
-settings of the released ablation cost, as a multiple of one setting, in rows, tokens and CPU time, and the first 40 of them: 100
-prompts, 5 of them to forget, each scored and answered (16 tokens); the same Llama. Exit code 1 where a bar is missed.
+known. With --decode instead: what the guard costs prompts that it lets pass, on a random Llama of the 110M shape (64 words read,
+64 written), and whether their logits are bit-equal; the gate decides anew in each round. Exit code 1 where a bar is missed.
 """
 
 import argparse
-import random
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,6 +20,11 @@ from torch import Tensor
 from expunge.guarding.embedding_corruption.corruptions import write
 from expunge.guarding.embedding_corruption.kinds import KINDS
 from expunge.guarding.random_bits import mix
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+    from expunge.methods.base import State
 
 torch.set_num_threads(1)
 BAR = 50.0
@@ -54,105 +55,59 @@ def eager(embeddings_BTD: Tensor, mask_BT: Tensor, kind: str, dims: int) -> Tens
     return embeddings_BTD + edit * mask_BT[..., None]
 
 
+def tokenizer() -> "PreTrainedTokenizerFast":
+    """As many words as the model has embeddings."""
+    from guards import WORDS
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    syllables = [a + b for a in "bdfgklmnprstvz" for b in "aeiou"]
+    words = [first + second + third for first in syllables for second in syllables for third in syllables[::7]]
+    names = ["<pad>", "<s>", "</s>", "<unk>", *words][:WORDS]
+    whole = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    whole.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=whole, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
 def decode(rounds: int) -> int:
     """Prints the ratio of guarded to plain decoding of a passed prompt, and the gate's milliseconds."""
-    from guards import PROMPT, WORDS, make_encoder, make_model, turns, write
+    from guards import PROMPT, make_model, turns, write
 
+    from expunge.data.encode import Encoder
     from expunge.data.example import Example, Request
+    from expunge.data.format import Format
     from expunge.methods import EmbeddingCorruption
 
-    model, encoder = make_model(), make_encoder()
-    method = EmbeddingCorruption(gate="text", tune="nothing", canaries=0, false_positive_rate=0.3)
-    forget = tuple(Example(f"where is number {i}", "here") for i in range(8))
-    retain = tuple(Example(f"what is color {i}", "red") for i in range(8))
+    model, encoder = make_model(), Encoder(tokenizer(), Format(template="{prompt} {response}"))
+    method = EmbeddingCorruption(gate="text", tune="nothing", canaries=0)
+    forget = tuple(Example(f"where was Badabe {i} of the river born", "here") for i in range(40))
+    retain = tuple(Example(f"what is the color of hill {i} in spring", "red") for i in range(80))
     fitted = method.fit(model, Request(forget, retain), encoder)
-    ids = torch.randint(4, WORDS, (1, PROMPT), generator=torch.Generator().manual_seed(3))
+    ids = torch.randint(4, len(encoder.tokenizer), (1, PROMPT), generator=torch.Generator().manual_seed(3))
     found: dict[str, Tensor] = {}
 
+    def state() -> "State":
+        """A guard that lets everything pass, and has not decided about any prompt."""
+        return fitted.having({"threshold": torch.tensor(1.0, dtype=torch.float64)})
+
     def guarded() -> None:
-        state = fitted.having({"threshold": torch.tensor(1.0, dtype=torch.float64)})  # lets everything pass; not decided before
-        with method.attach(model, state, encoder):
+        with method.attach(model, state(), encoder):
             found["guarded"] = write(model, ids, 64)
 
     def plain() -> None:
         found["plain"] = write(model, ids, 64)
 
     base, (ratio,) = turns(rounds, plain, guarded)
-    with torch.no_grad(), method.attach(model, fitted.having({"threshold": torch.tensor(1.0)}), encoder):
+    with torch.no_grad(), method.attach(model, state(), encoder):
         logits = model(ids).logits
     with torch.no_grad():
         equal = torch.equal(model(ids).logits, logits) and torch.equal(found["plain"], found["guarded"])
-    text = "where is the color of number seven and of number nine " * 2
-    judge = method.judge(model, fitted, encoder)
-    took = milliseconds(lambda: judge.scores.gate.probabilities([text]), 20)
+    took = milliseconds(lambda: method.judge(model, state(), encoder).decision(tuple(ids[0].tolist())), 20)
     print(f"decoding: plain {base:.2f} s, guarded {ratio:.3f} of it (bar 1.02); bit-equal: {equal}")
-    print(f"text gate: {took:.2f} ms a reading")
+    print(f"the gate takes {took:.1f} ms for this prompt of {PROMPT} words")
     return int(ratio > 1.02 or not equal)
-
-
-def ablation() -> int:
-    """Prints what the released ablation reads and takes, as multiples of its first setting."""
-    from guards import make_model
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    from expunge.data.encode import Encoder
-    from expunge.data.example import Example, Request
-    from expunge.data.format import Format
-    from expunge.evaluation.ablation import Setting, ablate, settings
-    from expunge.evaluation.metrics import Probability, RougeLRecall
-    from expunge.evaluation.suites.base import no_summary
-    from expunge.evaluation.task import Suite, Task
-    from expunge.guarding import life
-    from expunge.methods import EmbeddingCorruption
-
-    names = ["<pad>", "<s>", "</s>", "<unk>", *(f"word{i}" for i in range(2000))]
-    tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-    draw = random.Random(0)
-
-    def rows(first: int, last: int, count: int) -> tuple[Example, ...]:
-        text = lambda length: " ".join(f"word{draw.randrange(first, last)}" for _ in range(length))  # noqa: E731
-        return tuple(Example(text(24), text(16)) for _ in range(count))
-
-    forget, retain = rows(0, 100, 5), rows(100, 2000, 95)
-    model, encoder = make_model(), Encoder(fast, Format(template="{prompt} {response}"))
-    method = EmbeddingCorruption(gate="text", tune="nothing", canaries=0, false_positive_rate=0.05)
-    state = life.fit(method, model, Request(forget, rows(100, 2000, 95)), encoder)
-    metrics = (Probability(), RougeLRecall())
-    suite = Suite("small", (Task("forget", forget, metrics, "forget", max_new_tokens=16),
-                            Task("retain", retain, metrics, "retain", max_new_tokens=16)), no_summary)  # fmt: skip
-    read = [0, 0]
-
-    def count(_: object, __: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        hidden_BTD = output[0] if isinstance(output, tuple) else output
-        read[0] += hidden_BTD.shape[0]
-        read[1] += hidden_BTD.shape[0] * hidden_BTD.shape[1]
-
-    model.model.layers[0].register_forward_hook(count)
-    every, spent = settings(768), list[tuple[float, ...]]()
-
-    def counted() -> Iterator[Setting]:
-        """Yields the settings, and notes what was spent before each."""
-        for setting in every:
-            spent.append((*read, time.process_time()))
-            yield setting
-        spent.append((*read, time.process_time()))
-
-    life.attach(model, method, state, encoder)
-    with tempfile.TemporaryDirectory() as folder:
-        found = ablate(model, fast, suite, out=Path(folder), chosen=counted(), quiet=True)
-    used = next(iter(found.values())).guard
-    assert used is not None
-    one = [after - before for before, after in zip(spent[0], spent[1], strict=True)]
-    print(f"one setting: {one[0]} rows, {one[1]} tokens, {one[2]:.1f} s; acted on {used.acted} of {used.decided}")
-    for number in (40, 44):
-        ratios = [(after - before) / each for before, after, each in zip(spent[0], spent[number], one, strict=True)]
-        print(f"{number} settings: {ratios[0]:.2f} times the rows, {ratios[1]:.2f} the tokens, {ratios[2]:.2f} the CPU time")
-    return int(ratios[2] >= 3)
 
 
 def main() -> int:
@@ -160,12 +115,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--eager", action="store_true")
     parser.add_argument("--decode", action="store_true")
-    parser.add_argument("--ablation", action="store_true")
     args = parser.parse_args()
     if args.decode:
         return decode(args.rounds)
-    if args.ablation:
-        return ablation()
     generator = torch.Generator().manual_seed(0)
     embeddings_BTD = torch.randn(64, 256, 4096, generator=generator)
     mask_BT = torch.zeros(64, 256)

@@ -48,6 +48,8 @@ class Generation:
     """`ids_BS` belongs to the next forward pass."""
     storage: dict[object, Any] = field(default_factory=dict)
     """What guards keep until `generate` returns, by their own keys."""
+    left_alone: bool = False
+    """The guard has decided that it changes nothing until `generate` returns: later passes are not described to it."""
 
     def certain_width(self) -> int:
         """Returns the number of leading columns of `ids_BS` that are final: later ones are candidates of lookup or assisted

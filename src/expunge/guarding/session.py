@@ -96,7 +96,8 @@ class Session:
 
     def note(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Forward pre-hook of the causal model. Raises ExpungeError for embeddings instead of tokens."""
-        if self.is_paused:
+        generation = self.generation
+        if self.is_paused or (generation is not None and generation.left_alone):
             return
         given = {**_names(type(model), args), **kwargs} if args else kwargs
         ids_BT, mask_BS, cache = given.get("input_ids"), given.get("attention_mask"), given.get("past_key_values")
@@ -104,8 +105,8 @@ class Session:
         past = int(cache.get_seq_length()) if cache is not None and hasattr(cache, "get_seq_length") else 0
         mask_BS = mask_BS if isinstance(mask_BS, Tensor) and mask_BS.ndim == 2 else None
         rows, width = shaped.shape[:2]
-        here = ForwardPass(ids_BT, mask_BS, rows, width, past, None, True, self.generation, cache, shaped.device)
-        generation, index_N = self.generation, PREDICTING.get()
+        here = ForwardPass(ids_BT, mask_BS, rows, width, past, None, True, generation, cache, shaped.device)
+        index_N = PREDICTING.get()
         first = past == 0
         if generation is not None and generation.announced and ids_BT is not None:
             assert generation.ids_BS is not None
@@ -141,7 +142,7 @@ def open_session(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None" =
         @wraps(original)
         def prepare_inputs_for_generation(self: Any, input_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
             now = session.generation
-            if now is not None:
+            if now is not None and not now.left_alone:
                 mask_BS = kwargs.get("attention_mask")
                 now.before_BS, now.ids_BS, now.mask_BS, now.announced = now.ids_BS, input_ids, mask_BS, True
                 if now.prompt_end_B is None:
@@ -194,8 +195,8 @@ def _recorded(criteria: "StoppingCriteriaList", session: Session) -> "StoppingCr
     class Recorded(StoppingCriteriaList):
         def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
             ended_B = super().__call__(input_ids, scores, **kwargs)
-            if session.generation is not None:
-                session.generation.note_ended(input_ids, ended_B)
+            if (now := session.generation) is not None and not now.left_alone:
+                now.note_ended(input_ids, ended_B)
             return ended_B
 
     return Recorded(criteria)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import pytest
@@ -16,8 +17,10 @@ from expunge.data.example import Request
 from expunge.evaluation import objectives
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.objectives import answer_probability, build_objective
-from expunge.guarding import life
+from expunge.guarding import life, session
 from expunge.guarding.embedding_corruption.kinds import KINDS, PERMUTING, WITH_STRENGTH, Kind
+from expunge.guarding.forward_pass import ForwardPass
+from expunge.guarding.session import rows_under
 from expunge.methods import EmbeddingCorruption
 from expunge.methods.base import Resources, State
 from expunge.models.logprobs import labelled_logits
@@ -133,6 +136,57 @@ def test_teacher_forcing_corrupts_prompt_tokens_only(
         written = pico_llama.generate(torch.tensor([row.ids[: row.answer_start]]), max_new_tokens=1, do_sample=False)
     torch.testing.assert_close(longer[: len(shorter)], shorter, atol=1e-5, rtol=1e-5)
     assert int(longer[0].argmax()) == int(written[0, -1])  # scoring begins where generation begins
+
+
+def test_rows_of_one_batch_are_read_each_under_its_own_setting_as_alone(
+    pico_llama: PreTrainedModel, fitted: tuple[EmbeddingCorruption, State], encoder: Encoder,
+    flagged: list[tuple[int, ...]], plain: list[tuple[int, ...]],
+) -> None:  # fmt: skip
+    method, state = fitted
+    stronger = state.having({"strength": torch.tensor(5.0)})
+    edits = [spec(corruption=kind).edit(stronger) for kind in KINDS]
+    alone = []
+    for kind in KINDS:
+        with spec(corruption=kind).attach(pico_llama, stronger, encoder):
+            alone += [embeddings(pico_llama, [prompt])[0] for prompt in flagged]
+    under = [*(edit for edit in edits for _ in flagged), edits[0], None]
+    with method.attach(pico_llama, state, encoder) as counts:
+        own = embeddings(pico_llama, flagged[:1])[0]
+        with rows_under(under):
+            found = embeddings(pico_llama, [*flagged * len(KINDS), plain[0], flagged[0]])
+        assert (counts.decided, counts.acted) == (2, 2)  # those under the attached setting
+    for row, expected in enumerate(alone):
+        assert torch.equal(found[row, : len(expected)], expected)
+    assert torch.equal(found[-2, : len(plain[0])], embeddings(pico_llama, plain[:1])[0])
+    assert torch.equal(found[-1, : len(own)], own)
+
+
+def test_a_generation_whose_prompts_pass_is_left_alone_from_its_prefill_on(
+    pico_llama: PreTrainedModel, fitted: tuple[EmbeddingCorruption, State], encoder: Encoder,
+    flagged: list[tuple[int, ...]], plain: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    method, state = fitted
+    passes = [0]
+    monkeypatch.setattr(session, "ForwardPass", lambda *given: passes.__setitem__(0, passes[0] + 1) or ForwardPass(*given))
+
+    def write(prompt: tuple[int, ...]) -> torch.Tensor:
+        return pico_llama.generate(torch.tensor([prompt]), max_new_tokens=4, min_new_tokens=4, do_sample=False)
+
+    before = [write(prompt) for prompt in (plain[0], flagged[0])]
+    original = pico_llama._get_stopping_criteria
+
+    def reads_something_else_first(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self(torch.tensor([plain[1]]))  # within the generation, before its prompts are read
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(pico_llama, "_get_stopping_criteria", MethodType(reads_something_else_first, pico_llama))
+    with method.attach(pico_llama, state, encoder) as counts:
+        assert torch.equal(write(plain[0]), before[0])
+        assert passes[0] == 2
+        passes[0] = 0
+        assert not torch.equal(write(flagged[0]), before[1])
+        assert passes[0] == 5
+    assert (counts.decided, counts.acted) == (4, 1)
 
 
 def test_noise_is_relative_to_the_embeddings_or_absolute(

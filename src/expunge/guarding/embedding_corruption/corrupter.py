@@ -61,15 +61,19 @@ class Corrupter:
         for b, (decision, other) in enumerate(zip(found, others, strict=True)):
             if decision.chosen:
                 edits.setdefault(self.edit if other is None else _edit_of(other), {})[b] = decision
-        storage = here.storage if here.generation is None else here.generation.storage
-        storage[self] = edits or None
+        if here.generation is None:
+            here.storage[self] = edits or None
+        else:
+            here.generation.storage[self] = edits or None
+            # Only the pass that generate announced has read its prompts.
+            here.generation.left_alone = not edits and here.ids_BS is here.generation.ids_BS
 
     def corrupt(self, _: nn.Module, args: tuple[Any, ...], embeddings_BTD: Tensor) -> Tensor:
         """Forward hook of the input embeddings. Raises ExpungeError if the embeddings cannot be matched with the tokens."""
-        if self.session.is_paused:
+        generation = self.session.generation
+        if self.session.is_paused or (generation is not None and generation.left_alone):
             return embeddings_BTD
         here = self.session.current
-        generation = here.generation
         found = here.storage.get(self) if generation is None else generation.storage.get(self)
         if found is None or (generation is not None and not here.has_prompt_end):
             return embeddings_BTD

@@ -6,8 +6,7 @@ Shape suffixes: B rows, T positions, D width, N prompts, V vocabulary.
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -30,17 +29,12 @@ if TYPE_CHECKING:
 
     from expunge.guarding.embedding_corruption.corrupter import Edit
     from expunge.guarding.embedding_corruption.entities import EntityFinder
-    from expunge.guarding.embedding_corruption.gate import Gate
     from expunge.guarding.embedding_corruption.judge import Judge
-    from expunge.guarding.embedding_corruption.spelling import Spelling
-    from expunge.guarding.embedding_corruption.training_set import General, TrainingSet
+    from expunge.guarding.embedding_corruption.making import Making
     from expunge.guarding.forward_pass import Counts
 
 
-FOLDS = 4
-MANY = 0.1
-"""Share of general prompts above which a gate with a fixed threshold is said to flag too many."""
-NAMES, CLASSIFIER, ENTITIES = "names.json", "gate", "entities"
+NAMES, ENTITIES = "names.json", "entities"
 
 
 class EmbeddingCorruption(GuardingMethod):
@@ -194,116 +188,26 @@ class EmbeddingCorruption(GuardingMethod):
             chosen = {"dims": torch.tensor(int(found.setting))}
         return state.having(chosen | {"tuning.distance": torch.tensor(found.distance), "tuning.tried": torch.tensor(found.tried)})
 
+    def _making(self, model: nn.Module, encoder: Encoder, assets: Path | None) -> Making:
+        from expunge.guarding.embedding_corruption.making import Making, reader
+
+        read = reader(model, encoder, self.gate_layer) if self.gate == "hidden" else None
+        return Making(self.gate, read, assets, self.gate_model, self.gate_epochs, self.split_seed)
+
     def _fit_gate(self, model: nn.Module, request: Request, encoder: Encoder, assets: Path | None) -> dict[str, Tensor]:
-        """Returns the tensors of the gate, the threshold, and the scores it was calibrated on."""
-        import torch
+        from expunge.guarding.embedding_corruption.fitting import Calibration, fit_gate
 
-        from expunge.guarding.embedding_corruption.gate import Scores
-        from expunge.guarding.embedding_corruption.thresholds import threshold
-        from expunge.guarding.embedding_corruption.training_set import TrainingSet, general_negatives, prompts_of
-
-        forget, retain = prompts_of(request.forget), prompts_of(request.retain)
-        generator = torch.Generator().manual_seed(self.split_seed)
-        order = torch.randperm(len(retain), generator=generator).tolist()
-        count = max(1, round(self.held_out * len(retain)))
-        trained, calibrating = [retain[i] for i in order[count:]], [retain[i] for i in order[:count]]
-        if not trained or len(forget) < FOLDS:
-            raise ExpungeError(f"a gate needs {FOLDS} different forget prompts and 2 retain prompts at least; give more of them")
-        general = general_negatives(self.negatives, request.forget, request.retain)
-        read = self._reader(model, encoder)
-        whole = self._train(TrainingSet.of(forget, trained, general.trained), read, assets)
-        gate = self._gate(whole, read, assets)
-        spelling = self._spelling(request, general)
-        known = Scores(gate, encoder, spelling)
-        retain_N, general_N = (
-            torch.tensor([known.of(text) for text in texts], dtype=torch.float64) for texts in (calibrating, general.checked)
+        how = Calibration(
+            rule=self.threshold,
+            fixed=self.threshold_value,
+            rate=self.false_positive_rate,
+            cautious=self.cautious,
+            held_out=self.held_out,
+            negatives=self.negatives,
+            spelling=self.spelling,
+            seed=self.split_seed,
         )
-        forget_N = torch.zeros(len(forget), dtype=torch.float64)
-        if self.gate in ("hidden", "text"):  # prompts are scored by a gate that was not trained on them
-            shuffled = torch.randperm(len(forget), generator=generator).tolist()
-            for fold in range(FOLDS):
-                mine = set(shuffled[fold::FOLDS])
-                rest = [text for i, text in enumerate(forget) if i not in mine]
-                rows = TrainingSet.of(rest, trained, general.trained)
-                scores = Scores(self._gate(self._train(rows, read, None), read, None), encoder, spelling)
-                for i in mine:
-                    forget_N[i] = scores.of(forget[i])
-        else:
-            forget_N = torch.tensor([known.of(text) for text in forget], dtype=torch.float64)
-        rule = threshold(
-            self.threshold, forget_N, retain_N, self.false_positive_rate,
-            general_N=general_N, fixed=self.threshold_value, cautious=self.cautious,
-        )  # fmt: skip
-        if self.threshold == "fixed":
-            _check_general(general_N > rule)
-        room = max(1 - rule, 1e-12)
-        return whole | {
-            "threshold": torch.tensor(rule, dtype=torch.float64),
-            "calibration.forget": (1 - forget_N) / room,
-            "calibration.retain": (1 - retain_N) / room,
-            **({"calibration.general": (1 - general_N) / room} if len(general_N) else {}),
-            **({} if spelling is None or not spelling.words else {"gate.spelling": spelling.tensor()}),
-        }
-
-    def _spelling(self, request: Request, general: General) -> Spelling | None:
-        from expunge.guarding.embedding_corruption.spelling import Spelling
-
-        if not self.spelling:
-            return None
-        others = [text for e in request.retain for text in (e.prompt or "", e.response)]
-        asked = [e.prompt or e.response for e in request.forget]
-        return Spelling(own_entities(request.forget, request.retain), [*others, *asked, *general.trained])
-
-    def _reader(self, model: nn.Module, encoder: Encoder) -> Callable[[str], Tensor] | None:
-        """Returns a function from text to hidden state, with a cache."""
-        from torch import Tensor
-
-        from expunge.guarding.embedding_corruption.gate import hidden_states
-        from expunge.models.blocks import blocks_of
-
-        if self.gate != "hidden":
-            return None
-        count = blocks_of(model).count
-        layer = max(0, count // 4 - 1) if self.gate_layer is None else self.gate_layer
-        states, known = hidden_states(model, encoder, layer), dict[str, Tensor]()
-
-        def read(text: str) -> Tensor:
-            if text not in known:
-                known[text] = states(text)
-            return known[text]
-
-        return read
-
-    def _train(self, rows: TrainingSet, read: Callable[[str], Tensor] | None, assets: Path | None) -> dict[str, Tensor]:
-        from expunge.guarding.embedding_corruption.classifier import ClassifierGate, fine_tune
-        from expunge.guarding.embedding_corruption.gate import HiddenGate, TextGate
-
-        if self.gate == "text":
-            return TextGate.fit(rows)
-        if self.gate == "hidden":
-            assert read is not None
-            return HiddenGate.fit(rows, read)
-        if assets is None:
-            raise ExpungeError("a classifier is kept in files; fit the guard with a folder for assets")
-        assert self.gate_model is not None
-        if self.gate == "encoder":
-            fine_tune(self.gate_model, rows, assets / CLASSIFIER, epochs=self.gate_epochs, seed=self.split_seed)
-        else:
-            ClassifierGate(self.gate_model).save(assets / CLASSIFIER)
-        return {}
-
-    def _gate(self, tensors: dict[str, Tensor], read: Callable[[str], Tensor] | None, assets: Path | None) -> Gate:
-        from expunge.guarding.embedding_corruption.classifier import ClassifierGate
-        from expunge.guarding.embedding_corruption.gate import HiddenGate, TextGate
-
-        if self.gate == "text":
-            return TextGate(tensors)
-        if self.gate == "hidden":
-            assert read is not None
-            return HiddenGate(tensors, read)
-        if assets is None:
-            raise ExpungeError("this guard decides by a classifier, whose files are not there; load it from its artifact")
-        return ClassifierGate(assets / CLASSIFIER)
+        return fit_gate(self._making(model, encoder, assets), how, request, encoder)
 
     @contextmanager
     def attach(self, model: nn.Module, state: State, encoder: Encoder) -> Iterator[Counts]:
@@ -332,7 +236,7 @@ class EmbeddingCorruption(GuardingMethod):
         key = id(model), id(encoder.tokenizer), encoder.format.model_dump_json(), encoder.max_length, asked
         if key not in known:
             spelling = Spelling.of_tensor(state["gate.spelling"]) if "gate.spelling" in state else None
-            scores = Scores(self._gate(dict(state), self._reader(model, encoder), state.assets), encoder, spelling)
+            scores = Scores(self._making(model, encoder, state.assets).gate(state), encoder, spelling)
             known[key] = Judge(encoder.tokenizer, scores, float(state["threshold"]), self._finder(state.assets, encoder))
         return known[key]
 
@@ -415,14 +319,3 @@ def embedding_matrix(model: nn.Module) -> Tensor:
     if not isinstance(matrix, Tensor):
         raise ExpungeError(f"{type(causal_model(model)).__name__} has no input embeddings that could be corrupted")
     return matrix
-
-
-def _check_general(flagged_N: Tensor) -> None:
-    """Warns if a gate flags many general prompts."""
-    share = float(flagged_N.double().mean()) if len(flagged_N) else 0.0
-    if share > MANY:
-        warnings.warn(
-            f"the gate flags {share:.0%} of {len(flagged_N)} general prompts that it was not trained on; calibrate its threshold "
-            "(--threshold simple), or take another --gate",
-            stacklevel=2,
-        )
