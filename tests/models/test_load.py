@@ -1,5 +1,6 @@
 """Models and tokenizers load as said, or one sentence says why not."""
 
+import json
 import os
 import shutil
 import warnings
@@ -12,7 +13,9 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from expunge.errors import ExpungeError
+from expunge.loading import load
 from expunge.models.load import causal_model, load_model, load_tokenizer, model_fingerprint
+from expunge.start import find_start
 
 
 @pytest.fixture
@@ -60,15 +63,15 @@ def test_the_tokenizer_beside_the_model_loads(pico_folder: Path, words: list[str
 
 @pytest.mark.parametrize("path", ["./nowhere", "/nowhere/at/all", "a/b/c", "~/models/x"])
 def test_a_local_path_that_is_not_there_is_not_looked_for_on_the_hub(path: str) -> None:
-    for load in (lambda: load_model(path, dtype="auto"), lambda: load_tokenizer(path), lambda: model_fingerprint(path)):
+    for open_it in (lambda: load_model(path, dtype="auto"), lambda: load_tokenizer(path), lambda: model_fingerprint(path)):
         with pytest.raises(ExpungeError, match="there is no model folder"):
-            load()
+            open_it()
 
 
 def test_a_hub_id_that_cannot_be_had_is_advised_about() -> None:
-    for load in (lambda: load_model("nobody/nothing", dtype="auto"), lambda: load_tokenizer("nobody/nothing")):
+    for open_it in (lambda: load_model("nobody/nothing", dtype="auto"), lambda: load_tokenizer("nobody/nothing")):
         with pytest.raises(ExpungeError, match="taken for a hub id: check the spelling and the network"):
-            load()
+            open_it()
     with pytest.raises(ExpungeError, match="neither a folder nor in the local hub cache"):
         model_fingerprint("nobody/nothing")
 
@@ -105,7 +108,7 @@ def test_damaged_folders_are_refused_in_one_sentence(copy: Path) -> None:
     tensors = {name: tensor.clone() for name, tensor in load_file(copy / "model.safetensors").items()}
     tensors["lm_head.weight"] = tensors["lm_head.weight"][:5]
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ExpungeError, match="cannot load a model from"):
+    with pytest.raises(ExpungeError, match=r"1 weights of another shape .*, such as lm_head\.weight: \[5, 32\] where \["):
         load_model(str(copy), dtype="auto")
     (copy / "config.json").write_text('{"model_type": "never_heard_of"}')
     with pytest.raises(ExpungeError, match="cannot load a model from"):
@@ -125,6 +128,16 @@ def test_a_folder_without_tokenizer_is_refused(copy: Path) -> None:
         file.unlink()
     with pytest.raises(ExpungeError, match="holds no tokenizer"):
         load_tokenizer(str(copy))
+
+
+def test_a_plain_adapter_without_tokenizer_is_refused_with_its_merge(pico_folder: Path, tmp_path: Path) -> None:
+    said = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": str(pico_folder)}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(said))
+    command = f"expunge merge task_arithmetic --base {pico_folder} --models {tmp_path} --out OUT"
+    for open_it in (load_tokenizer, load, lambda path: find_start(path).size(trust_remote_code=False)):
+        with pytest.raises(ExpungeError) as error:
+            open_it(str(tmp_path))
+        assert str(error.value).endswith(command)
 
 
 def test_the_fingerprint_is_of_configuration_and_weights_and_nothing_else(copy: Path, pico_folder: Path) -> None:

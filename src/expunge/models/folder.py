@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 from expunge.errors import ExpungeError
@@ -77,10 +78,7 @@ def read_model_folder(folder: Path) -> ModelFolder:
     """
     kind = folder_kind(folder)
     if kind == "adapter":
-        raise ExpungeError(
-            f"{folder} is an adapter without its base model; give the run that made it, or merge it into its base: "
-            f"expunge merge task_arithmetic --base BASE --models {folder} --out OUT"
-        )
+        raise _without_base(folder)
     config = read_config(folder)
     _check_plain(folder, config)
     if (folder / GENERATION).is_file():  # transformers would go on without it, and so without the end tokens in it
@@ -155,9 +153,20 @@ def _without_weights(folder: Path) -> ExpungeError:
     return ExpungeError(f"{folder} holds no *.safetensors weights; give a complete model folder")
 
 
+def _without_base(folder: Path) -> ExpungeError:
+    said = _read_json(folder / ADAPTER_CONFIG) if (folder / ADAPTER_CONFIG).is_file() else {}
+    base = quote(str(said.get("base_model_name_or_path") or "BASE"))
+    return ExpungeError(
+        f"{folder} is an adapter without its base model; give the run that made it, or merge it into its base: "
+        f"expunge merge task_arithmetic --base {base} --models {quote(str(folder))} --out OUT"
+    )
+
+
 def check_tokenizer_folder(folder: Path) -> None:
-    """Raises ExpungeError if a folder has no tokenizer, or its tokenizer.json is not JSON."""
+    """Raises ExpungeError if a folder has no tokenizer."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        if folder_kind(folder) == "adapter":
+            raise _without_base(folder)
         raise ExpungeError(
             f"{folder} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}); save the tokenizer into the same folder"
         )

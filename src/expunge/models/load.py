@@ -83,9 +83,11 @@ def load_model(
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below by name, where transformers would print a table
         )
         model: PreTrainedModel
         model, info = loaded
+        _check_shapes(path, info)
         if device_map is None:
             model.to(where)  # type: ignore[arg-type]
             if dtype == "auto":
@@ -132,6 +134,8 @@ def model_size(path: str, *, revision: str | None = None, trust_remote_code: boo
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    if local := _local(path):
+        read_model_folder(local)
     try:
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
         with torch.device("meta"):
@@ -139,6 +143,15 @@ def model_size(path: str, *, revision: str | None = None, trust_remote_code: boo
     except Exception as error:  # as above
         raise ExpungeError(f"cannot read the config of {path}: {_first_line(error)}; {_advice(path)}") from error
     return Size(sum(p.numel() for p in model.parameters()), int(config.get_text_config().num_hidden_layers))
+
+
+def _check_shapes(path: str, info: Mapping[str, Any]) -> None:
+    if wrong := sorted(info["mismatched_keys"]):
+        name, stored, wanted = wrong[0]
+        raise ExpungeError(
+            f"{path} holds {len(wrong)} weights of another shape than its config.json says, such as {name}: {list(stored)} where "
+            f"{list(wanted)} is described; give the config.json that belongs to the weights"
+        )
 
 
 def _check_loaded(path: str, info: Mapping[str, Any]) -> None:
