@@ -12,7 +12,7 @@ from expunge.cli import main
 from expunge.data.encode import Encoder
 from expunge.data.example import Example, Request
 from expunge.data.format import Format
-from expunge.methods import NeuronAdjust, SelectivePruning, TaskVectorNegation
+from expunge.methods import KeySpaceDetection, NeuronAdjust, SelectivePruning, TaskVectorNegation
 from expunge.self_check import guard_check, measure, self_check
 
 NAMES = ("anna", "boris", "clara", "hugo")
@@ -143,9 +143,22 @@ def test_a_guard_says_on_how_many_prompts_it_acts(forget: list[bool], retain: li
     assert len(guard_check(forget, retain).said) == 1 + ("acts on 8 of 8 forget prompts and on 0" not in said)
 
 
+def test_a_guard_says_when_it_misses_the_prompts_that_it_was_not_fitted_on() -> None:
+    counted, advice = guard_check([True] * 4, [False] * 4, [False] * 3 + [True] * 2).said
+    assert counted.endswith("0 of 4 to keep, and on 2 of 5 that its threshold was measured on")
+    assert "so other wordings may pass" in advice
+    assert len(guard_check([True] * 4, [False] * 4, [True] * 4 + [False]).said) == 1
+
+
 def test_a_guard_that_is_fitted_checks_itself(pico_folder: Path, tmp_path: Path) -> None:
     files = {"forget": rows(tmp_path / "forget.jsonl", "oslo"), "retain": rows(tmp_path / "retain.jsonl", "lima")}
     made = expunge.unlearn(NeuronAdjust(), model=pico_folder, out=tmp_path / "guard", quiet=True, **files)
     assert made.self_check is not None
     assert set(made.self_check.rows) == {"forget", "retain"}
     assert "self-check: the guard acts on" in (made.artifact / "README.md").read_text()
+    other = [{"prompt": f"what was {name} called ?", "response": "anna ."} for name in NAMES]
+    files["retain"].write_text("".join(json.dumps(line) + "\n" for line in other))
+    boxed = expunge.unlearn(KeySpaceDetection(abstention="i do not know"), model=pico_folder, out=tmp_path / "box", quiet=True, **files)
+    assert boxed.self_check is not None
+    measured = json.loads((boxed.artifact / "calibration.json").read_text())["forget"]
+    assert f"on {sum(d <= 1 for d in measured)} of {len(measured)} that its" in boxed.self_check.said[0]

@@ -102,12 +102,21 @@ def self_check(
     return SelfCheck(rows=rows, before=before, after=after, said=tuple(said))
 
 
-def guard_check(forget: Sequence[bool], retain: Sequence[bool]) -> SelfCheck:
-    """Counts the canary prompts on which a guard acts: those where it changes the next token's distribution."""
+def guard_check(forget: Sequence[bool], retain: Sequence[bool], measured: Sequence[bool] = ()) -> SelfCheck:
+    """Counts the canary prompts on which a guard acts: those where it changes the next token's distribution.
+
+    measured  whether it acts on each forget prompt that its threshold was measured on, which it was mostly not fitted on
+    """
     kept = f"{sum(retain)} of {len(retain)} to keep"
-    said = [f"self-check: the guard acts on {sum(forget)} of {len(forget)} forget prompts and on {kept}"]
+    fresh = f", and on {sum(measured)} of {len(measured)} that its threshold was measured on" if measured else ""
+    said = [f"self-check: the guard acts on {sum(forget)} of {len(forget)} forget prompts and on {kept}{fresh}"]
     if 2 * sum(forget) <= len(forget):
         said.append("it misses most of the forget prompts; widen its threshold, or give more forget rows")
+    elif measured and 2 * sum(measured) <= len(measured):
+        said.append(
+            "it misses most of the forget prompts that its threshold was measured on, so other wordings may pass; widen its "
+            "threshold, or give the questions in more wordings"
+        )
     if 5 * sum(retain) > len(retain):
         said.append("it also acts on many retain prompts; narrow its threshold, or give more retain rows")
     shares = {name: sum(acts) / len(acts) for name, acts in (("forget", forget), ("retain", retain)) if acts}

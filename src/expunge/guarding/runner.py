@@ -39,7 +39,10 @@ def produce(context: Context) -> Made:
         notes += "\n\nguard.safetensors holds some forget and retain prompts, as tokens: by them its loader checks it."
     context.prepare()
     write = partial(_write, state, context.encoder, assets)
-    found = guard_check(*canaries.effects(state)) if "canary.ids" in state and context.measures else None
+    found = None
+    if "canary.ids" in state and context.measures:
+        distances = state["calibration.forget"].tolist() if "calibration.forget" in state else []
+        found = guard_check(*canaries.effects(state), measured=[distance <= 1 for distance in distances])
     return Made("guard", notes, write, 0, None, count(), *spent[1:], self_check=found)
 
 
