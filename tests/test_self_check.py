@@ -158,7 +158,8 @@ def test_a_guard_that_is_fitted_checks_itself(pico_folder: Path, tmp_path: Path)
     assert "self-check: the guard acts on" in (made.artifact / "README.md").read_text()
     other = [{"prompt": f"what was {name} called ?", "response": "anna ."} for name in NAMES]
     files["retain"].write_text("".join(json.dumps(line) + "\n" for line in other))
-    boxed = expunge.unlearn(KeySpaceDetection(abstention="i do not know"), model=pico_folder, out=tmp_path / "box", quiet=True, **files)
+    method = KeySpaceDetection(abstention="i do not know")
+    boxed = expunge.unlearn(method, model=pico_folder, out=tmp_path / "box", quiet=True, **files)
     assert boxed.self_check is not None
     measured = json.loads((boxed.artifact / "calibration.json").read_text())["forget"]
     assert f"on {sum(d <= 1 for d in measured)} of {len(measured)} that its" in boxed.self_check.said[0]
