@@ -6,7 +6,7 @@ from expunge.data.encode import Encoded
 from expunge.evaluation.beginnings import PART, beginnings, group_of
 from expunge.evaluation.shortcuts import Shortcuts
 
-SHARING = Shortcuts(padding=True, left_padding=True, tree=True, cache=True, stepwise=True, packed=True)
+SHARING = Shortcuts(padding=True, left_padding=True, tree=True, cache=True, stepwise=True, packed=True, ragged=True)
 PROMPT = (1, 2, 3)
 
 

@@ -60,13 +60,15 @@ def test_equal_prompts_are_continued_once(stopping: LlamaForCausalLM) -> None:
 
 
 def counted(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list that fills with the number of rows of each pass. (Not by hooks: what hooks in is given each prompt in one go.)"""
+    """A list that fills with the number of rows of each pass, or of their tokens where they stand in one. (Not by hooks: what
+    hooks in is given each prompt in one go.)"""
     shortcuts_of(model)  # measured before, once
     rows: list[int] = []
     inner = model.forward
 
     def forward(*arguments: Any, **named: Any) -> Any:
-        rows.append(len(named["input_ids"]))
+        ids_BT = named["input_ids"]
+        rows.append(ids_BT.numel() if named["attention_mask"] is None else len(ids_BT))
         return inner(*arguments, **named)
 
     monkeypatch.setattr(model, "forward", forward)

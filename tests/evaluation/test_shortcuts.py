@@ -99,7 +99,7 @@ def test_what_does_not_hold_is_not_done() -> None:
 
 
 def test_plain_transformers_take_every_shortcut(pico_llama: LlamaForCausalLM) -> None:
-    assert shortcuts_of(pico_llama)[:6] == (True,) * 6
+    assert shortcuts_of(pico_llama)[:7] == (True,) * 7
 
 
 def test_rounding_in_sixteen_bits_hides_no_shortcut_and_no_fault() -> None:
@@ -109,7 +109,7 @@ def test_rounding_in_sixteen_bits_hides_no_shortcut_and_no_fault() -> None:
         vocab_size=90, hidden_size=32, intermediate_size=64, num_hidden_layers=30, num_attention_heads=4, initializer_range=0.3
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(deep).eval().bfloat16()
-    assert shortcuts_of(model)[:6] == (True,) * 6
+    assert shortcuts_of(model)[:7] == (True,) * 7
     for name in ("jamba", "mamba"):
         assert not shortcuts_of(made(name).bfloat16()).cache
 

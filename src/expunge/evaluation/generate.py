@@ -1,6 +1,7 @@
 """Generates texts in batches, greedy or sampled.
 
-There are two implementations with the same result. Most models are decoded here, token by token (`decode`). Transformers' own
+There are three implementations with the same result. Most models are decoded here, token by token (`decode`), on a CPU with
+guesses that are read along (`decode_rows`). Transformers' own
 `generate` is used for models with special caches, and for models with hooks: a guard answers inside `generate`. It gets its own
 generation config, not the model's, whose recommendations (penalties, sampling, stop strings) would change the measurement.
 
@@ -28,6 +29,7 @@ from transformers import (
 from expunge.data.encode import Encoded, Encoder, collate, decoded, length_batches
 from expunge.errors import ExpungeError
 from expunge.evaluation.decode import Begun, decode, logits_are_finite, tokens_of
+from expunge.evaluation.decode_rows import decode_rows
 from expunge.evaluation.drawing import drawn
 from expunge.evaluation.nucleus import Ids, Nucleus
 from expunge.evaluation.processes import dealt
@@ -39,7 +41,7 @@ from expunge.models.load import causal_model
 
 ROWS, TOKENS = 64, 32_768
 """Usual bounds of a batch."""
-MOST_ROWS, SMALL_CACHE = 256, 2**26
+MOST_ROWS, SMALL_CACHE = 256, 2**27
 """Bound of a batch whose keys and values take at most so many bytes: a step of a small model costs nearly the same for any number
 of rows."""
 UNFINISHED = "\ufffd"
@@ -241,7 +243,9 @@ def _batch(
     model: nn.Module, rows: Sequence[Begun], how: Decoding, can: Shortcuts, batch: Sequence[int]
 ) -> list[tuple[list[int], bool]]:
     chosen = [rows[i] for i in batch]
-    if _stepwise(chosen[0], can):
+    if _stepwise(chosen[0], can) and can.ragged and how["nucleus"] is None:
+        decode_rows(model, chosen, end_ids=how["end_ids"], stopped=how["stopped"])
+    elif _stepwise(chosen[0], can):
         decode(model, chosen, **how)
     else:
         _by_transformers(model, chosen, **how)

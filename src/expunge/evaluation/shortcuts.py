@@ -19,6 +19,7 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from expunge.data.encode import Encoded, collate
+from expunge.evaluation.row_cache import RowCache
 from expunge.models.hooks import is_hooked
 from expunge.models.limits import embedded, scaled_from, text_config
 from expunge.models.load import causal_model
@@ -44,13 +45,15 @@ class Shortcuts(NamedTuple):
     """Decoding may go token by token with a preallocated key-value cache."""
     packed: bool
     """Many questions may stand in one row without padding, with an attention function of this library."""
+    ragged: bool
+    """Decoding may go on in rows of different length, without padding."""
     longest: int | None = None
     """Longer rows are computed alone, since their length changes how positions are scaled for the whole batch."""
 
 
 _found: "WeakKeyDictionary[nn.Module, Shortcuts]" = WeakKeyDictionary()
 
-HOOKED = Shortcuts(padding=True, left_padding=True, tree=False, cache=False, stepwise=False, packed=False)
+HOOKED = Shortcuts(padding=True, left_padding=True, tree=False, cache=False, stepwise=False, packed=False, ragged=False)
 """For models with hooks, such as guards, which need real rows and positions."""
 
 
@@ -132,13 +135,16 @@ def _measured(model: nn.Module) -> Shortcuts:
     followed = [alone(model, shared + end, device)[len(shared) :] for end in ends]
     plain = _plain(model)
     left = same(lambda: _padded(model, rows, "left"), plain_rows)
+    packable = plain and _packable(model)
+    late = [plain_rows[0][-4:], plain_rows[1][-4:-2], plain_rows[2][-4:]]
     return Shortcuts(
         padding=same(lambda: _padded(model, rows, "right"), plain_rows),
         left_padding=left,
         tree=_masked(model) and same(lambda: _in_one_row(model, shared, ends), followed),
         cache=plain and left and same(lambda: _repeated(model, shared, ends), followed),
         stepwise=plain and left and same(lambda: _stepwise(model, rows), plain_rows),
-        packed=plain and _packable(model) and same(lambda: _in_a_pack(model, rows, shared, ends), [*plain_rows, *followed]),
+        packed=packable and same(lambda: _in_a_pack(model, rows, shared, ends), [*plain_rows, *followed]),
+        ragged=packable and left and same(lambda: _in_rows(model, rows), late),
         longest=scaled_from(model),
     )
 
@@ -192,6 +198,23 @@ def _in_a_pack(model: nn.Module, rows: Sequence[Ids], shared: Ids, ends: Sequenc
         logits_TV = logits_at(model, ids_1T, None, torch.arange(len(ids)), position_1T)
     found = logits_TV.split([len(row) for row in (*rows, shared, *ends)])
     return [*found[: len(rows)], *found[len(rows) + 1 :]]
+
+
+def _in_rows(model: nn.Module, rows: Sequence[Ids]) -> list[Tensor]:
+    """Reads the last tokens of three rows in passes of unequal numbers; one token is forgotten again, and one row."""
+    cache = RowCache(model, len(rows), max(map(len, rows)))
+    a, b, c = rows
+    first_BV = cache.begin([row[:-3] for row in rows])
+    second_NV = cache.go_on([a[-3:-1], (b[-3], b[-3]), c[-3:-2]])
+    cache.keep([2, 1, 1])
+    cache.only([0, 2])
+    third_NV = cache.go_on([a[-1:], c[-2:]])
+    cache.keep([1, 2])
+    return [
+        torch.cat([first_BV[:1], second_NV[:2], third_NV[:1]]),
+        torch.cat([first_BV[1:2], second_NV[2:3]]),
+        torch.cat([first_BV[2:], second_NV[4:], third_NV[1:]]),
+    ]
 
 
 def _repeated(model: nn.Module, shared: Ids, ends: Sequence[Ids]) -> list[Tensor]:

@@ -105,21 +105,24 @@ class Cached(NamedTuple):
 def cached_logits(
     model: nn.Module,
     input_ids_BT: Tensor,
-    attention_mask_BS: Tensor,
+    attention_mask_BS: Tensor | None,
     index_N: Tensor,
     cache: "Cache | None" = None,
+    position_ids_BT: Tensor | None = None,
 ) -> Cached:
     """Runs one forward pass over T new tokens per row after the S - T tokens in `cache`; returns logits at index_N only.
 
     index_N             into the B * T new positions
     attention_mask_BS   1 where there is a token, cached or new. Padding may be before the cached tokens and after the new
-                        ones, but not between them, because a sliding window counts columns
+                        ones, but not between them, because a sliding window counts columns. None as in `logits_at`
 
     Raises ExpungeError for a model without a cache of keys and values.
     """
     from transformers import Cache
 
-    _, output = _forward(model, input_ids_BT, attention_mask_BS, index_N, head=True, cache=cache, keep=True)
+    _, output = _forward(
+        model, input_ids_BT, attention_mask_BS, index_N, head=True, cache=cache, keep=True, position_ids_BT=position_ids_BT
+    )
     if not isinstance(output.past_key_values, Cache):
         raise ExpungeError(f"{type(causal_model(model)).__name__} keeps no keys and values to go on from: not supported")
     return Cached(output.logits, output.past_key_values)

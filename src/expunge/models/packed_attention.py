@@ -14,6 +14,7 @@ Shape suffixes: T tokens of the row, H heads, K heads of keys and values, D widt
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -34,11 +35,29 @@ class Packed(NamedTuple):
     """For each beginning, the lengths of the ends that follow it; each at least 1."""
 
 
-_LAYOUT: ContextVar[Packed | None] = ContextVar("layout", default=None)
+@dataclass
+class Steps:
+    """New tokens of B rows whose earlier ones are in a cache: one row of N tokens, of which row b has at most T."""
+
+    row_N: Tensor
+    depth_N: Tensor
+    """Index of each token among the new ones of its row."""
+    mask_B1TS: Tensor
+    """Added to the scores of each row's new tokens with the columns of its cache, into which they were put already."""
+    _masks: dict[int, Tensor] = field(default_factory=dict)
+
+    def mask_for(self, shared: int) -> Tensor:
+        """Returns the mask for so many heads that share their keys, [B, 1, shared * T, S]; made once for all layers."""
+        if shared not in self._masks:
+            self._masks[shared] = self.mask_B1TS.repeat(1, 1, shared, 1)
+        return self._masks[shared]
+
+
+_LAYOUT: ContextVar[Packed | Steps | None] = ContextVar("layout", default=None)
 
 
 @contextmanager
-def packed(model: nn.Module, layout: Packed) -> Iterator[None]:
+def packed(model: nn.Module, layout: Packed | Steps) -> Iterator[None]:
     """Context manager in which the model takes one row of this layout, with position ids and without an attention mask."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -70,6 +89,8 @@ def attention(
     odd = [name for name in UNKNOWN if more.get(name) is not None]
     if layout is None or attention_mask is not None or dropout or odd or not getattr(module, "is_causal", True):
         raise NotImplementedError(f"attention of {type(module).__name__} is not computed packed")
+    if isinstance(layout, Steps):
+        return _steps(layout, query_1HTD, key_1KTD, value_1KTD, scaling), None
     begun, joined, alone, weights, alone_weights = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
 
     def attended(queries: slice, keys: slice, causal: bool) -> tuple[Tensor, Tensor]:
@@ -99,3 +120,28 @@ def attention(
         share_1NH = (torch.cat(weights, dim=1) - torch.cat(alone_weights, dim=1)).sigmoid()
         begun.append(own_1NHD.lerp(beginning_1NHD, share_1NH[..., None].to(own_1NHD.dtype)))
     return torch.cat(begun, dim=1), None
+
+
+def _steps(layout: Steps, query_1HND: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, scaling: float | None) -> Tensor:
+    """Computes attention of new tokens to the cache of their row, [1, N, H, D].
+
+    Heads that share their keys count as further tokens: the kernel's time goes by heads where tokens are few.
+    """
+    rows, _, most, _ = layout.mask_B1TS.shape
+    _, heads, _, width = query_1HND.shape
+    pairs = key_BKSD.shape[1]
+    shared = heads // pairs
+    query_BTHD = query_1HND.new_zeros((rows, most, heads, width))
+    query_BTHD[layout.row_N, layout.depth_N] = query_1HND[0].transpose(0, 1)
+    out, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query_BTHD.view(rows, most, pairs, shared, width).permute(0, 2, 3, 1, 4).reshape(rows, pairs, shared * most, width),
+        key_BKSD,
+        value_BKSD,
+        0.0,
+        False,
+        attn_mask=layout.mask_for(shared),
+        scale=scaling,
+    )
+    out_BTHD = out.view(rows, pairs, shared, most, width).permute(0, 3, 1, 2, 4).reshape(rows, most, heads, width)
+    out_1NHD: Tensor = out_BTHD[layout.row_N, layout.depth_N][None]
+    return out_1NHD
