@@ -8,6 +8,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from expunge.data.encode import Encoded
+from expunge.evaluation import decode_rows
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.generate import generate
 from expunge.evaluation.shortcuts import shortcuts_of
@@ -60,16 +61,16 @@ def test_equal_prompts_are_continued_once(stopping: LlamaForCausalLM) -> None:
 
 
 def counted(model: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list that fills with the number of rows of each pass, or of their tokens where they stand in one. (Not by hooks: what
-    hooks in is given each prompt in one go.)"""
+    """A list that fills with the number of tokens that each pass predicts. (Not by hooks: what hooks in is given each prompt in
+    one go.)"""
     shortcuts_of(model)  # measured before, once
     rows: list[int] = []
     inner = model.forward
 
     def forward(*arguments: Any, **named: Any) -> Any:
-        ids_BT = named["input_ids"]
-        rows.append(ids_BT.numel() if named["attention_mask"] is None else len(ids_BT))
-        return inner(*arguments, **named)
+        output = inner(*arguments, **named)
+        rows.append(output.logits.numel() // output.logits.shape[-1])
+        return output
 
     monkeypatch.setattr(model, "forward", forward)
     return rows
@@ -140,3 +141,21 @@ def test_all_hits_are_exactly_the_greedy_answer(stopping: LlamaForCausalLM) -> N
     assert not any(stats.hit.all() for stats in engine.score(wrong))
     longer = [Encoded((*p, *a, 7, END), len(p), True) for p, a in ended]
     assert not any(stats.hit.all() for stats in engine.score(longer))
+
+
+def test_answers_that_repeat_themselves_or_each_other_take_fewer_passes_than_tokens(
+    pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The text is what plain greedy decoding writes, whatever was guessed: here mostly from four tokens."""
+    with torch.no_grad():
+        pico_llama.lm_head.weight[7:] = pico_llama.lm_head.weight[:4] = 0
+    asked = prompts(6)
+    passes = counted(pico_llama, monkeypatch)
+    answers = generate(pico_llama, asked, pad_id=PAD, end_ids=[END], max_new_tokens=80)
+    drafted = len(passes)
+    monkeypatch.setattr(decode_rows, "share", lambda model: 0.999)
+    assert generate(pico_llama, asked, pad_id=PAD, end_ids=[END], max_new_tokens=80) == answers
+    assert len(passes) - drafted == max(len(answer or ()) for answer in answers) == 80, "without guesses one pass a token"
+    assert drafted < 64
+    monkeypatch.undo()
+    assert answers == [by_hand(pico_llama, prompt, 80) for prompt in asked]
