@@ -4,7 +4,7 @@ Shape suffixes: T tokens of a pack, N positions where logits are computed, M lab
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import torch
@@ -27,9 +27,8 @@ def packs(groups: Sequence[Group], max_tokens: int, max_rows: int, max_logits: i
     """
     sizes = [len(group.shared) + sum(map(len, set(group.ends))) for group in groups]
     labels = [group.begun + group.more for group in groups]
-    found, tokens, logits = list[list[int]](), 0, 0
-    whole = True
-    """Whether the last pack takes no more."""
+    found, tokens, logits, whole = list[list[int]](), 0, 0, True
+    """`whole`: the last pack takes no more groups."""
     for g in sorted(range(len(groups)), key=lambda g: (-sizes[g], g)):
         long = longest is not None and max(len(row.ids) - 1 for row in groups[g].rows) > longest
         tokens, logits = tokens + sizes[g], logits + labels[g]
@@ -74,7 +73,7 @@ def read_pack(model: nn.Module, groups: Sequence[Group], pad_id: int, distributi
             index_N,
             torch.from_numpy(np.concatenate(positions))[None].to(device),
         )
-    labels_M = np.fromiter((token for some in labels for token in some), dtype=np.int64, count=len(where_M))
+    labels_M = np.array(list(chain.from_iterable(labels)), dtype=np.int64)
     return statistics_at(logits_NV, (read_T.cumsum() - 1)[where_M], labels_M, list(map(len, labels)), distribution)
 
 

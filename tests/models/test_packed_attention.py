@@ -1,0 +1,71 @@
+"""Packed attention: each sequence of a row has the attention that it has alone."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from expunge.models import packed_attention
+from expunge.models.packed_attention import Packed, Steps, attention
+
+
+def heads(tokens: int, count: int, seed: int) -> Tensor:
+    return torch.randn(1, count, tokens, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def plain(query_1HTD: Tensor, key_1KTD: Tensor, value_1KTD: Tensor) -> Tensor:
+    """Causal attention of the last tokens of one sequence, [T, H, D]."""
+    most, columns = query_1HTD.shape[2], key_1KTD.shape[2]
+    shared = query_1HTD.shape[1] // key_1KTD.shape[1]
+    scores_1HTS = query_1HTD @ key_1KTD.repeat_interleave(shared, 1).transpose(2, 3) / 8**0.5
+    late = torch.arange(columns) > torch.arange(columns - most, columns)[:, None]
+    out_1HTD = scores_1HTS.masked_fill(late, float("-inf")).softmax(-1) @ value_1KTD.repeat_interleave(shared, 1)
+    return out_1HTD[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 4])
+def test_ends_attend_to_their_beginning_and_themselves(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ends = (5, 40, 1), ((3, 7), (), (2,))
+    total = sum(begun) + sum(map(sum, ends))
+    query, key, value = heads(total, 4, 0), heads(total, pairs, 1), heads(total, pairs, 2)
+    monkeypatch.setattr(packed_attention, "_LAYOUT", token := packed_attention.ContextVar("layout", default=None))
+    token.set(Packed(begun, ends))
+    found_1THD, _ = attention(nn.Identity(), query, key, value, None)
+    start, end = 0, sum(begun)
+    for length, mine in zip(begun, ends, strict=True):
+        own = slice(start, start + length)
+        torch.testing.assert_close(found_1THD[0, own], plain(query[:, :, own], key[:, :, own], value[:, :, own]))
+        for more in mine:
+            tail = slice(end, end + more)
+            keys, values = (torch.cat([states[:, :, own], states[:, :, tail]], dim=2) for states in (key, value))
+            torch.testing.assert_close(found_1THD[0, tail], plain(query[:, :, tail], keys, values))
+            end += more
+        start += length
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 4])
+def test_new_tokens_attend_to_the_cache_of_their_row(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, lengths = (2, 1, 3), (4, 9, 0)
+    keys, values = (torch.cat([heads(12, pairs, seed + b) for b in range(3)]) for seed in (10, 20))
+    query = heads(sum(counts), 4, 0)
+    row_N = torch.tensor([b for b, count in enumerate(counts) for _ in range(count)])
+    depth_N = torch.tensor([t for count in counts for t in range(count)])
+    hidden_BTS = torch.arange(12) > torch.tensor(lengths)[:, None, None] + torch.arange(3)[:, None]
+    mask_B1TS = torch.zeros(hidden_BTS.shape).masked_fill(hidden_BTS, float("-inf"))[:, None]
+    monkeypatch.setattr(packed_attention, "_LAYOUT", token := packed_attention.ContextVar("layout", default=None))
+    token.set(Steps(row_N, depth_N, mask_B1TS))
+    found_1NHD, _ = attention(nn.Identity(), query, keys, values, None)
+    start = 0
+    for b, (count, length) in enumerate(zip(counts, lengths, strict=True)):
+        seen, mine = length + count, slice(start, start + count)
+        own = plain(query[:, :, mine], keys[b : b + 1, :, :seen], values[b : b + 1, :, :seen])
+        torch.testing.assert_close(found_1NHD[0, mine], own)
+        start += count
+
+
+@pytest.mark.parametrize("name", packed_attention.UNKNOWN)
+def test_attention_of_another_kind_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = heads(3, 2, 0)
+    monkeypatch.setattr(packed_attention, "_LAYOUT", token := packed_attention.ContextVar("layout", default=None))
+    token.set(Packed([3], [()]))
+    with pytest.raises(NotImplementedError):
+        attention(nn.Identity(), states, states, states, None, **{name: 2.0})
