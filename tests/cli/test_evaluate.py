@@ -1,9 +1,11 @@
 """`expunge evaluate` and `expunge suites`."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from expunge.cli import main
 from expunge.evaluation.metrics import METRICS
@@ -35,6 +37,33 @@ def test_writes_scores_and_samples_and_prints_a_table(
     assert main([*words, "--out", str(tmp_path / "out"), "--overwrite", "--retain-scores", str(tmp_path / "out")]) == 0
     quality = next(s for s in json.loads((tmp_path / "out/tofu.json").read_text())["scores"] if s["metric"] == "forget_quality")
     assert quality["value"] == 1.0
+
+
+def test_a_long_prompt_is_scored_where_the_length_is_raised_as_the_message_says(
+    tmp_path: Path,
+    model_of: Callable[..., PreTrainedModel],
+    pico_tokenizer: PreTrainedTokenizerFast,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model_of("llama", max_position_embeddings=2048).save_pretrained(tmp_path / "model")
+    pico_tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "forget.jsonl").write_text(json.dumps({"prompt": "anna " * 1030, "response": "in lima"}) + "\n")
+    words = [
+        "evaluate",
+        str(tmp_path / "model"),
+        "--suite",
+        "memorization",
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    words += ["--options", "max_new_tokens=2"]
+    assert main(words) == 2
+    assert "max_length 1024; shorten the prompt, or raise --max-length where the model takes more" in capsys.readouterr().err
+    assert main([*words, "--max-length", "1100"]) == 0
+    scores = json.loads((tmp_path / "out/memorization.json").read_text())["scores"]
+    assert all(score["value"] is not None and not score["cut"] for score in scores)
 
 
 @pytest.mark.parametrize(

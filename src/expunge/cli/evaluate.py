@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_origin
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from tyro.conf import Positional
 
 from expunge.described import Described
@@ -45,6 +45,9 @@ class Evaluate(Described):
     options: tuple[str, ...] = ()
     """Other options of the suite as FIELD=VALUE, lists with commas between: `--options tasks=bio,chem style=continuation`;
     `expunge suites NAME` lists them."""
+    max_length: int = Field(1024, ge=8)
+    """Longest prompt with its answer in tokens, as far as the model takes as many; longer answers lose their end. Verbatim tasks
+    use all that the model takes."""
     dtype: str = "auto"
     """auto (as stored), float32, bfloat16 or float16."""
     device_map: str | None = None
@@ -142,6 +145,7 @@ def run(flags: Evaluate, words: Sequence[str] = ()) -> None:
                 suite=suite,
                 out=out,
                 limit=flags.limit,
+                max_length=flags.max_length,
                 artifact=flags.model,
                 fingerprint=what,
                 show_forget_text=flags.show_forget_text,
@@ -162,6 +166,8 @@ def run(flags: Evaluate, words: Sequence[str] = ()) -> None:
 def _ablate(flags: Evaluate, opened: "Opened", suites: "Sequence[Suite]", out: Path) -> None:
     from expunge.evaluation.ablation import ablate
 
+    if flags.max_length != Evaluate.model_fields["max_length"].default:
+        raise ExpungeError("an ablation reads at most 1024 tokens of a prompt with its answer; leave --max-length out")
     if len(suites) != 1:
         raise ExpungeError("an ablation scores one suite at a time; give one --suite")
     found = ablate(

@@ -151,7 +151,7 @@ class Encoder:
             if limit is not None and whole.answer_start >= limit:
                 raise ExpungeError(
                     f"the prompt of {name(row)} has {whole.answer_start} tokens, which leaves no room for an answer "
-                    f"in max_length {limit}; raise max_length or shorten the prompt"
+                    f"in max_length {limit}; shorten the prompt, or raise --max-length where the model takes more"
                 )
             rows.append(
                 whole if limit is None or len(whole.ids) <= limit else Encoded(whole.ids[:limit], whole.answer_start, False, True)
