@@ -133,7 +133,10 @@ def filled(out: Path) -> Iterator[None]:
         yield
     except BaseException:
         for entry in set(out.iterdir()) - before:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
         if not was_there:
             out.rmdir()
         raise
