@@ -13,7 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from functools import wraps
+from functools import cache, wraps
 from threading import local
 from types import MethodType
 from typing import TYPE_CHECKING, Any
@@ -190,16 +190,26 @@ def open_session(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None" =
 
 def _recorded(criteria: "StoppingCriteriaList", session: Session) -> "StoppingCriteriaList":
     """Wraps the stopping criteria so that the session sees their answers."""
+    found = _recording()(criteria)
+    found.session = session
+    return found
+
+
+@cache
+def _recording() -> Any:
+    """Returns the class of such criteria, made once, since importing what it is derived from takes seconds."""
     from transformers import StoppingCriteriaList
 
     class Recorded(StoppingCriteriaList):
+        session: Session
+
         def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
             ended_B = super().__call__(input_ids, scores, **kwargs)
-            if (now := session.generation) is not None and not now.left_alone:
+            if (now := self.session.generation) is not None and not now.left_alone:
                 now.note_ended(input_ids, ended_B)
             return ended_B
 
-    return Recorded(criteria)
+    return Recorded
 
 
 @contextmanager

@@ -175,9 +175,16 @@ class TestThresholds:
     retain = torch.linspace(0, 0.6, 199, dtype=torch.float64)
     forget = torch.linspace(0.5, 1, 199, dtype=torch.float64)
 
+    def test_simple_flags_no_retain_prompt_where_forget_prompts_score_far_higher(self) -> None:
+        retain = torch.cat([self.retain / 6, torch.tensor([0.12, 0.15, 0.3], dtype=torch.float64)])
+        least = threshold("simple", self.retain, retain, 0.05)  # no gap: forget prompts score as low
+        assert (retain > least).sum() > 3
+        assert threshold("simple", self.forget, retain[:-1], 0.05) == 0.15
+        assert threshold("simple", self.forget, retain, 0.05) == pytest.approx(least + 0.25 * (0.5 - least))
+
     def test_simple_flags_at_most_the_stated_share(self) -> None:
         for alpha in (0.01, 0.05, 0.2):
-            line = threshold("simple", self.forget, self.retain, alpha)
+            line = threshold("simple", self.forget - 0.5, self.retain, alpha)
             assert (self.retain > line).double().mean() <= alpha
             assert (self.retain > line).sum() >= math.floor(alpha * 200) - 1
 

@@ -102,25 +102,22 @@ def _edit(
         chosen_NC = drawn[rows[0]] if rows[0] == rows[-1] else torch.stack([drawn[row] for row in rows])
     elif count < values_NC.shape[1]:
         keys_NC = values_NC.detach().float()
-        if kind == "add_value_least_k":
-            keys_NC = -keys_NC
-        elif kind != "sub_value_top_k":
-            keys_NC = keys_NC.abs()
-        chosen_NC = largest(keys_NC, count)
+        by_size = kind not in ("add_value_least_k", "sub_value_top_k")
+        chosen_NC = extreme(keys_NC.abs() if by_size else keys_NC, count, least=kind == "add_value_least_k", positive=by_size)
     if "noise" in kind:
-        scale = strength if chosen_NC is None else chosen_NC.float().mul(strength)
-        noise_NC = noise(key_N, values_NC.shape[1]).mul_(scale)
+        noise_NC = noise(key_N, values_NC.shape[1])
+        noise_NC = noise_NC.mul_(strength) if chosen_NC is None else noise_NC.mul_(chosen_NC).mul_(strength)
         if kind.startswith("set"):
             values_NC.copy_(noise_NC)
         else:
             values_NC.add_(noise_NC)
     elif "value" in kind:
         step = strength if kind.startswith("add") else -strength
-        values_NC.add_(step if chosen_NC is None else chosen_NC.float().mul_(step))
+        values_NC.add_(step if chosen_NC is None else chosen_NC.mul_(step))
     elif chosen_NC is None:
         values_NC.mul_(-1.0) if kind.startswith("flip") else values_NC.zero_()
     else:
-        values_NC.mul_(chosen_NC.float().mul_(-2.0 if kind.startswith("flip") else -1.0).add_(1.0))
+        values_NC.mul_(chosen_NC.mul_(-2.0 if kind.startswith("flip") else -1.0).add_(1.0))
 
 
 def drawn_coordinates(key: Tensor, width: int, count: int) -> Tensor:
@@ -129,26 +126,36 @@ def drawn_coordinates(key: Tensor, width: int, count: int) -> Tensor:
     return torch.randperm(width, generator=generator)[:count]
 
 
-def largest(values_ND: Tensor, count: int) -> Tensor:
-    """Marks the `count` largest values of each row, bool [N, D]: exactly that many; of equal values the first."""
+def extreme(values_ND: Tensor, count: int, *, least: bool, positive: bool = False) -> Tensor:
+    """Marks the `count` largest or smallest values of each row by 1.0, float32 [N, D]: exactly that many; of equal values the
+    first.
+
+    positive  no value is negative: then the order of float32 is that of their bits, which are compared faster
+    """
     if count == 1:
-        best_N = values_ND.argmax(dim=1) if values_ND.device.type != "cpu" else torch.from_numpy(values_ND.numpy().argmax(axis=1))
-        return torch.zeros_like(values_ND, dtype=torch.bool).scatter_(1, best_N[:, None], True)
-    place = values_ND.shape[1] - count
+        return torch.zeros_like(values_ND).scatter_(1, _first(values_ND, least), 1.0)
+    place = count - 1 if least else values_ND.shape[1] - count
     if values_ND.device.type == "cpu":  # NumPy selects with vector instructions, several times as fast as torch's kthvalue
-        values = values_ND.numpy()
-        if values.size and values.min() >= 0:  # then the order of the numbers is that of their bits, which are compared faster
-            values = values.view(np.int32)
-        found = values >= np.partition(values, place, axis=1)[:, place : place + 1]
-        found_ND, marked = torch.from_numpy(found), int(np.count_nonzero(found))
+        values = values_ND.numpy().view(np.int32) if positive else values_ND.numpy()
+        border = np.partition(values, place, axis=1)[:, place : place + 1].copy()
+        border_N1 = torch.from_numpy(border.view(np.float32))
     else:
-        found_ND = values_ND >= values_ND.kthvalue(place + 1, dim=1, keepdim=True).values
-        marked = int(found_ND.count_nonzero())
-    if marked > count * len(found_ND):  # equal values at a threshold
-        many_N = found_ND.sum(dim=1) > count
-        order = values_ND[many_N].argsort(dim=1, descending=True, stable=True)[:, :count]
-        found_ND[many_N] = torch.zeros_like(found_ND[many_N]).scatter_(1, order, True)
+        border_N1 = values_ND.kthvalue(place + 1, dim=1, keepdim=True).values
+    found_ND = torch.empty_like(values_ND)  # numbers at once: to make them of truth values is another pass
+    torch.le(values_ND, border_N1, out=found_ND) if least else torch.ge(values_ND, border_N1, out=found_ND)
+    many_N = found_ND.sum(dim=1) > count
+    if bool(many_N.any()):  # equal values at a border
+        order = values_ND[many_N].argsort(dim=1, descending=not least, stable=True)[:, :count]
+        found_ND[many_N] = torch.zeros_like(found_ND[many_N]).scatter_(1, order, 1.0)
     return found_ND
+
+
+def _first(values_ND: Tensor, least: bool) -> Tensor:
+    """Returns the first place of each row's largest or smallest value, [N, 1]."""
+    if values_ND.device.type != "cpu":
+        return (values_ND.argmin(dim=1) if least else values_ND.argmax(dim=1))[:, None]
+    values = values_ND.numpy()
+    return torch.from_numpy(values.argmin(axis=1) if least else values.argmax(axis=1))[:, None]
 
 
 def noise(key_N: Tensor, count: int) -> Tensor:

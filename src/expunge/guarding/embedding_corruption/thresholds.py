@@ -1,7 +1,9 @@
 """Sets the score above which a gate flags a prompt, from the scores of calibration prompts that the gate was not trained on.
 
     fixed              as given
-    simple             the smallest threshold that flags at most a share alpha of retain prompts
+    simple             the smallest threshold that flags at most a share alpha of retain prompts; where forget prompts score far
+                       higher it is raised to the largest score of a retain prompt, so that none need be flagged, but by no more
+                       than a quarter of the way to the lowest score of a forget prompt
     conformal          split conformal prediction over both classes together: the set {y : 1 - p(y) <= q} contains the true class
                        with probability 1 - alpha; a prompt is flagged if the set is {forget}
     class_conditional  the same with one q per class, so that the probability holds within each class
@@ -15,12 +17,17 @@ retain}: here they count as retain, or with `cautious` as forget.
 """
 
 import math
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from expunge.errors import ExpungeError
 from expunge.guarding.embedding_corruption.kinds import Rule
+
+ROOM: Final = 0.25
+"""Share of the way from the smallest allowed threshold to the lowest forget prompt that `simple` may go: forget prompts in other
+words or in disguise score lower than those that the gate was trained on."""
 
 
 def threshold(
@@ -51,7 +58,8 @@ def threshold(
 def _calibrated(rule: Rule, forget_N: Tensor, retain_N: Tensor, alpha: float, cautious: bool) -> float:
     match rule:
         case "simple":
-            return _quantile(retain_N, alpha, "retain")
+            least = _quantile(retain_N, alpha, "retain")
+            return max(least, min(float(retain_N.max()), least + ROOM * (float(forget_N.min()) - least)))
         case "conformal":
             both = _quantile(torch.cat([1 - forget_N, retain_N]), alpha, "forget and retain")
             return _flagging(both, both, cautious)
