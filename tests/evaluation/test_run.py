@@ -14,7 +14,7 @@ from expunge.data.example import Example
 from expunge.errors import ExpungeError
 from expunge.evaluation import generate as generating
 from expunge.evaluation import run
-from expunge.evaluation.decode import decode
+from expunge.evaluation.decode_rows import decode_rows
 from expunge.evaluation.metrics import (
     Accuracy,
     ExactMemorization,
@@ -334,9 +334,9 @@ def test_answers_of_several_tasks_are_written_in_one_batch_and_are_the_same(
 
     def counting(model: Any, begun: Any, **how: Any) -> None:
         batches.append(len(begun))
-        decode(model, begun, **how)
+        decode_rows(model, begun, **how)
 
-    monkeypatch.setattr(generating, "decode", counting)
+    monkeypatch.setattr(generating, "decode_rows", counting)
     together = evaluate(pico_llama, pico_tokenizer, suite=suite(secret=False), out=tmp_path / "together", quiet=True)
     assert len(batches) == 1
     assert batches[0] <= len(NAMES)  # equal prompts of several tasks are answered once
