@@ -192,7 +192,7 @@ def test_an_answer_that_the_pass_foresees_is_not_generated(
         optimizer.zero_grad()
     known = Task("known", facts(NAMES), (Accuracy(), RougeLRecall()), "retain", max_new_tokens=8)
     asked: list[int] = []
-    monkeypatch.setattr(generate, "decode", lambda model, begun, **_: asked.append(len(begun)))
+    monkeypatch.setattr(generate, "decode_rows", lambda model, begun, **_: asked.append(len(begun)))
     evaluation = evaluate(pico_llama, pico_tokenizer, suite=Suite("known", (known,), lambda _: []), quiet=True)
     assert asked == []
     assert [score.value for score in evaluation.scores] == [1.0, 1.0]
