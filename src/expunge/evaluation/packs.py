@@ -50,7 +50,8 @@ def read_pack(model: nn.Module, groups: Sequence[Group], pad_id: int, distributi
     positions = [np.arange(length) for length in layout.beginnings]
     start, where, labels = 0, list[NDArray[np.int64]](), list[Ids]()
     for group, some in zip(groups, ends, strict=True):
-        shared, places = len(group.shared), {(): 0}
+        shared = len(group.shared)
+        places: dict[Ids, int] = {(): 0}
         for end in some:
             places[end] = begun
             ids.extend(end)

@@ -175,8 +175,8 @@ class Rows:
         if self.engine.reuse is None:
             return asked, write(asked)
         keys = [("written", prompt, how["max_new_tokens"], how["max_length"], task.stop) for prompt in asked]
-        rows = [int(not is_foreseen(known[prompt], prompt, how)) for prompt in asked]
-        return asked, self.engine.reuse.of(asked, keys, asked, write, rows)
+        decoded = [int(not is_foreseen(known[prompt], prompt, how)) for prompt in asked]
+        return asked, self.engine.reuse.of(asked, keys, asked, write, decoded)
 
     def _answered(self, row: Row, ids: Ids | None, prompts: Mapping[str, Ids], task: Task) -> Row:
         if ids is None or row.example.prompt is None:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -33,7 +34,7 @@ def samples_of(task: Task, rows: Sequence[Row], *, show: bool, once: Once) -> li
     for i, row in enumerate(rows):
         # Verdicts of judges are not looked into: with one, an example is always scored.
         key = None if row.judged or row.judged_samples else (task.name, i, show, _content(row[1:]))
-        found += _samples(task, row, show) if key is None else once(key, lambda row=row: _samples(task, row, show))
+        found += _samples(task, row, show) if key is None else once(key, partial(_samples, task, row, show))
     return found
 
 

@@ -190,8 +190,9 @@ def open_session(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None" =
 
 def _recorded(criteria: "StoppingCriteriaList", session: Session) -> "StoppingCriteriaList":
     """Wraps the stopping criteria so that the session sees their answers."""
-    found = _recording()(criteria)
-    found.session = session
+    made = _recording()(criteria)
+    made.session = session
+    found: StoppingCriteriaList = made
     return found
 
 
