@@ -148,7 +148,7 @@ def main() -> None:
         walk.run(name, ["unlearn", *words, *(["--lora"] if flags.lora and trains else [])])
         table.append(row(walk, name, start, probabilities(walk, name)))
         print(table[-1], flush=True)
-    walk.run("report", ["report", place, *named, "--out", "report", "--overwrite"])
+    walk.run("report", ["report", *named, "--original", place, "--out", "report", "--overwrite"])
     print("\n" + "\n".join(table))
     print("\nseconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in walk.seconds.items()))
 

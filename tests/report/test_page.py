@@ -231,6 +231,16 @@ def test_without_gold_the_page_says_what_was_not_tested(lab, tmp_path):
     assert "Can it be told from gold?" not in text
 
 
+def test_the_caption_says_on_which_side_more_is_forgotten(lab, tmp_path):
+    def caption(name, **given):
+        return " ".join(report(lab.runs[:2], tmp_path / name, **given).read_text().split())
+
+    assert "Right is more forgotten" in caption("before", original=lab.original)
+    assert "Left is more forgotten, up is more kept. How far left is far enough only a model" in caption("alone")
+    assert "How far left is far enough gold shows" in caption("gold", gold=lab.gold)
+    assert "In the green band" in caption("both", original=lab.original, gold=lab.gold)
+
+
 def test_equal_inputs_give_equal_bytes(lab, page, tmp_path):
     again = report(lab.runs, tmp_path, original=lab.original, gold=lab.gold, seed=7, seconds=231.0, show_forget_text=True)
     for path in page.parent.iterdir():

@@ -53,6 +53,11 @@ class Section(NamedTuple):
     evaluated: tuple[str, ...] = ()
     """Names of the runs that have the suite, without original and gold."""
 
+    @property
+    def across(self) -> str:
+        """Returns the metric on the horizontal axis of the figure: two grow with what is forgotten, and a score itself falls."""
+        return next(iter(self.effects.values())).gone.metric
+
     def tables(self) -> list[Table]:
         """Returns the tables in the order of the page."""
         first = [self.summary] if self.summary else []
