@@ -25,6 +25,7 @@ from expunge.evaluation.metrics import METRICS, Metric
 from expunge.evaluation.metrics.base import Row, Unscored, finite
 from expunge.evaluation.rows import Rows
 from expunge.evaluation.task import Task
+from expunge.evaluation.texts import Texts
 from expunge.methods import NPO, SKU, AltPO, ExtSubPipeline, Spunge, TaskVectorNegation
 from expunge.models import classifiers, load
 from expunge.records import Sample, write_samples
@@ -165,11 +166,12 @@ def rows_on(device: Any, metrics: list[Metric]) -> list[Row]:
     model, tokenizer = make_llama().to(device), make_tokenizer()
     encoder = Encoder(tokenizer, Format(template="question: {prompt} answer: {response}"), max_length=64)
     task = Task("facts", EXAMPLES, tuple(metrics), "forget", max_new_tokens=8, draws=2)
-    return Rows(model, tokenizer, encoder, Engine(model, 0)).of(task)
+    return Rows(model, tokenizer, Engine(model, 0), Texts(encoder)).of(task)
 
 
 def score_metrics() -> dict[str, float]:
-    """Greatest difference of each metric's values between the device and the processor; infinity where one has no number."""
+    """Greatest difference, relative above 1, of each metric's values between the device and the processor; infinity where one
+    has no number."""
     with tempfile.TemporaryDirectory() as name:
         metrics = metrics_of(Path(name))
         here = rows_on("cpu", metrics)
@@ -179,8 +181,9 @@ def score_metrics() -> dict[str, float]:
 
 
 def _difference(metric: Metric, here: list[Row], there: list[Row]) -> float:
-    """Infinity too where no row has a number, which would agree with anything."""
+    """Infinity too where no row has a number, which would agree with anything. Relative above 1: only a processor scores without
+    padding, so that float32 sums have another order, and a perplexity of 90 moves by a unit in its last place."""
     pairs = [(finite(metric.score(one)), finite(metric.score(other))) for one, other in zip(here, there, strict=True)]
     scored = [(one, other) for one, other in pairs if not isinstance(one, Unscored) and not isinstance(other, Unscored)]
     alike = all(one == other for one, other in pairs if isinstance(one, Unscored) or isinstance(other, Unscored))
-    return max(abs(one - other) for one, other in scored) if scored and alike else np.inf
+    return max(abs(one - other) / max(1.0, abs(other)) for one, other in scored) if scored and alike else np.inf

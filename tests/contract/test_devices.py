@@ -78,7 +78,7 @@ def test_the_engine_waits_a_few_times_a_batch_and_not_for_each_row(found: dict[s
     gradient norms one by one. Which shortcuts hold for a model is found out once a model."""
     own = {place: n for place, n in found["engine"].items() if place != MASK and not place.startswith("shortcuts.")}
     assert own == {
-        "multiple_choice._stats to": 4,
-        "multiple_choice.<genexpr> to": 3,
+        "packs.statistics_at to": 4,
+        "packs.<genexpr> to": 3,
         "engine._gradient_norm _local_scalar_dense": 2,
     }

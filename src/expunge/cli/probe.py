@@ -54,7 +54,7 @@ def run(flags: Probe) -> None:
     from expunge.data.format import default_format
     from expunge.data.read import read_examples
     from expunge.loading import load
-    from expunge.models.reading import bounded
+    from expunge.models.reading import bounded, check_reading
     from expunge.probing import analyse, probe_bytes, probe_sets, write_analysis, write_probes
     from expunge.processes import is_main, join
 
@@ -73,6 +73,7 @@ def run(flags: Probe) -> None:
     model, tokenizer = load(
         flags.model, dtype=flags.dtype, device_map=flags.device_map, trust_remote_code=flags.trust_remote_code
     )
+    check_reading(model)  # before its parts are looked for, which such a model may not have
     check_room(out, probe_bytes(model, len(sets)), "the probe")
     encoder = bounded(Encoder(tokenizer, default_format(tokenizer), max_length=flags.max_length), model)
     probes = probe_sets(model, encoder, sets, tokens=flags.tokens, skip_start=flags.skip_start)
