@@ -99,13 +99,13 @@ def decode(rounds: int) -> int:
     def plain() -> None:
         found["plain"] = write(model, ids, 64)
 
-    base, (ratio,) = turns(rounds, plain, guarded)
+    base, (ratio, again) = turns(rounds, plain, guarded, plain)
     with torch.no_grad(), method.attach(model, state(), encoder):
         logits = model(ids).logits
     with torch.no_grad():
         equal = torch.equal(model(ids).logits, logits) and torch.equal(found["plain"], found["guarded"])
     took = milliseconds(lambda: method.judge(model, state(), encoder).decision(tuple(ids[0].tolist())), 20)
-    print(f"decoding: plain {base:.2f} s, guarded {ratio:.3f} of it (bar 1.02); bit-equal: {equal}")
+    print(f"decoding: plain {base:.2f} s, guarded {ratio:.3f} of it (bar 1.02), plain again {again:.3f}; bit-equal: {equal}")
     print(f"the gate takes {took:.1f} ms for this prompt of {PROMPT} words")
     return int(ratio > 1.02 or not equal)
 

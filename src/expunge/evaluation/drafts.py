@@ -25,7 +25,7 @@ PRODUCTS, HEAD = 3e10, 3e-6
 
 
 class Drafts:
-    """What came after which tokens, last."""
+    """Remembers which token came last after which tokens."""
 
     def __init__(self) -> None:
         self._next: dict[tuple[int, ...], int] = {}

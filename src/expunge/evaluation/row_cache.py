@@ -26,7 +26,7 @@ Ids = tuple[int, ...]
 
 @dataclass
 class Places:
-    """Where the layers of one cache put new tokens, and what a pass reads of them."""
+    """Describes where the layers of one cache put new tokens, and what a pass reads of them."""
 
     rows: int
     columns: int

@@ -1,7 +1,7 @@
 """Computes the samples of a task from the data of its examples, and its scores from the samples; runs no model."""
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -33,7 +33,8 @@ def samples_of(task: Task, rows: Sequence[Row], *, show: bool, once: Once) -> li
     found: list[Sample] = []
     for i, row in enumerate(rows):
         # Verdicts of judges are not looked into: with one, an example is always scored.
-        key = None if row.judged or row.judged_samples else (task.name, i, show, _content(row[1:]))
+        judged = row.judged or row.judged_samples
+        key = None if judged else (task.name, i, show, *(_content(v) for v in row[1:] if not isinstance(v, Mapping)))
         found += _samples(task, row, show) if key is None else once(key, partial(_samples, task, row, show))
     return found
 
@@ -112,5 +113,5 @@ def _content(value: Any) -> Hashable:
         return value.dtype.str, value.tobytes()
     if isinstance(value, tuple):
         return tuple(map(_content, value))
-    found: Hashable = value if isinstance(value, Hashable) else repr(value)
+    found: Hashable = value
     return found
