@@ -49,6 +49,8 @@ LAYERS = [
             "disruption",
             "gradients",
             "sharing",
+            "state",
+            "step_log",
             "loop",
         )
     ]

@@ -2,8 +2,8 @@
 
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from expunge.evaluation.processes import from_main
 from expunge.evaluation.resume import Finished
 from expunge.evaluation.reuse import Reuse
 from expunge.evaluation.rows import Rows
-from expunge.evaluation.samples import always, samples_of, score_of
+from expunge.evaluation.samples import Once, always, samples_of, score_of
 from expunge.evaluation.suites import SuiteSpec, built, suite_class
 from expunge.evaluation.task import Results, Suite, Task
 from expunge.evaluation.texts import Texts
@@ -35,6 +35,7 @@ from expunge.records import (
     GuardUse,
     JudgeUsed,
     Sample,
+    Score,
     read_evaluation,
     read_samples,
     write_scores,
@@ -85,9 +86,7 @@ def evaluate(
     """
     began = time.perf_counter()
     join()
-    built = suite if isinstance(suite, Suite) else _build(suite, data)
-    if limit is not None:
-        built = _limited(built, limit)
+    built = _limited(suite if isinstance(suite, Suite) else _build(suite, data), limit)
     folder = Path(out) if out is not None else None
     earlier = folder / f"{built.name}.json" if folder is not None and not overwrite else None
     if earlier is not None and earlier.exists() and not resume:
@@ -103,21 +102,10 @@ def evaluate(
     )
     key = finished.key_of([task.settings() for task in built.tasks]) if built.outside is None else None
     samples = from_main(partial(_done, earlier, key)) if earlier is not None else {}
-    with ExitStack() as stack:
-        if folder is not None and is_main():
-            stack.enter_context(locked(folder))
-            if finished.folder is not None and command:
-                keep_command(finished.folder, command)
-        quiet = quiet or not is_main()
+    quiet = quiet or not is_main()
+    with _locked(folder, finished, command):
         _read_tasks(built, readers, finished, samples, show=show_forget_text, quiet=quiet)
-    once = always if reuse is None else reuse.made
-    scores = [
-        score_of(task, metric, samples[task.name], once=once)
-        for task in built.tasks
-        for metric in task.metrics
-        if metric.stands_alone
-    ]
-    scores += built.summarize(Results(samples))
+    scores = _scores(built, samples, always if reuse is None else reuse.made)
     if built.outside is not None:
         rest, more = built.outside(
             readers.engine, tokenizer, room=readers.room, limit=limit, finished=finished, show=show_forget_text, quiet=quiet
@@ -195,6 +183,29 @@ def _read_tasks(
             progress.advance(1, task.name)
 
 
+@contextmanager
+def _locked(folder: Path | None, finished: Finished, command: Sequence[str]) -> Iterator[None]:
+    """Context manager that locks the folder for results, with the command that resumes the evaluation written into it first."""
+    if folder is None or not is_main():
+        yield
+        return
+    with locked(folder):
+        if finished.folder is not None and command:
+            keep_command(finished.folder, command)
+        yield
+
+
+def _scores(suite: Suite, samples: Mapping[str, Sequence[Sample]], once: Once) -> list[Score]:
+    """Returns the scores of each task, and those over several tasks."""
+    scores = [
+        score_of(task, metric, samples[task.name], once=once)
+        for task in suite.tasks
+        for metric in task.metrics
+        if metric.stands_alone
+    ]
+    return scores + suite.summarize(Results(samples))
+
+
 def _build(suite: str | SuiteSpec, data: str | Path | None) -> Suite:
     spec = suite_class(suite)() if isinstance(suite, str) else suite
     if data is None:
@@ -227,7 +238,9 @@ def _judges(suite: Suite) -> list[JudgeUsed]:
     return used
 
 
-def _limited(suite: Suite, limit: int) -> Suite:
+def _limited(suite: Suite, limit: int | None) -> Suite:
+    if limit is None:
+        return suite
     if limit < 1:
         raise ExpungeError(f"--limit {limit} leaves nothing to score; give a number from 1 on")
     return replace(suite, tasks=tuple(replace(task, examples=task.examples[:limit]) for task in suite.tasks))
