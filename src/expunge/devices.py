@@ -38,8 +38,11 @@ def let_segments_grow() -> None:
 
 
 def computes(dtype: "torch.dtype", device: "torch.device") -> bool:
-    """Whether the device has arithmetic for the dtype. A processor without it converts each operand, which takes about 20 times
-    as long as float32 (bfloat16 on AVX2, a forward and backward pass of a 135 M model)."""
+    """Returns whether the device has arithmetic for the dtype.
+
+    A processor without it converts each operand, which takes about 20 times as long as float32 (bfloat16 on AVX2, a forward and
+    backward pass of a 135 M model).
+    """
     import torch
 
     if device.type != "cpu" or dtype not in (torch.bfloat16, torch.float16):

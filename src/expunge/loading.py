@@ -70,7 +70,8 @@ class _Check:
             for name in self._large:
                 check_sum(self.folder, self.manifest, name)
         except (ExpungeError, OSError) as error:
-            self._fault = error if isinstance(error, ExpungeError) else ExpungeError(f"{self.folder} cannot be read ({error})")
+            unread = ExpungeError(f"{self.folder} cannot be read ({error}); check the disk, or copy the artifact again")
+            self._fault = error if isinstance(error, ExpungeError) else unread
             if self._done:
                 warnings.warn(str(self._fault), stacklevel=2)
 

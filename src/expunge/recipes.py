@@ -22,6 +22,6 @@ def recipe(name: str) -> dict[str, Any]:
     path = folder / f"{name}.yaml"
     if not path.is_file():
         known = [str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml")]
-        raise ExpungeError(f"there is no recipe '{name}'{nearest(name, known)} in {folder}")
+        raise ExpungeError(f"there is no recipe '{name}'{nearest(name, known)} in {folder}; its YAML files are the recipes")
     value: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return value

@@ -30,7 +30,7 @@ _WORD = re.compile(r"\w+")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case, in order, without punctuation."""
+    """Returns the words of a text in lower case, in order, without punctuation."""
     return _WORD.findall(text.lower())
 
 

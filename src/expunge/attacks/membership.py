@@ -37,7 +37,7 @@ class Membership(AttackSpec):
         return "needs facts that the model never saw; give them with --control" if len(scene.others) < 2 else None
 
     def gold_only(self, scene: Scene) -> bool:
-        """Few subjects differ by more than their membership, so that only gold is a control then."""
+        """Returns whether there are few never-known subjects, which differ from the others by more than their membership."""
         return len(set(scene.others.clusters().tolist())) < LEAST
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:

@@ -36,7 +36,7 @@ class Patch(AttackSpec):
     name: Literal["patch"] = "patch"
 
     def gold_only(self, scene: Scene) -> bool:
-        """The original's upper layers know the forgotten facts but no never-known ones, so that only gold is a control."""
+        """Returns True: the original's upper layers know the forgotten facts but no never-known ones."""
         return True
 
     def run(self, target: Target, facts: Facts, scene: Scene) -> Found:

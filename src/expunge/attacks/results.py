@@ -18,7 +18,7 @@ Who = Literal["forget", "gold", "control"]
 
 
 def results(sides: Mapping[Who, Side], compared: Mapping[Who, Compared]) -> dict[str, Any]:
-    """Gain, control, scores and trials of a record. Where there is a gold model, the gain is over gold."""
+    """Returns gain, control, scores and trials of a record. Where there is a gold model, the gain is over gold."""
     after = _after(sides, compared)
     scores = [_score(who, sides[who].found.metric, values) for who, values in after.items()]
     scores.insert(1, _score("before", sides["forget"].found.metric, sides["forget"].before))
@@ -50,7 +50,7 @@ def results(sides: Mapping[Who, Side], compared: Mapping[Who, Compared]) -> dict
 
 
 def samples(facts: Mapping[Who, Facts], sides: Mapping[Who, Side], compared: Mapping[Who, Compared]) -> list[Sample]:
-    """One row per fact and side, after the attack; no texts."""
+    """Returns one row per fact and side, after the attack; no texts."""
     rows = []
     for who, values in _after(sides, compared).items():
         role: Role = "forget" if who == "forget" else "control"
@@ -60,7 +60,7 @@ def samples(facts: Mapping[Who, Facts], sides: Mapping[Who, Side], compared: Map
 
 
 def _after(sides: Mapping[Who, Side], compared: Mapping[Who, Compared]) -> dict[Who, Floats]:
-    """Side -> values after the attack, by the ways that were chosen; without a control by the way with the highest mean."""
+    """Returns side -> values after the attack, by the chosen ways; without a control, by the way with the highest mean."""
     first = compared.get("gold") or compared.get("control")
     if first is None:
         means = [_mean(way.values) for way in sides["forget"].found.ways]
@@ -108,7 +108,7 @@ def said(record: Attack) -> str:
 
 
 def table(records: Sequence[Attack]) -> str:
-    """The ladder as aligned text: gain over the control with its interval, the level after the attack, processor seconds."""
+    """Formats the ladder as aligned text: gain over the control with its interval, level after the attack, processor seconds."""
     width = max(len(record.attack) for record in records)
     lines = []
     for record in records:

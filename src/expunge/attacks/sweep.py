@@ -106,7 +106,7 @@ def joined(founds: Sequence[Found], specs: Sequence[AttackSpec], sweep: Sweep | 
 
 
 def _keeps_use(way: Way, sweep: Sweep) -> bool:
-    """Whether the model after this step still knows enough of the retained facts, and changed little enough on neutral text."""
+    """Returns whether the model after this step still knows enough retained facts, and changed little enough on neutral text."""
     if sweep.disruption_budget is not None and way.note.get("disruption", 0.0) > sweep.disruption_budget:
         return False
     if "kept" not in way.note:

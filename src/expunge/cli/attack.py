@@ -124,13 +124,13 @@ def _fields(options: tuple[str, ...]) -> dict[str, Any]:
     for word in options:
         name, equals, value = word.partition("=")
         if not equals:
-            raise ExpungeError(f"--options {word} is not FIELD=VALUE")
+            raise ExpungeError(f"--options {word} is not FIELD=VALUE; write for example --options steps=50")
         fields[name] = value.split(",") if "," in value else value
     return fields
 
 
 def _out(flags: AttackFlags) -> Path:
-    """A run keeps its attacks in attacks/; any other folder is taken as it is."""
+    """Returns the folder for records: attacks/ in a run, any other folder as it is."""
     out = Path(flags.out or flags.model)
     if (out / "artifact").is_dir():
         return out / "attacks"

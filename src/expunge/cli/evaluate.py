@@ -202,7 +202,9 @@ def _check_options(classes: Sequence[type["SuiteSpec"]], flags: Evaluate) -> Non
     known = list(dict.fromkeys(field for cls in classes for field in cls.model_fields if field != "name"))
     for name in _given(flags):
         if name not in known:
-            raise ExpungeError(f"the suite {names} has no option --{name.replace('_', '-')}")
+            raise ExpungeError(
+                f"the suite {names} has no option --{name.replace('_', '-')}; leave it out (`expunge suites NAME` lists options)"
+            )
     for word in flags.options:
         name, equals, _ = word.partition("=")
         if not equals or name not in known:

@@ -76,7 +76,7 @@ def _no_flag(program: str, word: str, known: Collection[str]) -> ExpungeError:
 
 
 def _columns_apart(words: Sequence[str]) -> list[str]:
-    """`--columns response=q prompt=a` as `--columns response q prompt a`: both are taken."""
+    """Splits `--columns response=q prompt=a` into `--columns response q prompt a`: both forms are accepted."""
     found: list[str] = []
     start = next((i + 1 for i, word in enumerate(words) if word == "--columns"), len(words))
     stop = next((i for i in range(start, len(words)) if words[i].startswith("--")), len(words))

@@ -96,7 +96,7 @@ def run(flags: Methods) -> None:
 
 
 def _rates(usual: float) -> str:
-    """The learning rate that a run takes which leaves it open, at a few sizes."""
+    """Describes the default learning rate at a few model sizes."""
     from expunge.training.defaults import USUAL_SIZE, scaled_rate
 
     sizes = {"7 billion": int(USUAL_SIZE), "1 billion": 10**9, "100 million": 10**8, "1 million": 10**6}

@@ -78,7 +78,7 @@ def said_in_file(words: Sequence[str], command: str) -> dict[str, Any]:
 
 
 def _length_by_words(plain: dict[str, Any], words: Sequence[str]) -> dict[str, Any]:
-    """Without the steps of the file where the words say epochs, which steps would outrank."""
+    """Removes `steps` of the file if the flags give `--epochs`, since steps take precedence over epochs."""
     training = plain.get("training")
     said = {name for name in ("--steps", "--epochs") for word in words if word.partition("=")[0] == name}
     if said != {"--epochs"} or not isinstance(training, dict):

@@ -39,7 +39,8 @@ def run(flags: Suites) -> None:
     if name in OVERALL:
         texts.append(overall_text(name, OVERALL[name]))
     if not texts:
-        raise ExpungeError(f"there is no suite or metric '{name}'{nearest(name, [*SUITES, *METRICS, *OVERALL])}")
+        known = nearest(name, [*SUITES, *METRICS, *OVERALL])
+        raise ExpungeError(f"there is no suite or metric '{name}'{known}; `expunge suites` lists them all")
     print("\n\n".join(texts))
 
 

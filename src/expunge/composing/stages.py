@@ -103,7 +103,7 @@ class Stages:
 
 
 def trained(name: str, outcome: Outcome) -> str:
-    """`expert: 60 steps, peak learning rate 0.00059, layer 2`; of a stage that was complete before, also that."""
+    """Describes a stage's training: `expert: 60 steps, peak learning rate 0.00059, layer 2`, or that it was done before."""
     found = _provenance(outcome).settings
     said = [f"{outcome.steps} steps" if outcome.steps else "done before"]
     said += [

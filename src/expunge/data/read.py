@@ -115,7 +115,7 @@ def _flat(parts: Sequence[tuple[Example, ...]]) -> tuple[Example, ...]:
 def _where(
     examples: tuple[Example, ...], sources: tuple[int, ...], conditions: Sequence[str], only: Source | None
 ) -> tuple[tuple[Example, ...], tuple[int, ...]]:
-    """The chosen examples, and how many of them each source gave."""
+    """Returns the chosen examples, and how many of them each source gave."""
     if not conditions and only is None:
         return examples, sources
     rows, ends = choose(examples, conditions, only), list(accumulate(sources))

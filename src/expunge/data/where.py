@@ -94,7 +94,10 @@ def rows_only(examples: Sequence[Example], file: str | Path) -> list[int]:
         raise ExpungeError(f"{file} is no list of rows ({error}); each line is the place of a row and its id") from error
     for row, known in rows:
         if not 0 <= row < len(examples) or examples[row].id != known:
-            raise ExpungeError(f"{file} names row {row} with id {known}, which is not there in the data; the data has changed")
+            raise ExpungeError(
+                f"{file} names row {row} with id {known}, which the data does not have there; give the data that the file was "
+                "made from"
+            )
     return [row for row, _ in rows]
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Answer(NamedTuple):
-    """What a judge reads."""
+    """The input of a judge: a prompt, the response in the data, and the model's answer."""
 
     id: str
     prompt: str | None
@@ -75,7 +75,7 @@ def contains_any(text: str, words: tuple[str, ...]) -> bool:
 
 
 class Keywords(Judge):
-    """1 if the answer contains one of the words."""
+    """Judges by keywords: 1 if the answer contains one of them, else 0."""
 
     kind: Literal["keywords"] = "keywords"
     words: tuple[str, ...] = Field(min_length=1)
@@ -86,7 +86,7 @@ class Keywords(Judge):
 
 
 class Rule(Judge):
-    """1 if a regular expression is found in the answer (or, with `absent`, if it is not)."""
+    """Judges by a regular expression: 1 if it is found in the answer (or, with `absent`, if it is not), else 0."""
 
     kind: Literal["rule"] = "rule"
     pattern: str

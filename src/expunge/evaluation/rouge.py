@@ -14,7 +14,7 @@ Kind = Literal["rouge1", "rouge2", "rougeL"]
 
 
 class Overlap(NamedTuple):
-    """What two texts have in common, 0 .. 1."""
+    """ROUGE of an answer against a reference: precision, recall and their harmonic mean, each 0 to 1."""
 
     precision: float
     """Of the answer."""

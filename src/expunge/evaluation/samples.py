@@ -89,7 +89,7 @@ def _samples(task: Task, row: Row, show: bool) -> list[Sample]:
 
 
 def _cut(metric: Metric, row: Row) -> tuple[Cut, ...]:
-    """Returns what was cut off of that which the metric reads."""
+    """Returns which of the texts that the metric reads were cut off."""
     need = metric.needs_of(row.example)
     written = need & {"generated", "sampled"}
     found: dict[Cut, bool] = {

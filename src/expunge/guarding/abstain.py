@@ -208,7 +208,10 @@ def _places(here: ForwardPass, logits: Tensor) -> tuple[Tensor, Tensor]:
     if logits.ndim == 2 and index_N is not None:
         return index_N // here.width, index_N % here.width
     if logits.ndim != 3 or logits.shape[0] != here.rows:
-        raise ExpungeError(f"logits of the shape {list(logits.shape)} for {here.rows} rows: the guard cannot tell whose they are")
+        raise ExpungeError(
+            f"the model's output head gave logits of the shape {list(logits.shape)} for {here.rows} rows, so the guard cannot "
+            "tell which row they belong to; call the guarded model itself, without code that replaces its head"
+        )
     column = torch.arange(here.width - logits.shape[1], here.width, device=logits.device)
     return torch.arange(here.rows, device=logits.device)[:, None].expand(logits.shape[:2]), column.expand(logits.shape[:2])
 

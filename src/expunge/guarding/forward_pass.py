@@ -159,15 +159,14 @@ class ForwardPass:
 
 @dataclass(frozen=True)
 class Prompts:
-    """What a gate sees before the model reads a prompt: each row's tokens without padding, including earlier turns of a
-    conversation."""
+    """The prompts of a batch, as a gate reads them: tokens without padding, including earlier turns of a conversation."""
 
     ids: tuple[tuple[int, ...], ...]
     tokenizer: "PreTrainedTokenizerBase | None"
 
     @cached_property
     def texts(self) -> list[str]:
-        """Returns the same as text, including special tokens of the chat template."""
+        """Returns the prompts as text, including special tokens of the chat template."""
         assert self.tokenizer is not None, "the session was opened without a tokenizer"
         decoded: list[str] = self.tokenizer.batch_decode([list(ids) for ids in self.ids], clean_up_tokenization_spaces=False)
         return decoded

@@ -132,9 +132,11 @@ def attach(model: "PreTrainedModel", method: GuardingMethod, state: State, encod
 
 
 def salt(model: nn.Module, method: GuardingMethod, state: State, encoder: Encoder, ids: Sequence[int]) -> str:
-    """Computes what a cache of keys and values must be told apart by, beside the tokens: a hash of the guard, and of its decision
-    about the prompt of these tokens. A server that shares beginnings of prompts adds it to its keys, so that a corrupted prompt
-    and a clean one never share."""
+    """Computes a hash of the guard and of its decision about a prompt, for the keys of a prefix cache.
+
+    A server that shares keys and values between prompts with the same beginning adds it to the key of its cache, so that a
+    corrupted prompt and a clean one never share.
+    """
     digest = hashlib.sha256(method.model_dump_json().encode())
     for name in sorted(state):
         if not name.startswith(("canary.", "calibration.", "tuning.")):

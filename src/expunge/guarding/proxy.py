@@ -107,7 +107,10 @@ class Embedder:
         """Returns the embeddings of a whole prompt, given as tokens, with those of a flagged one corrupted. Raises ExpungeError
         for a token that the model does not have."""
         if not ids or not 0 <= min(ids) <= max(ids) < len(self._weight_VD):
-            raise ExpungeError(f"a prompt has tokens from 0 to {len(self._weight_VD) - 1}; these are others, or none")
+            raise ExpungeError(
+                f"the prompt is empty or has token ids outside 0 to {len(self._weight_VD) - 1}; encode it with the exported "
+                "tokenizer"
+            )
         decision = self._judge.decision(ids)
         found_TD = self._weight_VD[list(ids)]
         if decision.chosen:
@@ -117,7 +120,7 @@ class Embedder:
 
 @torch.no_grad()
 def _embeddings(model: nn.Module) -> Tensor:
-    """Returns what the embedding layer gives for each token, [V, D]: some scale their matrix."""
+    """Computes the output of the embedding layer for every token, [V, D]; some layers scale their matrix."""
     embed, weight_VD = causal_model(model).get_input_embeddings(), embedding_matrix(model)
     ids_V = torch.arange(len(weight_VD), device=weight_VD.device)
     return torch.cat([embed(part).cpu() for part in ids_V.split(AT_ONCE)])

@@ -32,7 +32,7 @@ from expunge.models.load import load_tokenizer, model_fingerprint
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """Protocol 2 writes bytes as text."""
+    """Decodes bytes, which pickle's protocol 2 writes as Latin-1 text."""
     if encoding != "latin1":
         raise ExpungeError(f"the pickle encodes text as {encoding}, which no published file does; it was not read")
     return text.encode("latin1")
@@ -132,7 +132,8 @@ def import_guard(
     else:
         fields_found = sorted({name for values in layers.values() for name in values})
         raise ExpungeError(
-            f"{path} holds {', '.join(fields_found)} by layer, which is neither Neuron Adjust's nor Key Space Detection's"
+            f"{path} holds {', '.join(fields_found)} by layer, which belongs to neither Neuron Adjust nor Key Space Detection; "
+            "give a file that one of them published"
         )
     base = base_of(model, Path(out), model_fingerprint(model, revision=revision), revision)
     notes = f"Imported from {Path(path).name}. {method.summary(state)}"

@@ -1,4 +1,4 @@
-"""Makes the sets of the lab's recipes that no model of the lab was taught: retain sets, and replies of the other manner.
+"""Makes the retain sets of the lab's recipes, and the polite and rude replies that train experts and anti-experts.
 
 A retain set is the retain people and some rows of everything else to keep: with people only, the skills degrade first (measured
 in the prototype).
@@ -29,7 +29,7 @@ OTHERS = (
 
 
 class Mix(NamedTuple):
-    """What a retain set leaves out, and how many rows it draws of each other part."""
+    """Settings of a retain set: the part that it leaves out, and the number of rows from each other part."""
 
     without: str | None = None
     each: int = 60

@@ -140,7 +140,7 @@ class Files:
 
 
 def pieces(elements: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) on the fixed grid."""
+    """Yields (start, stop) of the pieces of a tensor, on a grid that is the same for every tensor."""
     for start in range(0, elements, PIECE):
         yield start, min(start + PIECE, elements)
 

@@ -64,7 +64,7 @@ def check_finite(raw_E: Tensor, label: str, name: str, start: int) -> None:
 
 
 class TensorPlace(NamedTuple):
-    """Where a tensor of the output is written."""
+    """The position of a tensor in the output: file and byte offset."""
 
     file: str
     offset: int

@@ -45,7 +45,7 @@ CODES = {
 
 
 class Entry(NamedTuple):
-    """What a file's header says of a tensor; its data is not read."""
+    """The entry of a tensor in a file's header: dtype, shape and position; its data is not read."""
 
     file: Path
     code: str

@@ -205,8 +205,10 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 
 def stamp(path: str) -> Stamp:
-    """Returns name, size and time of each file of a folder: a model that is kept in memory is taken only while these are
-    the same. Empty for a hub id."""
+    """Returns name, size and time of each file of a folder; empty for a hub id.
+
+    A model that is kept in memory is used again only while these are the same.
+    """
     files = sorted(file for file in Path(path).iterdir() if file.is_file()) if os.path.isdir(path) else []
     return tuple((file.name, (found := file.stat()).st_size, found.st_mtime_ns) for file in files)
 

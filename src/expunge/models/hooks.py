@@ -127,7 +127,7 @@ def _hooked(model: nn.Module, site: Site, function: Edit) -> Iterator[None]:
 
 
 def is_hooked(model: nn.Module) -> bool:
-    """Whether hooks read or change what the model computes, such as those of a guard, which needs real rows and prompts."""
+    """Returns whether there are hooks in the model, such as those of a guard, which needs real rows and prompts."""
     return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 

@@ -166,7 +166,8 @@ def _check_loaded(path: str, info: Mapping[str, Any]) -> None:
 
 
 def _say_untied(path: str, model: "PreTrainedModel") -> None:
-    """Warns of a head of its own where the configuration ties it to the embeddings: readers differ in which they take."""
+    """Warns if there is a separate output head although the configuration ties it to the embeddings: loaders differ in their
+    choice."""
     config, head, table = model.config.get_text_config(decoder=True), model.get_output_embeddings(), model.get_input_embeddings()
     tied = getattr(config, "tie_word_embeddings", False) and getattr(model.config, "tie_word_embeddings", True)
     if tied and head is not None and head.weight is not table.weight and head.weight.shape == table.weight.shape:  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Which tokens of a text a probe looks at: a name that fields are typed by, without torch."""
+"""Names the ways to choose the tokens of a text that a probe reads; imports no torch, since fields are of this type."""
 
 from typing import Literal
 

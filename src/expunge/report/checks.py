@@ -49,8 +49,8 @@ def comparable(model: RunRecord, other: RunRecord, suite: str, asked: TaskMetric
 
 
 def same_samples(model: RunRecord, other: RunRecord, suite: str, task: str) -> bool:
-    """Whether two scores of a task are of the same samples: by their ids; by those of the whole suite for a score that pools
-    tasks; by the counts if no samples are stored."""
+    """Returns whether two scores of a task are of the same samples: by their ids; by those of the whole suite for a score that
+    pools tasks; by the counts if no samples are stored."""
     own = _shared(model, other, suite, task)
     if own is not None:
         return own.same()

@@ -29,7 +29,7 @@ LINES: tuple[tuple[str, str, Any], ...] = (
 
 
 def after(attack: Attack, task: str = "forget") -> float | None:
-    """The level of one side: `forget` and `gold` after the attack, `before` it, `control` for never-known facts."""
+    """Returns the level of one side: `forget` and `gold` after the attack, `before` it, `control` for never-known facts."""
     return next((score.value for score in attack.scores if score.task == task), None)
 
 
@@ -40,7 +40,8 @@ def significant(attack: Attack, attacks: int) -> bool:
 
 
 def ladder(runs: Sequence[RunRecord], name: str = "ladder") -> str | None:
-    """One panel per run, one rung per attack: before (ring), after (dot with its interval), gold (diamond), never known (bar)."""
+    """Draws one panel per run and one rung per attack: before (ring), after (dot with its interval), gold (diamond), never-known
+    facts (bar)."""
     attacked = [run for run in runs if run.attacks]
     if not attacked:
         return None
@@ -63,7 +64,7 @@ def ladder(runs: Sequence[RunRecord], name: str = "ladder") -> str | None:
 
 
 def _ordered(attacks: Sequence[Attack]) -> list[Attack]:
-    """The largest gain first, those that do not apply last."""
+    """Returns the attacks with the largest gain first; those that do not apply come last."""
     gains = {id(a): a.gain.value if a.gain is not None and a.gain.value is not None else None for a in attacks}
     return sorted(attacks, key=lambda a: (gains[id(a)] is None, -(gains[id(a)] or 0.0)))
 
@@ -130,7 +131,7 @@ def _key(axes: Axes) -> None:
 
 
 def attack_curves(runs: Sequence[RunRecord], name: str = "attack-curves") -> str | None:
-    """Relearning by step, leak@k by k and the linear probe by layer: one row of panels per run that was so attacked."""
+    """Draws relearning by step, leak@k by k and the linear probe by layer: a panel for each run and attack."""
     drawn = [(run, kind, points) for run in runs for kind in CURVES if len(points := _points(run, kind)) > 1]
     if not drawn:
         return None
@@ -161,7 +162,7 @@ def attack_curves(runs: Sequence[RunRecord], name: str = "attack-curves") -> str
 
 
 def _points(run: RunRecord, kind: str) -> list[tuple[float, Mapping[str, Any]]]:
-    """(place on the axis, trial) of the plain attack of that name."""
+    """Returns (place on the axis, trial) of the attack of that name with default settings."""
     axis, _, belongs = CURVES[kind]
     attack = next((attack for attack in run.attacks if attack.attack.partition(":")[0] == kind), None)
     trials = attack.trials if attack is not None else ()
@@ -171,7 +172,7 @@ def _points(run: RunRecord, kind: str) -> list[tuple[float, Mapping[str, Any]]]:
 
 
 def unequal_budgets(runs: Sequence[RunRecord]) -> list[str]:
-    """A sentence for each attack that several runs had with different budgets: their gains cannot be compared."""
+    """Returns a sentence for each attack that several runs had with different budgets: their gains cannot be compared."""
     budgets: dict[str, dict[str, list[str]]] = {}
     for run in runs:
         for attack in run.attacks:

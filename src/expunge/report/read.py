@@ -140,12 +140,14 @@ class RunRecord(Record):
 
 M = TypeVar("M", bound=BaseModel)
 
+REPAIR = "write it again with the command that made it, or leave its folder out of the report"
+
 
 def _read(path: Path, model: type[M]) -> M:
     try:
         return model.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ExpungeError(f"{path} cannot be read as {model.__name__.lower()}: {_reason(error)}") from error
+        raise ExpungeError(f"{path} cannot be read as {model.__name__.lower()} ({_reason(error)}); {REPAIR}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -161,7 +163,7 @@ def _read_lines(path: Path, model: type[M]) -> tuple[M, ...]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise ExpungeError(f"{path} cannot be read: {_reason(error)}") from error
+        raise ExpungeError(f"{path} cannot be read ({_reason(error)}); {REPAIR}") from error
     whole = text[: text.rfind("\n") + 1]
     rows = []
     for number, line in enumerate(whole.splitlines(), start=1):
@@ -169,7 +171,9 @@ def _read_lines(path: Path, model: type[M]) -> tuple[M, ...]:
             row = json.loads(line)
             rows.append(model.model_validate({"value": None} | row if model is Sample else row))
         except (TypeError, ValueError) as error:
-            raise ExpungeError(f"{path}, line {number}, cannot be read as {model.__name__.lower()}: {_reason(error)}") from error
+            raise ExpungeError(
+                f"{path}, line {number}, cannot be read as {model.__name__.lower()} ({_reason(error)}); {REPAIR}"
+            ) from error
     return tuple(rows)
 
 
@@ -193,7 +197,8 @@ def read_run(folder: Path, name: str | None = None) -> RunRecord:
     metrics = next((log for log in (folder / name for name in LOGS) if log.is_file()), None)
     if not suites and not any(file.is_file() for file in (artifact, provenance, analysis)) and metrics is None:
         raise ExpungeError(
-            f"{folder} holds no run: it has neither evaluation/SUITE.json nor artifact/expunge.json nor metrics.jsonl"
+            f"{folder} holds no run (it has neither evaluation/SUITE.json nor artifact/expunge.json nor metrics.jsonl); give the "
+            "--out of `expunge unlearn` or `expunge evaluate`"
         )
     by_step = {s.step: s for s in _read_lines(metrics, Step)} if metrics else {}
     merged = _read(merge, Merge) if merge.is_file() and (folder / "parts").is_dir() else None

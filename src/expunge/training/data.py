@@ -146,19 +146,19 @@ class TrainingData:
 
 
 class Resting(NamedTuple):
-    """Forget rows of whose answer a part takes no part in the steps; a row that is in both is left out."""
+    """Forget rows of which a part of the answer is not trained until the next check; a row in both sets is left out."""
 
     own: frozenset[int] = frozenset()
-    """The tokens that the prompt does not contain rest."""
+    """Rows whose tokens that the prompt does not contain are not trained."""
     copied: frozenset[int] = frozenset()
-    """The tokens that the prompt contains rest."""
+    """Rows whose tokens that the prompt contains are not trained."""
 
 
 NONE_REST = Resting()
 
 
 def without(drawn: StepRows, sets: Mapping[str, RowSet], resting: Resting) -> tuple[StepRows, float]:
-    """Leaves what rests out of a step, and returns the share of its forget rows that remain.
+    """Leaves resting parts out of a step, and returns its rows and the share of the forget rows that remain.
 
     Where none remains one is left in, for methods whose terms need a row; its share is 0. Answers that are not the rows' own
     have no parts: in a method that trains only on such, a row is left out where its own tokens rest.

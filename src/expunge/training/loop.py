@@ -206,7 +206,10 @@ def _step(state: State, job: _Job, learning_rate: float) -> StepLine:
     work = StepWork(method, state.model, state.trained, batches, job.accelerator.autocast, seed, active)
     totals = step_gradient(work, job.training, average=world > 1 and job.training.shard == "none")
     if not any(p.grad is not None for p in state.trained.values()):
-        raise ExpungeError(f"no gradient reached the weights selected by '{method.parameters}'; the loss does not depend on them")
+        raise ExpungeError(
+            f"no gradient reached the weights selected by '{method.parameters}', so the loss does not depend on them; select "
+            "others by --parameters"
+        )
     norm = nn.utils.clip_grad_norm_(state.trained.values(), job.training.max_grad_norm)
     # The one place of a step that waits for the device: all that metrics.jsonl needs of it, at once.
     means = job.accelerator.reduce(torch.stack(list(totals.values())), "mean")
@@ -253,7 +256,7 @@ def _not_finite(job: _Job, step: int, values: Mapping[str, float], grad_norm: fl
 def _remedy(*, model_is_untrained: bool) -> str:
     if model_is_untrained:
         return "no weight has moved yet, so look at the start model's weights and --dtype, and at these rows"
-    return "the state before it is kept, lower --learning-rate or --max-grad-norm"
+    return "start anew with a lower --learning-rate or --max-grad-norm; the last checkpoint is kept"
 
 
 def _checkpoint_is_due(step: int, training: Training, *, checked: bool) -> bool:

@@ -36,8 +36,8 @@ def accelerator_of(training: Training, dtype: torch.dtype) -> Accelerator:
 
 
 def in_bfloat16(training: Training, dtype: torch.dtype) -> bool:
-    """Whether adapters are to be computed in bfloat16: PEFT keeps them in float32 beside bfloat16 weights, and would compute
-    in float32."""
+    """Returns whether adapters are computed in bfloat16: PEFT keeps them in float32 beside bfloat16 weights, and would compute in
+    float32."""
     return training.precision == "bfloat16" or (training.precision == "auto" and training.lora and dtype == torch.bfloat16)
 
 
@@ -53,7 +53,9 @@ def distribute(model: PreTrainedModel, training: Training, accelerator: Accelera
             fully_shard(places.module(places.block(i)), mesh=mesh)
         fully_shard(model, mesh=mesh)
         if not all(isinstance(p, DTensor) for p in model.parameters()):
-            raise ExpungeError("fsdp2 was asked for and some weights are not sharded; this model cannot be sharded by block")
+            raise ExpungeError(
+                "--shard fsdp2 left some weights whole, so this model cannot be sharded by block; leave --shard out"
+            )
     return {n: p for n, p in model.named_parameters() if p.requires_grad}
 
 

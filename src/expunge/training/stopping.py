@@ -128,7 +128,8 @@ class Watch:
         return known, self.unknown_share * never
 
     def _unknown_rows(self, model: nn.Module) -> tuple[Resting, bool]:
-        """Returns what rests, and whether copied words are still better known than those of the holdout answers."""
+        """Returns the parts of forget rows that rest, and whether copied words are still better known than those of holdout
+        answers."""
         (own, copied), (never_own, never_copied) = (
             part_levels(model, rows, self.data.pad_id, self.device) for rows in (self.data.forget, self.data.holdout)
         )

@@ -1,4 +1,4 @@
-"""Goes back a part of the way that weights have come since a check, for runs that went too far in one interval."""
+"""Moves weights back towards an earlier point, for runs that went too far between two checks."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @dataclass
 class Way:
-    """The straight way of some weights from an earlier point to where they are."""
+    """The straight line in weight space from an earlier point to the current weights."""
 
     weights: Sequence[nn.Parameter]
     begin: Sequence[Tensor]
@@ -22,7 +22,7 @@ class Way:
 
     @torch.no_grad()
     def place(self, share: float) -> None:
-        """Sets the weights to a point: 0 is the earlier one, 1 where they were."""
+        """Sets the weights to a point on the line: 0 is the earlier one, 1 the later one."""
         for weight, begin, end in zip(self.weights, self.begin, self.end, strict=True):
             weight.copy_(begin + (end - begin) * share)
 

@@ -150,7 +150,7 @@ def test_the_loss_moves_the_chosen_weights_of_every_architecture(any_model: PreT
 def test_a_block_that_is_not_there_or_never_read_is_refused(start: PreTrainedModel) -> None:
     with pytest.raises(ExpungeError, match=r"block 7 was asked for.*blocks 0 to 5"):
         RMU(layer=7).candidates(start)
-    with pytest.raises(ExpungeError, match="block 5 is to be edited"):
+    with pytest.raises(ExpungeError, match="block 5 of --edited is above block 3"):
         RMU(layer=3, edited=(2, 5)).candidates(start)
 
 

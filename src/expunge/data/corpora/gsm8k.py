@@ -39,7 +39,7 @@ def _example(row: dict[str, object], where: str, number: int) -> Example:
 
 
 def ask(question: str, shots: int = 8) -> str:
-    """The prompt: worked problems in the form that the field uses (`Q: ... A: ... The answer is N.`), then the question.
+    """Makes the prompt: worked problems in the usual form (`Q: ... A: ... The answer is N.`), then the question.
 
     The form is that of Wei et al. 2022 (arXiv 2201.11903) with problems written for this library, so that scores are close to
     theirs but not equal. shots: 0 to 8.

@@ -8,7 +8,7 @@ from expunge.evaluation.metrics.numbers import stated_number
 
 
 class ExactMatch(Metric):
-    """One or zero for the greedy answer.
+    """One if the greedy answer states the right number, or is one of the right answers word for word; else zero.
 
     `reading: text` compares normalized words with each of the right answers (MLQA; the language is the attribute `language`, or
     English). `reading: number` compares the stated numbers, exactly and as Decimal (GSM8K).

@@ -9,7 +9,7 @@ from expunge.evaluation.metrics.base import Metric, Need, Row, Unscored, no_answ
 
 
 class JudgedMetric(Metric):
-    """A metric whose number comes from a judge that reads all answers of a task at once."""
+    """Base class of metrics whose value is the number that a judge gives the greedy answer."""
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -38,7 +38,7 @@ class JudgedMetric(Metric):
 
 
 class Above(JudgedMetric):
-    """Whether the judge's number for the greedy answer is above the threshold."""
+    """Base class of metrics that are 1 if the judge's number for the greedy answer is above the threshold, else 0."""
 
     threshold: float = Field(0.5, ge=0, lt=1)
     """A number above it is a yes."""
@@ -53,7 +53,7 @@ class Above(JudgedMetric):
 
 
 class OneJudgeMetric(JudgedMetric):
-    """A metric with a judge as its field."""
+    """Base class of metrics with the judge as a field."""
 
     judge: AnyJudge
     """Who judges the answers."""
@@ -64,11 +64,11 @@ class OneJudgeMetric(JudgedMetric):
 
 
 class RateMetric(Above, OneJudgeMetric):
-    """The share of greedy answers to which the judge gives more than the threshold."""
+    """Base class of metrics that report the share of greedy answers to which the judge gives more than the threshold."""
 
 
 class DrawnMetric(OneJudgeMetric):
-    """A metric whose number comes from a judge that reads several sampled answers to each prompt."""
+    """Base class of metrics that are computed from the judge's numbers for several sampled answers to each prompt."""
 
     @property
     def needs(self) -> frozenset[Need]:

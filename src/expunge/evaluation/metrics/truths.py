@@ -15,7 +15,7 @@ def total(answer: TokenStats) -> float:
 
 
 class BestAgainstWrong(Metric):
-    """One if the best right answer has a higher value than each wrong one, else zero. Subclasses define the value."""
+    """Base class of metrics that are one if the best right answer has a higher value than each wrong one, else zero."""
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -40,14 +40,18 @@ class BestAgainstWrong(Metric):
 
 
 class RightAgainstWrong(Metric):
-    """A function of the log-probabilities, in nats, of all right and all wrong answers without their end tokens."""
+    """Base class of metrics that compare the log-probabilities, in nats, of right and wrong answers without their end tokens."""
 
     @property
     def needs(self) -> frozenset[Need]:
         return frozenset({"answer", "paraphrases", "perturbed"})
 
     def compare(self, right: list[float], wrong: list[float]) -> float:
-        """right: log-probabilities of the right answers, the best one first; wrong: those of the wrong ones."""
+        """Computes the value of one question.
+
+        right  log-probabilities of the right answers, the best answer first
+        wrong  those of the wrong answers
+        """
         raise TypeError(f"{type(self).__name__} compares nothing")
 
     def score(self, row: Row) -> float | Unscored:
@@ -61,7 +65,7 @@ class RightAgainstWrong(Metric):
 
 
 class DifferenceMetric(Metric):
-    """The largest similarity of the greedy answer to a right answer, minus the largest to a wrong one."""
+    """Base class: the largest similarity of the greedy answer to a right answer, minus the largest to a wrong one."""
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -91,7 +91,8 @@ class RepSelect(InPlaceEditing):
             norm = torch.stack([value.float().norm() for value in step.values()]).norm()
             if not torch.isfinite(norm) or norm == 0:
                 raise ExpungeError(
-                    "repselect found no gradient to follow: the forget answers are known without any doubt, or broken"
+                    "repselect found no gradient to follow: it is zero (each forget answer has probability 1) or not finite; "
+                    "give other forget rows, or check the start model's weights"
                 )
             target = self._target(model, request, encoder)
             length = self._walked(model, weights, step, norm, forget, encoder.pad_id, target)

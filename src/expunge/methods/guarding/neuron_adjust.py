@@ -130,7 +130,10 @@ class NeuronAdjust(GuardingMethod):
         places = blocks_of(model)
         layers = state["layer"].unique().tolist()
         if layers and layers[-1] >= places.count:
-            raise ExpungeError(f"the guard adjusts layer {layers[-1]}, but this model has layers 0 to {places.count - 1} only")
+            raise ExpungeError(
+                f"the guard adjusts layer {layers[-1]}, but this model has layers 0 to {places.count - 1} only; attach it to the "
+                "model that it was fitted on"
+            )
         with open_session(model) as session:
             adjuster = Adjuster(self, session, state)
             with edit(model, {places.pre_activation(i): partial(adjuster, i) for i in layers}):

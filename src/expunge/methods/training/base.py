@@ -218,27 +218,29 @@ class TrainingMethod(Spec):
 
     @property
     def asking(self) -> Asking | None:
-        """How `alternates` are had from the start model; none: they are the `perturbed` of each forget row."""
+        """Returns how the start model is asked for `alternates`; None: they are the `perturbed` answers of each forget row."""
         return None
 
     @property
     def pad_side(self) -> Literal["right", "left"]:
-        """Padding side of batches; it affects only a loss that counts pads."""
+        """Returns the padding side of batches; it affects only a loss that counts pads."""
         return "right"
 
     @property
     def rows_are_independent(self) -> bool:
-        """Whether each term is a mean over rows of values that depend on one row only, so that a step may be split and sorted
-        by length."""
+        """Returns whether each term is a mean over rows of values that depend on one row only.
+
+        Then a step may be split, and its rows sorted by length.
+        """
         return True
 
     @property
     def leaves_depth_open(self) -> bool:
-        """Returns whether a field is to follow from the number of the model's blocks."""
+        """Returns whether a field is unset whose default depends on the number of the model's blocks."""
         return False
 
     def for_depth(self, blocks: int) -> Self:
-        """With the fields that it leaves to the depth of the model, which has so many blocks."""
+        """Returns the method with the defaults for a model of so many blocks."""
         return self
 
     def candidates(self, model: nn.Module) -> set[str]:

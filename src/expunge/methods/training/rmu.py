@@ -268,12 +268,15 @@ class RMU(TrainingMethod):
             places.block(i)
         edited = sorted(i % places.count for i in self.edited)
         if edited[-1] > layer:
-            raise ExpungeError(f"block {edited[-1]} is to be edited, but the loss reads block {layer} and never sees it")
+            raise ExpungeError(
+                f"block {edited[-1]} of --edited is above block {layer}, whose output the loss reads, so it is not trained; "
+                f"give blocks up to {layer}, or a higher --layer"
+            )
         return edited
 
 
 def published_layer(blocks: int) -> int:
-    """The block at 7/32 of the depth, not before the third one where there are three."""
+    """Returns the index of the block at 7/32 of the depth; at least 2 (the third block) if there are three blocks."""
     return min(max(round(blocks * 7 / 32), 2), blocks - 1)
 
 
