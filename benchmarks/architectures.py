@@ -1,6 +1,6 @@
 """Lists which optimizations of the evaluation each causal-LM architecture of transformers gets, measured on pico models.
 
-    python benchmarks/architectures.py [docs/evaluation.md] [--only TYPE,TYPE ...]
+    python benchmarks/architectures.py [docs/architectures.md] [--only TYPE,TYPE ...]
 
 Every model type that transformers registers for causal language modeling is built from its configuration, made small, with random
 weights. `shortcuts_of` decides as it does for real models; then answers to questions with shared prompts are scored as a suite

@@ -1,6 +1,6 @@
 """Runs embedding corruption through every causal-LM type of transformers, on pico models.
 
-    python benchmarks/guard_architectures.py [--only TYPE ...] [--page docs/prompts.md]
+    python benchmarks/guard_architectures.py [--only TYPE ...] [--page docs/architectures.md]
 
 Every type that transformers registers for causal language modeling is built from its configuration, made small
 (benchmarks/architectures.py). In a batch of a flagged and a passed prompt of equal length, the passed one must keep its logits,

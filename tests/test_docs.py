@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+import expunge
 from expunge.cli.evaluate import Evaluate
 from expunge.cli.probe import Probe
 from expunge.cli.runs import Folder
@@ -69,6 +70,30 @@ def _import() -> type[BaseModel]:
     """Its module has the name of a keyword."""
     found: type[BaseModel] = import_module("expunge.cli.import").Import
     return found
+
+
+def test_the_page_of_the_python_interface_has_every_public_name() -> None:
+    page = (DOCS / "python.md").read_text(encoding="utf-8")
+    first, _, further = page.partition("## Further functions")
+    assert set(re.findall(r"^\| `(\w+)", first, re.MULTILINE)) == set(expunge.__all__) - {"__version__"}
+    for name in re.findall(r"`(expunge\.[\w.]+)`", further):
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(import_module(module), attribute) or import_module(name), name
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    """Directly or over other pages, and every link to a file leads somewhere."""
+    pages, reached = [DOCS.parent / "README.md"], set()
+    while pages:
+        page = pages.pop()
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            target = (page.parent / link).resolve()
+            if not link.startswith("http"):
+                assert target.exists(), f"{page.name}: {link}"
+                if target.suffix == ".md" and target not in reached:
+                    reached.add(target)
+                    pages.append(target)
+    assert {path.resolve() for path in DOCS.glob("*.md")} <= reached
 
 
 def test_the_table_of_silent_faults_names_files_and_tests_that_are_there() -> None:

@@ -181,7 +181,9 @@ def place(pico_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("pages", [("README", "report"), ("behavior",), ("merging",), ("prompts",), ("skills",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "pages", [("README", "report", "python"), ("behavior",), ("merging",), ("prompts",), ("skills",)], ids=" ".join
+)
 def test_the_blocks_run_as_written_and_in_sequence(
     pages: tuple[str, ...], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,5 +1,7 @@
-"""Defines the functions that make and attack models: unlearn, finetune, attack. The others are public where they are written:
-evaluate, load, report, verify (`expunge.__init__` lists their places), so that each imports only what it needs.
+"""Defines `unlearn`, `finetune` and `attack`, the public functions that make and attack models.
+
+The other public functions, `evaluate`, `load`, `report` and `verify`, are imported from the modules that define them
+(`expunge.__init__` lists these), so that each loads only what it needs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,13 +31,17 @@ def unlearn(
     out: str | Path,
     retain: Data = (),
     holdout: Data = (),
+    neutral: Data = (),
     refusals: str | Path | None = None,
     where: str | Sequence[str] = (),
+    paraphrases: bool = False,
     training: Training = DEFAULT,
     dtype: DType = "float32",
     columns: Mapping[str, str] | None = None,
     format: Format | None = None,
     max_length: int = 512,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
     device_map: DeviceMap | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -43,12 +49,19 @@ def unlearn(
 ) -> Outcome:
     """Makes `model` forget: one run of `method`, written to the folder `out` (run.yaml, metrics.jsonl, artifact/).
 
-    model     folder, run of expunge or hub id
-    forget    what to forget; retain: what to keep; holdout: rows that the model never saw; refusals: one per line
-    where     conditions on attributes, such as `severity > 3`, that leave forget rows out
-    training  how the weights are trained; format: how text is rendered (default: the model's chat template or a plain one)
-    device_map  spreads the layers over several GPUs, for methods without gradient steps
-    resume    continues a run that was killed; overwrite replaces one
+    model        folder, run of expunge or hub id; revision: branch, tag or commit of a hub model
+    forget       what to forget; retain: what to keep; holdout: rows that the model never saw; each a source or several: files,
+                 `datasets` folders, hub ids, sets of a corpus
+    neutral      texts on which it is measured how much the run changes the model (KL in nats per token)
+    refusals     file of refusals, one per line, for methods that teach one
+    where        conditions on attributes, such as `severity > 3`, that leave forget rows out
+    paraphrases  forget each paraphrase of a forget row as a row of its own
+    training     how the weights are trained; dtype: in which they are loaded, trained and saved
+    columns      field -> column, if the names in the files differ
+    format       how text is rendered; default: the model's chat template, or a plain one
+    max_length   longest row in tokens; longer answers lose their end
+    device_map   spreads the layers over several GPUs, for methods without gradient steps
+    resume       continues a run that was killed; overwrite: replaces one
 
     Raises ExpungeError, before anything is written, if the input is wrong.
     """
@@ -57,6 +70,8 @@ def unlearn(
 
     run = Run(
         model=str(model),
+        revision=revision,
+        trust_remote_code=trust_remote_code,
         dtype=dtype,
         columns=dict(columns or {}),
         format=format,
@@ -65,8 +80,10 @@ def unlearn(
         forget=_sources(forget),
         retain=_sources(retain),
         holdout=_sources(holdout),
+        neutral=_sources(neutral),
         refusals=None if refusals is None else str(refusals),
         where=(where,) if isinstance(where, str) else tuple(where),
+        paraphrases=paraphrases,
         device_map=device_map,
         method=method,
     )
@@ -91,13 +108,22 @@ def finetune(
     columns: Mapping[str, str] | None = None,
     format: Format | None = None,
     max_length: int = 512,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
     resume: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> Outcome:
-    """Fine-tunes by cross-entropy on `data`: makes the model to unlearn from, or the retain-only model."""
+    """Fine-tunes by cross-entropy on `data`: makes the model to unlearn from, or the retain-only model.
+
+    data  what to learn: a source or several; the other arguments are those of `unlearn`
+
+    Raises ExpungeError, before anything is written, if the input is wrong.
+    """
     run = FineTuneRun(
         model=str(model),
+        revision=revision,
+        trust_remote_code=trust_remote_code,
         dtype=dtype,
         columns=dict(columns or {}),
         format=format,
@@ -130,13 +156,14 @@ def attack(
 
     model    a run, an artifact, a model folder or a hub id
     attacks  names such as `relearn` or `relearn:lucki`, or `ladder` for all of them
-    suite    a suite whose forget, control and retain tasks are used, in the folder `data`; files take their place:
-             forget what is to come back, control facts that the model never saw, retain facts that were kept
-    gold     a model that never saw the forget set; original the model before it forgot (in a lab both are found)
-    budget   small (minutes on a processor) or paper (as published)
-    limit    the first so many facts of each set only
+    out      folder for ATTACK.json, ATTACK.samples.jsonl and ladder.json; attacks that it holds already are not run again
+    suite    a suite whose forget, control and retain tasks are attacked, with its data in the folder `data`
+    forget   facts to recover instead of the suite's; control: facts that the model never saw; retain: facts that were kept
+    gold     a model that never saw the forget set; original: the model before it forgot (in a lab both are found)
+    budget   `small` (minutes on a CPU) or `paper` (as published)
+    limit    only the first `limit` facts of each set
 
-    Raises ExpungeError, one sentence, before anything is written when the input is wrong.
+    Raises ExpungeError, before anything is written, if the input is wrong.
     """
     from expunge.attacks import named
     from expunge.attacks.run import attack as run_attacks

@@ -66,7 +66,7 @@ class _Common(Described):
     max_length: int = Field(512, ge=8)
     """Longest sequence in tokens; longer answers are cut at the end."""
     training: Training = Field(default_factory=Training)
-    """How the weights move."""
+    """How the weights are trained."""
 
     def sources(self) -> list[str]:
         """Returns everything that the run reads, and so must not write to."""
@@ -102,7 +102,7 @@ class Run(_Common):
     """Spread the layers of a model that no single accelerator holds over several (auto, balanced, ...); for methods without
     gradient steps. Left out, the model is on one device; training is sharded by torchrun instead."""
     method: Method
-    """What is done, with all its fields."""
+    """The method, with its fields."""
 
     @model_validator(mode="after")
     def _paraphrases_are_trained_on(self) -> "Run":
@@ -169,7 +169,7 @@ class AcquisitionRun(_Common):
     forget: Sources
     """Harmful prompts and answers."""
     retain: Sources = ()
-    """Normal ones."""
+    """Normal prompts and answers, on which the model should stay as it is."""
     acquisition: Acquisition = Field(default_factory=Acquisition)
 
     def sources(self) -> list[str]:

@@ -22,7 +22,7 @@ PEOPLE = [name for name, cls in METHODS.items() if issubclass(cls, TrainingMetho
 """RMU has texts to forget, not people: its recipes are tested with the hazard domains."""
 
 SHORTER = {"whp": 250}
-"""Steps of a recipe that goes on until its result cannot be told from gold (docs/report.md): these bounds are reached before."""
+"""Steps of a recipe that goes on until its result cannot be told from gold (docs/gold.md): these bounds are reached before."""
 
 
 def test_every_method_that_forgets_answers_has_settings_for_the_lab() -> None:

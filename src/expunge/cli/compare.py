@@ -23,7 +23,7 @@ class Compare(Described):
     before: Positional[str]
     """A run, an artifact, a model folder or a hub id."""
     after: Positional[str]
-    """Another one."""
+    """The run, artifact, model folder or hub id to compare it with."""
     prompt: tuple[str, ...] = ()
     """Prompts, each as one argument."""
     prompts: str | None = None

@@ -14,7 +14,7 @@ class Export(Described):
     guard: Positional[str]
     """The guard: a run or an artifact."""
     out: str
-    """A new folder."""
+    """Folder for the files; it must be new or empty."""
     base: str | None = None
     """The base model, if it is no longer at its recorded place; its hash is compared."""
 

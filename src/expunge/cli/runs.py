@@ -26,7 +26,7 @@ class Folder(Described):
     model_config = ConfigDict(frozen=True)
 
     out: str
-    """Folder of the run; it must not exist, unless one of the next two is given."""
+    """Folder of the run; it must not exist, unless --resume or --overwrite is given."""
     resume: bool = False
     """Go on with a run that was killed: `--resume --out RUN` is enough, the rest is read from its run.yaml."""
     overwrite: bool = False

@@ -60,7 +60,7 @@ class Watch:
     by_row: bool = False
     """Forget rows rest one by one, and the words that their answers repeat from the prompts by themselves. The holdout answers
     are measured at each check: compared with their levels before the run, forgetting ended too soon in the lab
-    (docs/report.md)."""
+    (docs/gold.md)."""
     rounding: str | None = None
     """A format at which the forget answers have to be unknown as well."""
     marked: list[Tensor] = field(default_factory=list)

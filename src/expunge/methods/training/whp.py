@@ -33,7 +33,7 @@ class WHP(WithRetain):
 
     Names come from the holdout rows (people that the model never saw) or are made from the words of other names. With several
     names the target is their mean, as published: it is flatter than what a model says about one unknown person, and a model
-    that learned it can be told from one that never knew (docs/report.md). The paper's instructions in the teacher's prompt are
+    that learned it can be told from one that never knew (docs/gold.md). The paper's instructions in the teacher's prompt are
     not given: they need an instruction-tuned model.
     """
 
