@@ -19,6 +19,7 @@ from expunge.folders import RESERVED, check_apart
 from expunge.loading import open_model
 from expunge.methods import GradientAscent, TaskVectorNegation
 from expunge.models.folder import file_hash
+from expunge.models.load import causal_model
 
 ROW = {"prompt": "where was anna born ?", "response": "anna was born in oslo ."}
 OTHER = {"prompt": "where was hugo born ?", "response": "hugo was born in lima ."}
@@ -260,7 +261,8 @@ def test_a_run_and_its_model_that_were_moved_together_find_each_other(words: dic
     place = {"model": tmp_path / "project/model", "out": tmp_path / "project/run", "training": lora}
     expunge.unlearn(GradientAscent(), **{**words, **place})
     shutil.move(tmp_path / "project", tmp_path / "archive")
-    expunge.load(tmp_path / "archive/run")
+    model, _ = expunge.load(tmp_path / "archive/run")
+    assert Path(causal_model(model).config.name_or_path) == tmp_path / "archive/model"
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])

@@ -37,15 +37,16 @@ START = (
     ),
     ("a refusal instead of an answer", "idk or dpo", "the fact stays in the weights; say so"),
     ("a hazardous domain (texts, questions)", "rmu", "spunge around it where the domain has parts"),
+    ("any request, weights must not change", "embedding_corruption", "a guard, not forgetting; --retain with your own traffic"),
     ("a skill or a language, weights must not change", "key_space (queries alike) or neuron_adjust", "a guard, not forgetting"),
     ("a skill, as a plain model without hooks", "selective_pruning", "check what else went with it"),
     (
         "a behaviour (rude, toxic, untruthful)",
-        "task_vector_negation; ext_sub_pipeline or sku where listed",
-        "one example set is enough",
+        "task_vector_negation, ext_sub_pipeline or sku",
+        "the first needs bad answers only, the others good ones as well (--retain)",
     ),
     ("two adapters, good and bad behaviour", "expunge merge ext_sub", "seconds, no base model needed"),
-    ("only an API and no weights", "nothing here", "`expunge evaluate` needs the model too"),
+    ("only an API and no weights", "none", "every command needs the weights, `expunge evaluate` too"),
 )
 """(what the user has, first method to try, what to know)."""
 

@@ -71,11 +71,11 @@ class TestFiveTokens:
     @pytest.mark.parametrize("metric", [MiaMinK(compat=True), MiaMinKPlusPlus(compat=True), MiaGradnorm(compat=True)])
     def test_of_one_token_the_peers_reading_leaves_nothing(self, metric: MiaMinK) -> None:
         one = five()._replace(answer=five().answer.after(4))
-        assert isinstance(metric.score(one), Unscored)
+        assert metric.score(one) == Unscored("the response has no tokens besides the end token")
 
     def test_gradnorm_is_minus_the_size(self) -> None:
         assert MiaGradnorm().score(five()._replace(gradient_norm=0.25)) == -0.25
-        assert isinstance(MiaGradnorm().score(five()._replace(gradient_norm=math.nan)), Unscored)
+        assert MiaGradnorm().score(five()._replace(gradient_norm=math.nan)) == Unscored("the gradient is not finite")
 
     def test_perplexity_is_the_inverse_geometric_mean_probability(self) -> None:
         assert Perplexity().score(five()) == pytest.approx(math.exp(2.1))
@@ -86,13 +86,15 @@ class TestFiveTokens:
 
     def test_perplexity_beyond_all_numbers_is_unscored(self) -> None:
         lost = TokenStats(np.array([-800.0], np.float32), np.zeros(1, np.bool_), False)
-        assert isinstance(Perplexity().score(Row(Example(None, "a"), lost)), Unscored)
+        assert Perplexity().score(Row(Example(None, "a"), lost)) == Unscored(
+            "the mean loss is 800 nats per token, whose exponential is not a number"
+        )
         assert Perplexity().higher_is_better("retain") is False
 
     @pytest.mark.parametrize("metric", [MiaLoss(), MiaZlib(), MiaMinK(), MiaMinKPlusPlus(), MiaGradnorm(), Perplexity()])
     def test_a_broken_model_is_unscored(self, metric: MiaLoss) -> None:
         broken = TokenStats(np.array([np.nan], np.float32), np.zeros(1, np.bool_), False)
-        assert isinstance(metric.score(Row(Example(None, "a"), broken)), Unscored)
+        assert metric.score(Row(Example(None, "a"), broken)) == Unscored("the model's log-probabilities are not numbers")
 
 
 class TestAuc:
@@ -126,7 +128,7 @@ class TestAuc:
         assert membership_auc(Attacked(np.ones(1), np.zeros(1))) == Estimate(1.0, None)
 
     def test_without_texts_is_unscored(self) -> None:
-        assert isinstance(membership_auc(Attacked(np.ones(2), np.zeros(0))), Unscored)
+        assert membership_auc(Attacked(np.ones(2), np.zeros(0))) == Unscored("no holdout text has a score")
 
 
 def separated(auc: float, n: int = 10_000) -> Attacked:
@@ -165,4 +167,6 @@ class TestPrivleak:
         assert privleak(scores, scores) == Estimate(0.0, (0.0, 0.0))
 
     def test_beside_a_retain_model_at_zero_is_unscored(self) -> None:
-        assert isinstance(privleak(separated(0.5), separated(1.0)), Unscored)
+        assert privleak(separated(0.5), separated(1.0)) == Unscored(
+            "the retain model's AUC is 0 in this convention, so that nothing can be related to it"
+        )

@@ -60,11 +60,13 @@ class TestProbability:
         assert Probability(among_perturbed=True).score(Row(ASKED, tinier, perturbed=(answer(1.0),))) == 0.0
 
     def test_without_options_to_compare_with_is_unscored(self) -> None:
-        assert isinstance(Probability(among_perturbed=True).score(Row(ASKED, answer(0.5))), Unscored)
+        assert Probability(among_perturbed=True).score(Row(ASKED, answer(0.5))) == Unscored(
+            "the example has no wrong answers (`perturbed`) to compare with"
+        )
 
     def test_of_a_broken_model_is_unscored_and_not_zero(self) -> None:
         broken = TokenStats(np.array([np.nan], np.float32), np.array([False]), False)
-        assert isinstance(Probability().score(Row(ASKED, broken)), Unscored)
+        assert Probability().score(Row(ASKED, broken)) == Unscored("the model's log-probabilities are not numbers")
 
 
 class TestTruthRatio:
@@ -97,7 +99,9 @@ class TestTruthRatio:
         assert 1e300 < value < math.inf
 
     def test_without_wrong_answers_is_unscored(self) -> None:
-        assert isinstance(TruthRatio().score(self.row._replace(perturbed=())), Unscored)
+        assert TruthRatio().score(self.row._replace(perturbed=())) == Unscored(
+            "the example has no wrong answers (`perturbed`) to compare with"
+        )
 
     def test_is_reported_towards_one_on_forget_and_truthful_elsewhere(self) -> None:
         ratios = np.array([0.25, 1.0, 4.0])
@@ -131,7 +135,9 @@ class TestExtractionStrength:
         assert ExtractionStrength().score(Row(ASKED, hits("001", end=True))) == 0.0
 
     def test_of_an_answer_without_text_is_unscored(self) -> None:
-        assert isinstance(ExtractionStrength().score(Row(ASKED, hits("1", end=True))), Unscored)
+        assert ExtractionStrength().score(Row(ASKED, hits("1", end=True))) == Unscored(
+            "the response has no tokens besides the end token"
+        )
 
 
 class TestExactMemorization:
@@ -140,7 +146,9 @@ class TestExactMemorization:
         assert ExactMemorization().score(Row(ASKED, hits("10011", end=True))) == pytest.approx(0.5)
 
     def test_of_an_answer_without_text_is_unscored(self) -> None:
-        assert isinstance(ExactMemorization().score(Row(ASKED, hits("1", end=True))), Unscored)
+        assert ExactMemorization().score(Row(ASKED, hits("1", end=True))) == Unscored(
+            "the response has no tokens besides the end token"
+        )
 
 
 class TestAccuracy:
@@ -160,7 +168,9 @@ class TestAccuracy:
 
     def test_of_choices_without_the_right_index_is_unscored(self) -> None:
         asked = Example("who", "a", choices=("a", "b"))
-        assert isinstance(Accuracy().score(Row(asked, hits("1"), choices=(hits("1"), hits("1")))), Unscored)
+        assert Accuracy().score(Row(asked, hits("1"), choices=(hits("1"), hits("1")))) == Unscored(
+            "the example has choices but no index `answer`"
+        )
 
 
 class TestRougeLRecall:
@@ -181,10 +191,10 @@ class TestRougeLRecall:
         assert self.score("lima", "") == 0.0
 
     def test_of_raw_text_is_unscored(self) -> None:
-        assert isinstance(RougeLRecall().score(Row(Example(None, "lima"))), Unscored)
+        assert RougeLRecall().score(Row(Example(None, "lima"))) == Unscored("the model was not asked: raw text has no prompt")
 
     def test_of_a_response_in_another_script_is_unscored(self) -> None:
-        assert isinstance(self.score("Лима", "Лима"), Unscored)
+        assert self.score("Лима", "Лима") == Unscored("the response has no word in a-z or 0-9, the only ones that ROUGE reads")
 
 
 class TestHarmfulRate:
@@ -215,7 +225,7 @@ class TestForgetQuality:
         assert folded > 0.05
 
     def test_without_ratios_is_unscored(self) -> None:
-        assert isinstance(forget_quality(np.zeros(0), np.ones(3)), Unscored)
+        assert forget_quality(np.zeros(0), np.ones(3)) == Unscored("there are no truth ratios to compare")
 
 
 class TestModelUtility:
@@ -255,7 +265,7 @@ class TestWorstOfSeveral:
         for metric in (ExpectedMaximumToxicity(judge=self.judge), ToxicityProbability(judge=self.judge)):
             assert metric.score(self.row(0.1, "illegible")) == Unscored("illegible")
             assert metric.score(Row(ASKED)) == Unscored("the task draws no answers")
-            assert isinstance(metric.score(Row(Example(None, "text"))), Unscored)
+            assert metric.score(Row(Example(None, "text"))) == Unscored("the model was not asked: raw text has no prompt")
 
 
 def test_direction_follows_the_role() -> None:
