@@ -1,6 +1,6 @@
 """Makes a language model forget, and measures whether it did."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -19,6 +19,7 @@ __all__ = [
 ]
 
 from expunge.errors import ExpungeError
+from expunge.late import late
 
 if TYPE_CHECKING:
     from expunge.api import attack, finetune, unlearn
@@ -29,23 +30,17 @@ if TYPE_CHECKING:
     from expunge.report import report
     from expunge.training.settings import Training
 
-_HOMES = {
-    "Format": "expunge.data.format",
-    "Training": "expunge.training.settings",
-    "attack": "expunge.api",
-    "evaluate": "expunge.evaluation.run",
-    "finetune": "expunge.api",
-    "load": "expunge.loading",
-    "report": "expunge.report",
-    "unlearn": "expunge.api",
-    "verify": "expunge.artifact",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports public names on first use: torch alone takes seconds, and `expunge --help` does not need it."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'expunge' has no attribute '{name}'")
-    from importlib import import_module
-
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = late(
+    __name__,
+    {
+        "Format": "expunge.data.format",
+        "Training": "expunge.training.settings",
+        "attack": "expunge.api",
+        "evaluate": "expunge.evaluation.run",
+        "finetune": "expunge.api",
+        "load": "expunge.loading",
+        "report": "expunge.report",
+        "unlearn": "expunge.api",
+        "verify": "expunge.artifact",
+    },
+)

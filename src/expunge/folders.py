@@ -201,6 +201,19 @@ def beside_of(folder: Path, what: str) -> Path:
     return place.with_name(f".{place.name}.{what}")
 
 
+def results_folder(model: str, out: str | None, part: str) -> Path:
+    """Returns the folder for results: `part` (evaluation, attacks) of a run, any other folder as it is.
+
+    Raises ExpungeError if there is no `out` and `model` is not a run.
+    """
+    folder = Path(out or model)
+    if (folder / "artifact").is_dir():
+        return folder / part
+    if out is None:
+        raise ExpungeError(f"{model} is not a run, which would hold its results in {part}/; give --out DIR")
+    return folder
+
+
 def holds_something(folder: Path) -> bool:
     """Returns whether a path exists and is more than an empty folder."""
     if not folder.is_dir():

@@ -76,7 +76,10 @@ def test_a_long_prompt_is_scored_where_the_length_is_raised_as_the_message_says(
         (["--suite", "wmdp", "--options", "style=letter"], "--options style=letter: Input should be 'letters' or 'continuation'"),
         (["--suite", "wmdp", "--data", "TOFU"], "the suite wmdp reads bio-questions.json, chem-questions.json"),
         (["--suite", "lab", "--data", "TOFU"], "expunge lab"),
-        (["--suite", "tofu", "--data", "TOFU", "--forget", "forget01", "--dtype", "float8"], "give auto, float32"),
+        (
+            ["--suite", "tofu", "--data", "TOFU", "--forget", "forget01", "--dtype", "float8"],
+            "Expected one of ('auto', 'float32'",
+        ),
         (
             ["--suite", "tofu", "--data", "TOFU", "--forget", "forget01", "--retain-scores", "nowhere"],
             "evaluate the retain model",

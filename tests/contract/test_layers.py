@@ -11,7 +11,7 @@ import expunge
 
 SOURCE = Path(expunge.__file__).parent
 LAYERS = [
-    ["errors", "records", "described"],
+    ["errors", "late", "records", "described"],
     ["progress", "memory", "processes", "folders", "devices"],
     ["data"],
     ["models"],

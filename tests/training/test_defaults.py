@@ -79,7 +79,7 @@ def test_depth_that_is_left_open_follows_from_the_model(pico_folder: Path) -> No
     assert RMU(layer=-1).for_depth(5).layer == -1
     run = Run(model=str(pico_folder), forget=("f",), method=RMU())
     found, _ = resolve(run, Request(NAMED, PLAIN), find_start(str(pico_folder)))
-    assert isinstance(found.method.layer, int)
+    assert found.method.layer == RMU().for_depth(find_start(str(pico_folder)).size(trust_remote_code=False).blocks).layer
 
 
 def test_a_length_that_was_said_is_kept_and_nothing_stops_it(pico_folder: Path) -> None:

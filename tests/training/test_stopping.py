@@ -78,7 +78,7 @@ def test_forget_terms_rest_while_retain_answers_are_below_their_share(
     assert [only_retain(line) for line in lines_of(tmp_path / "run")] == [False, True, True, False]
 
 
-def test_a_method_without_retain_rows_stops_at_once(
+def test_a_method_without_retain_rows_stops_at_the_first_check_at_which_the_answers_are_unknown(
     pico_folder: Path, data: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured(monkeypatch, kept=[], known=[0.9, 0.3], never=0.3)

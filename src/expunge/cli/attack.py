@@ -1,6 +1,5 @@
 """`expunge attack NAME[,NAME] RUN --suite NAME --data DIR --out DIR`, or `expunge attack ladder RUN ...` for all of them."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ConfigDict
@@ -8,6 +7,7 @@ from tyro.conf import Positional
 
 from expunge.described import Described
 from expunge.errors import ExpungeError
+from expunge.models.load import DType
 from expunge.records import Seed
 
 if TYPE_CHECKING:
@@ -59,28 +59,21 @@ class AttackFlags(Described):
     """Longest answer that is read."""
     seed: Seed = 0
     """Seed of all random draws."""
-    dtype: str = "auto"
+    dtype: DType = "auto"
     """auto (as stored), float32, bfloat16 or float16."""
     overwrite: bool = False
     """Replace attacks of another model or budget. Results of the same ones are always kept."""
 
 
 def run(flags: AttackFlags) -> None:
-    from pydantic import TypeAdapter, ValidationError
-
     from expunge.attacks import named
     from expunge.attacks.results import table
     from expunge.attacks.run import attack
     from expunge.attacks.sources import sources
-    from expunge.folders import check_apart, check_place
-    from expunge.models.load import DType
+    from expunge.folders import check_apart, check_place, results_folder
 
-    try:
-        dtype: DType = TypeAdapter(DType).validate_python(flags.dtype)
-    except ValidationError:
-        raise ExpungeError(f"--dtype {flags.dtype} is not known; give auto, float32, bfloat16 or float16") from None
     attacks = named(flags.attacks.split(","), preset=flags.preset, budget=flags.budget, fields=_fields(flags.options))
-    out = _out(flags)
+    out = results_folder(flags.model, flags.out, "attacks")
     check_place(out)
     files = (flags.forget, flags.control, flags.retain, flags.neutral, flags.gold, flags.original)
     check_apart(out, [flags.model, *(file for file in files if file)], also=("attacks",), wide=[flags.data] if flags.data else [])
@@ -102,7 +95,7 @@ def run(flags: AttackFlags) -> None:
         out=out,
         seed=flags.seed,
         sweep=_sweep(flags),
-        dtype=dtype,
+        dtype=flags.dtype,
         max_new_tokens=flags.max_new_tokens,
         overwrite=flags.overwrite,
     )
@@ -127,13 +120,3 @@ def _fields(options: tuple[str, ...]) -> dict[str, Any]:
             raise ExpungeError(f"--options {word} is not FIELD=VALUE; write for example --options steps=50")
         fields[name] = value.split(",") if "," in value else value
     return fields
-
-
-def _out(flags: AttackFlags) -> Path:
-    """Returns the folder for records: attacks/ in a run, any other folder as it is."""
-    out = Path(flags.out or flags.model)
-    if (out / "artifact").is_dir():
-        return out / "attacks"
-    if flags.out is None:
-        raise ExpungeError(f"{flags.model} is not a run, which would keep its attacks itself; give --out DIR")
-    return out

@@ -8,6 +8,7 @@ from tyro.conf import Positional, arg
 
 from expunge.described import Described
 from expunge.errors import ExpungeError
+from expunge.models.load import DType
 from expunge.records import Seed
 
 if TYPE_CHECKING:
@@ -38,25 +39,18 @@ class Compare(Described):
     """Longest answer."""
     limit: int | None = Field(None, ge=1)
     """Only the first N prompts of the file."""
-    dtype: str = "auto"
+    dtype: DType = "auto"
     """auto (as stored), float32, bfloat16 or float16."""
     as_json: Annotated[bool, arg(name="json")] = False
     """Print one JSON document instead of text."""
 
 
 def run(flags: Compare) -> None:
-    from pydantic import TypeAdapter, ValidationError
-
     from expunge.evaluation.nucleus import Nucleus
     from expunge.evaluation.side_by_side import compare
-    from expunge.models.load import DType
 
-    try:
-        dtype: DType = TypeAdapter(DType).validate_python(flags.dtype)
-    except ValidationError:
-        raise ExpungeError(f"--dtype {flags.dtype} is not known; give auto, float32, bfloat16 or float16") from None
     draw = Nucleus(top_p=flags.top_p, seed=flags.seed) if flags.sample else None
-    found = compare(flags.before, flags.after, asked(flags), draw=draw, max_new_tokens=flags.max_new_tokens, dtype=dtype)
+    found = compare(flags.before, flags.after, asked(flags), draw=draw, max_new_tokens=flags.max_new_tokens, dtype=flags.dtype)
     print(json_text(flags, found) if flags.as_json else plain_text(flags, found))
 
 

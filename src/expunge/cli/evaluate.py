@@ -9,7 +9,8 @@ from tyro.conf import Positional
 
 from expunge.described import Described
 from expunge.errors import ExpungeError, Interrupted, nearest
-from expunge.folders import COMMAND, check_apart, check_place, kept_command, unfinished
+from expunge.folders import COMMAND, check_apart, check_place, kept_command, results_folder, unfinished
+from expunge.models.load import DeviceMap, DType
 from expunge.records import Evaluation, Score
 
 if TYPE_CHECKING:
@@ -48,10 +49,10 @@ class Evaluate(Described):
     max_length: int = Field(1024, ge=8)
     """Longest prompt with its answer in tokens, as far as the model takes as many; longer answers lose their end. Verbatim tasks
     use all that the model takes."""
-    dtype: str = "auto"
+    dtype: DType = "auto"
     """auto (as stored), float32, bfloat16 or float16."""
-    device_map: str | None = None
-    """Spread a model that no single accelerator holds over several: auto, balanced, balanced_low_0 or sequential."""
+    device_map: DeviceMap | None = None
+    """Spread a model that no single accelerator holds over several."""
     base: str | None = None
     """For an adapter or a guard: the base model, if it is no longer at its recorded place; its hash is compared."""
     force: bool = False
@@ -94,28 +95,11 @@ def _begun(words: Sequence[str]) -> list[str]:
 
 
 def run(flags: Evaluate, words: Sequence[str] = ()) -> None:
-    from pydantic import TypeAdapter, ValidationError
-
-    from expunge.evaluation.run import evaluate
-    from expunge.evaluation.suites import built, suite_class
     from expunge.loading import Loading, open_model
-    from expunge.models.load import DeviceMap, DType
-    from expunge.processes import is_main, join
+    from expunge.processes import join
 
-    try:
-        dtype: DType = TypeAdapter(DType).validate_python(flags.dtype)
-    except ValidationError:
-        raise ExpungeError(f"--dtype {flags.dtype} is not known; give auto, float32, bfloat16 or float16") from None
-    try:
-        device_map: DeviceMap | None = TypeAdapter(DeviceMap | None).validate_python(flags.device_map)
-    except ValidationError:
-        known = "auto, balanced, balanced_low_0 or sequential"
-        raise ExpungeError(f"--device-map {flags.device_map} is not known; give {known}") from None
-    classes = [suite_class(name) for name in flags.suite.split(",")]
-    _check_options(classes, flags)
-    specs = [_spec(cls, flags) for cls in classes]
-    suites = [built(spec, flags.data or _needed(spec)) for spec in specs]
-    out = _out(flags)
+    suites = _suites(flags)
+    out = results_folder(flags.model, flags.out, "evaluation")
     check_place(out)
     check_apart(out, [flags.model], also=("evaluation",), wide=[flags.data] if flags.data else [])
     there = [file for suite in suites if (file := out / f"{suite.name}.json").exists() and not flags.ablation]
@@ -125,42 +109,62 @@ def run(flags: Evaluate, words: Sequence[str] = ()) -> None:
     opened = open_model(
         flags.model,
         Loading(
-            dtype,
-            device_map=device_map,
+            flags.dtype,
+            device_map=flags.device_map,
             trust_remote_code=flags.trust_remote_code,
             base=flags.base,
             force=flags.force,
             verify=flags.verify,
         ),
     )
-    what = opened.fingerprint()
     try:
         if flags.ablation:
             _ablate(flags, opened, suites, out)
-            return
-        for suite in suites:
-            evaluation = evaluate(
-                opened.model,
-                opened.tokenizer,
-                suite=suite,
-                out=out,
-                limit=flags.limit,
-                max_length=flags.max_length,
-                artifact=flags.model,
-                fingerprint=what,
-                show_forget_text=flags.show_forget_text,
-                overwrite=flags.overwrite,
-                resume=bool(there),
-                command=words,
-            )
-            if is_main():
-                print(table(evaluation))
+        else:
+            _evaluate(flags, opened, suites, out, words, resume=bool(there))
     except KeyboardInterrupt as stop:
         raise Interrupted(unfinished(out)) from stop
     except OSError as error:
         if (said := unfinished(out)) is None:
             raise
         raise ExpungeError(f"{error.filename or out}: {error.strerror or error}; make room; {said}") from error
+
+
+def _suites(flags: Evaluate) -> "list[Suite]":
+    """Builds the suites from their data, after a check of the options."""
+    from expunge.evaluation.suites import built, suite_class
+
+    classes = [suite_class(name) for name in flags.suite.split(",")]
+    _check_options(classes, flags)
+    specs = [_spec(cls, flags) for cls in classes]
+    return [built(spec, flags.data or _needed(spec)) for spec in specs]
+
+
+def _evaluate(
+    flags: Evaluate, opened: "Opened", suites: "Sequence[Suite]", out: Path, words: Sequence[str], *, resume: bool
+) -> None:
+    """Scores the model on each suite, and prints the scores; `words` are those of the command line."""
+    from expunge.evaluation.run import evaluate
+    from expunge.processes import is_main
+
+    fingerprint = opened.fingerprint()
+    for suite in suites:
+        evaluation = evaluate(
+            opened.model,
+            opened.tokenizer,
+            suite=suite,
+            out=out,
+            limit=flags.limit,
+            max_length=flags.max_length,
+            artifact=flags.model,
+            fingerprint=fingerprint,
+            show_forget_text=flags.show_forget_text,
+            overwrite=flags.overwrite,
+            resume=resume,
+            command=words,
+        )
+        if is_main():
+            print(table(evaluation))
 
 
 def _ablate(flags: Evaluate, opened: "Opened", suites: "Sequence[Suite]", out: Path) -> None:
@@ -228,16 +232,6 @@ def _spec(cls: type["SuiteSpec"], flags: Evaluate) -> "SuiteSpec":
         name = str(first["loc"][0])
         flag = f"--{name.replace('_', '-')} " if name in Evaluate.model_fields else f"--options {name}="
         raise ExpungeError(f"{flag}{first['input']}: {first['msg']}; `expunge suites {cls.suite_name()}` explains it") from None
-
-
-def _out(flags: Evaluate) -> Path:
-    """Returns the folder for scores: evaluation/ in a run, any other folder as it is."""
-    out = Path(flags.out or flags.model)
-    if (out / "artifact").is_dir():
-        return out / "evaluation"
-    if flags.out is None:
-        raise ExpungeError(f"{flags.model} is not a run, which would keep its scores itself; give --out DIR")
-    return out
 
 
 def table(evaluation: Evaluation) -> str:

@@ -13,6 +13,7 @@ from expunge.folders import COMMAND, beside_of, kept_command, unfinished
 
 if TYPE_CHECKING:
     from expunge.merging import MergeRequest
+    from expunge.methods.editing.base import EditingMethod
     from expunge.methods.editing.factors import AdapterMethod
 
 
@@ -130,7 +131,7 @@ def _merge_adapters(chosen: "type[AdapterMethod]", words: Sequence[str]) -> None
 
 
 def main(words: Sequence[str]) -> None:
-    from expunge.cli.flags import parse, value_of
+    from expunge.cli.flags import value_of
     from expunge.methods.editing import ADAPTER_MERGING, MERGING
 
     methods = {cls.method_name(): cls for cls in MERGING}
@@ -138,42 +139,56 @@ def main(words: Sequence[str]) -> None:
     if not words or words[0] in ("-h", "--help"):
         _help()
         return
-    request: MergeRequest
-    flags: Work
     if "--resume" in words and len(words) <= 3 and (out_said := value_of(words, "--out")) is not None:
         words = [*_begun(Path(out_said)), "--resume"]
     if words[0].startswith("-"):
-        flags = recipe = parse(FromMergekit, "expunge merge", words)
-        from expunge.merging.mergekit import read_mergekit
-
-        request = read_mergekit(Path(recipe.config), shard_bytes=round(recipe.shard_gb * 1e9))
+        _merge(*_of_mergekit(words), words)
     elif words[0] in of_adapters and value_of(words, "--config") is not None:
         merge_pairs(of_adapters[words[0]], words)
-        return
     elif words[0] in of_adapters:
         _merge_adapters(of_adapters[words[0]], words)
-        return
-    elif words[0] not in methods:
+    elif words[0] in methods:
+        _merge(*_asked(methods[words[0]], words), words)
+    else:
         raise ExpungeError(
             f"there is no merge method '{words[0]}'{nearest(words[0], [*methods, *of_adapters])}; "
             "`expunge merge --help` lists them all"
         )
-    else:
-        spec = methods[words[0]]
-        form = create_model("Merge", __base__=Merge, __doc__=spec.__doc__, method=(spec, spec()))
-        flags = asked = parse(form, f"expunge merge {words[0]}", words[1:])
-        from expunge.merging import make_request
 
-        request = make_request(
-            asked.method,  # type: ignore[attr-defined]
-            base=asked.base,
-            models=asked.models,
-            write=asked.write,
-            rank=asked.rank,
-            dtype=asked.dtype,
-            vocabulary=asked.vocabulary,
-            shard_bytes=round(asked.shard_gb * 1e9),
-        )
+
+def _of_mergekit(words: Sequence[str]) -> "tuple[MergeRequest, Work]":
+    """Returns the merge that a file of mergekit describes, and the other flags."""
+    from expunge.cli.flags import parse
+
+    flags = parse(FromMergekit, "expunge merge", words)
+    from expunge.merging.mergekit import read_mergekit
+
+    return read_mergekit(Path(flags.config), shard_bytes=round(flags.shard_gb * 1e9)), flags
+
+
+def _asked(spec: "type[EditingMethod]", words: Sequence[str]) -> "tuple[MergeRequest, Work]":
+    """Returns the merge that the flags of a method describe, and the other flags."""
+    from expunge.cli.flags import parse
+
+    form = create_model("Merge", __base__=Merge, __doc__=spec.__doc__, method=(spec, spec()))
+    flags = parse(form, f"expunge merge {words[0]}", words[1:])
+    from expunge.merging import make_request
+
+    request = make_request(
+        flags.method,  # type: ignore[attr-defined]
+        base=flags.base,
+        models=flags.models,
+        write=flags.write,
+        rank=flags.rank,
+        dtype=flags.dtype,
+        vocabulary=flags.vocabulary,
+        shard_bytes=round(flags.shard_gb * 1e9),
+    )
+    return request, flags
+
+
+def _merge(request: "MergeRequest", flags: Work, words: Sequence[str]) -> None:
+    """Runs the merge and prints its result, or what it would do."""
     from expunge.merging import dry_run, execute
 
     out = Path(flags.out)

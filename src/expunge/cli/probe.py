@@ -9,6 +9,7 @@ from tyro.conf import Positional
 from expunge.described import Described
 from expunge.errors import ExpungeError
 from expunge.folders import check_apart, check_place, check_room, filled
+from expunge.models.load import DeviceMap, DType
 
 
 class Probe(Described):
@@ -39,9 +40,9 @@ class Probe(Described):
     """Only the first N texts of each set."""
     max_length: int = Field(512, ge=8)
     """Longest text in tokens; the rest is cut off."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: DType = "auto"
     """auto (as stored), float32, bfloat16 or float16."""
-    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
+    device_map: DeviceMap | None = None
     """Spread a model that no single accelerator holds over several."""
     columns: dict[str, str] = Field(default_factory=dict)
     """Names of columns in the data files."""

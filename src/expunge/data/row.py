@@ -63,28 +63,25 @@ def to_examples(
 def _say_what_is_left(found: Sequence[tuple[str, Row]], columns: Mapping[str, str], present: Iterable[str], source: str) -> None:
     """Warns of text columns that are not read, of texts beside a prompt and a response, and of Alpaca's `input`, which is
     appended to the prompt."""
+    notes = []
     if (both := sum(1 for _, row in found if _has_both(row, columns))) > 0:
-        warnings.warn(
+        notes.append(
             f"{both} of {len(found)} rows of {source} have a text beside their prompt and response, which is left out; name it "
-            "with --columns text text if it is what is wanted",
-            UserWarning,
-            stacklevel=4,
+            "with --columns text text if it is what is wanted"
         )
     if (joined := sum(1 for _, row in found if _alpaca_input(row, columns))) > 0:
-        warnings.warn(
+        notes.append(
             f"{joined} of {len(found)} rows of {source} have an `input` beside their instruction; it follows on the next line, "
-            "as in Alpaca",
-            UserWarning,
-            stacklevel=4,
+            "as in Alpaca"
         )
     known = {*columns.values(), *(name for names in COLUMNS.values() for name in names), *(["input"] if joined else [])}
     unused = [name for name in present if name not in known and any(_is_text(row.get(name)) for _, row in found)]
     if unused:
-        warnings.warn(
-            f"{source} has texts in {', '.join(unused)}, which are left out; name them with --columns if they are wanted",
-            UserWarning,
-            stacklevel=4,
+        notes.append(
+            f"{source} has texts in {', '.join(unused)}, which are left out; name them with --columns if they are wanted"
         )
+    for note in notes:
+        warnings.warn(note, UserWarning, stacklevel=4)
 
 
 def _alpaca_input(row: Row, columns: Mapping[str, str]) -> str | None:

@@ -1,6 +1,8 @@
 """Merges model weights and adapters in files larger than memory (`expunge merge`)."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from expunge.late import late
 
 if TYPE_CHECKING:
     from expunge.merging.factor_merge import merge_adapters
@@ -22,24 +24,18 @@ __all__ = [
     "merge_adapters",
 ]
 
-_HOMES = {
-    "AdapterResult": "factor_report",
-    "MergeRequest": "plan",
-    "MergeResult": "report",
-    "ModuleReport": "factor_report",
-    "TensorReport": "report",
-    "dry_run": "run",
-    "execute": "run",
-    "make_request": "run",
-    "merge": "run",
-    "merge_adapters": "factor_merge",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Imports public names on first use: adapters are merged without torch, which takes seconds to import."""
-    if name not in _HOMES:
-        raise AttributeError(f"module 'expunge.merging' has no attribute '{name}'")
-    from importlib import import_module
-
-    return getattr(import_module(f"expunge.merging.{_HOMES[name]}"), name)
+__getattr__ = late(
+    __name__,
+    {
+        "AdapterResult": "expunge.merging.factor_report",
+        "MergeRequest": "expunge.merging.plan",
+        "MergeResult": "expunge.merging.report",
+        "ModuleReport": "expunge.merging.factor_report",
+        "TensorReport": "expunge.merging.report",
+        "dry_run": "expunge.merging.run",
+        "execute": "expunge.merging.run",
+        "make_request": "expunge.merging.run",
+        "merge": "expunge.merging.run",
+        "merge_adapters": "expunge.merging.factor_merge",
+    },
+)

@@ -285,7 +285,7 @@ class TestRuns:
         one, other = (load_file(tmp_path / name / "artifact/model.safetensors") for name in ("whole", "run"))
         assert all(torch.equal(one[n], other[n]) for n in one)
 
-    def test_with_lora_it_ends_close_to_the_target_too(self, pico_folder: Path, data: dict[str, Path], tmp_path: Path) -> None:
+    def test_an_adapter_moves_states_towards_the_target(self, pico_folder: Path, data: dict[str, Path], tmp_path: Path) -> None:
         training = self.TRAINING.model_copy(update={"lora": True, "steps": 12})
         expunge.unlearn(self.METHOD, model=pico_folder, out=tmp_path / "run", training=training, quiet=True, **data)
         lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

@@ -229,8 +229,8 @@ class SKU(ComposedMethod):
     """Largest divergence of a token that preservation rewards, in nats; without it there is no cap, as in the paper."""
     result_weight: float = Field(0.0, ge=0)
     """Weight of a fourth loss, which is not in the paper: KL(start || result) on the normal answers, of the model that the
-    subtraction will make. It keeps what the normal prompts stand for at scales at which the three losses do not, and takes
-    two copies of the trained weights."""
+    subtraction will make. It preserves normal behavior at large scales of the subtraction, at which the three losses do not,
+    and takes two copies of the trained weights."""
     result_scale: float = Field(1.0, gt=0)
     """Scale of the subtraction at which that loss takes the result; usually the `scale` of the run."""
     scale: Scales = (1.0,)
