@@ -11,6 +11,8 @@ from pydantic import Field, create_model
 from expunge.errors import ExpungeError
 
 if TYPE_CHECKING:
+    from expunge.cli.runs import Folder
+    from expunge.methods import Spec
     from expunge.spec import Run
 
 
@@ -21,45 +23,12 @@ QUESTIONS = (
 
 
 def main(words: Sequence[str]) -> None:
-    from expunge.cli.nested import inner_choices, narrow, plain
-    from expunge.cli.runs import Folder, going_on, parse_run, said_in_file
-    from expunge.methods import UNLEARNING, method_class
-    from expunge.spec import Run
-    from expunge.training.settings import Training
+    from expunge.cli.runs import going_on
 
-    name = words[0] if words and not words[0].startswith("-") else None
-    if name is None and words[:1] in (["-h"], ["--help"]):
-        print("usage: expunge unlearn METHOD --model M --forget F --retain R --out DIR [--FIELD VALUE ...]\n\nmethods:")
-        for known, cls in UNLEARNING.items():
-            print(f"  {known:<22} {cls.formula}")
-        print("\n`expunge unlearn METHOD --help` lists the fields of a method.")
-        print(QUESTIONS)
+    if words[:1] in (["-h"], ["--help"]):
+        _help()
         return
-    flags, questions = _questions(list(words[1:] if name else words))
-    said: Any = said_in_file(flags, "unlearn").get("method", {})
-    if name is None and not (isinstance(said, dict) and "name" in said):
-        raise ExpungeError(
-            "expunge unlearn needs a method: `expunge unlearn METHOD ...`, or a --config file with `method: {name: ...}`"
-        )
-    spec = method_class(name or str(said["name"]))
-    if spec.method_name() not in UNLEARNING:
-        raise ExpungeError(f"{spec.method_name()} merges models that exist already; use `expunge merge {spec.method_name()}`")
-    if isinstance(said, dict) and said.get("name", name) != spec.method_name():
-        said = {}  # the word on the command line wins over the file, and the file's fields are another method's
-    method = {**said, "name": spec.method_name()}
-    explained = f"{inspect.getdoc(spec)}\n\n{QUESTIONS}"
-    program = f"expunge unlearn {spec.method_name()}"
-    if inner_choices(spec):
-        inner = narrow(spec, method, flags)
-        fields = {"training": (plain(Training), Training()), "method": (plain(inner.spec), ...), "folder": (plain(Folder), ...)}
-        nested: Any = create_model("Unlearn", __base__=Run, __doc__=explained, **fields)  # type: ignore[call-overload]
-        run, folder = parse_run(nested, Run, program, inner.words, {"method": inner.said}, prefixes=True)
-    else:
-        own = Field(description="The fields of the method.")  # said here, tyro need not search the sources for it
-        form = create_model(
-            "Unlearn", __base__=Run, __doc__=explained, method=(spec, own), folder=(Folder, Field(description=Folder.__doc__))
-        )
-        run, folder = parse_run(form, Run, program, flags, {"method": method})
+    run, folder, questions = _parsed(words)
     from expunge.evaluation.alternates import draw_answers
     from expunge.evaluation.objectives import build_objective
     from expunge.run import execute
@@ -85,6 +54,60 @@ def main(words: Sequence[str]) -> None:
         print(f"{outcome.folder}: {outcome.steps} steps{stopped}; the artifact is in {outcome.artifact}")
     if outcome.self_check is not None:
         print(*(f"  {line}" for line in outcome.self_check.said), sep="\n")
+
+
+def _help() -> None:
+    from expunge.methods import UNLEARNING
+
+    print("usage: expunge unlearn METHOD --model M --forget F --retain R --out DIR [--FIELD VALUE ...]\n\nmethods:")
+    for known, cls in UNLEARNING.items():
+        print(f"  {known:<22} {cls.formula}")
+    print("\n`expunge unlearn METHOD --help` lists the fields of a method.")
+    print(QUESTIONS)
+
+
+def _parsed(words: Sequence[str]) -> "tuple[Run, Folder, list[str]]":
+    """Returns the run, its folder, and the texts after --forget-question."""
+    from expunge.cli.nested import inner_choices, narrow, plain
+    from expunge.cli.runs import Folder, parse_run, said_in_file
+    from expunge.spec import Run
+    from expunge.training.settings import Training
+
+    name = words[0] if words and not words[0].startswith("-") else None
+    flags, questions = _questions(list(words[1:] if name else words))
+    said: Any = said_in_file(flags, "unlearn").get("method", {})
+    spec = _spec(name, said)
+    if isinstance(said, dict) and said.get("name", name) != spec.method_name():
+        said = {}  # the word on the command line wins over the file, and the file's fields are another method's
+    method = {**said, "name": spec.method_name()}
+    explained = f"{inspect.getdoc(spec)}\n\n{QUESTIONS}"
+    program = f"expunge unlearn {spec.method_name()}"
+    if inner_choices(spec):
+        inner = narrow(spec, method, flags)
+        fields = {"training": (plain(Training), Training()), "method": (plain(inner.spec), ...), "folder": (plain(Folder), ...)}
+        nested: Any = create_model("Unlearn", __base__=Run, __doc__=explained, **fields)  # type: ignore[call-overload]
+        run, folder = parse_run(nested, Run, program, inner.words, {"method": inner.said}, prefixes=True)
+    else:
+        own = Field(description="The fields of the method.")  # said here, tyro need not search the sources for it
+        form = create_model(
+            "Unlearn", __base__=Run, __doc__=explained, method=(spec, own), folder=(Folder, Field(description=Folder.__doc__))
+        )
+        run, folder = parse_run(form, Run, program, flags, {"method": method})
+    return run, folder, questions
+
+
+def _spec(name: str | None, said: Any) -> "type[Spec]":
+    """Returns the class of the method that the command line or else the file names; `said` is the file's field `method`."""
+    from expunge.methods import UNLEARNING, method_class
+
+    if name is None and not (isinstance(said, dict) and "name" in said):
+        raise ExpungeError(
+            "expunge unlearn needs a method: `expunge unlearn METHOD ...`, or a --config file with `method: {name: ...}`"
+        )
+    spec = method_class(name or str(said["name"]))
+    if spec.method_name() not in UNLEARNING:
+        raise ExpungeError(f"{spec.method_name()} merges models that exist already; use `expunge merge {spec.method_name()}`")
+    return spec
 
 
 def _questions(words: list[str]) -> tuple[list[str], list[str]]:

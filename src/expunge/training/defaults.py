@@ -26,6 +26,8 @@ from expunge.spec import Run
 if TYPE_CHECKING:
     from expunge.runner import AnyRun
     from expunge.start import Start
+    from expunge.training.pairs import Pairs
+    from expunge.training.settings import Training
 
 Kind = TypeVar("Kind", bound="AnyRun")
 
@@ -56,46 +58,65 @@ def resolve(run: Kind, request: Request, start: Start) -> tuple[Kind, Request]:
         if training.learning_rate == "auto":
             changes["learning_rate"] = learning_rate(method, size.weights, lora=training.lora)
     open_length = training.steps == "auto" and training.epochs == "auto"
-    asked = training.stop_when_unknown or training.until == "never-seen"
-    if asked and isinstance(training.until, float):
-        raise ExpungeError("--until and --stop-when-unknown both say how far to forget; give one of them")
-    stops = asked or (open_length and method.aims_at_unknown and training.until is None)
-    if stops and not request.holdout:
-        made = never_seen(request.forget, request.retain, training.seed)
-        if not made and asked:
-            raise ExpungeError(
-                "--stop-when-unknown compares with rows that the model never saw; none can be made of rows without names in "
-                "their prompts, so give them as --holdout"
-            )
-        stops = bool(made)
-        request = replace(request, holdout=made)
+    stops, request = _compared(training, request, by_default=open_length and method.aims_at_unknown)
     changes["stop_when_unknown"] = stops
     stops = stops or isinstance(training.until, float)
     if open_length and stops and rows <= FEW_ROWS:
         changes["stop_every"] = 1
     plan = Pairs(rows, 0, training.batch_size, training.seed, method.forget_parts(request))
-    in_epochs = min(training.batch_size, rows) / rows
-    if training.steps != "auto":
-        steps = training.steps
-        told = training.epochs
-        if told != "auto" and steps != plan.total_steps(told) and abs(told - steps * in_epochs) > ROUNDED:
-            warnings.warn(
-                f"--steps {steps} and --epochs {told:g} ({plan.total_steps(told)} steps) are different lengths; the run has "
-                f"{steps} steps",
-                UserWarning,
-                stacklevel=2,
-            )
-    elif training.epochs != "auto":
-        steps = plan.total_steps(training.epochs)
-    else:
-        steps = max(plan.total_steps(EPOCHS), MOST_STEPS if stops else LEAST_STEPS)
-    changes["steps"] = steps
+    changes["steps"] = steps = _steps(training, plan, stops=stops)
     if training.epochs == "auto":
-        changes["epochs"] = round(steps * in_epochs, 2)
+        changes["epochs"] = round(steps * _epochs_of_step(training, rows), 2)
     resolved: dict[str, object] = {"training": training.model_copy(update=changes)}
     if isinstance(run, Run):
         resolved["method"] = method
     return cast("Kind", run.model_copy(update=resolved)), request  # a copy is of the kind that it copies
+
+
+def _compared(training: Training, request: Request, *, by_default: bool) -> tuple[bool, Request]:
+    """Returns whether the run compares with rows never seen, and the request with such rows if it does.
+
+    by_default  it does if nothing was said of where to stop, and such rows are there or can be made
+    """
+    asked = training.stop_when_unknown or training.until == "never-seen"
+    if asked and isinstance(training.until, float):
+        raise ExpungeError("--until and --stop-when-unknown both say how far to forget; give one of them")
+    stops = asked or (by_default and training.until is None)
+    if not stops or request.holdout:
+        return stops, request
+    made = never_seen(request.forget, request.retain, training.seed)
+    if not made and asked:
+        raise ExpungeError(
+            "--stop-when-unknown compares with rows that the model never saw; none can be made of rows without names in "
+            "their prompts, so give them as --holdout"
+        )
+    return bool(made), replace(request, holdout=made)
+
+
+def _steps(training: Training, plan: Pairs, *, stops: bool) -> int:
+    """Returns the number of steps; warns if steps and epochs are both given and differ.
+
+    stops  the run may stop by itself, so the number is a bound
+    """
+    steps, epochs = training.steps, training.epochs
+    if steps == "auto":
+        if epochs != "auto":
+            return plan.total_steps(epochs)
+        return max(plan.total_steps(EPOCHS), MOST_STEPS if stops else LEAST_STEPS)
+    in_epochs = steps * _epochs_of_step(training, plan.forget)
+    if epochs != "auto" and steps != plan.total_steps(epochs) and abs(epochs - in_epochs) > ROUNDED:
+        warnings.warn(
+            f"--steps {steps} and --epochs {epochs:g} ({plan.total_steps(epochs)} steps) are different lengths; the run has "
+            f"{steps} steps",
+            UserWarning,
+            stacklevel=3,
+        )
+    return steps
+
+
+def _epochs_of_step(training: Training, rows: int) -> float:
+    """Returns the share of the forget rows that one step takes."""
+    return min(training.batch_size, rows) / rows
 
 
 def learning_rate(method: TrainingMethod, weights: int, *, lora: bool) -> float:
