@@ -1,5 +1,6 @@
 """What the pages of docs/ name is there: recipes, suites, sets of corpora, options of commands."""
 
+import inspect
 import re
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +17,7 @@ from expunge.data.read import split_conditions
 from expunge.evaluation.suites import SUITES
 from expunge.methods import METHODS
 from expunge.recipes import recipes_folder
+from expunge.report.page import report
 from expunge.spec import Run
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -79,6 +81,14 @@ def test_the_page_of_the_python_interface_has_every_public_name() -> None:
     for name in re.findall(r"`(expunge\.[\w.]+)`", further):
         module, _, attribute = name.rpartition(".")
         assert hasattr(import_module(module), attribute) or import_module(name), name
+
+
+@pytest.mark.parametrize("name", ["attack", "evaluate", "finetune", "load", "report", "unlearn", "verify"])
+def test_the_docstring_of_a_public_function_names_every_argument_and_the_error(name: str) -> None:
+    function = report if name == "report" else getattr(expunge, name)  # `expunge.report` is a module that can be called
+    said = str(inspect.getdoc(function))
+    assert "Raises ExpungeError" in said
+    assert [argument for argument in inspect.signature(function).parameters if argument not in said] == []
 
 
 def test_every_page_is_reached_from_the_readme() -> None:

@@ -62,6 +62,7 @@ def unlearn(
     max_length   longest row in tokens; longer answers lose their end
     device_map   spreads the layers over several GPUs, for methods without gradient steps
     resume       continues a run that was killed; overwrite: replaces one
+    quiet        no progress bar; trust_remote_code: run Python code that comes with a hub model
 
     Raises ExpungeError, before anything is written, if the input is wrong.
     """
@@ -116,7 +117,8 @@ def finetune(
 ) -> Outcome:
     """Fine-tunes by cross-entropy on `data`: makes the model to unlearn from, or the retain-only model.
 
-    data  what to learn: a source or several; the other arguments are those of `unlearn`
+    data  what to learn: a source or several. The other arguments, model, out, training, dtype, columns, format, max_length,
+          revision, trust_remote_code, resume, overwrite and quiet, are those of `unlearn`
 
     Raises ExpungeError, before anything is written, if the input is wrong.
     """
@@ -162,6 +164,7 @@ def attack(
     gold     a model that never saw the forget set; original: the model before it forgot (in a lab both are found)
     budget   `small` (minutes on a CPU) or `paper` (as published)
     limit    only the first `limit` facts of each set
+    seed     of all random draws; overwrite: replaces records of other models or budgets; quiet: no progress bar
 
     Raises ExpungeError, before anything is written, if the input is wrong.
     """

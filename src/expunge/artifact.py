@@ -177,7 +177,13 @@ def artifact_folder(path: str | Path) -> Path | None:
 
 
 def verify(path: str | Path) -> Manifest:
-    """Recomputes every checksum. Raises ExpungeError that names the first file that is missing, changed or not listed."""
+    """Recomputes every checksum of an artifact and returns its manifest.
+
+    path  a run folder or an artifact
+
+    Raises ExpungeError that names the first file that is missing, changed or not listed, and for a claim or a kind that the
+    files do not support.
+    """
     folder = artifact_folder(path)
     if folder is None:
         raise ExpungeError(unfinished(path) or f"{path} holds no expunge.json; give the folder of an artifact or of a run")

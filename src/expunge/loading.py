@@ -134,17 +134,19 @@ def load(
     force: bool = False,
     verify: bool = False,
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """Loads a model and its tokenizer from a run folder, an artifact, a plain model folder or a hub id; `.generate()` works as
-    usual.
+    """Loads a model and its tokenizer; `.generate()` works as usual.
 
-    An adapter is attached to its base model, after the base's hash was compared with the recorded one; so is a guard, which
-    stays on the model until `model.expunge_guard.detach()`. dtype `auto` is the dtype that the weights are stored in, or float32
-    on a processor without arithmetic for it.
-
+    path        a run folder, an artifact, a plain model folder or a hub id; revision: branch, tag or commit of a hub model
+    dtype       `auto`: that in which the weights are stored, or float32 on a processor without arithmetic for it
+    device      default: the GPU, if there is one
     device_map  spreads the layers over several devices, for models too large for one
     base        adapter, guard: the base model, if it is no longer at its recorded place; its hash is compared too
     force       attach to a base with another hash, and only warn if a guard's canary prompts show no effect
     verify      also verify every checksum of an artifact of more than 8 GB first; those of smaller ones are always verified
+    trust_remote_code   run Python code that comes with a hub model
+
+    An adapter is attached to its base model, after the base's hash was compared with the recorded one; so is a guard, which
+    stays on the model until `model.expunge_guard.detach()`.
 
     Raises ExpungeError for a folder that is no model, two models, or not what its manifest says.
     """

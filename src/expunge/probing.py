@@ -39,8 +39,13 @@ def probe_sets(
     tokens: TokenPolicy = "all",
     skip_start: bool = False,
 ) -> dict[str, Probe]:
-    """Computes statistics of both roles in all layers, per set. Raises ExpungeError if the model's weights are broken, or it
-    does not read text as expunge does."""
+    """Computes activation statistics of all layers for each set: of pre-activations and of keys.
+
+    tokens      tokens that count: all, the last of each prompt, or those of the answers
+    skip_start  leave the start token out
+
+    Raises ExpungeError if the model's weights are broken, or it does not read text as expunge does.
+    """
     texts = {name: spans(rows, encoder, tokens, skip_start=skip_start) for name, rows in sets.items()}
     check_finite(model, next(iter(texts.values()))[0].ids[:FEW])
     check_reading(model)

@@ -34,7 +34,14 @@ METHODS = ("gradient_ascent", "gradient_difference", "kl_minimization", "npo", "
 
 
 def quickstart(out: Path, *, seed: int = 0, say: Callable[[str], None] = print, quiet: bool = False) -> Path:
-    """Runs everything and returns the path of the page. quiet hides the progress within the stages."""
+    """Runs the whole workflow and returns the path of the report's page.
+
+    out    folder for everything; stages that are complete there are not repeated
+    seed   of the world, the models and the runs
+    say    receives one line per stage; quiet: no progress bars within the stages
+
+    Raises ExpungeError if `out` holds something else.
+    """
     began = time.perf_counter()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the models are small: more threads mostly wait for each other

@@ -78,6 +78,7 @@ def evaluate(
     show_forget_text   write prompts, responses and answers of secret tasks into the sample file
     overwrite          replace SUITE.json of an earlier evaluation
     resume             reuse the samples of a finished evaluation of the same model, data and settings
+    quiet              no progress bar
     command            words of the command line, left in SUITE.partial so that `expunge evaluate --resume --out DIR` goes on
     reuse              results of other settings of the guard on the model, for the prompts that it lets pass
     max_tokens, max_rows   bounds of a batch (default: by device); they change speed and memory, never a value

@@ -56,7 +56,7 @@ def compare(
     max_new_tokens: int = 64,
     dtype: DType = "auto",
 ) -> list[Compared]:
-    """Asks both models, one after the other, so that only one is in memory.
+    """Compares the answers of two models to the same prompts; only one model is in memory at a time.
 
     before, after    runs, artifacts, model folders or hub ids
     prompts          an empty response means that no answer is expected

@@ -39,7 +39,7 @@ AT_ONCE = 8192
 
 
 class EmbeddedPrompt(NamedTuple):
-    """A prompt as the server reads it."""
+    """The embeddings of a prompt, whether it was flagged, and the salt for the server's cache."""
 
     embeddings_TD: Tensor
     flagged: bool
@@ -85,7 +85,7 @@ def export_guard(source: str | Path, out: str | Path, *, base: str | None = None
 
 
 class Embedder:
-    """Embeds prompts as the guarded model does, from an export."""
+    """Embeds prompts as the guarded model does, from the files that `export_guard` wrote, without the model."""
 
     def __init__(self, folder: str | Path) -> None:
         """Raises ExpungeError if a file is missing or differs from its checksum."""

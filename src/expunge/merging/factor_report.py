@@ -36,7 +36,7 @@ class ModuleReport(Record):
 
 
 class AdapterResult(Record):
-    """merge.json."""
+    """The content of merge.json: what a merge of two adapters made."""
 
     out: Path
     method: str

@@ -30,7 +30,7 @@ class TensorReport(Record):
 
 
 class MergeResult(Record):
-    """merge.json."""
+    """The content of merge.json: what a merge of models made, and what it cost."""
 
     out: Path
     method: str
