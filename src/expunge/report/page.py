@@ -36,6 +36,7 @@ def report(
                        the next two are not given
     out                gets index.html (self-contained), report.md, table.tex, report.json, the figures as SVG, and for
                        the lab with both reference models summary.json
+    title              heading of the page
     original, gold     folders with the evaluation of the model before unlearning, and of one that never saw the forget set
     seed, seconds      for summary.json; default: the runs' common seed, and the time that their provenance adds up to
     show_forget_text   quote texts of the forget set, if the samples contain them
