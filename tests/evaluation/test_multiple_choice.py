@@ -15,7 +15,8 @@ from expunge.evaluation.engine import Engine
 from expunge.evaluation.multiple_choice import score_answers
 from expunge.evaluation.shortcuts import shortcuts_of
 from expunge.evaluation.token_stats import TokenStats
-from expunge.models.packed_attention import Packed, packed
+from expunge.models.attention_blocks import Packed
+from expunge.models.packed_attention import packed
 
 PAD = 0
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from expunge.evaluation.beginnings import Group, Ids
 from expunge.evaluation.token_stats import TokenDistribution, TokenStats
+from expunge.models.attention_blocks import Packed
 from expunge.models.load import causal_model
 from expunge.models.logprobs import logits_at
-from expunge.models.packed_attention import Packed, packed
+from expunge.models.packed_attention import packed
 from expunge.models.vocabulary import label_distribution, peaks
 
 

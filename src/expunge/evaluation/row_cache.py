@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
+from expunge.models.attention_blocks import Packed
 from expunge.models.load import causal_model
 from expunge.models.logprobs import cached_logits
-from expunge.models.packed_attention import Packed, Steps, packed
+from expunge.models.packed_attention import Steps, packed
 
 Ids = tuple[int, ...]
 

@@ -20,11 +20,12 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from expunge.data.encode import Encoded, collate
 from expunge.evaluation.row_cache import RowCache
+from expunge.models.attention_blocks import Packed
 from expunge.models.hooks import is_hooked
 from expunge.models.limits import embedded, scaled_from, text_config
 from expunge.models.load import causal_model
 from expunge.models.logprobs import cached_logits, logits_at
-from expunge.models.packed_attention import Packed, packed
+from expunge.models.packed_attention import packed
 from expunge.models.reading import alike, alone, check_reading, spread
 
 Ids = tuple[int, ...]

@@ -1,38 +1,28 @@
-"""Attention over many sequences in one row of tokens, without padding and without a mask.
+"""Attention over many sequences in one row of tokens, without padding.
 
-A padded batch multiplies padding, and a mask hides products that were computed. Here sequences stand one after the other in a
-single row, and each attends to its own tokens only: a beginning to itself, causally; the ends that follow it to the whole
-beginning, in one product for all ends, and each to itself, causally. Both parts have a softmax of their own; with their
-normalizers Z (which the kernel returns as logarithms) the softmax over both is the mean of their results weighted by Z.
+A padded batch multiplies padding, and a mask over a whole row hides most products that were computed. Here sequences stand one
+after the other in a single row, and each attends to its own tokens only (`attention_blocks`).
 
 The model's own forward pass runs as it is; only its attention function is replaced, through transformers' interface for that. It
-needs PyTorch's attention kernel for CPUs, which returns the normalizers.
+runs on a CPU.
 
-Shape suffixes: T tokens of the row, H heads, K heads of keys and values, D width of a head, N tokens of all ends.
+Shape suffixes: T tokens of the row, H heads, K heads of keys and values, D width of a head, Q queries (T times H / K).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from expunge.models.attention_blocks import KERNEL, Packed, attend
 from expunge.models.limits import text_config
 
 NAME = "expunge_packed"
 UNKNOWN = ("softcap", "s_aux", "position_bias", "sliding_window", "cache")
 """Arguments of attention functions that change what is computed; models that give one are not computed this way."""
-
-
-class Packed(NamedTuple):
-    """Lengths of the sequences in one row: first the beginnings of all groups, then the ends of all groups, in order."""
-
-    beginnings: Sequence[int]
-    ends: Sequence[Sequence[int]]
-    """For each beginning, the lengths of the ends that follow it; each at least 1."""
 
 
 @dataclass
@@ -87,39 +77,17 @@ def attention(
     transformers. Raises NotImplementedError for attention of another kind."""
     layout = _LAYOUT.get()
     odd = [name for name in UNKNOWN if more.get(name) is not None]
+    odd += ["values of another width"] if value_1KTD.shape[-1] != query_1HTD.shape[-1] else []
     if layout is None or attention_mask is not None or dropout or odd or not getattr(module, "is_causal", True):
         raise NotImplementedError(f"attention of {type(module).__name__} is not computed packed")
     if isinstance(layout, Steps):
         return _steps(layout, query_1HTD, key_1KTD, value_1KTD, scaling), None
-    begun, joined, alone, weights, alone_weights = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
-
-    def attended(queries: slice, keys: slice, causal: bool) -> tuple[Tensor, Tensor]:
-        """Returns results [1, T, H, D] and the logarithms of the normalizers [1, T, H]."""
-        out_1HTD, lse_1HT = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query_1HTD[:, :, queries], key_1KTD[:, :, keys], value_1KTD[:, :, keys], 0.0, causal, scale=scaling
-        )
-        return out_1HTD.transpose(1, 2), lse_1HT.transpose(1, 2)
-
-    start, end = 0, sum(layout.beginnings)
-    for length, ends in zip(layout.beginnings, layout.ends, strict=True):
-        beginning = slice(start, start + length)
-        begun.append(attended(beginning, beginning, True)[0])
-        if ends:
-            out, lse = attended(slice(end, end + sum(ends)), beginning, False)
-            joined.append(out)
-            weights.append(lse)
-        for more_length in ends:
-            own = slice(end, end + more_length)
-            out, lse = attended(own, own, True)
-            alone.append(out)
-            alone_weights.append(lse)
-            end += more_length
-        start += length
-    if joined:
-        own_1NHD, beginning_1NHD = torch.cat(alone, dim=1), torch.cat(joined, dim=1)
-        share_1NH = (torch.cat(weights, dim=1) - torch.cat(alone_weights, dim=1)).sigmoid()
-        begun.append(own_1NHD.lerp(beginning_1NHD, share_1NH[..., None].to(own_1NHD.dtype)))
-    return torch.cat(begun, dim=1), None
+    pairs = key_1KTD.shape[1]
+    heads, tokens, width = query_1HTD.shape[1:]
+    scale = width**-0.5 if scaling is None else scaling
+    query_KQD = query_1HTD.view(pairs, heads // pairs, tokens, width).transpose(1, 2).reshape(pairs, -1, width)
+    out_KQD = attend(module, layout, query_KQD, key_1KTD[0], value_1KTD[0], scale)
+    return out_KQD.view(pairs, tokens, -1, width).transpose(0, 1).reshape(1, tokens, heads, width), None
 
 
 def _steps(layout: Steps, query_1HND: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, scaling: float | None) -> Tensor:
@@ -133,7 +101,7 @@ def _steps(layout: Steps, query_1HND: Tensor, key_BKSD: Tensor, value_BKSD: Tens
     shared = heads // pairs
     query_BTHD = query_1HND.new_zeros((rows, most, heads, width))
     query_BTHD[layout.row_N, layout.depth_N] = query_1HND[0].transpose(0, 1)
-    out, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+    out, _ = KERNEL(
         query_BTHD.view(rows, most, pairs, shared, width).permute(0, 2, 3, 1, 4).reshape(rows, pairs, shared * most, width),
         key_BKSD,
         value_BKSD,
