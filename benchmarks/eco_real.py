@@ -25,7 +25,7 @@ from expunge.data.encode import Encoder
 from expunge.data.example import Example
 from expunge.data.format import Format, default_format
 from expunge.evaluation.metrics import Accuracy, Probability, RougeLRecall
-from expunge.evaluation.reuse import Reuse
+from expunge.evaluation.reuse import Reuse, attached
 from expunge.evaluation.suites.base import no_summary
 from expunge.evaluation.task import Suite, Task
 from expunge.guarding.embedding_corruption.entities import recognizer
@@ -80,7 +80,7 @@ def scored(run: Path, asked: Suite, out: Path, reuse: Reuse | None = None, model
         return read_evaluation(out / "real.json")
     network, tokenizer = load(run) if model is None else model
     if reuse is not None:
-        reuse.counts = network.expunge_guard.counts
+        reuse.counts, reuse.now = network.expunge_guard.counts, attached(run.name)
     return evaluate(network, tokenizer, suite=asked, out=out, format=FORMAT, overwrite=True, quiet=True, reuse=reuse)
 
 
@@ -145,7 +145,7 @@ def main() -> None:
     tuned: dict[str, dict[str, Any]] = {}
     for gate, fields in (
         ("hidden", {"gate": "hidden"}),
-        ("encoder", {"gate": "encoder", "gate_model": str(args.models / "all-MiniLM-L6-v2"), "gate_epochs": 10}),
+        ("encoder", {"gate": "encoder", "gate_model": str(args.models / "all-MiniLM-L6-v2"), "gate_epochs": 4}),
     ):
         reuse = None
         for name, corruption in CORRUPTIONS.items():

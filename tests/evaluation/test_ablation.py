@@ -1,6 +1,8 @@
 """The ablation of a guard gives what each setting alone gives, at little more than the cost of one."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from expunge import ExpungeError, evaluate
 from expunge.data.encode import Encoder, Format
 from expunge.data.example import Example, Request
 from expunge.evaluation.ablation import Setting, ablate, effect, settings
-from expunge.evaluation.metrics import Accuracy, Probability, RougeLRecall
+from expunge.evaluation.metrics import Accuracy, Metric, MiaGradnorm, Probability, RougeLRecall, TruthRatio
+from expunge.evaluation.shortcuts import shortcuts_of
 from expunge.evaluation.suites.base import no_summary
 from expunge.evaluation.task import Suite, Task
 from expunge.guarding import life
@@ -87,6 +90,51 @@ def test_it_gives_what_each_setting_alone_gives_and_reads_passed_prompts_once(
     life.attach(guarded, guard.method, guard.state, guard.encoder)
     again = ablate(guarded, pico_tokenizer, SUITE, out=tmp_path / "all", chosen=CHOSEN, **how)
     assert again == found  # read, not computed
+
+
+@pytest.mark.parametrize("more", [(), (MiaGradnorm(),)], ids=["packed", "through the guard"])
+def test_without_hooks_it_gives_the_same_and_reads_a_prompt_once_for_all_its_answers(
+    guarded: LlamaForCausalLM, pico_tokenizer: PreTrainedTokenizerFast, tmp_path: Path, more: tuple[Metric, ...]
+) -> None:
+    others = [Example(e.prompt, e.response, paraphrases=("in rome .",), perturbed=("in oslo .", "in lima !")) for e in FORGET]
+    task = Task("forget", tuple(others), (Probability(), TruthRatio(), RougeLRecall(), *more), "forget", max_new_tokens=3)
+    suite, guard, read = replace(SUITE, tasks=(task, SUITE.tasks[1])), guarded.expunge_guard, list[tuple[int, int]]()
+    guard.detach()
+    assert shortcuts_of(guarded).packed  # measured once, with passes of its own
+    alone = {}
+    with _forwards(guarded, read):
+        for setting in CHOSEN:
+            life.attach(guarded, *_at(guard, setting), guard.encoder)
+            alone[setting.name] = evaluate(guarded, pico_tokenizer, suite=suite, format=FORMAT, quiet=True)
+            guarded.expunge_guard.detach()
+        before = sum(rows * width for rows, width in read)
+        life.attach(guarded, guard.method, guard.state, guard.encoder)
+        read.clear()
+        found = ablate(guarded, pico_tokenizer, suite, out=tmp_path, chosen=CHOSEN, quiet=True)
+    if not more:
+        assert {rows for rows, _ in read} == {1}  # packs; a guard that is attached sees real rows
+        assert sum(width for _, width in read) < before / 3  # three settings for less than one
+    for name, expected in alone.items():
+        assert found[name].guard == expected.guard
+        for mine, score in zip(found[name].scores, expected.scores, strict=True):
+            assert mine.value == pytest.approx(score.value, rel=1e-5, abs=1e-6), (mine.task, mine.metric)
+    assert "expunge_guard" not in vars(guarded)
+
+
+@contextmanager
+def _forwards(model: LlamaForCausalLM, read: list[tuple[int, int]]) -> Iterator[None]:
+    """Notes rows and width of each pass, without a hook."""
+    layer = model.model.layers[0]
+
+    def forward(hidden: Any, *args: Any, **kwargs: Any) -> Any:
+        read.append(tuple(hidden.shape[:2]))
+        return type(layer).forward(layer, hidden, *args, **kwargs)
+
+    layer.forward = forward
+    try:
+        yield
+    finally:
+        del layer.forward
 
 
 def test_settings_with_the_same_effect_are_read_once(

@@ -2,7 +2,9 @@
 prompts that it lets pass are scored once for all of them, and settings with the same effect once."""
 
 import hashlib
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,10 +12,15 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from expunge.errors import ExpungeError
-from expunge.evaluation.reuse import Ahead, Reuse
+from expunge.evaluation.metrics.base import Need
+from expunge.evaluation.reuse import Change, Reuse, attached
 from expunge.evaluation.run import evaluate
+from expunge.evaluation.shortcuts import shortcuts_of
 from expunge.evaluation.task import Suite
 from expunge.guarding import life
+from expunge.guarding.embedding_corruption.corrupter import Edit, Reading
+from expunge.guarding.embedding_corruption.judge import Judge
+from expunge.guarding.forward_pass import Counts
 from expunge.methods.guarding.embedding_corruption import EmbeddingCorruption, at, embedding_matrix
 from expunge.records import Evaluation, read_evaluation
 
@@ -21,6 +28,10 @@ STRENGTHS = (5, 10, 15, 20, 25, 30)
 """Standard deviations of noise on one coordinate, in units of the embeddings (ECO's released ablations)."""
 SHARES = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
 """Shares of the coordinates that are set to zero or get the other sign (ECO's released ablation of Phi-1.5)."""
+
+
+PACKED: frozenset[Need] = frozenset({"answer", "paraphrases", "perturbed", "choices", "generated", "distribution"})
+"""What is computed without hooks (`changed_prompts`); the rest, samples and gradients, through an attached guard."""
 
 
 class Setting(NamedTuple):
@@ -72,6 +83,10 @@ def ablate(
 ) -> dict[str, Evaluation]:
     """Scores the guarded model under each setting, into out/NAME; returns name -> evaluation. The model's guard is detached.
 
+    Where the model takes packs (on a CPU, most do), prompts are read without the guard's hooks, corrupted by the same function:
+    their answers share them, and prompts that pass are read as by the plain model. Values equal those of each setting's own
+    evaluation up to rounding (1e-5).
+
     chosen        settings, by default those of `settings`
     fingerprint   a hash over the model and its guard; with it, settings that are done are read instead
 
@@ -84,18 +99,24 @@ def ablate(
     guard.detach()
     width = embedding_matrix(model).shape[1]
     judge = method.judge(model, state, encoder)
-    reuse = Reuse(lambda ids: not judge.decision(ids).chosen)
+    packed = _packed(model, suite)
+    reuse = Reuse(lambda ids: not judge.decision(ids).chosen, counted=not packed)
     every = list(settings(width) if chosen is None else chosen)
     keys = {s.name: _key(fingerprint, s) for s in every}
     files = {s.name: out / s.name / f"{suite.name}.json" for s in every}
     found = {s.name: _earlier(files[s.name], keys[s.name]) for s in every if files[s.name].is_file() and not overwrite}
     left = [s for s in every if s.name not in found]
     guards = {s.name: at(method, state, s.fields, width) for s in left}
-    ahead = [Ahead(effect(s.fields, width), guards[s.name][0].edit(guards[s.name][1])) for s in left]
+    edits = [guards[s.name][0].edit(guards[s.name][1]) for s in left]
+    read: Callable[..., object] = partial(_read, judge) if packed else _hooked
+    changes = [Change(effect(s.fields, width), partial(read, edit)) for s, edit in zip(left, edits, strict=True)]
     for number, setting in enumerate(left):
-        attached = life.attach(model, *guards[setting.name], encoder)  # type: ignore[arg-type]
-        reuse.counts, reuse.effect, reuse.ahead = attached.counts, ahead[number].effect, ahead[number + 1 :]
-        try:
+        reuse.counts, reuse.now, reuse.ahead = Counts(), changes[number], changes[number + 1 :]
+        with ExitStack() as stack:
+            if not packed:
+                hooks = life.attach(model, *guards[setting.name], encoder)  # type: ignore[arg-type]
+                stack.callback(hooks.detach)
+                reuse.counts, reuse.now = hooks.counts, attached(changes[number].effect)
             found[setting.name] = evaluate(
                 model,
                 tokenizer,
@@ -110,9 +131,24 @@ def ablate(
                 format=encoder.format,
                 reuse=reuse,
             )
-        finally:
-            attached.detach()
     return {s.name: found[s.name] for s in every}
+
+
+def _packed(model: nn.Module, suite: Suite) -> bool:
+    """Returns whether all that the suite needs can be computed without hooks, with the same values."""
+    can = shortcuts_of(model)
+    needs = {need for task in suite.tasks for need in task.needs}
+    return can.packed and can.ragged and can.longest is None and suite.outside is None and needs <= PACKED
+
+
+def _read(judge: Judge, edit: Edit, ids: tuple[int, ...]) -> Reading:
+    """Returns how a prompt is read under a corruption without hooks."""
+    return Reading(edit, judge.decision(ids), len(ids))
+
+
+def _hooked(edit: Edit, ids: tuple[int, ...]) -> Edit:
+    """Returns the same for an attached guard, which knows the prompt."""
+    return edit
 
 
 def _key(fingerprint: str | None, setting: Setting) -> str | None:

@@ -21,6 +21,8 @@ class Group(NamedTuple):
 
     rows: tuple[Encoded, ...]
     shared: Ids
+    under: object = None
+    """How the prompt is read under a setting of a guard; None: as by the model and what is attached to it."""
 
     @property
     def ends(self) -> list[Ids]:
@@ -43,11 +45,11 @@ class Group(NamedTuple):
         return sum(map(len, self.ends))
 
 
-def group_of(rows: Sequence[Encoded]) -> Group:
+def group_of(rows: Sequence[Encoded], under: object = None) -> Group:
     """Returns a group of answers with the longest beginning that all of them read."""
     read = [row.ids[:-1] for row in rows]
     first = min(read)
-    return Group(tuple(rows), first[: _common(first, max(read))])  # what the first and the last in order share, all share
+    return Group(tuple(rows), first[: _common(first, max(read))], under)  # what the first and the last in order share, all share
 
 
 def beginnings(answers: Answers, can: Shortcuts) -> list[list[int]]:

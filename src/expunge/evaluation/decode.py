@@ -34,7 +34,7 @@ class Begun:
     """The model's logits are not numbers, so that its answer is unknown."""
     done: bool = False
     under: object = None
-    """The setting of the model's guard; None: the attached one."""
+    """How the prompt is read (`generate.generate`)."""
 
     def take(self, token: int, end_ids: Collection[int], stopped: Callable[[Ids], bool] | None) -> None:
         """Adds a token, or ends the answer at an end token, a stop text, or the maximum length."""

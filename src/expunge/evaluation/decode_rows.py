@@ -34,7 +34,7 @@ def decode_rows(
     order, first = list[int](), list[tuple[int, bool]]()
     for batch in length_batches([len(ids) for ids in whole], READ, len(rows)):
         order += batch
-        first += _best(cache.begin([whole[i] for i in batch]))
+        first += _best(cache.begin([whole[i] for i in batch], [rows[i].under for i in batch]))
     rows = [rows[i] for i in order]
     texts = [list(whole[i]) for i in order]
     trusts = [Trust(cost) for _ in rows]

@@ -10,7 +10,7 @@ that another token is written only if two are equally probable within that.
 """
 
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TypedDict, cast
@@ -28,6 +28,7 @@ from transformers import (
 
 from expunge.data.encode import Encoded, Encoder, collate, decoded, length_batches
 from expunge.errors import ExpungeError
+from expunge.evaluation.changed_prompts import settings_of_rows
 from expunge.evaluation.decode import Begun, decode, logits_are_finite, tokens_of
 from expunge.evaluation.decode_rows import decode_rows
 from expunge.evaluation.drawing import drawn
@@ -102,7 +103,7 @@ def generate(
     max_rows: int | None = None,
     max_tokens: int | None = None,
     stopped: Callable[[Ids], bool] | None = None,
-    known: Mapping[Ids, Ids] | None = None,
+    known: Sequence[Ids] | None = None,
     settings: Sequence[object] | None = None,
 ) -> list[Ids | None]:
     """Returns the greedy continuation of each prompt, up to and without the first end token; None if the logits are not
@@ -111,17 +112,17 @@ def generate(
     max_length             longest sequence that the model takes; answers end there
     max_rows, max_tokens   bounds of a batch, in prompts and, answers included, tokens (key-value cache); default: `usual_size`
     stopped                whether the tokens written so far contain a stop text, so that the answer ends
-    known                  by prompt, tokens with which the continuation begins (end token included), known from a
-                           teacher-forced pass under the attached setting: they are read instead of generated
-    settings               for a guarded model: the setting of the guard for each prompt (`guarding.session.rows_under`)
+    known                  for each prompt, tokens with which the continuation begins (end token included), known from a
+                           teacher-forced pass: they are read instead of generated
+    settings               how each prompt is read: under a setting of the attached guard (`guarding.session.rows_under`), or
+                           changed (`changed_prompts`, where rows are decoded without padding)
 
     Equal prompts under one setting are continued once.
     """
     asked = list(zip(prompts, settings or [None] * len(prompts), strict=True))
     rows = {(prompt, under): _begin(prompt, 0, max_new_tokens, max_length, under) for prompt, under in asked}
-    for prompt, tokens in (known or {}).items():
-        if (prompt, None) in rows:
-            rows[prompt, None].take_all(tokens, end_ids, stopped)
+    for key, tokens in dict(zip(asked, known or (), strict=False)).items():
+        rows[key].take_all(tokens, end_ids, stopped)
     _write(model, list(rows.values()), pad_id, end_ids, stopped, None, max_rows, max_tokens)
     return [tokens_of(rows[key]) for key in asked]
 
@@ -246,6 +247,7 @@ def _batch(
     if _stepwise(chosen[0], can) and can.ragged and how["nucleus"] is None:
         decode_rows(model, chosen, end_ids=how["end_ids"], stopped=how["stopped"])
     elif _stepwise(chosen[0], can):
+        settings_of_rows([row.under for row in chosen])
         decode(model, chosen, **how)
     else:
         _by_transformers(model, chosen, **how)
@@ -272,7 +274,7 @@ def _by_transformers(
     choice: list[LogitsProcessor] = [finite]
     if nucleus is not None:
         choice.append(drawn(nucleus, [(row.prompt, row.draw) for row in begun], limit, width))
-    with own_generation(model, pad_id, end_ids) as config, rows_under([row.under for row in begun]):
+    with own_generation(model, pad_id, end_ids) as config, rows_under(settings_of_rows([row.under for row in begun])):
         config.max_new_tokens = limit
         written_BT: torch.Tensor = inner.generate(  # type: ignore[operator]
             input_ids=tokens.input_ids_BT,

@@ -35,6 +35,7 @@ from transformers import Cache
 from expunge.data.encode import Encoded, Tokens, collate, length_batches
 from expunge.devices import out_of_memory
 from expunge.evaluation.beginnings import Answers, Group, Ids, beginnings, group_of
+from expunge.evaluation.changed_prompts import settings_of_rows
 from expunge.evaluation.packs import packs, read_pack, statistics_at
 from expunge.evaluation.processes import dealt
 from expunge.evaluation.shortcuts import Shortcuts, sees, shortcuts_of
@@ -77,18 +78,18 @@ def score_answers(
     max_tokens, max_rows   upper bounds of a batch, in tokens and questions. They change speed and memory, never a value
     max_logits             upper bound of the tokens of all ends in one pass, which have logits; default: max_tokens
     distribution           with `TokenStats.distribution`, which takes a few more passes over the logits
-    settings               for a guarded model: the setting of the guard for each question (`guarding.session.rows_under`)
+    settings               how the prompt of each question is read: under a setting of the attached guard
+                           (`guarding.session.rows_under`), or changed (`changed_prompts`, where the model takes packs)
 
     Raises ExpungeError if a token has no embedding, or if a single row does not fit into memory.
     """
     check_embedded(model, (answer.ids for answers in questions for answer in answers))
     pad_id, can = padding(model, pad_id), shortcuts_of(model)
-    groups, places, under = [], [], list[object]()
+    groups, places = [], []
     for q, answers in enumerate(questions):
         for rows in beginnings(answers, can):
-            groups.append(group_of([answers[a] for a in rows]))
+            groups.append(group_of([answers[a] for a in rows], settings[q] if settings is not None else None))
             places.append([(q, a) for a in rows])
-            under.append(settings[q] if settings is not None else None)
     if can.packed:
         together = packs(groups, max_tokens, max_rows, max_logits or max_tokens, can.longest)
         batches: list[tuple[Way, list[int]]] = [(read_pack, pack) for pack in together]
@@ -97,7 +98,7 @@ def score_answers(
     training = model.training
     model.eval()
     try:
-        results = dealt(model, batches, partial(_batch, model, groups, under, pad_id, distribution))
+        results = dealt(model, batches, partial(_batch, model, groups, pad_id, distribution))
     finally:
         model.train(training)
     found: dict[tuple[int, int], TokenStats] = {}
@@ -158,16 +159,17 @@ def _spans(chosen: Sequence[int], costs: Sequence[int], most: int) -> list[list[
 def _batch(
     model: nn.Module,
     groups: Sequence[Group],
-    under: Sequence[object],
     pad_id: int,
     distribution: bool,
     batch: tuple[Way, Sequence[int]],
 ) -> list[TokenStats]:
     """Computes the batch, or its halves one after the other if it does not fit into memory."""
     way, chosen = batch
+    mine = [groups[g] for g in chosen]
+    under = None if way is read_pack else settings_of_rows([group.under for group in mine])
     try:
-        with torch.inference_mode(), rows_under([under[g] for g in chosen]):
-            return way(model, [groups[g] for g in chosen], pad_id, distribution)
+        with torch.inference_mode(), rows_under(under):
+            return way(model, mine, pad_id, distribution)
     except torch.OutOfMemoryError as error:
         if len(chosen) == 1:
             tokens = len(groups[chosen[0]].shared) + groups[chosen[0]].more
@@ -175,9 +177,7 @@ def _batch(
     torch.cuda.empty_cache()
     half = len(chosen) // 2
     return [
-        stats
-        for part in (chosen[:half], chosen[half:])
-        for stats in _batch(model, groups, under, pad_id, distribution, (way, part))
+        stats for part in (chosen[:half], chosen[half:]) for stats in _batch(model, groups, pad_id, distribution, (way, part))
     ]
 
 

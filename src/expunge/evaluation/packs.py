@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from expunge.evaluation.beginnings import Group, Ids
+from expunge.evaluation.changed_prompts import changed
 from expunge.evaluation.token_stats import TokenDistribution, TokenStats
 from expunge.models.attention_blocks import Packed
 from expunge.models.load import causal_model
@@ -50,8 +51,10 @@ def read_pack(model: nn.Module, groups: Sequence[Group], pad_id: int, distributi
     ids = [token for group in groups for token in group.shared]
     positions = [np.arange(length) for length in layout.beginnings]
     start, where, labels = 0, list[NDArray[np.int64]](), list[Ids]()
+    prompts = list[tuple[int, object]]()
     for group, some in zip(groups, ends, strict=True):
         shared = len(group.shared)
+        prompts.append((start, group.under))
         places: dict[Ids, int] = {(): 0}
         for end in some:
             places[end] = begun
@@ -67,7 +70,7 @@ def read_pack(model: nn.Module, groups: Sequence[Group], pad_id: int, distributi
     read_T = np.zeros(len(ids), dtype=bool)
     read_T[where_M] = True
     index_N = torch.from_numpy(np.flatnonzero(read_T)).to(device)
-    with packed(model, layout):
+    with packed(model, layout), changed(model, prompts):
         logits_NV = logits_at(
             model,
             torch.tensor([ids], device=device),

@@ -26,28 +26,38 @@ class Compute(Protocol[Result]):
     def __call__(self, items: Sequence[Any], /, *, settings: Sequence[object]) -> Sequence[Result]: ...
 
 
-class Ahead(NamedTuple):
-    """A setting whose results will be asked for later."""
+class Change(NamedTuple):
+    """What a setting of the guard does to the prompts that it changes."""
 
     effect: Hashable
-    setting: object
-    """The same in the guard's terms (`guarding.session.rows_under`)."""
+    """Settings with the same effect share results."""
+    under: Callable[[Ids], object]
+    """How a prompt is read: what `compute` is given as its setting."""
+
+
+def attached(effect: Hashable) -> Change:
+    """Returns the change that an attached guard makes by itself."""
+    return Change(effect, lambda _: None)
 
 
 class Reuse:
     """Results for several evaluations of one model under settings of its guard that decide alike."""
 
-    def __init__(self, passes: Callable[[Ids], bool]) -> None:
-        """passes: whether the guards leave a prompt, given as tokens, unchanged"""
-        self._passes = passes
+    def __init__(self, passes: Callable[[Ids], bool], *, counted: bool = True) -> None:
+        """
+        passes    whether the guards leave a prompt, given as tokens, unchanged
+        counted   a guard is attached and counts the prompts that the model reads; otherwise all are counted here
+        """
+        self._passes, self._counted = passes, counted
         self._known: dict[Hashable, Any] = {}
         self._made: dict[Hashable, Any] = {}
         self.counts: Counts | None = None
         """Of the guard that is attached now: prompts whose results are reused count as decided, or acted on."""
-        self.effect: Hashable = None
-        """What the attached guard does to the prompts that it changes: their results are reused under the same effect."""
-        self.ahead: Sequence[Ahead] = ()
-        """Settings that will be attached later, in this order."""
+        self.now: Change | None = None
+        """The setting that is evaluated; None: nothing is known about it, and results of prompts that it changes are never
+        reused."""
+        self.ahead: Sequence[Change] = ()
+        """Settings whose results will be asked for later, in this order."""
         self._computed = False
 
     def of(
@@ -65,24 +75,29 @@ class Reuse:
         rows      how many rows the model reads for each item; default: one
         """
         passes = [self._passes(prompt) for prompt in prompts]
-        full = [(None if passed else (self.effect,), key) for passed, key in zip(passes, keys, strict=True)]
+        effect = object() if self.now is None else (self.now.effect,)
+        full = [(None if passed else effect, key) for passed, key in zip(passes, keys, strict=True)]
         new = [i for i, key in enumerate(full) if key not in self._known]
         if self.counts is not None:
-            spared = {i: 1 if rows is None else rows[i] for i in set(range(len(items))) - set(new)}
+            spared = {i: 1 if rows is None else rows[i] for i in set(range(len(items))) - set(new if self._counted else ())}
             self.counts.decided += sum(spared.values())
             self.counts.acted += sum(count for i, count in spared.items() if not passes[i])
-        wanted: dict[Hashable, tuple[int, object]] = {full[i]: (i, None) for i in new}
+        wanted: dict[Hashable, tuple[int, object]] = {full[i]: (i, self.under(prompts[i])) for i in new}
         changed = [i for i in new if not passes[i]]
         for ahead in self.ahead[: -(-AT_ONCE // len(changed)) - 1] if changed else ():
             for i in changed:
                 key = ((ahead.effect,), keys[i])
                 if key not in self._known and key not in wanted:
-                    wanted[key] = (i, ahead.setting)
+                    wanted[key] = (i, ahead.under(prompts[i]))
         if wanted:
             self._computed = True
             results = compute([items[i] for i, _ in wanted.values()], settings=[setting for _, setting in wanted.values()])
             self._known |= zip(wanted, results, strict=True)
         return [self._known[key] for key in full]
+
+    def under(self, prompt: Ids) -> object:
+        """Returns how a prompt is read under the setting that is evaluated; None: as by the model and what is attached to it."""
+        return None if self.now is None or self._passes(prompt) else self.now.under(prompt)
 
     def has_computed(self) -> bool:
         """Returns whether anything was computed since the last call: what was not need not be saved until the end."""

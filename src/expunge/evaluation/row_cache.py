@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
+from expunge.evaluation.changed_prompts import changed
 from expunge.models.attention_blocks import Packed
 from expunge.models.load import causal_model
 from expunge.models.logprobs import cached_logits
@@ -75,11 +76,16 @@ class RowCache:
         self.places = Places(rows, columns, none_N, none_N)
         self.cache = Cache(layer_class_to_replicate=partial(RowLayer, self.places))  # type: ignore[arg-type]
 
-    def begin(self, rows: Sequence[Ids]) -> Tensor:
-        """Adds rows and reads all their tokens; returns logits [B, V] after the last of each."""
+    def begin(self, rows: Sequence[Ids], under: Sequence[object] = ()) -> Tensor:
+        """Adds rows and reads all their tokens; returns logits [B, V] after the last of each.
+
+        under   how the prompt at the beginning of each row is read (`changed_prompts`); default: as it is
+        """
         first, counts = len(self.lengths), [len(row) for row in rows]
         ends = torch.tensor(list(accumulate(counts)), device=self.places.row_N.device) - 1
-        found = self._pass(rows, [(first + b, 0) for b in range(len(rows))], ends, Packed(counts, [()] * len(rows)), None)
+        starts = accumulate(counts[:-1], initial=0)
+        with changed(self.model, zip(starts, under, strict=False)):
+            found = self._pass(rows, [(first + b, 0) for b in range(len(rows))], ends, Packed(counts, [()] * len(rows)), None)
         self.lengths += counts
         return found
 

@@ -168,15 +168,20 @@ class Rows:
                 known[prompt] = max(known.get(prompt, ()), self._foreseen(row, prompt), key=len)
         how = self._writing(task)
 
+        reuse = self.engine.reuse
+
         def write(some: Sequence[Ids], *, settings: Sequence[object] | None = None) -> list[Ids | None]:
-            return generate(self.model, some, **how, known=known, settings=settings)
+            # What a teacher-forced pass has shown holds under the setting that is evaluated, not under those computed ahead.
+            now = [None if reuse is None else reuse.under(prompt) for prompt in some]
+            begun = [known[p] if a == b else () for p, a, b in zip(some, settings or now, now, strict=True)]
+            return generate(self.model, some, **how, known=begun, settings=settings)
 
         asked = list(prompts.values())
-        if self.engine.reuse is None:
+        if reuse is None:
             return asked, write(asked)
         keys = [("written", prompt, how["max_new_tokens"], how["max_length"], task.stop) for prompt in asked]
         decoded = [int(not is_foreseen(known[prompt], prompt, how)) for prompt in asked]
-        return asked, self.engine.reuse.of(asked, keys, asked, write, decoded)
+        return asked, reuse.of(asked, keys, asked, write, decoded)
 
     def _answered(self, row: Row, ids: Ids | None, prompts: Mapping[str, Ids], task: Task) -> Row:
         if ids is None or row.example.prompt is None:

@@ -94,7 +94,7 @@ def evaluate(
         raise ExpungeError(f"{earlier} exists; give another folder, or overwrite it")
 
     judges = from_main(partial(_judges, built))
-    guard = guard_counts(model)
+    guard = guard_counts(model) if reuse is None or reuse.counts is None else reuse.counts
     before = (guard.decided, guard.acted) if guard is not None else (0, 0)
     readers = _readers(model, tokenizer, format, max_length, max_tokens, max_rows, reuse)
     settings = [*readers.settings, str(show_forget_text), *(str(judge.fingerprint) for judge in judges)]

@@ -33,6 +33,20 @@ class Edit:
     seed: int
 
 
+@dataclass(frozen=True)
+class Reading:
+    """One prompt with corrupted embeddings, for passes that know where it stands and need no hooks."""
+
+    edit: Edit
+    decision: Decision
+    length: int
+    """Tokens of the prompt."""
+
+    def embedded(self, embeddings_TD: Tensor) -> Tensor:
+        """Returns the embeddings of the whole prompt as the model reads them, [T, D]."""
+        return corrupted(self.edit, self.decision, embeddings_TD)
+
+
 def corrupted(edit: Edit, decision: Decision, embeddings_TD: Tensor) -> Tensor:
     """Returns the embeddings of a whole prompt as the model reads them, [T, D]."""
     found_TD = embeddings_TD.detach().clone()
