@@ -45,6 +45,8 @@ def test_the_values_are_those_of_the_definition(kind: Kind) -> None:
         torch.testing.assert_close(found[moved], VALUES[moved] + (3.0 if kind.startswith("add") else -3.0))
     if kind == "set_rand_noise_first_n":
         torch.testing.assert_close(found[:, :7], 3.0 * noise(KEYS, 7))
+    if kind == "rand_noise_top_k":
+        assert torch.equal(found, VALUES + 3.0 * (noise(KEYS, D) * moved))  # bit for bit, in however few passes
     if kind.startswith("rand_noise"):
         drawn = (found - VALUES)[moved] / 3.0
         assert abs(float(drawn.mean())) < 0.15

@@ -70,14 +70,15 @@ def write(
     on_cpu = embeddings_MD.device.type == "cpu"
     places = index_N.tolist() if on_cpu else []
     step = max(1, AT_ONCE // columns_MC.shape[1]) if on_cpu else len(index_N)
+    offset_N, room = _offsets(key_N, columns_MC.shape[1]), Room()
     for start in range(0, len(index_N), max(1, step)):
         part = slice(start, start + step)
         mine = places[part]
         if mine and mine[-1] - mine[0] == len(mine) - 1:  # positions in a row are edited where they are
-            _edit(columns_MC[mine[0] : mine[-1] + 1], kind, count, strength, key_N[part], row_N[part], drawn)
+            _edit(columns_MC[mine[0] : mine[-1] + 1], kind, count, strength, offset_N[part], row_N[part], drawn, room)
         else:
             taken_NC = columns_MC[index_N[part]]
-            _edit(taken_NC, kind, count, strength, key_N[part], row_N[part], drawn)
+            _edit(taken_NC, kind, count, strength, offset_N[part], row_N[part], drawn, room)
             columns_MC[index_N[part]] = taken_NC
 
 
@@ -92,8 +93,29 @@ def _drawn(kind: Kind, count: int, width: int, key_N: Tensor, row_N: Tensor) -> 
     return found
 
 
+class Room:
+    """Memory for a few rows at a time, used again and again: to get new memory takes longer than to compute what goes into it."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def like(self, name: str, values_NC: Tensor) -> Tensor:
+        """Returns float32 numbers [N, C] of any value, on the device of `values_NC`."""
+        kept = self._kept.get(name)
+        if kept is None or len(kept) < len(values_NC):
+            kept = self._kept[name] = torch.empty(values_NC.shape, device=values_NC.device)
+        return kept[: len(values_NC)]
+
+
 def _edit(
-    values_NC: Tensor, kind: Kind, count: int, strength: float, key_N: Tensor, row_N: Tensor, drawn: dict[int, Tensor]
+    values_NC: Tensor,
+    kind: Kind,
+    count: int,
+    strength: float,
+    offset_N: Tensor,
+    row_N: Tensor,
+    drawn: dict[int, Tensor],
+    room: Room,
 ) -> None:
     """Edits rows of embeddings in place. Products with a mask of numbers are several times as fast as `where`."""
     chosen_NC = None
@@ -103,9 +125,13 @@ def _edit(
     elif count < values_NC.shape[1]:
         keys_NC = values_NC.detach().float()
         by_size = kind not in ("add_value_least_k", "sub_value_top_k")
-        chosen_NC = extreme(keys_NC.abs() if by_size else keys_NC, count, least=kind == "add_value_least_k", positive=by_size)
+        keys_NC = torch.abs(keys_NC, out=room.like("sizes", keys_NC)) if by_size else keys_NC
+        chosen_NC = extreme(keys_NC, count, room, least=kind == "add_value_least_k", positive=by_size)
     if "noise" in kind:
-        noise_NC = noise(key_N, values_NC.shape[1])
+        noise_NC = _draws(offset_N, values_NC.shape[1], out=room.like("noise", values_NC))
+        if chosen_NC is not None and values_NC.dtype == torch.float32 and values_NC.device.type == "cpu":
+            values_NC.addcmul_(noise_NC, chosen_NC, value=strength)  # in one pass; rounds like the three below, for 0 and 1
+            return
         noise_NC = noise_NC.mul_(strength) if chosen_NC is None else noise_NC.mul_(chosen_NC).mul_(strength)
         if kind.startswith("set"):
             values_NC.copy_(noise_NC)
@@ -126,22 +152,23 @@ def drawn_coordinates(key: Tensor, width: int, count: int) -> Tensor:
     return torch.randperm(width, generator=generator)[:count]
 
 
-def extreme(values_ND: Tensor, count: int, *, least: bool, positive: bool = False) -> Tensor:
+def extreme(values_ND: Tensor, count: int, room: Room, *, least: bool, positive: bool = False) -> Tensor:
     """Marks the `count` largest or smallest values of each row by 1.0, float32 [N, D]: exactly that many; of equal values the
     first.
 
     positive  no value is negative: then the order of float32 is that of their bits, which are compared faster
     """
+    found_ND = room.like("marks", values_ND)  # numbers at once: to make them of truth values is another pass
     if count == 1:
-        return torch.zeros_like(values_ND).scatter_(1, _first(values_ND, least), 1.0)
+        return found_ND.zero_().scatter_(1, _first(values_ND, least), 1.0)
     place = count - 1 if least else values_ND.shape[1] - count
     if values_ND.device.type == "cpu":  # NumPy selects with vector instructions, several times as fast as torch's kthvalue
-        values = values_ND.numpy().view(np.int32) if positive else values_ND.numpy()
-        border = np.partition(values, place, axis=1)[:, place : place + 1].copy()
-        border_N1 = torch.from_numpy(border.view(np.float32))
+        values = room.like("order", values_ND).copy_(values_ND).numpy()
+        values = values.view(np.int32) if positive else values
+        values.partition(place, axis=1)
+        border_N1 = torch.from_numpy(values[:, place : place + 1].view(np.float32))
     else:
         border_N1 = values_ND.kthvalue(place + 1, dim=1, keepdim=True).values
-    found_ND = torch.empty_like(values_ND)  # numbers at once: to make them of truth values is another pass
     torch.le(values_ND, border_N1, out=found_ND) if least else torch.ge(values_ND, border_N1, out=found_ND)
     many_N = found_ND.sum(dim=1) > count
     if bool(many_N.any()):  # equal values at a border
@@ -160,9 +187,17 @@ def _first(values_ND: Tensor, least: bool) -> Tensor:
 
 def noise(key_N: Tensor, count: int) -> Tensor:
     """Draws N(0, 1) for each key, float32 [N, count]: a part of a fixed table, from an offset given by the key."""
-    table = _table(key_N.device)
-    offset_N = (mix(key_N) & (2**62 - 1)) % (len(table) - count)
-    return table.as_strided((len(table) - count, count), (1, 1)).index_select(0, offset_N)
+    return _draws(_offsets(key_N, count), count)
+
+
+def _offsets(key_N: Tensor, count: int) -> Tensor:
+    """Returns where the draws of each key begin in the table."""
+    return (mix(key_N) & (2**62 - 1)) % (TABLE_SIZE - count)
+
+
+def _draws(offset_N: Tensor, count: int, out: Tensor | None = None) -> Tensor:
+    table = _table(offset_N.device)
+    return torch.index_select(table.as_strided((TABLE_SIZE - count, count), (1, 1)), 0, offset_N, out=out)
 
 
 @cache
