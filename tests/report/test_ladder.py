@@ -69,10 +69,14 @@ def test_different_budgets_are_said(attacked: RunRecord) -> None:
     assert "other" in said
 
 
-def test_the_table_says_the_controls_level_in_short(attacked: RunRecord) -> None:
-    table = attack_table([attacked])
+def test_the_table_has_a_column_for_each_level_and_budgets_in_plain_words(attacked: RunRecord) -> None:
+    asked = attacked.attacks[0].model_copy(update={"budget": {"formats": ("a", "b"), "pairs": ((0.1, 0.2),), "partial": True}})
+    table = attack_table([attacked.model_copy(update={"attacks": (asked, attacked.attacks[2])})])
     assert table is not None
-    assert table.rows[0][4].text == "gold: 0.10 before, 0.12 after"
+    assert [cell.text for cell in table.rows[0][2:]] == [
+        *("recall", "0.700", "0.800", "0.100", "0.100", "–", "formats a, b · pairs 0.1/0.2 · partial yes")
+    ]
+    assert [cell.text for cell in table.rows[1][2:]] == ["–"] * 7
 
 
 def test_the_page_shows_the_ladder(lab, tmp_path: Path) -> None:

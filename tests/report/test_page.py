@@ -156,12 +156,12 @@ def test_scores_that_are_missing_show_their_reason(tofu_page, tofu):
 def test_the_headline_names_who_cannot_be_told_from_gold_and_what_tells_the_others(parsed):
     text = " ".join(" ".join(parsed.texts).split())
     start = (
-        "6 methods were asked to forget 72 samples: npo cannot be told from a model that never learned them (forget effect 0.99,"
+        "6 methods were asked to forget 72 samples. npo cannot be told from a model that never learned them (forget effect 0.99,"
     )
     assert start in text
     assert "and neither can simnpo and kl_minimization." in text
     assert "gradient_difference: probability (over-forgotten)" in text
-    assert re.search(r"What was to stay is damaged: gradient_ascent \(0\.\d\d kept\)\.", text)
+    assert re.search(r"The retain set is damaged by gradient_ascent \(0\.\d\d kept\)\.", text)
 
 
 def test_the_table_against_gold_shows_each_statistic(parsed):
@@ -196,7 +196,7 @@ def of_languages(lab, tmp_path) -> list[Path]:
 def test_a_run_that_was_to_forget_other_tasks_is_not_measured_by_the_facts(lab, of_languages, tmp_path):
     page = report([*of_languages, lab.runs[2]], tmp_path / "out", original=lab.original, gold=lab.gold)
     text = " ".join(page.read_text().replace("\u00a0", " ").split())
-    assert "1 method was asked to forget 72 samples: kl_minimization cannot be told from a model" in text
+    assert "1 method was asked to forget 72 samples. kl_minimization cannot be told from a model" in text
     assert "Each forgotten task drops by at least" in text
     rows = {r[0]["text"]: r[1]["text"] for r in Tables(page.read_text()).tables["lab-summary"]}
     assert (rows["language_velun"], rows["kl_minimization"]) == ("was to forget Language: velun", "indistinguishable from gold")
@@ -220,8 +220,8 @@ def test_where_none_passes_the_headline_says_what_tells_the_nearest_apart(lab):
     from expunge.report.sections import section
 
     first, _ = section("lab", [read_run(lab.runs[5])], read_run(lab.original), read_run(lab.gold), False).headline
-    assert "none is indistinguishable from a model that never learned them with the rest kept. idk comes nearest" in first
-    assert "is told from it by extraction strength (still known)" in first
+    assert "None that kept the rest is indistinguishable from a model that never learned them. idk comes nearest" in first
+    assert "is distinguished from it by extraction strength (still known)" in first
 
 
 def test_without_gold_the_page_says_what_was_not_tested(lab, tmp_path):
@@ -437,10 +437,8 @@ def with_attack(lab, tmp_path, **changes) -> Path:
 
 def test_attacks_are_listed_with_their_budgets(lab, tmp_path):
     rows = Tables(report([with_attack(lab, tmp_path)], tmp_path / "out").read_text()).tables["attacks"]
-    assert [c["text"] for c in rows[1]] == [
-        *("npo", "relearn", "steps 20", "0.010", "never_known 0.3", "Facts to forget, probability 0.710 (0.600–0.800)")
-    ]
-    assert rows[1][3]["small"] == "−0.020 to 0.040"
+    assert [c["text"] for c in rows[1]] == [*("npo", "relearn", "probability", "0.010", "0.710", "–", "–", "–", "steps 20")]
+    assert [rows[1][i]["small"] for i in (3, 4)] == ["−0.020 to 0.040", "0.600–0.800"]
 
 
 def test_nothing_is_written_over_without_being_asked(lab, tmp_path):

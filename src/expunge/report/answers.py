@@ -13,6 +13,8 @@ SHOWN = 4
 class QuotedAnswer(NamedTuple):
     models: tuple[str, ...]
     """All models that gave this answer."""
+    who: str
+    """The same in few words: `all models`, `all but idk`, or the names."""
     text: str
     right: bool
 
@@ -79,8 +81,17 @@ def _question(task: str, sample: str, texts: dict[str, dict[tuple[str, str], dic
     by_text: dict[str, list[str]] = {}
     for name, found in known.items():
         by_text.setdefault(found.get("generated", "").strip(), []).append(name)
-    answers = tuple(QuotedAnswer(tuple(names), text, _same(text, expected)) for text, names in by_text.items())
+    answers = tuple(
+        QuotedAnswer(tuple(names), _who(names, list(known)), text, _same(text, expected)) for text, names in by_text.items()
+    )
     return Question(sample, one["prompt"], expected, answers)
+
+
+def _who(names: Sequence[str], known: Sequence[str]) -> str:
+    others = [name for name in known if name not in names]
+    if not others and len(known) > 1:
+        return "all models"
+    return f"all but {', '.join(others)}" if len(others) < 3 < len(names) else ", ".join(names)
 
 
 def _same(text: str, expected: str) -> bool:

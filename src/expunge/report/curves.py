@@ -49,6 +49,7 @@ def _panel(axes: Axes, run: RunRecord) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.margins(x=0.02, y=0.08)
     axes.set_xlabel("step", fontsize=11, labelpad=2)
+    axes.set_ylabel("loss", fontsize=11, labelpad=2)
 
 
 def _at(steps: Sequence[int], position: float) -> float:

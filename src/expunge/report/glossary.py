@@ -62,6 +62,15 @@ METRICS: dict[str, Meaning] = {
         "Weighs wrong answers against a reworded right one: on forget tasks near 1 means that the model cannot tell them apart, "
         "on other tasks near 1 means that it prefers the right one clearly.",
     ),
+    "recall": Meaning("recall", "Share of an answer's words that an attack gets out of the model, without those of the prompt."),
+    "leak": Meaning("leak", "Probability that one of several sampled answers gives the whole fact away."),
+    "auc": Meaning("AUC", "How well a score separates forgotten facts from others: 1 perfectly, 0.5 not at all."),
+    "percentile": Meaning(
+        "percentile", "Share of the candidates that the right word beats in what is read from hidden states: 0.5 is chance."
+    ),
+    "patched_probability": Meaning(
+        "patched probability", "Probability of the answer when the original model's upper layers read the run's hidden states."
+    ),
     "accuracy": Meaning("accuracy", "Share of questions answered rightly; with four choices, guessing gives 0.25."),
     "accuracy_normalized": Meaning(
         "accuracy per character", "Share of questions whose right choice is the most probable for its length."

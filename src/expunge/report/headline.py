@@ -42,7 +42,7 @@ def headline(
 
 
 def _with_gold(runs: Sequence[RunRecord], aim: Aim, effects: Mapping[str, Effects], against: Against) -> tuple[str, str]:
-    asked = f"{_count(runs, 'method')} {'were' if len(runs) != 1 else 'was'} asked to forget {_asked(runs, aim)}: "
+    asked = f"{_count(runs, 'method')} {'were' if len(runs) != 1 else 'was'} asked to forget {_asked(runs, aim)}. "
     same = [name for name in against.indistinguishable() if name in effects]
     good = [run.name for run in runs if run.name in same and not _damaged(effects[run.name])]
     if good:
@@ -51,8 +51,8 @@ def _with_gold(runs: Sequence[RunRecord], aim: Aim, effects: Mapping[str, Effect
     else:
         first = runs[0].name
         found = against.verdicts[first]
-        why = f" and is told from it by {told_by(found)}" if found.apart else f"; the verdict: {found.words}"
-        said = f"none is indistinguishable from a model that never learned them with the rest kept. {first} comes nearest "
+        why = f" and is distinguished from it by {told_by(found)}" if found.apart else f"; the verdict: {found.words}"
+        said = f"None that kept the rest is indistinguishable from a model that never learned them. {first} comes nearest "
         said += f"({_figures(effects[first])}){why}."
     told = [
         f"{run.name}: {told_by(against.verdicts[run.name])}"
@@ -62,7 +62,7 @@ def _with_gold(runs: Sequence[RunRecord], aim: Aim, effects: Mapping[str, Effect
     few = [run.name for run in runs if against.verdicts[run.name].words == "too few samples"]
     untested = {run.name: reason for run in runs if (reason := against.verdicts[run.name].untested)}
     rest = [
-        f"Told from gold by: {'; '.join(told)}." if told else "",
+        f"Distinguished from gold by: {'; '.join(told)}." if told else "",
         f"Too few samples to say of {_list(few)}." if few else "",
         *(f"{name} was not tested against gold: {reason}." for name, reason in untested.items()),
         _damage(runs, effects),
@@ -105,7 +105,7 @@ def _untested(original: RunRecord | None, gold: RunRecord | None) -> str:
 def _damage(runs: Sequence[RunRecord], effects: Mapping[str, Effects]) -> str:
     lost = [(run.name, effects[run.name].kept.value) for run in runs if _damaged(effects[run.name])]
     named = [f"{name} ({number('retain_kept', value)} kept)" for name, value in lost if value is not None]
-    return f"What was to stay is damaged: {_list(named)}." if named else ""
+    return f"The retain set is damaged by {_list(named)}." if named else ""
 
 
 def _damaged(effects: Effects) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -12,15 +12,28 @@ from expunge.records import Attack
 from expunge.report.plots import FORGET, GOLD, GREY, HAIRLINE, INK, canvas, quiet_ticks, sheet, shorten, style, write_svg
 from expunge.report.read import RunRecord
 
-WIDTH, ROW, LEFT, TOP, FOOT, COLUMNS = 920, 21.0, 150.0, 62.0, 40.0, 3
+WIDTH, ROW, LEFT, TOP, FOOT, COLUMNS = 920, 21.0, 150.0, 62.0, 56.0, 3
 """Pixels: width of the figure, height of a rung, room for the attacks' names, for the key and names of runs, for the scale; and
 panels side by side."""
-CURVES: Mapping[str, tuple[str, str, Callable[[Mapping[str, Any]], bool]]] = {
-    "relearn": ("step", "relearning, step", lambda trial: trial.get("data") == "facts" and trial.get("trial", 0) == 0),
-    "sample": ("k", "answers drawn, k", lambda trial: True),
-    "probe": ("layer", "linear probe, layer", lambda trial: trial.get("reader") == "linear"),
+
+
+class Curve(NamedTuple):
+    axis: str
+    """Field of a trial that runs along the axis."""
+    label: str
+    measure: str
+    belongs: Callable[[Mapping[str, Any]], bool]
+    """Which of the trials are points of the curve."""
+
+
+CURVES: Mapping[str, Curve] = {
+    "relearn": Curve(
+        "step", "relearning, step", "recall", lambda trial: trial.get("data") == "facts" and trial.get("trial", 0) == 0
+    ),
+    "sample": Curve("k", "answers drawn, k", "leak@k", lambda trial: True),
+    "probe": Curve("layer", "linear probe, layer", "percentile", lambda trial: trial.get("reader") == "linear"),
 }
-"""Attack -> what runs along the axis, its label, which of the ways belong to the curve."""
+"""Attack -> its curve."""
 LINES: tuple[tuple[str, str, Any], ...] = (
     ("value", FORGET, "-"),
     ("gold", GOLD, (0, (5, 1.6))),
@@ -79,6 +92,7 @@ def _panel(
         x = left + long * step / 4
         axes.plot([x, x], [top, bottom + 4], color=HAIRLINE if step else GREY, linewidth=0.8, zorder=0.5)
         axes.text(x, bottom + 10, f"{step / 4:g}", fontsize=10.5, ha="center", va="top")
+    axes.text(left + long / 2, bottom + 28, "recall, or the attack's own measure", fontsize=10.5, ha="center", va="top")
     by_name = {attack.attack: attack for attack in run.attacks}
     applied = [attack for attack in run.attacks if attack.applicable]
     for r, rung in enumerate(rungs):
@@ -153,7 +167,8 @@ def attack_curves(runs: Sequence[RunRecord], name: str = "attack-curves") -> str
                 axes.set_xscale("log", base=2)
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-            axes.set_xlabel(CURVES[kind][1], fontsize=11, labelpad=2)
+            axes.set_xlabel(CURVES[kind].label, fontsize=11, labelpad=2)
+            axes.set_ylabel(CURVES[kind].measure, fontsize=11, labelpad=2)
         for k, (words, (_, colour, dash)) in enumerate(zip(("run", "gold", "never-known facts"), LINES, strict=True)):
             x, y = 52.0 + 140 * k, 1 - 12 / height
             figure.add_artist(Line2D([x / WIDTH, (x + 26) / WIDTH], [y, y], color=colour, linestyle=dash, linewidth=1.8))
@@ -163,7 +178,7 @@ def attack_curves(runs: Sequence[RunRecord], name: str = "attack-curves") -> str
 
 def _points(run: RunRecord, kind: str) -> list[tuple[float, Mapping[str, Any]]]:
     """Returns (place on the axis, trial) of the attack of that name with default settings."""
-    axis, _, belongs = CURVES[kind]
+    axis, belongs = CURVES[kind].axis, CURVES[kind].belongs
     attack = next((attack for attack in run.attacks if attack.attack.partition(":")[0] == kind), None)
     trials = attack.trials if attack is not None else ()
     return sorted(

@@ -10,7 +10,7 @@ from expunge.report.checks import comparable
 from expunge.report.claims import Claim
 from expunge.report.disruption import disruption, measured
 from expunge.report.effects import KEPT, Effects
-from expunge.report.glossary import interval, meaning, number, task_label
+from expunge.report.glossary import meaning, task_label
 from expunge.report.gold import Against
 from expunge.report.groups import TaskMetric, to_go
 from expunge.report.read import RunRecord
@@ -139,40 +139,40 @@ def change(score: Score | None, before: Score | None) -> float | None:
 
 
 def attack_table(runs: Sequence[RunRecord]) -> Table | None:
-    """Makes one row per run and attack: the gain, the same attack on the control, the budget, and the scores afterwards."""
+    """Makes one row per run and attack: the gain, the levels of the run and of the controls, and the budget."""
     rows = []
     for run in runs:
         for attack in run.attacks:
-            gain = attack.gain
+            gain, levels = attack.gain, {score.task: score for score in attack.scores}
             shown = score_cell(
                 Score(task="suite", metric="change", value=gain.value, low=gain.low, high=gain.high, n=0)
                 if gain and gain.value is not None
                 else Score(task="suite", metric="change", value=None, n=0, unscored=attack.reason or "no gain was computed")
             )
-            after = "; ".join(_after(score) for score in attack.scores) or DASH
-            budget, control = settings(attack.budget) or DASH, _control(attack.control)
-            rows.append((Cell(run.name), Cell(attack.attack), Cell(budget), shown, Cell(control), Cell(after)))
+            first = next(iter(attack.scores), None)
+            sides = (levels.get("forget", first), levels.get("before"), levels.get("gold"), levels.get("control"))
+            measure = meaning(first.metric).label if first else DASH
+            cells = (
+                Cell(run.name),
+                Cell(attack.attack),
+                Cell(measure),
+                shown,
+                *(score_cell(side) if side else Cell(DASH) for side in sides),
+            )
+            rows.append((*cells, Cell(settings(attack.budget) or DASH)))
     columns = (
-        *(Column("run"), Column("attack"), Column("budget")),
-        *(Column("gain", True, "What the attack brought back beyond its control"), Column("control"), Column("after the attack")),
+        *(Column("run"), Column("attack"), Column("measure")),
+        Column("gain", True, "What the attack brought back beyond its control"),
+        Column("after the attack", True),
+        Column("before it", True),
+        Column("gold, after", True, "The same attack on the model that never saw the forget set"),
+        Column("never-known facts, after", True, "The same attack on facts that the run never saw"),
+        Column("budget"),
     )
-    return Table("attacks", "Attempts to bring the knowledge back.", columns, tuple(rows)) if rows else None
-
-
-def _control(control: dict[str, Any]) -> str:
-    """`gold: 0.02 before, 0.05 after`; of records without these figures all that is there."""
-    of = control.get("of")
-    if of is None:
-        return settings(control) or DASH
-    before, late = control.get(f"{of}_before"), control.get(f"{of}_after")
-    levels = [f"{value:.2f} {when}" for value, when in ((before, "before"), (late, "after")) if value is not None]
-    return f"{str(of).replace('_', '-')}: {', '.join(levels)}"
-
-
-def _after(score: Score) -> str:
-    value = number(score.metric, score.value) if score.value is not None else DASH
-    between = interval(score.metric, score.low, score.high)
-    return f"{task_label(score.task)}, {meaning(score.metric).label} {value}{f' ({between})' if between else ''}"
+    caption = (
+        "Attempts to bring the knowledge back, with 95 % intervals. The gain is over gold or, without it, over never-known facts."
+    )
+    return Table("attacks", caption, columns, tuple(rows)) if rows else None
 
 
 def settings(fields: Mapping[str, object]) -> str:
@@ -181,9 +181,18 @@ def settings(fields: Mapping[str, object]) -> str:
     for key, value in fields.items():
         if isinstance(value, Mapping):
             flat += [f"{key}.{inner}" for inner in settings(value).split(" · ") if inner]
-        elif value is not None and key != "name":
-            flat.append(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}")
+        elif value is not None and key != "name" and (said := _plain(value)):
+            flat.append(f"{key} {said}")
     return " · ".join(flat)
+
+
+def _plain(value: object) -> str:
+    """Formats a setting: yes or no, lists with commas, pairs inside of lists with a slash."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join("/".join(map(_plain, one)) if isinstance(one, list | tuple) else _plain(one) for one in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def run_table(runs: Sequence[RunRecord], claims: Mapping[str, Claim]) -> Table | None:

@@ -15,7 +15,7 @@ from expunge.report.matrix import heat_map, matrix_table
 from expunge.report.page_tables import attack_table, run_table, shared_provenance
 from expunge.report.plots import inline
 from expunge.report.sections import Section
-from expunge.report.tables import html, with_code
+from expunge.report.tables import breakable, html, with_code
 
 
 def as_html(page: Contents) -> str:
@@ -29,6 +29,7 @@ def as_html(page: Contents) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["code"] = with_code
+    environment.filters["breakable"] = breakable
     claims, attacks, made = claim_rows(page.claims), attack_table(page.runs), run_table(page.runs, page.claims)
     text: str = environment.get_template("page.html.j2").render(
         **{name: value for name, value in page._asdict().items() if name != "claims"},
@@ -87,6 +88,7 @@ def meanings(page: Contents) -> list[Meaning]:
     shown = {s.metric for m in models for e in m.evaluations for s in e.scores}
     shown |= {score.metric for s in page.sections for e in s.effects.values() for score in e}
     shown |= {metric for s in page.sections if s.against for _, metric in s.against.statistics()}
+    shown |= {score.metric for run in page.runs for attack in run.attacks for score in attack.scores}
     shown |= {"relative_drop"} if any(s.matrices for s in page.sections) else set()
     shown |= {"change"} if any(s.changes for s in page.sections) else set()
     order = [*(m for m in METRICS if m in shown), *sorted(shown - METRICS.keys())]

@@ -108,7 +108,7 @@ def _html_head(table: Table, column: Column) -> str:
             numbers = len(table.columns) - table.stub
             width = f" style='width:{(72 if numbers > 3 else 60) / numbers:.2f}%'"
     title = f" title='{escape(column.explanation)}'" if column.explanation else ""
-    return f"<th scope='col'{classes}{title}{width}>{_breakable(column.title)}</th>"
+    return f"<th scope='col'{classes}{title}{width}>{breakable(column.title)}</th>"
 
 
 def _html_row(table: Table, index: int, notes: dict[str, int]) -> str:
@@ -133,13 +133,13 @@ def _html_cell(cell: Cell, notes: dict[str, int]) -> str:
     below = f"<small>{escape(cell.interval)}</small>" if cell.interval else ""
     if cell.note:
         return f"<abbr title='{escape(cell.note)}'>{escape(cell.text)}</abbr><sup>{notes[cell.note]}</sup>{below}"
-    return f"{_breakable(cell.text)}{below}"
+    return f"{breakable(cell.text)}{below}"
 
 
-def _breakable(text: str) -> str:
+def breakable(text: str) -> Markup:
     """Lets long names break after an underscore, and sets exponents by markup."""
-    breakable = str(escape(text)).replace("_", "_<wbr>")
-    return SUPERSCRIPT_RUN.sub(lambda m: f"<sup class=power>{normal(m.group()).replace('-', '−')}</sup>", breakable)
+    parts = str(escape(text)).replace("_", "_<wbr>")
+    return Markup(SUPERSCRIPT_RUN.sub(lambda m: f"<sup class=power>{normal(m.group()).replace('-', '−')}</sup>", parts))
 
 
 def normal(superscripts: str) -> str:
