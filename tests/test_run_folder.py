@@ -17,7 +17,7 @@ import expunge
 from expunge import ExpungeError, Training
 from expunge.folders import RESERVED, check_apart
 from expunge.loading import open_model
-from expunge.methods import GradientAscent, TaskVectorNegation
+from expunge.methods import GradientAscent, NeuronAdjust, TaskVectorNegation
 from expunge.models.folder import file_hash
 from expunge.models.load import causal_model
 
@@ -92,6 +92,41 @@ def test_a_small_disk_is_refused_at_once_and_filled_up_in_the_middle_it_is_a_sen
         expunge.unlearn(GradientAscent(), **{**words, "out": out}, overwrite=True)
     assert "\n" not in str(error.value)
     assert [p.name for p in out.glob("*partial*")] == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="a small file system has to be mounted")
+def test_a_disk_that_the_records_or_the_tokenizer_of_a_guard_fill_up_is_a_sentence(
+    words: dict[str, Any], small_disk: Path
+) -> None:
+    out = small_disk / "run"
+    del words["training"]
+    fill = small_disk / "fill"
+    for room, said in ((0, "cannot be written to"), (8192, "artifact could not be written"), (65536, None)):
+        fill.write_bytes(bytes(shutil.disk_usage(small_disk).free - room) if room < 65536 else b"")
+        if said is None:
+            expunge.unlearn(NeuronAdjust(), **{**words, "out": out, "retain": words["forget"]}, resume=True)
+            break
+        with pytest.raises(ExpungeError, match=said) as error:
+            expunge.unlearn(NeuronAdjust(), **{**words, "out": out, "retain": words["forget"]})
+        assert "\n" not in str(error.value)
+        fill.write_bytes(b"")
+    assert (out / "artifact/guard.safetensors").is_file()
+
+
+def test_a_complete_run_in_a_place_that_is_read_only_is_complete_already(
+    words: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expunge.unlearn(GradientAscent(), **words)
+    monkeypatch.setattr("expunge.folders.os.access", lambda *_: False)
+    assert expunge.unlearn(GradientAscent(), resume=True, **words).stopped == "the run was complete already"
+    (words["out"] / "provenance.json").unlink()
+    with pytest.raises(ExpungeError, match=r"cannot be written to .read-only"):
+        expunge.unlearn(GradientAscent(), resume=True, **words)
+
+
+def test_a_home_that_the_shell_left_as_a_tilde_is_refused(words: dict[str, Any]) -> None:
+    with pytest.raises(ExpungeError, match="would be a folder named ~ here"):
+        expunge.unlearn(GradientAscent(), **{**words, "out": Path("~/run")})
 
 
 @pytest.fixture

@@ -64,7 +64,10 @@ def check_no_model(out: Path) -> None:
 
 
 def check_writable(out: Path) -> None:
-    """Raises ExpungeError if a folder cannot be made or written at `out`: below or on a file, read-only, with too long a name."""
+    """Raises ExpungeError if a folder cannot be made or written at `out`: below or on a file, read-only, with too long a name, or
+    with a `~` that the shell has left as it is (as in --out=~/runs)."""
+    if str(out).startswith("~"):
+        raise ExpungeError(f"--out {_short(out)} would be a folder named {out.parts[0]} here; write the path to the home out")
     try:
         there = next(place for place in (out.absolute(), *out.absolute().parents) if os.path.lexists(place))
         os.stat(there)
@@ -142,14 +145,12 @@ def filled(out: Path) -> Iterator[None]:
         raise
 
 
-def check_room(folder: Path, needed: int, what: str) -> None:
+def check_room(folder: Path, needed: int, what: str, advice: str = "give another --out") -> None:
     """Raises ExpungeError, before the first byte, if `needed` bytes would not fit; `folder` need not exist yet."""
     there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
     free = shutil.disk_usage(there).free
     if needed > free:
-        raise ExpungeError(
-            f"{what} takes {size_text(needed)} and {there} has {size_text(free)} free; make room, or give another --out"
-        )
+        raise ExpungeError(f"{what} takes {size_text(needed)} and {there} has {size_text(free)} free; make room, or {advice}")
 
 
 def size_text(nbytes: int) -> str:

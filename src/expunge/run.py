@@ -21,6 +21,7 @@ from expunge.artifact import artifact_folder, save_artifact, verify
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.data.format import default_format
+from expunge.data.unknown import say_unknown
 from expunge.devices import arithmetic
 from expunge.errors import ExpungeError
 from expunge.folders import check_apart, check_no_model, check_replaceable, check_writable, holds_something, unfinished
@@ -77,6 +78,7 @@ def execute(
     run = run if run.format is not None else run.model_copy(update={"format": default_format(tokenizer)})
     assert run.format is not None
     encoder = Encoder(tokenizer, run.format, max_length=run.max_length)
+    unknown = say_unknown(request, tokenizer)
     folder = RunFolder(run, request, start, out, fresh=overwrite and not resume, restaged=runner.has_stages, before=before)
     if resume and (out / "run.yaml").is_file():
         folder.check_inputs()
@@ -84,6 +86,8 @@ def execute(
             return Outcome(out, out / "artifact", 0, "the run was complete already")
         if not runner.has_stages:
             _check_same(run, out)
+    if resume:
+        check_writable(out)
     stage = partial(execute, build_objective=build_objective, draw_answers=draw_answers, measures=measures)
     with folder:
         context = Context(
@@ -105,6 +109,7 @@ def execute(
         began = time.perf_counter()
         made = runner.produce(context)
         if is_main():
+            made = made._replace(notes=" ".join(filter(None, (made.notes, unknown))))
             made = _publish(context, folder.inputs(), made, began)
             if runner.has_stages and made.settings:
                 folder.note_choices(made.settings)
@@ -121,7 +126,8 @@ def check(run: AnyRun, request: Request) -> None:
 def _check_out(run: AnyRun, out: Path, resume: bool, overwrite: bool) -> None:
     if resume and overwrite:
         raise ExpungeError("--resume goes on with a run and --overwrite starts it anew; give one of them")
-    check_writable(out)
+    if not resume:  # a run that is complete already may be in a place that is read-only
+        check_writable(out)
     check_apart(out, run.sources())
     check_no_model(out)
     if not is_main():

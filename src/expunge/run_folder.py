@@ -78,6 +78,8 @@ class RunFolder:
             write_text(self.out / "run.yaml", to_yaml(self.run))
             write_json(self.out / "inputs.json", inputs)
         except OSError as error:
+            if not self._was_there:  # the same command works again once there is room
+                (self.out / "run.yaml").unlink(missing_ok=True)
             raise ExpungeError(f"{self.out} cannot be written to ({error}); make room, or give another --out") from error
 
     def note_choices(self, settings: Mapping[str, object]) -> None:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from expunge.data.encode import Encoded, Encoder, collate
 from expunge.data.example import Example, Request
 from expunge.data.format import Format
+from expunge.errors import ExpungeError
 from expunge.evaluation.engine import Engine
 from expunge.guarding import life
 from expunge.methods import METHODS
@@ -102,6 +103,23 @@ def test_with_and_without_a_cache_and_with_lookup_the_same_is_written(
         alone = [written(pico_llama, [ids])[0] for ids in prompts]
         assert written(pico_llama, prompts, use_cache=False) == alone
         assert [written(pico_llama, [ids], prompt_lookup_num_tokens=3)[0] for ids in prompts] == alone
+
+
+def test_with_an_assistant_the_same_is_written_and_drafts_of_its_own_layers_are_refused_and_leave_the_model_whole(
+    fitted: tuple[GuardingMethod, State],
+    pico_llama: PreTrainedModel,
+    encoder: Encoder,
+    model_of: Callable[..., PreTrainedModel],
+) -> None:
+    """transformers takes layers out of the config while the model's own first layers draft, and after an error for good."""
+    method, state = fitted
+    prompts, assistant = encoder.encode_prompts(ASKED)[::3], model_of("llama", seed=5)
+    with method.attach(pico_llama, state, encoder):
+        alone = [written(pico_llama, [ids])[0] for ids in prompts]
+        assert [written(pico_llama, [ids], assistant_model=assistant)[0] for ids in prompts] == alone
+        with pytest.raises(ExpungeError, match="without assistant_early_exit"):
+            written(pico_llama, prompts[:1], assistant_early_exit=1)
+        assert [written(pico_llama, [ids])[0] for ids in prompts] == alone
 
 
 def test_beams_and_returned_sequences_belong_to_their_query(

@@ -212,7 +212,12 @@ class TestBadRows:
                 read_examples(path)
 
     def test_broken_files_are_named(self, tmp_path):
+        zipped = bytearray(gzip.compress(b"".join(b'{"text": "%d"}\n' % i for i in range(99))))
+        zipped[10] = 0xFF  # no kind of block is called so
         broken: dict[str, tuple[bytes, str]] = {
+            "bits.jsonl.gz": (bytes(zipped), r"bits\.jsonl\.gz cannot be read"),
+            "bits.csv.gz": (bytes(zipped), r"bits\.csv\.gz is not CSV"),
+            "cut.jsonl.gz": (bytes(zipped[:9]), r"cut\.jsonl\.gz cannot be read"),
             "a.jsonl": (b'{"text": "x"}\n{"text": \n', r"a\.jsonl line 2 is not JSON"),
             "b.jsonl": (b'{"text": "x"}\n{"text": "\xff"}\n', r"b\.jsonl is not UTF-8 in line 2"),
             "c.json": (b'[{"text": "x"}', r"c\.json is not JSON"),
@@ -235,6 +240,11 @@ class TestBadRows:
             (tmp_path / name).write_bytes(content)
             with pytest.raises(ExpungeError, match=message):
                 read_examples(tmp_path / name)
+
+    def test_a_datasets_folder_whose_list_of_splits_is_broken_is_said(self, tmp_path):
+        (tmp_path / "dataset_dict.json").write_text("{")
+        with pytest.raises(ExpungeError, match="is not a whole datasets folder"):
+            read_examples(tmp_path)
 
     def test_missing_files_are_named_without_a_look_at_the_hub(self, tmp_path, monkeypatch):
         monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: pytest.fail("asked the hub"))

@@ -18,7 +18,7 @@ from expunge.records import Evaluation, Score, read_samples
 from expunge.report.latex import latex
 from expunge.report.tables import Column, Table, html, markdown, score_cell
 
-LONG = "a city of birds and of fish with a river and a city of cat and dog"
+LONG = "a city of bird and of fish with a river and a city of cat and dog"
 ROWS = (Example("where is anna ?", "oslo"), Example("where is boris ?", LONG), Example("where is clara ?", "lima"))
 
 
@@ -103,3 +103,15 @@ def test_a_page_shows_the_number_with_a_footnote() -> None:
 def test_a_score_after_an_attack_says_of_which_facts_it_is_not() -> None:
     score = results._score("forget", "recall", np.array([0.5, np.nan, 1.0]))
     assert (score.value, score.n, score.left_out) == (0.75, 2, {results.NO_VALUE: 1})
+
+
+def test_words_that_the_tokenizer_does_not_know_are_said_beside_every_score_that_reads_them(
+    scored: Callable[..., Evaluation],
+) -> None:
+    rows = (Example("where is anna ?", "Zürich"), Example("where is boris ?", "oslo"), Example("wo ist clara ?", "lima"))
+    found = scored(Probability(), ExactMatch(), rows=rows, max_new_tokens=4)
+    assert [score.cut for score in found.scores] == [{"unknown": 2}, {"unknown": 2}]
+    assert "2 of 3 samples have words that the tokenizer does not know" in table(found)
+    wrong = Example("where is anna ?", "oslo", paraphrases=("in oslo",), perturbed=("Zürich",))
+    found = scored(Probability(), TruthRatio(), rows=(wrong,))
+    assert [score.cut for score in found.scores] == [{}, {"unknown": 1}]

@@ -1,6 +1,8 @@
 """Building: complete folders only, checked figures, a cache, and going on after an interruption."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -183,3 +185,31 @@ def test_a_figure_at_its_bound_is_good_and_beyond_it_is_named() -> None:
     never = {"facts_never_known probability": 0.3}
     assert level_fault(never, {"facts_forget probability": 0.35}) is None
     assert "0.500" in str(level_fault(never, {"facts_forget probability": 0.5}))
+
+
+def test_too_little_room_for_a_lab_is_said_before_a_model_is_trained(pico: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pico.setattr(models, "teach", no_training)
+    usage = shutil.disk_usage("/")
+    pico.setattr("expunge.folders.shutil.disk_usage", lambda _: usage._replace(free=10_000))
+    with pytest.raises(ExpungeError, match=r"a lab with 3 more models takes .* another place for the cache by EXPUNGE_CACHE"):
+        build(tmp_path / "lab", quiet=True)
+    assert not (tmp_path / "lab").exists()
+
+
+def test_a_disk_that_a_lab_fills_up_is_a_sentence_and_nothing_half_written_stays(
+    pico: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pico.context() as full:
+        full.setattr(shutil, "copytree", lambda *_, **__: os.write(os.open("/dev/full", os.O_WRONLY), b"x"))
+        with pytest.raises(ExpungeError, match=r"models/base could not be written .No space left.*the same command goes on"):
+            build(tmp_path / "lab", quiet=True)
+    assert list((tmp_path / "lab/models").iterdir()) == []
+    build(tmp_path / "lab", quiet=True)
+
+
+def test_a_complete_lab_in_a_place_that_is_read_only_is_complete(pico: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lab = build(tmp_path / "lab", quiet=True)
+    pico.setattr("expunge.folders.os.access", lambda *_: False)
+    assert build(lab, quiet=True) == lab
+    with pytest.raises(ExpungeError, match="cannot be written to"):
+        build(tmp_path / "other", quiet=True)

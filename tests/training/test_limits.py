@@ -18,7 +18,7 @@ QUICK = Training(steps=1, batch_size=2, learning_rate=1e-3)
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     path = tmp_path / "forget.jsonl"
-    answers = ["oslo", "lima is a city of birds and of fish with a river"]
+    answers = ["oslo", "lima is a city of bird and of fish with a river"]
     path.write_text("".join(json.dumps({"prompt": "where is anna ?", "response": a}) + "\n" for a in answers))
     return path
 

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import ConfigDict
 
 from expunge.described import Described
-from expunge.folders import check_place
+from expunge.folders import check_no_model
 from expunge.records import Seed
 
 
@@ -29,7 +29,7 @@ class Lab(Described):
 def run(flags: Lab) -> None:
     from expunge.lab.building import build, read_figures
 
-    check_place(Path(flags.out))
+    check_no_model(Path(flags.out))
     lab = build(Path(flags.out), flags.seed, flags.size, flags.gold)
     models = sorted(folder for folder in (lab / "models").iterdir() if not folder.name.startswith("."))
     figures = [read_figures(folder) for folder in models]

@@ -7,7 +7,9 @@ import csv
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +19,8 @@ Located = Iterator[tuple[str, dict[str, Any]]]
 """(file and line, row)"""
 Source = str | Path
 
+UNREADABLE = (OSError, EOFError, zlib.error)
+"""Raised by a file that is missing, cut off, or damaged within its compression."""
 _HUB = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(:(?P<config>[^/:]*)(/(?P<split>[^/:]+))?)?")
 
 
@@ -92,18 +96,20 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
                     yield number, line
     except UnicodeDecodeError as error:
         raise ExpungeError(f"{path} is not UTF-8 in line {_undecodable(path)} ({error.reason}); convert it") from error
-    except (OSError, EOFError) as error:
-        raise ExpungeError(f"{path} cannot be read ({error}); check the file") from error
+    except UNREADABLE as error:
+        raise ExpungeError(f"{path} cannot be read ({error}); check the file, or copy it again") from error
 
 
 def _undecodable(path: Path) -> int:
     """Returns the number of the first line that is not UTF-8; text is decoded in blocks, which do not tell."""
-    with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
+    number = 0
+    with suppress(*UNREADABLE), gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as file:
+        for line in file:
+            number += 1
             try:
                 line.decode()
             except UnicodeDecodeError:
-                return number
+                break
     return number
 
 
@@ -168,7 +174,7 @@ def _csv_rows(path: Path) -> Located:
                         f"{where} has more cells than the first line has names; put quotes around texts with commas"
                     )
                 yield where, {name: cell for name, cell in row.items() if cell}
-    except (csv.Error, UnicodeDecodeError, OSError, EOFError) as error:
+    except (csv.Error, UnicodeDecodeError, *UNREADABLE) as error:
         raise ExpungeError(f"{path} is not CSV in UTF-8 ({error}); convert it") from error
 
 
@@ -197,7 +203,11 @@ _READERS: dict[str, Callable[[Path], Located]] = {
 
 def _folder_rows(folder: Path) -> Located:
     if (folder / "dataset_dict.json").is_file():
-        splits = ", ".join(str(folder / name) for name in json.loads((folder / "dataset_dict.json").read_text())["splits"])
+        try:
+            named = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ExpungeError(f"{folder} is not a whole datasets folder ({error!r}); save it again") from error
+        splits = ", ".join(str(folder / name) for name in named)
         raise ExpungeError(f"{folder} holds several splits; give one of {splits}")
     if (folder / "state.json").is_file():
         import datasets

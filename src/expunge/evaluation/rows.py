@@ -113,8 +113,9 @@ class Rows:
                 perturbed=found(example, "perturbed", need),
                 choices=tuple(next(choices)) if "choices" in need else (),
                 shortened=frozenset(kind for kind in need if self.texts.is_short(pairs_of(example, kind))),
+                unknown=unknown,
             )
-            for example, need in asked
+            for (example, need), unknown in zip(asked, self.texts.unknown(asked), strict=True)
         ]
         norms = self._gradient_norms([example for example, need in asked if "gradient" in need])
         short = self._gradient_norms([e for e, need in asked if "gradient_without_last" in need], without_last=True)

@@ -89,13 +89,14 @@ def _samples(task: Task, row: Row, show: bool) -> list[Sample]:
 
 
 def _cut(metric: Metric, row: Row) -> tuple[Cut, ...]:
-    """Returns which of the texts that the metric reads were cut off."""
+    """Returns which of the texts that the metric reads were cut off, or have unknown words."""
     need = metric.needs_of(row.example)
     written = need & {"generated", "sampled"}
     found: dict[Cut, bool] = {
         "text": bool((need - written) & row.shortened),
         "answer": bool(written & row.shortened),
         "prompt": row.cut and bool(need),
+        "unknown": bool(need & row.unknown),
         "judged": any(isinstance(said, OfBeginning) for judge in metric.judges for said in row.verdicts(judge)),
     }
     return tuple(what for what, is_cut in found.items() if is_cut)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from expunge.data.encode import Encoded, Encoder, fitted
 from expunge.data.example import Example
+from expunge.data.unknown import unknown_counts, unknown_id
 from expunge.evaluation.metrics.base import Need
 from expunge.evaluation.nucleus import Ids
 
@@ -23,6 +24,8 @@ class Texts:
         """Prompts (texts, where there is none) that lost their beginning."""
         self._short: set[Pair] = set()
         """Answers that lost their end."""
+        self._knows_all = unknown_id(encoder.tokenizer) is None
+        self._unknown: dict[str, bool] = {}
 
     def known(self, pair: Pair) -> Encoded | None:
         """Returns the tokens of a pair that `encode` was asked for before."""
@@ -31,6 +34,17 @@ class Texts:
     def is_short(self, pairs: Sequence[Pair]) -> bool:
         """Returns whether one of these answers lost its end."""
         return not self._short.isdisjoint(pairs)
+
+    def unknown(self, asked: Sequence[tuple[Example, frozenset[Need]]]) -> list[frozenset[Need]]:
+        """Returns for each example which of its needs concern words that the tokenizer does not know: in the prompt, or in what a
+        metric with this need reads or compares with."""
+        if self._knows_all:
+            return [frozenset()] * len(asked)
+        read = [{need: _read(example, need) for need in needs} for example, needs in asked]
+        texts = dict.fromkeys(text for row in read for several in row.values() for text in several)
+        new = [text for text in texts if text not in self._unknown]
+        self._unknown |= {t: lost > 0 for t, (lost, _) in zip(new, unknown_counts(self.encoder.tokenizer, new), strict=True)}
+        return [frozenset(need for need, several in row.items() if any(self._unknown[t] for t in several)) for row in read]
 
     def is_cut(self, example: Example) -> bool:
         """Returns whether the example's prompt, or its text, lost its beginning."""
@@ -93,6 +107,12 @@ def pairs_of(example: Example, need: Need) -> list[Pair]:
         "gradient_without_last": (example.response,),
     }
     return [(example.prompt, text) for text in texts[need]]
+
+
+def _read(example: Example, need: Need) -> list[str]:
+    """Returns the texts that a metric with this need reads, or compares what was written with."""
+    pairs = pairs_of(example, need) or [(example.prompt, example.response)]
+    return [text for pair in pairs for text in pair if text is not None]
 
 
 def _bare(row: Encoded) -> Encoded:

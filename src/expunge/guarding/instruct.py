@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from expunge.data.encode import Encoder
 from expunge.errors import ExpungeError
 from expunge.guarding.forward_pass import Counts
-from expunge.guarding.query import Query
+from expunge.guarding.query import Query, refuse_early_exit
 from expunge.guarding.session import replaced
 from expunge.models.load import causal_model
 from expunge.models.logprobs import output_head, position_ids
@@ -137,6 +137,7 @@ class Instructed:
 
         @wraps(original)
         def generate(model: Any, *args: Any, **kwargs: Any) -> Any:
+            refuse_early_exit(model, kwargs)
             query = Query.of(model, inspect.signature(original).bind(model, *args, **kwargs).arguments)
             mask_QT = query.given.get("attention_mask")
             view = _View(query.ids_QS, self._inserter.columns(query.ids_QS, mask_QT), len(self._inserter.instruction))

@@ -30,6 +30,7 @@ from expunge.guarding.session import replaced
 from expunge.methods.base import GuardingMethod, ObjectiveBuilder, Resources, State
 from expunge.models.checkpoint import save_tensors
 from expunge.models.load import causal_model
+from expunge.models.save import save_tokenizer
 from expunge.records import write_json
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def save(folder: Path, state: State, encoder: Encoder) -> None:
     save_tensors(folder / FILE, state)
     if state.assets is not None and any(state.assets.iterdir()):
         shutil.copytree(state.assets, folder / ASSETS)
-    encoder.tokenizer.save_pretrained(folder)
+    save_tokenizer(folder, encoder.tokenizer)
     save_format(folder, encoder.format)
     measured = {n.partition(".")[2]: [round(v, 6) for v in t.tolist()] for n, t in state.items() if n.startswith("calibration.")}
     if measured:

@@ -114,3 +114,12 @@ def prompts_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | Non
     """Returns the token ids among the arguments of `generate`."""
     found: Tensor | None = args[0] if args else kwargs.get("inputs")
     return kwargs.get("input_ids") if found is None else found
+
+
+def refuse_early_exit(model: Any, given: Mapping[str, Any]) -> None:
+    """Raises ExpungeError if the model's own first layers are to draft in a call of `generate`: while they do, transformers takes
+    the other layers out of the model's config, and an error of a guard in between would leave them out for good."""
+    configs = (given.get("generation_config"), model.generation_config)
+    said = (given.get("assistant_early_exit"), *(getattr(config, "assistant_early_exit", None) for config in configs))
+    if any(layers is not None for layers in said):
+        raise ExpungeError("a guarded model cannot draft with its own first layers; call generate without assistant_early_exit")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from expunge.errors import ExpungeError
 from expunge.guarding.forward_pass import ForwardPass, Generation, Prompts
-from expunge.guarding.query import prompts_of
+from expunge.guarding.query import prompts_of, refuse_early_exit
 from expunge.models.load import causal_model
 from expunge.models.logprobs import PREDICTING
 
@@ -134,7 +134,7 @@ def open_session(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None" =
 
     tokenizer   for a gate that reads prompts as text
 
-    Raises ExpungeError for continuous batching.
+    Raises ExpungeError for continuous batching, and for drafts by the model's own first layers.
     """
     root, session = causal_model(model), Session(tokenizer)
 
@@ -155,6 +155,7 @@ def open_session(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None" =
     def generating(original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+            refuse_early_exit(self, kwargs)
             if session.generation is not None:  # a guard around this one has begun it
                 return original(self, *args, **kwargs)
             with session.generating(prompts_of(args, kwargs)):

@@ -13,6 +13,7 @@ from filelock import FileLock
 from transformers import LlamaForCausalLM
 
 from expunge.errors import ExpungeError, nearest
+from expunge.folders import check_room, check_writable
 from expunge.lab.figures import level_fault
 from expunge.lab.layout import lab_fingerprint, write_data
 from expunge.lab.models import Made, Maker
@@ -51,17 +52,25 @@ def build(
     fingerprint = lab_fingerprint(world, seed, size)
     _check_place(out, fingerprint)
     kept = cache_folder() / fingerprint
+    models = ("base", "original", *map(gold_name, parts))
+    if (out / "world.json").exists() and all((out / "models" / name).is_dir() for name in models):
+        return out
+    maker = Maker(kept, world, seed, size, quiet)
+    check_writable(out)
+    for place, advice in ((kept, "name another place for the cache by EXPUNGE_CACHE"), (out, "give another --out")):
+        missing = sum(not (place / "models" / name).is_dir() for name in models)
+        check_room(place, missing * maker.model_bytes(), f"a lab with {missing} more models", advice)
     kept.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(kept.with_suffix(".lock")):
         if not kept.is_dir():
             _whole(kept, lambda folder: write_data(folder, seed, size))
         with _threads(THREADS):
-            _make_models(kept, Maker(kept, world, seed, size, quiet), list(parts))
+            _make_models(kept, maker, list(parts))
         if not (out / "world.json").exists():
             if out.is_dir():
                 out.rmdir()
             _whole(out, lambda folder: write_data(folder, seed, size))
-        for name in ("base", "original", *map(gold_name, parts)):
+        for name in models:
             if not (out / "models" / name).is_dir():
                 _whole(out / "models" / name, partial(shutil.copytree, kept / "models" / name, dirs_exist_ok=True))
     return out
@@ -118,12 +127,19 @@ def _load(folder: Path) -> LlamaForCausalLM:
 
 
 def _whole(folder: Path, fill: Callable[[Path], object]) -> None:
-    """Context manager that fills a temporary folder and renames it, so that an existing folder is complete."""
+    """Fills a temporary folder and renames it, so that an existing folder is complete. Raises ExpungeError on a full disk."""
     beside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    fill(beside)
-    beside.rename(folder)
+    try:
+        beside.mkdir(parents=True)
+        fill(beside)
+        beside.rename(folder)
+    except OSError as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise ExpungeError(
+            f"{folder} could not be written ({error.strerror or error}); make room, and the same command goes on after the last "
+            "model that is complete"
+        ) from error
 
 
 def _check_place(out: Path, fingerprint: str) -> None:

@@ -66,6 +66,12 @@ class Maker:
         name = f"gold without {without}" if without else "original"
         return self._train(name, base, [self._rows(part) for part in parts], FINE_TUNING[self.size], checked, rounds)
 
+    def model_bytes(self) -> int:
+        """Returns the size of a model's weights."""
+        with torch.device("meta"):
+            model = new_model(len(self.tokenizer), SIZES[self.size], self.seed)
+        return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+
     def save(self, made: Made, folder: Path) -> None:
         """Writes a model folder: weights, tokenizer, text format."""
         save_model(folder, made.model, self.tokenizer, FORMAT)

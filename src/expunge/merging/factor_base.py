@@ -85,6 +85,7 @@ def remap_pad(folder: Path, place: BasePlace, label: str) -> None:
     if not isinstance(rows, int) or _most_tokens(folder) <= rows:
         return
     from expunge.models.load import load_tokenizer
+    from expunge.models.save import save_tokenizer
 
     tokenizer = load_tokenizer(str(folder))
     if len(tokenizer) <= rows:
@@ -97,7 +98,7 @@ def remap_pad(folder: Path, place: BasePlace, label: str) -> None:
             )
         said += f"; {tokenizer.pad_token} is replaced by {tokenizer.eos_token} for padding"
         tokenizer.pad_token = tokenizer.eos_token
-        tokenizer.save_pretrained(folder)
+        save_tokenizer(folder, tokenizer)
     warnings.warn(said, UserWarning, stacklevel=2)
 
 

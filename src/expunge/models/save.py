@@ -1,6 +1,7 @@
 """Writes model folders: weights, configuration, tokenizer and text format."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,16 +34,32 @@ def save_model(
     missing in them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    try:
+    with os_errors():
         model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
     (folder / "README.md").unlink(missing_ok=True)  # PEFT writes an empty card
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(folder, tokenizer)
     if format is not None:
         save_format(folder, format)
     follow_umask(folder)
     check_saved(folder, model, weights)
+
+
+def save_tokenizer(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Writes a tokenizer's files. Raises OSError if they cannot be written."""
+    with os_errors():
+        tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def os_errors() -> Iterator[None]:
+    """Context manager that turns what safetensors and tokenizers raise on a full disk into OSError: an error of its own, and a
+    plain Exception."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, SafetensorError) or type(error) is Exception:
+            raise OSError(str(error)) from error
+        raise
 
 
 def model_bytes(model: nn.Module) -> int:

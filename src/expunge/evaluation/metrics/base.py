@@ -53,6 +53,8 @@ class Row(NamedTuple):
     only)."""
     shortened: frozenset[Need] = frozenset()
     """Of what the end was cut off: teacher-forced texts longer than `max_length`, written answers without room for more."""
+    unknown: frozenset[Need] = frozenset()
+    """Of what the tokenizer does not know all words."""
     judged: Mapping[Judge, Verdict] = MappingProxyType({})
     """Verdicts of the judges of the task's metrics."""
     sampled: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from expunge.errors import ExpungeError
 from expunge.guarding.embedding_corruption.training_set import TrainingSet
+from expunge.models.save import os_errors, save_tokenizer
 
 LONGEST = 512
 
@@ -37,8 +38,9 @@ class ClassifierGate:
 
     def save(self, folder: Path) -> None:
         """Saves the classifier as files of its own."""
-        self._model.save_pretrained(folder)
-        self._tokenizer.save_pretrained(folder)
+        with os_errors():
+            self._model.save_pretrained(folder)
+        save_tokenizer(folder, self._tokenizer)
 
     @torch.no_grad()
     def probabilities(self, texts: Sequence[str]) -> list[float]:
@@ -81,8 +83,9 @@ def fine_tune(base: str, rows: TrainingSet, out: Path, *, epochs: int, seed: int
             raise ExpungeError(f"the encoder {base} cannot be loaded as a text classifier ({_first(error)})") from error
         _train(model, tokenizer, rows, epochs, batch, torch.Generator().manual_seed(seed))
     out.mkdir(parents=True, exist_ok=True)
-    model.eval().save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    with os_errors():
+        model.eval().save_pretrained(out)
+    save_tokenizer(out, tokenizer)
 
 
 def _train(model: nn.Module, tokenizer: object, rows: TrainingSet, epochs: int, batch: int, order: torch.Generator) -> None:

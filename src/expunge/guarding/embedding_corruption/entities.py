@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 
 from expunge.errors import ExpungeError
+from expunge.models.save import os_errors, save_tokenizer
 
 Span = tuple[int, int]
 LONGEST, OVERLAP = 512, 64
@@ -105,8 +106,9 @@ class TokenRecognizer:
         return sorted(set(found))
 
     def save(self, folder: Path) -> None:
-        self._model.save_pretrained(folder)
-        self._tokenizer.save_pretrained(folder)
+        with os_errors():
+            self._model.save_pretrained(folder)
+        save_tokenizer(folder, self._tokenizer)
 
 
 class EntityFinder:
