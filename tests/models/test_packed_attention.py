@@ -49,10 +49,9 @@ def test_new_tokens_attend_to_the_cache_of_their_row(pairs: int, monkeypatch: py
     query = heads(sum(counts), 4, 0)
     row_N = torch.tensor([b for b, count in enumerate(counts) for _ in range(count)])
     depth_N = torch.tensor([t for count in counts for t in range(count)])
-    hidden_BTS = torch.arange(12) > torch.tensor(lengths)[:, None, None] + torch.arange(3)[:, None]
-    mask_B1TS = torch.zeros(hidden_BTS.shape).masked_fill(hidden_BTS, float("-inf"))[:, None]
     monkeypatch.setattr(packed_attention, "_LAYOUT", token := packed_attention.ContextVar("layout", default=None))
-    token.set(Steps(row_N, depth_N, mask_B1TS))
+    monkeypatch.setattr(packed_attention, "RUN", 2)
+    token.set(Steps(row_N, depth_N, lengths, counts))
     found_1NHD, _ = attention(nn.Identity(), query, keys, values, None)
     start = 0
     for b, (count, length) in enumerate(zip(counts, lengths, strict=True)):

@@ -93,14 +93,10 @@ class RowCache:
         """Reads at least one new token of each row in use; returns logits [N, V] after each. `keep` says how many stay."""
         starts = [(b, length) for b, length in enumerate(self.lengths)]
         device = self.places.row_N.device
-        most, wide = max(map(len, rows)), max(length + len(row) for length, row in zip(self.lengths, rows, strict=True))
-        lengths_B11 = torch.tensor(self.lengths, device=device)[:, None, None]
-        hidden_BTS = torch.arange(wide, device=device) > lengths_B11 + torch.arange(most, device=device)[:, None]
-        mask_BTS = torch.zeros(hidden_BTS.shape, dtype=causal_model(self.model).dtype, device=device)
-        mask_BTS.masked_fill_(hidden_BTS, float("-inf"))
+        wide = max(length + len(row) for length, row in zip(self.lengths, rows, strict=True))
         row_N = torch.tensor([b for b, row in enumerate(rows) for _ in row], device=device)
         depth_N = torch.tensor([t for row in rows for t in range(len(row))], device=device)
-        layout = Steps(row_N, depth_N, mask_BTS[:, None])
+        layout = Steps(row_N, depth_N, list(self.lengths), list(map(len, rows)))
         return self._pass(rows, starts, torch.arange(len(row_N), device=device), layout, (len(rows), wide))
 
     def keep(self, counts: Sequence[int]) -> None:

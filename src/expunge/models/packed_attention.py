@@ -9,12 +9,13 @@ runs on a CPU.
 Shape suffixes: T tokens of the row, H heads, K heads of keys and values, D width of a head, Q queries (T times H / K).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from expunge.models.attention_blocks import KERNEL, Packed, attend
@@ -25,22 +26,49 @@ UNKNOWN = ("softcap", "s_aux", "position_bias", "sliding_window", "cache")
 """Arguments of attention functions that change what is computed; models that give one are not computed this way."""
 
 
+RUN = 16
+"""Rows whose attention is computed at a time, padded to the most new tokens and the longest cache among them."""
+
+
+class Part(NamedTuple):
+    """Describes some rows of a pass: how many new tokens and columns of the cache they have at most."""
+
+    rows: slice
+    tokens: int
+    columns: int
+    mask_B1QS: Tensor
+    """Added to the scores."""
+
+
 @dataclass
 class Steps:
-    """New tokens of B rows whose earlier ones are in a cache: one row of N tokens, of which row b has at most T."""
+    """New tokens of rows whose earlier ones are in a cache, in one row of N tokens."""
 
     row_N: Tensor
     depth_N: Tensor
     """Index of each token among the new ones of its row."""
-    mask_B1TS: Tensor
-    """Added to the scores of each row's new tokens with the columns of its cache, into which they were put already."""
-    _masks: dict[int, Tensor] = field(default_factory=dict)
+    lengths: Sequence[int]
+    """For each row, its earlier tokens in the cache; the new ones were put behind them already."""
+    counts: Sequence[int]
+    """For each row, its new tokens."""
+    _parts: dict[int, list[Part]] = field(default_factory=dict)
 
-    def mask_for(self, shared: int) -> Tensor:
-        """Returns the mask for so many heads that share their keys, [B, 1, shared * T, S]; made once for all layers."""
-        if shared not in self._masks:
-            self._masks[shared] = self.mask_B1TS.repeat(1, 1, shared, 1)
-        return self._masks[shared]
+    def parts(self, like: Tensor, shared: int) -> list[Part]:
+        """Returns all rows in parts, with masks of this type and device for so many heads that share their keys; made once for
+        all layers."""
+        if shared not in self._parts:
+            self._parts[shared] = [
+                self._part(slice(first, first + RUN), like, shared) for first in range(0, len(self.counts), RUN)
+            ]
+        return self._parts[shared]
+
+    def _part(self, rows: slice, like: Tensor, shared: int) -> Part:
+        lengths, counts = self.lengths[rows], self.counts[rows]
+        tokens, columns = max(counts), max(map(sum, zip(lengths, counts, strict=True)))
+        lengths_B11 = torch.tensor(lengths, device=like.device)[:, None, None]
+        hidden_BTS = torch.arange(columns, device=like.device) > lengths_B11 + torch.arange(tokens, device=like.device)[:, None]
+        mask_BTS = like.new_zeros(hidden_BTS.shape).masked_fill_(hidden_BTS, float("-inf"))
+        return Part(rows, tokens, columns, mask_BTS.repeat(1, shared, 1)[:, None])
 
 
 _LAYOUT: ContextVar[Packed | Steps | None] = ContextVar("layout", default=None)
@@ -95,21 +123,24 @@ def _steps(layout: Steps, query_1HND: Tensor, key_BKSD: Tensor, value_BKSD: Tens
 
     Heads that share their keys count as further tokens: the kernel's time goes by heads where tokens are few.
     """
-    rows, _, most, _ = layout.mask_B1TS.shape
+    rows, most = len(layout.counts), max(layout.counts)
     _, heads, _, width = query_1HND.shape
     pairs = key_BKSD.shape[1]
     shared = heads // pairs
     query_BTHD = query_1HND.new_zeros((rows, most, heads, width))
     query_BTHD[layout.row_N, layout.depth_N] = query_1HND[0].transpose(0, 1)
-    out, _ = KERNEL(
-        query_BTHD.view(rows, most, pairs, shared, width).permute(0, 2, 3, 1, 4).reshape(rows, pairs, shared * most, width),
-        key_BKSD,
-        value_BKSD,
-        0.0,
-        False,
-        attn_mask=layout.mask_for(shared),
-        scale=scaling,
-    )
-    out_BTHD = out.view(rows, pairs, shared, most, width).permute(0, 3, 1, 2, 4).reshape(rows, most, heads, width)
+    out_BTHD = torch.empty_like(query_BTHD)
+    for some, tokens, columns, mask_B1QS in layout.parts(query_1HND, shared):
+        asked_BTKGD = query_BTHD[some, :tokens].unflatten(2, (pairs, shared))
+        out_BKQD, _ = KERNEL(
+            asked_BTKGD.permute(0, 2, 3, 1, 4).flatten(2, 3),
+            key_BKSD[some, :, :columns],
+            value_BKSD[some, :, :columns],
+            0.0,
+            False,
+            attn_mask=mask_B1QS,
+            scale=scaling,
+        )
+        out_BTHD[some, :tokens] = out_BKQD.unflatten(2, (shared, tokens)).permute(0, 3, 1, 2, 4).flatten(2, 3)
     out_1NHD: Tensor = out_BTHD[layout.row_N, layout.depth_N][None]
     return out_1NHD
