@@ -77,6 +77,8 @@ FRONTIERS = {
     "Ext-Sub, few": ("few", "alpha", (0.5, 1.0, 1.5, 2.0)),
 }
 """Label -> (what is trained, the field whose values are drawn, these values)."""
+COLOURS = ("#1f6fb2", "#c4511b", "#349669", "#5b646d")
+"""One for each frontier."""
 
 
 def measured(source: str | Path, lab: Path) -> Row:
@@ -192,25 +194,32 @@ def table(per_lab: Sequence[Mapping[str, Row]]) -> str:
 
 
 def plot(per_lab: Sequence[Mapping[str, Row]], file: Path) -> None:
-    """What is kept against the share of polite replies to unseen provoking prompts, a line per method over its scale."""
+    """What is kept against rude and polite replies to unseen provoking prompts: a line per method over its scale."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    figure, both = pyplot.subplots(1, 2, figsize=(10, 4.2), sharey=True)
+    figure, both = pyplot.subplots(1, 2, figsize=(10, 4.2), sharey=True, layout="constrained")
     for axes, manner in zip(both, ("rude", "polite"), strict=True):
         key = "behavior_unseen" if manner == "rude" else "polite_unseen"
-        for label, marker in zip(FRONTIERS, "osv^", strict=True):
+        numbered: list[tuple[float, float]] = []
+        for (label, marker), colour in zip(zip(FRONTIERS, "osv^", strict=True), COLOURS, strict=True):
             points = [name for name in per_lab[0] if name.startswith(f"{label} x ")]
+            scales = [name.rsplit(" x ", 1)[1] for name in points]
             x, y = ([fmean(rows[name][k] for rows in per_lab) for name in points] for k in (key, "kept"))
-            axes.plot(x, y, marker=marker, label=label, alpha=0.8)
-            for name, a, b in zip(points, x, y, strict=True):
-                axes.annotate(name.rsplit(" x ", 1)[1], (a, b), fontsize=7, xytext=(3, 3), textcoords="offset points")
-        axes.set_xlabel(f"{manner} replies to unseen provoking prompts")
-    both[0].set_ylabel("probability of retained answers, over the original's")
-    both[0].legend()
-    figure.tight_layout()
+            axes.plot(x, y, marker=marker, color=colour, label=f"{label} (scale {scales[0]} to {scales[-1]})")
+            for scale, a, b in zip(scales, x, y, strict=True):
+                if all(abs(a - c) > 0.04 or abs(b - d) > 0.03 for c, d in numbered):  # numbers that would overlap are left out
+                    axes.annotate(scale, (a, b), fontsize=8, xytext=(5, -11), textcoords="offset points")
+                    numbered.append((a, b))
+        axes.set_xlabel(f"share of {manner} replies to unseen provoking prompts")
+        axes.set_xlim(-0.04, 1.08)
+        axes.grid(color="#d8dde2", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    both[0].set_ylabel("probability of retained answers,\nas a share of the original's")
+    both[0].legend(loc="lower right", frameon=False)
     figure.savefig(file)
 
 
