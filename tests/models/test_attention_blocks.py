@@ -7,12 +7,12 @@ from torch import Tensor, nn
 from expunge.models import attention_blocks
 from expunge.models.attention_blocks import Packed, attend
 
-BEGUN, ENDS = (5, 40, 1, 150), ((3, 7, 30), (), (2,), (140, 1, 9, 20, 33))
+FIRSTS, BEGUN, ENDS = (5, 47, 3, 150), (5, 40, 1, 130), ((3, 7, 30), (), (2,), (140, 1, 9, 20, 33))
 
 
 def states(pairs: int, shared: int, size: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """Returns queries, keys and values of all tokens of the layout."""
-    total = sum(BEGUN) + sum(map(sum, ENDS))
+    total = sum(FIRSTS) + sum(map(sum, ENDS))
     draw = torch.Generator().manual_seed(0)
     query_KQD, key_KTD, value_KTD = (
         torch.randn(pairs, total * times, 8, generator=draw) * times_size
@@ -25,13 +25,13 @@ def plain(query_KQD: Tensor, key_KTD: Tensor, value_KTD: Tensor, shared: int) ->
     """Computes the same by one dense product in float64, whose mask says what every token sees."""
     tokens = key_KTD.shape[1]
     sees_TT = torch.zeros(tokens, tokens, dtype=torch.bool)
-    start, end = 0, sum(BEGUN)
-    for length, ends in zip(BEGUN, ENDS, strict=True):
-        own = slice(start, start + length)
+    start, end = 0, sum(FIRSTS)
+    for length, begun, ends in zip(FIRSTS, BEGUN, ENDS, strict=True):
+        own, beginning = slice(start, start + length), slice(start, start + begun)
         sees_TT[own, own] = torch.ones(length, length, dtype=torch.bool).tril()
         for more in ends:
             tail = slice(end, end + more)
-            sees_TT[tail, own] = True
+            sees_TT[tail, beginning] = True
             sees_TT[tail, tail] = torch.ones(more, more, dtype=torch.bool).tril()
             end += more
         start += length
@@ -46,7 +46,7 @@ def test_every_token_attends_to_its_own_sequence(pairs: int, shared: int, most: 
     monkeypatch.setattr(attention_blocks, "BLOCK", most)
     monkeypatch.setattr(attention_blocks, "SHORT", min(most, attention_blocks.SHORT))
     given = states(pairs, shared)
-    found = attend(nn.Identity(), Packed(BEGUN, ENDS), *given, 0.3)
+    found = attend(nn.Identity(), Packed(FIRSTS, BEGUN, ENDS), *given, 0.3)
     torch.testing.assert_close(found.double(), plain(*given, shared), atol=2e-6, rtol=2e-6)
 
 
@@ -54,7 +54,7 @@ def test_every_token_attends_to_its_own_sequence(pairs: int, shared: int, most: 
 def test_large_scores_are_left_to_the_kernel(sign: float, monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = states(2, 1, 20.0)
     key, query = key.abs() * sign, query.abs()  # scores of about +-800: without the maximum, infinite or all zero
-    layer, layout = nn.Identity(), Packed(BEGUN, ENDS)
+    layer, layout = nn.Identity(), Packed(FIRSTS, BEGUN, ENDS)
     for _ in range(2):
         found = attend(layer, layout, query, key, value, 0.3)
         torch.testing.assert_close(found.double(), plain(query, key, value, 1), atol=2e-4, rtol=2e-4)
@@ -65,7 +65,7 @@ def test_large_scores_are_left_to_the_kernel(sign: float, monkeypatch: pytest.Mo
 def test_other_types_are_left_to_the_kernel(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_blocks, "_by_products", None)
     given = [values.to(dtype) for values in states(2, 3)]
-    found = attend(nn.Identity(), Packed(BEGUN, ENDS), *given, 0.3)
+    found = attend(nn.Identity(), Packed(FIRSTS, BEGUN, ENDS), *given, 0.3)
     assert found.dtype == dtype
     bound = 1e-12 if dtype == torch.float64 else 2e-2
     torch.testing.assert_close(found.double(), plain(*given, 3), atol=bound, rtol=bound)
@@ -74,13 +74,13 @@ def test_other_types_are_left_to_the_kernel(dtype: torch.dtype, monkeypatch: pyt
 def test_what_is_not_a_number_stays_so() -> None:
     query, key, value = states(1, 1)
     value[0, 2, 0] = float("nan")
-    found = attend(nn.Identity(), Packed(BEGUN, ENDS), query, key, value, 0.3)
+    found = attend(nn.Identity(), Packed(FIRSTS, BEGUN, ENDS), query, key, value, 0.3)
     assert found[0, 2:5].isnan().any(-1).all()
-    assert found[0, 5:45].isfinite().all()
+    assert found[0, 5:52].isfinite().all()
 
 
 def test_layers_may_share_keys_in_other_numbers() -> None:
-    layout = Packed(BEGUN, ENDS)
+    layout = Packed(FIRSTS, BEGUN, ENDS)
     for pairs, shared in ((1, 3), (3, 1)):
         given = states(pairs, shared)
         found = attend(nn.Identity(), layout, *given, 0.3)

@@ -28,7 +28,7 @@ def test_ends_attend_to_their_beginning_and_themselves(pairs: int, monkeypatch: 
     total = sum(begun) + sum(map(sum, ends))
     query, key, value = heads(total, 4, 0), heads(total, pairs, 1), heads(total, pairs, 2)
     monkeypatch.setattr(packed_attention, "_LAYOUT", token := packed_attention.ContextVar("layout", default=None))
-    token.set(Packed(begun, ends))
+    token.set(Packed(begun, begun, ends))
     found_1THD, _ = attention(nn.Identity(), query, key, value, None)
     start, end = 0, sum(begun)
     for length, mine in zip(begun, ends, strict=True):
@@ -65,6 +65,6 @@ def test_new_tokens_attend_to_the_cache_of_their_row(pairs: int, monkeypatch: py
 def test_attention_of_another_kind_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     states = heads(3, 2, 0)
     monkeypatch.setattr(packed_attention, "_LAYOUT", token := packed_attention.ContextVar("layout", default=None))
-    token.set(Packed([3], [()]))
+    token.set(Packed([3], [3], [()]))
     with pytest.raises(NotImplementedError):
         attention(nn.Identity(), states, states, states, None, **{name: 2.0})

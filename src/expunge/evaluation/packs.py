@@ -45,18 +45,21 @@ def packs(groups: Sequence[Group], max_tokens: int, max_rows: int, max_logits: i
 def read_pack(model: nn.Module, groups: Sequence[Group], pad_id: int, distribution: bool) -> list[TokenStats]:
     """Computes one row that holds every group: the statistics of all their answers, in order."""
     device = causal_model(model).device
-    ends = [list(dict.fromkeys(end for end in group.ends if end)) for group in groups]
-    layout = Packed([len(group.shared) for group in groups], [[len(end) for end in some] for some in ends])
-    begun = sum(layout.beginnings)
-    ids = [token for group in groups for token in group.shared]
-    positions = [np.arange(length) for length in layout.beginnings]
+    # The longest end stands right behind its beginning, so that both are one sequence.
+    ends = [sorted(dict.fromkeys(end for end in group.ends if end), key=len, reverse=True) for group in groups]
+    firsts = [group.shared + some[0] if some else group.shared for group, some in zip(groups, ends, strict=True)]
+    further = [[len(end) for end in some[1:]] for some in ends]
+    layout = Packed([len(first) for first in firsts], [len(group.shared) for group in groups], further)
+    begun = sum(layout.firsts)
+    ids = [token for first in firsts for token in first]
+    positions = [np.arange(length) for length in layout.firsts]
     start, where, labels = 0, list[NDArray[np.int64]](), list[Ids]()
     prompts = list[tuple[int, object]]()
-    for group, some in zip(groups, ends, strict=True):
+    for group, first, some in zip(groups, firsts, ends, strict=True):
         shared = len(group.shared)
         prompts.append((start, group.under))
-        places: dict[Ids, int] = {(): 0}
-        for end in some:
+        places: dict[Ids, int] = {(): 0, first[shared:]: start + shared}
+        for end in some[1:]:
             places[end] = begun
             ids.extend(end)
             positions.append(np.arange(shared, shared + len(end)))
@@ -65,7 +68,7 @@ def read_pack(model: nn.Module, groups: Sequence[Group], pad_id: int, distributi
             read = np.arange(row.answer_start - 1, len(row.ids) - 1)
             where.append(np.where(read < shared, start + read, places[end] - shared + read))
             labels.append(row.ids[row.answer_start :])
-        start += shared
+        start += len(first)
     where_M = np.concatenate(where)
     read_T = np.zeros(len(ids), dtype=bool)
     read_T[where_M] = True

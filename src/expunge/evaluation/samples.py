@@ -34,7 +34,11 @@ def samples_of(task: Task, rows: Sequence[Row], *, show: bool, once: Once) -> li
     for i, row in enumerate(rows):
         # Verdicts of judges are not looked into: with one, an example is always scored.
         judged = row.judged or row.judged_samples
-        key = None if judged else (task.name, i, show, *(_content(v) for v in row[1:] if not isinstance(v, Mapping)))
+        key = (
+            None
+            if judged or once is always
+            else (task.name, i, show, *(_content(v) for v in row[1:] if not isinstance(v, Mapping)))
+        )
         found += _samples(task, row, show) if key is None else once(key, partial(_samples, task, row, show))
     return found
 

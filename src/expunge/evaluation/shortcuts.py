@@ -188,11 +188,17 @@ def _in_one_row(model: nn.Module, shared: Ids, ends: Sequence[Ids]) -> list[Tens
 
 
 def _in_a_pack(model: nn.Module, rows: Sequence[Ids], shared: Ids, ends: Sequence[Ids]) -> list[Tensor]:
-    layout = Packed([*map(len, rows), len(shared)], [*[()] * len(rows), [len(end) for end in ends]])
+    """Reads rows, and a beginning with one end behind it and the others further on."""
+    first, *others = ends
+    layout = Packed(
+        [*map(len, rows), len(shared) + len(first)],
+        [*map(len, rows), len(shared)],
+        [*[()] * len(rows), [len(end) for end in others]],
+    )
     ids = [token for row in (*rows, shared, *ends) for token in row]
     depths = [
-        *(t for row in (*rows, shared) for t in range(len(row))),
-        *(len(shared) + t for end in ends for t in range(len(end))),
+        *(t for row in (*rows, shared + first) for t in range(len(row))),
+        *(len(shared) + t for end in others for t in range(len(end))),
     ]
     ids_1T, position_1T = (torch.tensor([values]) for values in (ids, depths))
     with packed(model, layout):

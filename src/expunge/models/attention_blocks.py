@@ -1,8 +1,8 @@
 """Computes attention within many sequences that stand one after the other, as small dense products.
 
-Each sequence attends to its own tokens only: a beginning to itself, and an end that follows it to the beginning and to itself.
-The work is cut into blocks of queries, each with the keys that it may see; short ends of one beginning share a block, whose mask
-keeps them apart.
+Each sequence attends to its own tokens only: a beginning with an end to itself, and further ends of the same beginning to the
+beginning and to themselves. The work is cut into blocks of queries, each with the keys that it may see; short ends of one
+beginning share a block, whose mask keeps them apart.
 
 In float32 a block is two plain matrix products with exp2 between them, without subtracting the maximum of each row first. The
 normalizer of the softmax is one more column of the second product, over values with a column of ones. It also tells whether that
@@ -51,11 +51,14 @@ class Block(NamedTuple):
 
 @dataclass
 class Packed:
-    """Lengths of the sequences in one row: first the beginnings of all groups, then the ends of all groups, in order."""
+    """Lengths of the sequences in one row: first one of each group, then the other ends of all groups, in order."""
 
-    beginnings: Sequence[int]
+    firsts: Sequence[int]
+    """For each group, the length of its beginning together with the end that follows it, if any."""
+    shared: Sequence[int]
+    """For each group, the length of its beginning."""
     ends: Sequence[Sequence[int]]
-    """For each beginning, the lengths of the ends that follow it; each at least 1."""
+    """For each group, the lengths of further ends, which see its beginning and themselves; each at least 1."""
     _blocks: dict[int, list[Block]] = field(default_factory=dict)
 
     def blocks(self, like: Tensor, shared: int) -> list[Block]:
@@ -69,7 +72,7 @@ class Packed:
 
     def _cut(self, like: Tensor, shared: int) -> list[Block]:
         causal_QT = like.new_full((BLOCK, BLOCK), float("-inf")).triu_(1).repeat_interleave(shared, 0)
-        begun, ended, start, end = list[Block](), list[Block](), 0, sum(self.beginnings)
+        firsts, others, start, end = list[Block](), list[Block](), 0, sum(self.firsts)
 
         def alone(first: int, length: int, beginning: slice) -> list[Block]:
             """Returns the blocks of one sequence."""
@@ -79,22 +82,22 @@ class Packed:
                 for at, stop in pairwise(cuts)
             ]
 
-        for length, ends in zip(self.beginnings, self.ends, strict=True):
-            begun += alone(start, length, slice(start, start))
-            beginning = slice(start, start + length)
+        for length, begun, ends in zip(self.firsts, self.shared, self.ends, strict=True):
+            firsts += alone(start, length, slice(start, start))
+            beginning = slice(start, start + begun)
             for run in _runs(ends):
                 count = sum(run)
                 if len(run) == 1:
-                    ended += alone(end, count, beginning)
+                    others += alone(end, count, beginning)
                 else:
                     mask_QT, done = causal_QT[: count * shared, :count].clone(), 0
                     for more in run:
                         mask_QT[done * shared : (done + more) * shared, :done] = float("-inf")
                         done += more
-                    ended.append(Block(count, beginning, slice(end, end + count), mask_QT))
+                    others.append(Block(count, beginning, slice(end, end + count), mask_QT))
                 end += count
             start += length
-        return begun + ended
+        return firsts + others
 
 
 def _runs(ends: Sequence[int]) -> list[list[int]]:
