@@ -86,6 +86,27 @@ def test_weights_stored_transposed_get_the_transposed_difference(
     assert all(torch.allclose(found[n] - base[n], base[n] - plus[n], atol=1e-5) for n in changed)
 
 
+def test_a_resized_vocabulary_is_merged_into_a_base_of_its_size_and_refused_by_another(tmp_path: Path, pico_folder: Path) -> None:
+    """PEFT saves the trained embedding and head three times then: under their own names and under two of its wrapper."""
+    torch.manual_seed(0)
+    model = load(pico_folder)
+    model.resize_token_embeddings(94, mean_resizing=False)
+    model.save_pretrained(tmp_path / "resized")
+    shutil.copy(pico_folder / "tokenizer.json", tmp_path / "resized")
+    adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head", "embed_tokens"]))
+    with torch.no_grad():
+        for name, p in adapted.named_parameters():
+            if "lora_" in name or "modules_to_save" in name:
+                p.copy_(0.1 * torch.randn_like(p))
+    adapted.save_pretrained(tmp_path / "a", save_embedding_layers=True)
+    merge(TaskArithmetic(), base=tmp_path / "resized", models=[tmp_path / "a"], out=tmp_path / "out", quiet=True)
+    found, expected = read_weights(tmp_path / "out/artifact"), merged_by_peft(tmp_path / "a", tmp_path / "resized")
+    for name, tensor in expected.items():
+        assert torch.allclose(found[name], tensor, atol=2e-6), name
+    with pytest.raises(ExpungeError, match=r"has 94 rows in .* and 90 in the base: their vocabularies differ"):
+        merge(TaskArithmetic(), base=pico_folder, models=[tmp_path / "a"], out=tmp_path / "other", quiet=True)
+
+
 class TestATiedEmbedding:
     @pytest.fixture
     def tied(self, tmp_path: Path, pico_tokenizer: PreTrainedTokenizerFast) -> Path:

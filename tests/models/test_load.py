@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models
 from torch import nn
-from transformers import LlamaForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from expunge.errors import ExpungeError
 from expunge.loading import load
@@ -159,3 +160,21 @@ def test_the_causal_model_is_found_in_any_wrapper(pico_llama: LlamaForCausalLM) 
     assert causal_model(pico_llama) is pico_llama
     assert causal_model(nn.Sequential(nn.Sequential(pico_llama))) is pico_llama
     assert causal_model(torch.compile(pico_llama)) is pico_llama
+
+
+def test_a_tokenizer_that_drops_merges_at_random_is_read_the_same_each_time(copy: Path) -> None:
+    made = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "ab": 2, "</s>": 3}, merges=[("a", "b")], dropout=0.5))
+    PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>").save_pretrained(copy)
+    with pytest.warns(UserWarning, match="drops 50% of its merges at random"):
+        tokenizer = load_tokenizer(str(copy))
+    assert {tuple(tokenizer("abab")["input_ids"]) for _ in range(20)} == {(2, 2)}
+
+
+def test_weights_that_are_missing_are_named_in_one_sentence_and_in_no_table(
+    copy: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(ExpungeError, match=r"lacks 9 of its model's weights"):
+        load_model(str(copy), dtype="auto")
+    assert "MISSING" not in "".join(capfd.readouterr())

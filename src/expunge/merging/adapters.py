@@ -41,7 +41,7 @@ def read_adapter(label: str, folder: Path, base: Mapping[str, Stored]) -> Source
             f"{label} is an adapter of type {config['peft_type']}; only LoRA adapters have a weight difference to merge"
         )
     check_product(label, config)
-    stored = adapter_tensors(label, folder)
+    stored = _trained(adapter_tensors(label, folder))
     inputs: dict[str, Input] = {}
     for key in stored:
         name = key.removeprefix(PREFIX)
@@ -62,6 +62,17 @@ def read_adapter(label: str, folder: Path, base: Mapping[str, Stored]) -> Source
     if not inputs:
         raise ExpungeError(f"{label} holds no adapter weights; save it again with save_pretrained")
     return Source(label, folder, inputs, complete=False, base_sha256={})
+
+
+def _trained(stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Leaves out the further copies of a fully trained embedding or head that PEFT saves once the vocabulary was resized: under
+    the trained name (`modules_to_save`), which is the weight itself, and as it was before (`original_module`)."""
+    wrapped = (".modules_to_save.", ".original_module.")
+    return {
+        key: tensor
+        for key, tensor in stored.items()
+        if not any(mark in key and key.replace(mark, ".") in stored for mark in wrapped)
+    }
 
 
 def read_config(label: str, folder: Path) -> dict[str, Any]:

@@ -21,6 +21,9 @@ HEADS = ("lm_head.weight", "embed_out.weight")
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
 """Ends of the names of tensors whose rows stand for tokens, over the model types of transformers."""
 
+LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+"""Names of the number of layers in a model's configuration."""
+
 
 class BaseModel(NamedTuple):
     label: str
@@ -59,7 +62,27 @@ def _from_hub(name: str) -> Path:
 
 def open_base(path: str) -> BaseModel:
     found = read_model_folder(resolve(path))
-    return BaseModel(path, found.path, stored_tensors(found.path), found.config)
+    base = BaseModel(path, found.path, stored_tensors(found.path), found.config)
+    _check_described(base)
+    return base
+
+
+def _check_described(base: BaseModel) -> None:
+    """Raises ExpungeError if the base lacks layers or tokens that its config describes: its merge could not be loaded."""
+    text = base.config.get("text_config") or base.config
+    described = next((text[name] for name in LAYERS if isinstance(text.get(name), int)), None)
+    numbers = {int(part) for name in base.tensors for part in name.split(".") if part.isdecimal()}
+    if described is not None and numbers and "encoder_layers" not in text and max(numbers) + 1 < described:
+        raise ExpungeError(
+            f"{base.label} holds {max(numbers) + 1} layers, and its config.json describes {described}; copy the folder again"
+        )
+    tables = [name for name in base.tensors if name.endswith(EMBEDDINGS)]
+    tokens = text.get("vocab_size")
+    if len(tables) == 1 and isinstance(tokens, int) and (rows := base.tensors[tables[0]].shape[0]) != tokens:
+        raise ExpungeError(
+            f"{base.label} holds {rows} rows of {tables[0]}, and its config.json says vocab_size {tokens}; give the config.json "
+            "that belongs to the weights"
+        )
 
 
 def open_source(path: str, base: BaseModel) -> Source:

@@ -17,6 +17,7 @@ from expunge.merging.inputs import Input, LowRank, Source
 from expunge.merging.opening import BaseModel, open_base, open_source
 from expunge.merging.positions import INFINITY, PIECE, Stored
 from expunge.merging.storage import Shard, TensorPlace, lay_out
+from expunge.merging.tokenizers import compare
 from expunge.methods.editing import EditingMethod
 from expunge.models.folder import file_hash
 from expunge.models.load import DType
@@ -117,7 +118,7 @@ def make_plan(request: MergeRequest) -> Plan:
     request.method.check(len(request.models))
     base = open_base(request.base)
     sources = tuple(open_source(path, base) for path in request.models)
-    notes: list[str] = []
+    notes = compare(base.folder, base.label, sources)
     skipped = tied_copies(base, sources, notes)
     if request.write != "adapter":
         for source in sources:

@@ -174,11 +174,25 @@ def check_tokenizer_folder(folder: Path) -> None:
 
 def two_templates(folder: Path) -> bool:
     """Returns whether a folder has one chat template in a file of its own and another in the tokenizer's configuration."""
-    own, config = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    if not own.is_file() or not config.is_file():
-        return False
-    other = _read_json(config).get("chat_template")
-    return isinstance(other, str) and other.strip() != own.read_text(encoding="utf-8").strip()
+    own, other = _own_template(folder), _listed_template(folder)
+    return own is not None and other is not None and other != own
+
+
+def chat_template(folder: Path) -> str | None:
+    """Returns the chat template of a folder, as transformers chooses it; None without one, or with several by name."""
+    own = _own_template(folder)
+    return _listed_template(folder) if own is None else own
+
+
+def _own_template(folder: Path) -> str | None:
+    file = folder / "chat_template.jinja"
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+
+
+def _listed_template(folder: Path) -> str | None:
+    file = folder / "tokenizer_config.json"
+    said = _read_json(file).get("chat_template") if file.is_file() else None
+    return said.strip() if isinstance(said, str) else None
 
 
 def template_files(folder: Path) -> list[Path]:

@@ -3,7 +3,8 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -74,17 +75,18 @@ def load_model(
         config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
         if getattr(config, "quantization_config", None):  # of a hub model, whose files are not here yet
             raise ExpungeError(f"{path} is quantized, and codes cannot be trained; give the model as it was before quantization")
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            config=config,
-            revision=revision,
-            dtype=dtype,
-            device_map=device_map,
-            trust_remote_code=trust_remote_code,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are refused below by name, where transformers would print a table
-        )
+        with _quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                path,
+                config=config,
+                revision=revision,
+                dtype=dtype,
+                device_map=device_map,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are refused below by name
+            )
         model: PreTrainedModel
         model, info = loaded
         _check_shapes(path, info)
@@ -104,6 +106,19 @@ def load_model(
     _say_untied(path, model)
     model.eval()
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Context manager in which transformers prints no tables of weights that it misses: they are checked by name."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _widen(model: "PreTrainedModel", path: str, device: "torch.device") -> None:
@@ -194,9 +209,23 @@ def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code:
                 stacklevel=3,
             )
     try:
-        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # tokenizers raises plain exceptions, of a file of a newer version for one
         raise ExpungeError(f"cannot load a tokenizer from {path}: {_first_line(error)}; {_advice(path)}") from error
+    _same_each_time(path, tokenizer)
+    return tokenizer
+
+
+def _same_each_time(path: str, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Switches dropout of merges off, a setting of training in tokenizer.json, with which each call gives other tokens."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if getattr(model, "dropout", None):
+        warnings.warn(
+            f"the tokenizer of {path} drops {model.dropout:.0%} of its merges at random (dropout in tokenizer.json), so that a "
+            "text would be other tokens each time; it is switched off",
+            stacklevel=3,
+        )
+        model.dropout = None
 
 
 def looks_local(path: str) -> bool:
