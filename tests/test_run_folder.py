@@ -183,6 +183,41 @@ def test_resuming_after_the_start_model_or_its_tokenizer_has_changed_is_refused(
         expunge.unlearn(GradientAscent(), resume=True, **words)
 
 
+@pytest.fixture
+def killed(words: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run that has its last checkpoint and no artifact."""
+    with monkeypatch.context() as patch:
+        fail_to_write(patch)
+        with pytest.raises(ExpungeError):
+            expunge.unlearn(GradientAscent(), **words)
+    return Path(words["out"])
+
+
+def test_settings_that_were_edited_in_the_folder_are_not_mixed_with_those_it_was_begun_with(
+    words: dict[str, Any], killed: Path
+) -> None:
+    text = (killed / "run.yaml").read_text()
+    (killed / "run.yaml").write_text(text.replace("steps: 3", "steps: 4"))
+    with pytest.raises(ExpungeError, match=r"its run.yaml was edited after it was begun"):
+        expunge.unlearn(GradientAscent(), resume=True, **{**words, "training": TRAINING.model_copy(update={"steps": 4})})
+
+
+def test_a_damaged_checkpoint_is_said(words: dict[str, Any], killed: Path) -> None:
+    file = killed / "checkpoint-3/state.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ExpungeError, match=r"checkpoint-3 cannot be read .state.safetensors differs from its checksum"):
+        expunge.unlearn(GradientAscent(), resume=True, **words)
+
+
+def test_going_on_with_another_version_of_expunge_is_said(words: dict[str, Any], killed: Path) -> None:
+    inputs = killed / "inputs.json"
+    inputs.write_text(json.dumps(json.loads(inputs.read_text()) | {"expunge": "0.0.9"}))
+    with pytest.warns(UserWarning, match=r"begun by expunge 0.0.9 and goes on with"):
+        expunge.unlearn(GradientAscent(), resume=True, **words)
+
+
 def test_a_composed_run_does_not_go_on_with_another_forget_set(words: dict[str, Any], forget: Path) -> None:
     method = TaskVectorNegation(keep_expert=True)
     expunge.unlearn(method, **words)

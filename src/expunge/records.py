@@ -164,6 +164,10 @@ class Inputs(Record):
     """forget, retain, ... -> number of rows."""
     folder: str
     """Working directory of the command: relative paths in run.yaml start here."""
+    run_sha256: str | None = None
+    """Hash over run.yaml without the fields that only change its memory use; null in folders of older versions."""
+    expunge: str | None = None
+    """Version of expunge that began the run."""
 
 
 class Gain(Record):

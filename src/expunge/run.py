@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -30,7 +29,7 @@ from expunge.methods.base import Family, ObjectiveBuilder
 from expunge.methods.training.base import AnswerDrawer
 from expunge.processes import count, is_main
 from expunge.records import Inputs, Provenance, SelfCheck, write_json
-from expunge.run_folder import RunFolder
+from expunge.run_folder import RunFolder, without_memory
 from expunge.runner import AnyRun, Context, Made, Outcome, Runner
 from expunge.spec import read_yaml
 from expunge.start import find_start
@@ -159,13 +158,7 @@ def _finished(run: AnyRun, out: Path) -> bool:
 
 def _differs(run: AnyRun, out: Path) -> bool:
     path = out / "run.yaml"
-    return path.is_file() and _without_memory(read_yaml(path)) != _without_memory(run.model_dump(mode="json"))
-
-
-def _without_memory(run: dict[str, Any]) -> dict[str, Any]:
-    """Returns the fields of a run without those that only change its memory use."""
-    training = {k: v for k, v in run["training"].items() if k not in ("micro_batch_size", "gradient_checkpointing")}
-    return run | {"training": training}
+    return path.is_file() and without_memory(read_yaml(path)) != without_memory(run.model_dump(mode="json"))
 
 
 def _check_same(run: AnyRun, out: Path) -> None:

@@ -6,10 +6,12 @@ run.yaml     the run as one value      inputs.json   hashes of the data, of the 
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from expunge.data.example import Request, fingerprint
 from expunge.errors import ExpungeError
@@ -17,7 +19,7 @@ from expunge.folders import holds_something, locked, remove_made, resume_command
 from expunge.processes import is_main
 from expunge.records import Inputs, write_json, write_text
 from expunge.runner import AnyRun
-from expunge.spec import to_yaml
+from expunge.spec import read_yaml, to_yaml
 from expunge.start import Start
 
 
@@ -94,6 +96,8 @@ class RunFolder:
 
     @cached_property
     def _inputs(self) -> Inputs:
+        from expunge import __version__
+
         return Inputs(
             base=self.start.place,
             base_sha256=self.start.fingerprint(),
@@ -101,16 +105,20 @@ class RunFolder:
             data=self._data,
             counts={name: len(rows) for name, rows in self.run.row_sets(self.request).items()},
             folder=os.getcwd(),
+            run_sha256=_hash(without_memory(self.run.model_dump(mode="json"))),
+            expunge=__version__,
         )
 
     @cached_property
     def _data(self) -> dict[str, str]:
-        refusals = {"refusals": _texts_hash(self.request.refusals)} if self.request.refusals else {}
+        refusals = {"refusals": _hash(self.request.refusals)} if self.request.refusals else {}
         return {name: fingerprint(rows) for name, rows in self.run.row_sets(self.request).items()} | refusals
 
     def check_inputs(self) -> None:
-        """Raises ExpungeError if the data, the start model or its tokenizer differ from those that the run was begun with,
-        whatever their paths."""
+        """Raises ExpungeError if the data, the settings, the start model or its tokenizer differ from those that it was begun
+        with, whatever their paths; warns about another version of expunge."""
+        from expunge import __version__
+
         path = self.out / "inputs.json"
         if not path.is_file():
             return
@@ -118,6 +126,15 @@ class RunFolder:
             before = Inputs.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ExpungeError(f"{path} cannot be read ({str(error).splitlines()[0]}); start anew with --overwrite") from error
+        if not self.restaged and before.run_sha256 not in (None, _hash(without_memory(read_yaml(self.out / "run.yaml")))):
+            self._refuse("its run.yaml was edited after it was begun")
+        if before.expunge not in (None, __version__):
+            warnings.warn(
+                f"{self.out} was begun by expunge {before.expunge} and goes on with {__version__}: its steps may differ from "
+                "those of either alone",
+                UserWarning,
+                stacklevel=3,
+            )
         for name in dict.fromkeys([*before.data, *self._data]):
             if before.data.get(name) != self._data.get(name):
                 self._refuse(f"the {name} set holds other rows than when it was begun")
@@ -136,5 +153,11 @@ class RunFolder:
         )
 
 
-def _texts_hash(texts: tuple[str, ...]) -> str:
-    return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()
+def without_memory(run: dict[str, Any]) -> dict[str, Any]:
+    """Returns the fields of a run without those that only change its memory use."""
+    training = {k: v for k, v in (run.get("training") or {}).items() if k not in ("micro_batch_size", "gradient_checkpointing")}
+    return run | {"training": training}
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, ensure_ascii=False, sort_keys=True).encode()).hexdigest()

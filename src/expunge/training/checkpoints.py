@@ -17,10 +17,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from expunge.errors import ExpungeError
 from expunge.folders import RESERVED, size_text
 from expunge.models.checkpoint import save_tensors
+from expunge.models.folder import file_hash
 from expunge.models.save import model_bytes
 from expunge.training.data import Resting
 from expunge.training.settings import Training
 
+HASHED = 8 * 10**9
+"""Size of a checkpoint, in bytes, up to which it has a checksum, which takes some seconds."""
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -64,6 +67,8 @@ def save_checkpoint(
         save_tensors(partial / "state.safetensors", tensors)
         rows = [sorted(part) for part in resting_rows]
         state = {"step": step, "stopped": stopped, "resting": resting, "resting_rows": rows}
+        if (partial / "state.safetensors").stat().st_size <= HASHED:
+            state["sha256"] = file_hash(partial / "state.safetensors")
         (partial / "state.json").write_text(json.dumps(state))
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -119,6 +124,9 @@ def load_checkpoint(
 
     Raises ExpungeError if the checkpoint cannot be read."""
     try:
+        state = json.loads((path / "state.json").read_text())
+        if "sha256" in state and state["sha256"] != file_hash(path / "state.safetensors"):
+            raise ValueError("state.safetensors differs from its checksum")
         with safe_open(path / "state.safetensors", framework="pt") as file:
             names = set(file.keys())
             for name, parameter in trained.items():
@@ -130,7 +138,6 @@ def load_checkpoint(
                     if f"{key}/{name}" in names
                 }
             carried = {n.removeprefix("carried/"): file.get_tensor(n) for n in names if n.startswith("carried/")}
-        state = json.loads((path / "state.json").read_text())
         rows = Resting(*map(frozenset, state["resting_rows"]))
         return int(state["step"]), state["stopped"], bool(state["resting"]), rows, carried
     except Exception as error:
