@@ -5,6 +5,7 @@ A guard decides per row and needs this information with padding, caches, beams a
   order of the cache's rows, which is correct for beams, samples and batches;
 - in a labelled pass (`models.logprobs`), from the first position that predicts a label, which is the prompt's last token;
 - in any other call the end of the prompt is unknown (`prompt_end_B` is None), and each guard documents what it does then.
+A call of `model.forward` or of the model below the head (`model.model`) is such a pass too.
 
 Shape suffixes: B rows, T positions of this call, S positions of the whole sequences so far.
 """
@@ -74,6 +75,26 @@ class Session:
         """Returns whether this thread's passes are run by a guard itself."""
         return PAUSED.get()
 
+    def enter(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the causal model."""
+        self._local.depth = self._depth + 1
+        self.note(model, args, kwargs)
+
+    def leave(self, *_: Any) -> None:
+        """Forward hook of the causal model, called after an error too."""
+        self._local.depth = max(0, self._depth - 1)
+
+    def enter_below(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Forward pre-hook of the model below the head, which may be called by itself."""
+        if not self._depth:
+            self.note(model, args, kwargs)
+
+    @property
+    def _depth(self) -> int:
+        """Returns how many passes of the causal model are in progress in this thread: a gate may run one before another."""
+        found: int = self._local.__dict__.get("depth", 0)
+        return found
+
     @property
     def current(self) -> ForwardPass:
         found: ForwardPass = self._local.current
@@ -95,7 +116,11 @@ class Session:
             self._local.generation = outer
 
     def note(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Forward pre-hook of the causal model. Raises ExpungeError for embeddings instead of tokens."""
+        """Notes a pass with these arguments.
+
+        Raises ExpungeError, if a guard decides by prompts, for embeddings instead of tokens, and for a cache that is not that
+        of `generate`: what it holds, and whether the guard saw it, is unknown.
+        """
         generation = self.generation
         if self.is_paused or (generation is not None and generation.left_alone):
             return
@@ -120,6 +145,10 @@ class Session:
             end_B = torch.full((here.rows,), here.width, device=index_N.device)
             here.prompt_end_B = end_B.scatter_reduce(0, index_N // here.width, index_N % here.width, "amin")
         self._local.current = here
+        if self.before_prefill and generation is None and (past or given.get("cache_params") is not None):
+            raise ExpungeError(
+                "a guarded model decides by the whole prompt; give it whole sequences without a cache, or call generate"
+            )
         if first and self.before_prefill:
             if here.ids_BS is None:
                 raise ExpungeError("a guarded model decides by the prompt's tokens; give it input_ids and not embeddings")
@@ -184,8 +213,10 @@ def open_session(model: nn.Module, tokenizer: "PreTrainedTokenizerBase | None" =
         stack.enter_context(replaced(root, "prepare_inputs_for_generation", prepare))
         stack.enter_context(replaced(root, "_get_stopping_criteria", recording))
         stack.enter_context(replaced(root, "generate", generating))
-        handle = root.register_forward_pre_hook(session.note, with_kwargs=True)
-        stack.callback(handle.remove)
+        stack.callback(root.register_forward_pre_hook(session.enter, with_kwargs=True).remove)
+        stack.callback(root.register_forward_hook(session.leave, always_call=True).remove)
+        if (below := root.base_model) is not root:
+            stack.callback(below.register_forward_pre_hook(session.enter_below, with_kwargs=True).remove)
         yield session
 
 

@@ -290,6 +290,25 @@ def test_what_it_cannot_judge_it_refuses(
             pico_llama.generate(ids, past_key_values=cache)
         with pytest.raises(ExpungeError, match="give it input_ids"):
             pico_llama(inputs_embeds=inputs)
+        for rest in ({"input_ids": ids[:, 3:]}, {"inputs_embeds": inputs[:, 3:]}):
+            with pytest.raises(ExpungeError, match="whole sequences without a cache"):
+                pico_llama(past_key_values=cache, **rest)
+            with pytest.raises(ExpungeError, match="whole sequences without a cache"):
+                pico_llama.model(past_key_values=cache, **rest)
+
+
+def test_the_model_below_the_head_and_forward_called_by_itself_are_guarded_too(
+    pico_llama: PreTrainedModel, fitted: tuple[EmbeddingCorruption, State], encoder: Encoder, flagged: list[tuple[int, ...]]
+) -> None:
+    method, state = fitted
+    ids = torch.tensor(flagged[:1])
+    with torch.no_grad(), method.attach(pico_llama, state, encoder) as counts:
+        expected = pico_llama(ids).logits
+        with pytest.raises(ExpungeError, match="give it input_ids"):
+            pico_llama(inputs_embeds=pico_llama.get_input_embeddings().weight[None, :3])
+        for logits in (pico_llama.lm_head(pico_llama.model(ids)[0]), pico_llama.forward(ids).logits):
+            assert torch.equal(logits, expected)
+        assert (counts.decided, counts.acted) == (3, 3)
 
 
 def test_wrong_settings_are_one_sentence(request_: Request) -> None:
