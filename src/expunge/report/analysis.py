@@ -91,6 +91,8 @@ def containment(analysis: Analysis, place: str = "") -> str:
             axes.set_ylim(-0.02, 1.03)
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
             axes.set_xlabel("radius in deviations", fontsize=11, labelpad=2)
+            if i % columns == 0:
+                axes.set_ylabel("texts inside", fontsize=11)
         _key(figure, height, sets)
         said = f"Share of texts inside the growing box of each set, layer {analysis.curve_layer}; dotted: k"
         return write_svg(figure, f"{place}containment", said, {})
@@ -124,7 +126,7 @@ def geometry(analysis: Analysis, place: str = "") -> str:
             if unit.startswith("max"):
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter("{x:g}")
-                axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.6)))
+                axes.yaxis.set_minor_formatter(_PlainLog(minor_thresholds=(2, 0.6)))
         for axes in figure.axes:
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
             axes.set_xlabel("layer", fontsize=11, labelpad=2)
@@ -176,6 +178,7 @@ def roc(forget: Sequence[float], retain: Sequence[float], place: str = "") -> st
         growth.axvline(1, color=GREY, linewidth=0.9, linestyle=(0, (2, 2)))
         growth.set_xlim(0, right)
         growth.set_xlabel("distance / chosen radius")
+        growth.set_ylabel("queries closed", fontsize=11)
         growth.set_title("closed while the box grows")
         growth.legend(frameon=False, fontsize=11, loc="best")
         curve = figure.add_axes((550 / WIDTH, 56 / 330, 330 / WIDTH, 1 - 96 / 330))
@@ -225,6 +228,13 @@ The dotted line is k, the least radius that holds all fitted texts.</p>
 {parts}
 </html>
 """
+
+
+class _PlainLog(LogFormatter):
+    """Writes `0.9` instead of `9e-01` at the minor ticks of a logarithmic axis."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def _roc_points(forget: Sequence[float], retain: Sequence[float]) -> tuple[list[float], list[float]]:
