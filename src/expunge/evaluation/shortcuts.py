@@ -133,7 +133,7 @@ def _measured(model: nn.Module) -> Shortcuts:
 
     shared = rows[0][:5]
     ends = (rows[0][5:], rows[1][:3])
-    followed = [alone(model, shared + end, device)[len(shared) :] for end in ends]
+    followed = [plain_rows[0][len(shared) :], alone(model, shared + ends[1], device)[len(shared) :]]
     plain = _plain(model)
     left = same(lambda: _padded(model, rows, "left"), plain_rows)
     packable = plain and _packable(model)

@@ -134,7 +134,8 @@ def _by_products(layout: Packed, query_KQD: Tensor, key_KTD: Tensor, value_KTD: 
 
     def product(query_KQD: Tensor, key_KSD: Tensor, value_KSC: Tensor, mask_QT: Tensor) -> Tensor:
         score_KQS = torch.bmm(query_KQD, key_KSD.transpose(1, 2))
-        score_KQS[..., -mask_QT.shape[1] :].add_(mask_QT)
+        last = mask_QT.shape[1]
+        score_KQS.narrow(2, score_KQS.shape[2] - last, last).add_(mask_QT)
         return torch.bmm(score_KQS.exp2_(), value_KSC)
 
     out_KQC = _each(layout, query_KQD, key_KTD, value_KTC, product)
@@ -167,13 +168,14 @@ def _each(layout: Packed, query_KQD: Tensor, key_KTD: Tensor, value_KTC: Tensor,
     found, filled = list[Tensor](), None
     queries = query_KQD.split([block.tokens * shared for block in blocks], dim=1)
     for block_KQD, (_, beginning, own, mask_QT), (before, more) in zip(queries, blocks, lengths, strict=True):
-        block_KSD, block_KSC = key_KTD[:, own], value_KTC[:, own]
+        block_KSD, block_KSC = key_KTD.narrow(1, own.start, more), value_KTC.narrow(1, own.start, more)
         if before:
             if filled != beginning:
-                keys_KSD[:, :before], values_KSC[:, :before] = key_KTD[:, beginning], value_KTC[:, beginning]
+                keys_KSD.narrow(1, 0, before).copy_(key_KTD.narrow(1, beginning.start, before))
+                values_KSC.narrow(1, 0, before).copy_(value_KTC.narrow(1, beginning.start, before))
                 filled = beginning
-            stop = before + more
-            keys_KSD[:, before:stop], values_KSC[:, before:stop] = block_KSD, block_KSC
-            block_KSD, block_KSC = keys_KSD[:, :stop], values_KSC[:, :stop]
+            keys_KSD.narrow(1, before, more).copy_(block_KSD)
+            values_KSC.narrow(1, before, more).copy_(block_KSC)
+            block_KSD, block_KSC = keys_KSD.narrow(1, 0, before + more), values_KSC.narrow(1, 0, before + more)
         found.append(product(block_KQD, block_KSD, block_KSC, mask_QT))
     return torch.cat(found, dim=1)
