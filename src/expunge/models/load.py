@@ -219,7 +219,7 @@ def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code:
 def _same_each_time(path: str, tokenizer: "PreTrainedTokenizerBase") -> None:
     """Switches dropout of merges off, a setting of training in tokenizer.json, with which each call gives other tokens."""
     model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-    if getattr(model, "dropout", None):
+    if model is not None and getattr(model, "dropout", None):
         warnings.warn(
             f"the tokenizer of {path} drops {model.dropout:.0%} of its merges at random (dropout in tokenizer.json), so that a "
             "text would be other tokens each time; it is switched off",

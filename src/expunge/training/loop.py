@@ -75,7 +75,7 @@ class _Job:
     @property
     def writes(self) -> bool:
         """Returns whether this process writes the files of the run."""
-        return self.accelerator.is_main_process
+        return bool(self.accelerator.is_main_process)
 
 
 def train(
