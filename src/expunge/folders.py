@@ -67,7 +67,10 @@ def check_writable(out: Path) -> None:
     """Raises ExpungeError if a folder cannot be made or written at `out`: below or on a file, read-only, with too long a name, or
     with a `~` that the shell has left as it is (as in --out=~/runs)."""
     if str(out).startswith("~"):
-        raise ExpungeError(f"--out {_short(out)} would be a folder named {out.parts[0]} here; write the path to the home out")
+        raise ExpungeError(
+            f"--out {_short(out)} would be a folder named {out.parts[0]} here, since shells do not expand it after an equals "
+            "sign; write the full path of the home folder"
+        )
     try:
         there = next(place for place in (out.absolute(), *out.absolute().parents) if os.path.lexists(place))
         os.stat(there)
