@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 
 import tyro
 from pydantic import BaseModel, ValidationError
-from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Positional
+from tyro.conf import AvoidSubcommands, OmitArgPrefixes, Positional, PositionalMetavarFromFieldName
 
 from expunge.errors import ExpungeError, nearest
 
@@ -47,7 +47,8 @@ def parse(cls: type[Flags], program: str, words: Sequence[str], default: Flags |
     except SystemExit as leaving:
         if leaving.code in (0, None):
             raise
-        raise ExpungeError(f"{program}: {_sentence(printed.getvalue())}; `{program} --help` lists the flags") from None
+        said = _sentence(printed.getvalue()).replace(f"Missing from {program}:", "missing:")
+        raise ExpungeError(f"{program}: {said}; `{program} --help` lists the flags") from None
     if unknown:
         raise _no_flag(program, unknown[0], flags_of(cls, prefixes=prefixes))
     assert value is not None
@@ -111,7 +112,8 @@ _PYDANTIC = re.compile(
 
 
 def _config(prefixes: bool) -> tuple[Any, ...]:
-    return (AvoidSubcommands,) if prefixes else (AvoidSubcommands, OmitArgPrefixes)
+    always = (AvoidSubcommands, PositionalMetavarFromFieldName)
+    return always if prefixes else (*always, OmitArgPrefixes)
 
 
 def flags_of(cls: type[BaseModel], *, prefixes: bool, before: str = "") -> list[str]:

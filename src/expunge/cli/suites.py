@@ -25,7 +25,7 @@ def run(flags: Suites) -> None:
     from expunge.evaluation.suites import SUITES
 
     if flags.name is None:
-        _list("suites", {name: suite.source for name, suite in SUITES.items()})
+        _list("suites", {name: suite.purpose for name, suite in SUITES.items()})
         _list("metrics", {name: metric.formula for name, metric in METRICS.items()})
         _list("scores over several tasks", {name: overall.formula for name, overall in OVERALL.items()})
         print("`expunge suites NAME` explains each of them.")

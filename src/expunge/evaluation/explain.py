@@ -24,7 +24,7 @@ def suite_text(suite: type[SuiteSpec], flags: Collection[str]) -> str:
     """Describes a suite; flags: its fields that are flags of the command line."""
     scored = [(part.tasks, ", ".join(_directed(metric, part.role) for metric in part.metrics)) for part in suite.scored]
     lines = [
-        *(suite.suite_name(), "", inspect.getdoc(suite) or "", ""),
+        *(f"{suite.suite_name()}: {suite.purpose}", "", inspect.getdoc(suite) or "", ""),
         *(_entry("source", suite.source), _entry("data", suite.layout), ""),
         f"scores, by task ({UP} high is good, {DOWN} low is good)",
         *(_entry(f"  {tasks}:", metrics, 4) for tasks, metrics in scored),
@@ -77,10 +77,10 @@ def source_table() -> str:
 def suite_table() -> str:
     """Makes the table of suites, as Markdown."""
     rows = [
-        (name, suite.layout, "; ".join(f"{part.tasks}: {_names(part.metrics)}" for part in suite.scored))
+        (name, suite.purpose, suite.layout, "; ".join(f"{part.tasks}: {_names(part.metrics)}" for part in suite.scored))
         for name, suite in SUITES.items()
     ]
-    return _table(("suite", "data", "scores, by task"), rows)
+    return _table(("suite", "measures", "data", "scores, by task"), rows)
 
 
 TABLES = {"suites": suite_table, "metrics": metric_table, "sources": source_table}

@@ -30,6 +30,8 @@ class SuiteSpec(Described):
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
+    purpose: ClassVar[str]
+    """What the suite measures, in a few words."""
     source: ClassVar[str]
     """Where the suite comes from."""
     layout: ClassVar[str]

@@ -44,6 +44,7 @@ class Behavior(SuiteSpec):
     A lab folder is read directly, with its exact rule as judge.
     """
 
+    purpose: ClassVar[str] = "unwanted answers to unlearned and other prompts, and side effects"
     source: ClassVar[str] = "what SKU (arXiv 2402.10058) and Ext-Sub (arXiv 2308.08090) measure; SKU's judge is not known"
     layout: ClassVar[str] = (
         "a folder with seen.jsonl, unseen.jsonl and normal.jsonl (prompt, response), and gsm8k/test.jsonl where that is asked; "

@@ -17,6 +17,7 @@ from expunge.records import Role
 class Choices(SuiteSpec):
     """One task, `choices`: accuracy on any file of questions with choices, compared as letters or as continuations."""
 
+    purpose: ClassVar[str] = "any file of multiple-choice questions"
     source: ClassVar[str] = "own data; the two forms are those of lm-eval's mmlu (letters) and arc (continuation)"
     layout: ClassVar[str] = "a file (JSONL, CSV, Parquet, hub id) with prompt (or question), choices and answer, the index from 0"
     scored: ClassVar[tuple[Scored, ...]] = (Scored("choices", ("accuracy", "accuracy_normalized", "prompt_cut"), "retain"),)
@@ -39,6 +40,7 @@ class Choices(SuiteSpec):
 class Arc(SuiteSpec):
     """Tasks `arc_easy` and `arc_challenge`: accuracy (lm-eval's acc) and accuracy_normalized (acc_norm, the usual score)."""
 
+    purpose: ClassVar[str] = "school science questions, easy and challenging"
     source: ClassVar[str] = "Clark et al. 2018, arXiv 1803.05457; prompts of lm-eval's arc_easy and arc_challenge"
     layout: ClassVar[str] = f"{LAYOUT}; hub id allenai/ai2_arc"
     scored: ClassVar[tuple[Scored, ...]] = (

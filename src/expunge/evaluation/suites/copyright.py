@@ -34,6 +34,7 @@ class Copyright(ReferencedSuite):
     Prompts are raw text, without a template. A measure that is not available is listed with the reason.
     """
 
+    purpose: ClassVar[str] = "whether the model continues works that it should not reproduce"
     source: ClassVar[str] = "the copyright tasks of ECO (Liu et al. 2024, arXiv 2406.07933): news articles, passages of a book"
     layout: ClassVar[str] = (
         "forget.jsonl (or .json, .parquet) with title and text (BBC news: hub id RealTimeData/bbc_news_alltime, title and "

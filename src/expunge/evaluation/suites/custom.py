@@ -135,6 +135,7 @@ class Custom(AttackedSuite):
     The last three, scores over several tasks, are optional.
     """
 
+    purpose: ClassVar[str] = "your own tasks and metrics, from a YAML file"
     source: ClassVar[str] = "own data"
     layout: ClassVar[str] = "a YAML file with `tasks`: name, data (a JSONL file beside it), metrics, role"
     scored: ClassVar[tuple[Scored, ...]] = (

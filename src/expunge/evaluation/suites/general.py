@@ -39,6 +39,7 @@ class LmEval(SuiteSpec):
     called accuracy, acc_norm, called accuracy_normalized, and the acc of truthfulqa_mc2, called mc2. A task whose data cannot be
     had is null with the reason."""
 
+    purpose: ClassVar[str] = "any tasks of lm-eval"
     source: ClassVar[str] = "lm-eval 0.4.13 (Gao et al. 2024); log-probabilities from this library's engine, equal up to rounding"
     layout: ClassVar[str] = LAYOUT
     scored: ClassVar[tuple[Scored, ...]] = (Scored("TASK", ("accuracy", "accuracy_normalized", "prompt_cut"), "retain"),)
@@ -68,6 +69,7 @@ class SpungeGeneral(SuiteSpec):
     GSM8K, MathQA, PIQA, PubMedQA (5) and TruthfulQA (0); `general_average` is their plain mean, null when one is missing. A mean
     hides the collapse of one task (GSM8K in the paper): read the tasks too."""
 
+    purpose: ClassVar[str] = "general ability: the ten benchmarks of SPUNGE"
     source: ClassVar[str] = "SPUNGE, arXiv 2406.11780, appendix; tasks of lm-eval 0.4.13"
     layout: ClassVar[str] = LAYOUT
     scored: ClassVar[tuple[Scored, ...]] = (

@@ -42,6 +42,7 @@ class Lab(ReferencedSuite):
     need not be kept, and count only in their own rows.
     """
 
+    purpose: ClassVar[str] = "everything in the invented world: facts, skills, languages, hazards, manners"
     source: ClassVar[str] = "made by `expunge lab`, deterministic from its seed"
     layout: ClassVar[str] = "the folder that `expunge lab --out DIR` wrote (world.json, data/)"
     scored: ClassVar[tuple[Scored, ...]] = (

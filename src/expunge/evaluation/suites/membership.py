@@ -32,6 +32,7 @@ class Membership(AttackedSuite):
     One sample per text and attack, higher = more like a member. One teacher-forced pass serves all but mia_gradnorm.
     """
 
+    purpose: ClassVar[str] = "whether your forget texts can be distinguished from similar texts that the model never saw"
     source: ClassVar[str] = "MUSE (arXiv 2407.06460) and open-unlearning; one file a metric"
     layout: ClassVar[str] = (
         "a folder with forget.jsonl and holdout.jsonl (prompt+response or text), the holdout of the same kind and never trained "

@@ -27,6 +27,7 @@ class Memorization(SuiteSpec):
     `max_new_tokens` tokens, is scored and compared.
     """
 
+    purpose: ClassVar[str] = "how much of your forget texts the model reproduces"
     source: ClassVar[str] = "extraction: Carlini et al. 2021 (arXiv 2012.07805); verbatim ROUGE: MUSE (arXiv 2407.06460)"
     layout: ClassVar[str] = "a folder with forget.jsonl and, if wanted, retain.jsonl: prompt+response, or text"
     scored: ClassVar[tuple[Scored, ...]] = (

@@ -24,6 +24,7 @@ class Mmlu(SuiteSpec):
     groups that are forgotten with a neighbor to keep: economics and econometrics, law and jurisprudence, physics and math.
     Chance is 0.25."""
 
+    purpose: ClassVar[str] = "57 subjects, as general knowledge to keep or, by subject, as knowledge to forget"
     source: ClassVar[str] = "Hendrycks et al. 2021, arXiv 2009.03300; prompts of lm-eval's mmlu"
     layout: ClassVar[str] = f"{LAYOUT}; hub id cais/mmlu"
     scored: ClassVar[tuple[Scored, ...]] = (

@@ -41,6 +41,7 @@ class Muse(AttackedSuite):
     used there. Prompts are MUSE's own, without a template; raw texts longer than max_length tokens lose their end.
     """
 
+    purpose: ClassVar[str] = "verbatim memory, knowledge and privacy leakage of a forgotten corpus, and retained knowledge"
     source: ClassVar[str] = "Shi et al. 2024, arXiv 2407.06460; figures as in its released code"
     layout: ClassVar[str] = f"{LAYOUT}; hub ids muse-bench/MUSE-News, muse-bench/MUSE-Books"
     scored: ClassVar[tuple[Scored, ...]] = (

@@ -34,6 +34,7 @@ class Skills(SuiteSpec):
     1.3 points), exact numbers instead of floats, own worked problems, MLQA's official scores beside containment.
     """
 
+    purpose: ClassVar[str] = "mathematics, code, reading in seven languages, general knowledge"
     source: ClassVar[str] = (
         "skills, prompts and scores of arXiv 2503.21730, with the corrections that `expunge suites skills` names"
     )

@@ -27,6 +27,7 @@ class Tofu(ReferencedSuite):
     truth ratio is the plain one: they have no paraphrase.
     """
 
+    purpose: ClassVar[str] = "fictitious authors to forget, others to keep, real authors and world facts"
     source: ClassVar[str] = "Maini et al. 2024, arXiv 2401.06121; memorization as in open-unlearning"
     layout: ClassVar[str] = (
         "forget10_perturbed.jsonl (or forget01, forget05), retain_perturbed.jsonl, real_authors_perturbed.jsonl and "

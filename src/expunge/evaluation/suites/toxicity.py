@@ -38,6 +38,7 @@ class ToxicCompletions(SuiteSpec):
     RealToxicityPrompts, and how long their completions (here one greedy completion of 20 tokens, the length of their paper).
     """
 
+    purpose: ClassVar[str] = "toxic completions of statements about groups and of sentence beginnings"
     source: ClassVar[str] = "SPUNGE, arXiv 2406.11780: ToxiGen (arXiv 2203.09509), RealToxicityPrompts (arXiv 2009.11462)"
     layout: ClassVar[str] = (
         f"a folder with toxigen/ ({toxigen.LAYOUT}) and real_toxicity_prompts/ ({real_toxicity_prompts.LAYOUT}); or the word "

@@ -49,6 +49,7 @@ class Truthfulness(SuiteSpec):
     own prompt has six worked questions before each: `--suite lm_eval` with its tasks truthfulqa_mc1 and truthfulqa_mc2 has those.
     """
 
+    purpose: ClassVar[str] = "whether the model prefers, writes and recognizes true answers"
     source: ClassVar[str] = "TruthfulQA (arXiv 2109.07958), HaluEval (arXiv 2305.11747), as used by Ext-Sub (arXiv 2308.08090)"
     layout: ClassVar[str] = (
         f"a folder with truthfulqa/ ({truthfulqa.LAYOUT}) and halueval/ ({halueval.LAYOUT}); or the word `hub` for "

@@ -16,6 +16,7 @@ class Wmdp(SuiteSpec):
     """Tasks `wmdp_bio`, `wmdp_chem` and `wmdp_cyber`: accuracy among four letters, no shots, in lm-eval's words; `wmdp` over all
     three. Chance is 0.25. What is to be forgotten is all of it, so that low is good: to about chance, not below."""
 
+    purpose: ClassVar[str] = "hazardous knowledge: questions on biology, chemistry and cybersecurity"
     source: ClassVar[str] = "Li et al. 2024, arXiv 2403.03218; prompts of lm-eval's wmdp_bio, wmdp_chem, wmdp_cyber"
     layout: ClassVar[str] = f"{LAYOUT}; hub id cais/wmdp"
     scored: ClassVar[tuple[Scored, ...]] = (
