@@ -32,7 +32,7 @@ Ids = tuple[int, ...]
 
 
 class Shortcuts(NamedTuple):
-    """What is allowed for one model."""
+    """The optimizations that change no value of one model."""
 
     padding: bool
     """Batches may have rows of different length, with padding after their end."""

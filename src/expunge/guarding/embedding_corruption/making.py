@@ -20,7 +20,7 @@ CLASSIFIER = "gate"
 
 @dataclass(frozen=True)
 class Making:
-    """What a gate of one kind is made of, for one model."""
+    """Trains gates of one kind for one model, and makes them from their tensors and files."""
 
     kind: Literal["hidden", "text", "encoder", "classifier"]
     read: Callable[[str], Tensor] | None
