@@ -31,14 +31,13 @@ from expunge.data.corpora.tofu import read_tofu
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.data.format import Format
-from expunge.evaluation.ablation import ablate, effect, settings
+from expunge.evaluation.ablation import ablate, at, effect, settings
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.shortcuts import shortcuts_of
 from expunge.evaluation.suites.tofu import Tofu
 from expunge.evaluation.task import Suite
 from expunge.guarding import life
 from expunge.methods import EmbeddingCorruption
-from expunge.methods.guarding.embedding_corruption import at
 from expunge.records import Evaluation
 
 torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from expunge import ExpungeError, evaluate
 from expunge.data.encode import Encoder, Format
 from expunge.data.example import Example, Request
-from expunge.evaluation.ablation import Setting, ablate, effect, settings
+from expunge.evaluation.ablation import Setting, ablate, at, effect, settings
 from expunge.evaluation.metrics import Accuracy, Metric, MiaGradnorm, Probability, RougeLRecall, TruthRatio
 from expunge.evaluation.shortcuts import shortcuts_of
 from expunge.evaluation.suites.base import no_summary
@@ -156,8 +156,6 @@ def test_settings_with_the_same_effect_are_read_once(
 
 
 def _at(guard: life.Guard, setting: Setting) -> Any:
-    from expunge.methods.guarding.embedding_corruption import at
-
     assert isinstance(guard.method, EmbeddingCorruption)
     return at(guard.method, guard.state, setting.fields, 32)
 

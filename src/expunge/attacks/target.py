@@ -16,7 +16,7 @@ from expunge.data.format import Format, default_format
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.generate import generate, sample
 from expunge.evaluation.nucleus import Ids, Nucleus
-from expunge.methods.guarding.embedding_corruption import embedding_matrix
+from expunge.models.embeddings import embedding_matrix
 from expunge.models.limits import end_tokens, positions
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -21,7 +22,9 @@ from expunge.guarding import life
 from expunge.guarding.embedding_corruption.corrupter import Edit, Reading
 from expunge.guarding.embedding_corruption.judge import Judge
 from expunge.guarding.forward_pass import Counts
-from expunge.methods.guarding.embedding_corruption import EmbeddingCorruption, at, embedding_matrix
+from expunge.methods.base import State
+from expunge.methods.guarding.embedding_corruption import EmbeddingCorruption
+from expunge.models.embeddings import embedding_matrix
 from expunge.records import Evaluation, read_evaluation
 
 STRENGTHS = (5, 10, 15, 20, 25, 30)
@@ -132,6 +135,20 @@ def ablate(
                 reuse=reuse,
             )
     return {s.name: found[s.name] for s in every}
+
+
+def at(method: EmbeddingCorruption, state: State, fields: Mapping[str, Any], width: int) -> tuple[EmbeddingCorruption, State]:
+    """Returns a fitted guard with another corruption.
+
+    fields   corruption, dims (missing: all coordinates), strength, relative
+    width    of the embeddings
+    """
+    said = {"dims": None, **fields, "tune": "nothing", "canaries": 0}
+    changed = EmbeddingCorruption.model_validate({**method.model_dump(), **said})
+    tensors = {name: tensor for name, tensor in state.items() if not name.startswith(("canary.", "tuning."))}
+    tensors["strength"] = torch.tensor(changed.strength, dtype=torch.float64)
+    tensors["dims"] = torch.tensor(changed.dims or width)
+    return changed, State(tensors, state.assets)
 
 
 def _packed(model: nn.Module, suite: Suite) -> bool:

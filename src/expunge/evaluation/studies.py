@@ -17,7 +17,8 @@ from expunge.evaluation.rouge import rouge
 from expunge.guarding.embedding_corruption.corrupter import corrupted
 from expunge.guarding.life import Guard
 from expunge.guarding.session import unguarded
-from expunge.methods.guarding.embedding_corruption import EmbeddingCorruption, embedding_matrix
+from expunge.methods.guarding.embedding_corruption import EmbeddingCorruption
+from expunge.models.embeddings import embedding_matrix
 from expunge.models.load import causal_model
 
 Ids = tuple[int, ...]

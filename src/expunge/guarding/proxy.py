@@ -27,8 +27,9 @@ from expunge.guarding import life
 from expunge.guarding.embedding_corruption.corrupter import corrupted
 from expunge.loading import load
 from expunge.methods.base import State
-from expunge.methods.guarding.embedding_corruption import EmbeddingCorruption, embedding_matrix
+from expunge.methods.guarding.embedding_corruption import EmbeddingCorruption
 from expunge.models.checkpoint import save_tensors
+from expunge.models.embeddings import embedding_matrix
 from expunge.models.folder import file_hash
 from expunge.models.load import causal_model, load_tokenizer
 from expunge.records import write_json

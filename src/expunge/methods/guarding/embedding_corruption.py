@@ -6,10 +6,10 @@ Shape suffixes: B rows, T positions, D width, N prompts, V vocabulary.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 from weakref import WeakKeyDictionary
 
 from pydantic import Field, model_validator
@@ -146,6 +146,8 @@ class EmbeddingCorruption(GuardingMethod):
     def fit(self, model: nn.Module, request: Request, encoder: Encoder, resources: Resources = NOTHING) -> State:
         import torch
 
+        from expunge.models.embeddings import embedding_matrix
+
         table = embedding_matrix(model).detach().float()
         state = State(self._fit_gate(model, request, encoder, resources.assets), resources.assets)
         if self.tokens != "all_but_last":
@@ -266,56 +268,18 @@ class EmbeddingCorruption(GuardingMethod):
         return EntityFinder(recognizer(assets / ENTITIES).spans, template_pieces(encoder), named.spans)
 
     def summary(self, state: State) -> str:
-        flagged, wrong = (float((state[f"calibration.{name}"] < 1).double().mean()) for name in ("forget", "retain"))
-        bound = "" if self.threshold == "fixed" else f" (calibrated to at most {self.false_positive_rate:.1%})"
-        general = ""
-        if "calibration.general" in state:
-            general_N = state["calibration.general"]
-            general = f" and {float((general_N < 1).double().mean()):.1%} of {len(general_N)} general prompts"
-        text = (
-            f"The {self.gate} gate flags prompts that score above {float(state['threshold']):.4g}: {flagged:.1%} of the forget "
-            f"prompts, and {wrong:.1%} of {len(state['calibration.retain'])} retain prompts{general} that it was not trained "
-            f"on{bound}. Of flagged prompts it corrupts {self.tokens.replace('_', ' ')} by {self.corruption}, "
-            f"{int(state['dims'])} coordinates"
+        from expunge.guarding.embedding_corruption.card import described
+
+        return described(
+            state,
+            gate=self.gate,
+            rate=None if self.threshold == "fixed" else self.false_positive_rate,
+            tokens=self.tokens,
+            corruption=self.corruption,
+            relative=self.relative,
         )
-        if self.corruption in WITH_STRENGTH:
-            text += f", strength {float(state['strength']):.3g}{' embedding RMS' if self.relative else ''}"
-        if "tuning.distance" in state:
-            text += (
-                f"; {int(state['tuning.tried'])} settings tried, distance to the surrogate {float(state['tuning.distance']):.3g}"
-            )
-        if "tuning.reported" in state:
-            text += f", and {float(state['tuning.reported']):.3g} on forget rows that were not tuned on"
-        return text + "."
 
 
 _JUDGES: WeakKeyDictionary[Tensor, dict[object, Judge]] = WeakKeyDictionary()
 """Decisions by a state's threshold: states that differ only in the corruption share them, so that a search for the strength calls
 the gate once."""
-
-
-def at(method: EmbeddingCorruption, state: State, fields: Mapping[str, Any], width: int) -> tuple[EmbeddingCorruption, State]:
-    """Returns a fitted guard with another corruption.
-
-    fields   corruption, dims (missing: all coordinates), strength, relative
-    width    of the embeddings
-    """
-    import torch
-
-    said = {"dims": None, **fields, "tune": "nothing", "canaries": 0}
-    changed = EmbeddingCorruption.model_validate({**method.model_dump(), **said})
-    tensors = {name: tensor for name, tensor in state.items() if not name.startswith(("canary.", "tuning."))}
-    tensors["strength"] = torch.tensor(changed.strength, dtype=torch.float64)
-    tensors["dims"] = torch.tensor(changed.dims or width)
-    return changed, State(tensors, state.assets)
-
-
-def embedding_matrix(model: nn.Module) -> Tensor:
-    """Returns the input embeddings, [V, D]. Raises ExpungeError if the model has none."""
-    from torch import Tensor
-
-    module = causal_model(model).get_input_embeddings()
-    matrix = getattr(module, "weight", None)
-    if not isinstance(matrix, Tensor):
-        raise ExpungeError(f"{type(causal_model(model)).__name__} has no input embeddings that could be corrupted")
-    return matrix
