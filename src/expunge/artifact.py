@@ -238,9 +238,9 @@ def artifact_fingerprint(manifest: Manifest, base_sha256: str | None) -> str:
     return hashlib.sha256(json.dumps([manifest.kind, files, method, base_sha256], sort_keys=True).encode()).hexdigest()
 
 
-def find_base(folder: Path, manifest: Manifest, given: str | None) -> tuple[str, str | None]:
+def find_base(folder: Path, manifest: Manifest, given: str | None, *, may_be_given: bool = False) -> tuple[str, str | None]:
     """Returns (place, revision) of the base model: as given, as recorded, or relative to the artifact as it was then. Raises
-    ExpungeError if it is not found."""
+    ExpungeError if it is not found, with the advice to give it only where it may be given."""
     base = manifest.base
     if given is not None:
         return given, None
@@ -251,9 +251,10 @@ def find_base(folder: Path, manifest: Manifest, given: str | None) -> tuple[str,
         places += [str(above / base.path) for above in folder.absolute().parents]
     there = next((place for place in places if os.path.isdir(place)), None)
     if there is None and (base.beside is not None or looks_local(base.path)):
+        elsewhere = ", or say where it is with --base (evaluate and export have it; in Python: load(..., base=...))"
         raise ExpungeError(
-            f"the base model of the {manifest.kind} {folder} was {base.path}, which is not there any more; say where it is "
-            "with --base (in Python: base=...)"
+            f"the base model of the {manifest.kind} {folder} was {base.path}, which is not there any more; put it or a link to "
+            f"it back there{elsewhere if may_be_given else ''}"
         )
     return (there, None) if there else (base.path, base.revision)
 

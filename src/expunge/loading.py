@@ -166,13 +166,13 @@ def open_model(path: str | Path, how: Loading = DEFAULTS) -> Opened:
     manifest = read_manifest(folder)
     check = _Check(folder, manifest, how.verify)
     own = manifest.kind != "adapter" or any((folder / name).is_file() for name in TOKENIZER_FILES)
-    tokenizer_place = folder if own else find_base(folder, manifest, base)[0]
+    tokenizer_place = folder if own else find_base(folder, manifest, base, may_be_given=True)[0]
     tokenizer = load_tokenizer(str(tokenizer_place), trust_remote_code=how.trust_remote_code)
     found, below = None, None
     if manifest.kind == "weights":
         model = how.weights(str(folder))
     else:
-        below = place, revision = find_base(folder, manifest, base)
+        below = place, revision = find_base(folder, manifest, base, may_be_given=True)
         if local := os.path.isdir(place):
             found = _checked_base(folder, manifest, place, revision, force)
         model = _base_model(place, revision, how.weights)

@@ -170,3 +170,17 @@ def test_a_reader_that_has_seen_enough_sees_no_traceback() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+def test_a_terminal_that_lacks_characters_gets_them_escaped_and_a_closed_one_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with open(tmp_path / "out", "w", encoding="ascii") as out, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", out)
+        assert main(["verify", "Zoë"]) == 2
+    assert (tmp_path / "out").read_text().startswith("expunge: Zo\\xeb holds no expunge.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        patch.setattr(sys, "stderr", None)
+        assert main(["--help"]) == 0
+        assert main(["verify", "nowhere"]) == 2

@@ -3,6 +3,7 @@
 Heavy imports come after the command is known, so that `expunge --help` answers at once.
 """
 
+import io
 import os
 import shlex
 import sys
@@ -41,6 +42,7 @@ GO_ON = (["quickstart"], ["lab"])
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Returns exit code 0, or 2 after one sentence on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # libraries draw bars into a log; ours writes plain lines there
@@ -65,6 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+
+
+def _open_streams() -> None:
+    """Lets stdout and stderr take any text: characters that their encoding lacks are escaped, and a closed one takes nothing."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _command(words: Sequence[str]) -> None:

@@ -1,6 +1,7 @@
 """`expunge compare BEFORE AFTER [--prompt TEXT ... | --prompts FILE]`."""
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import ConfigDict, Field
@@ -73,7 +74,8 @@ def asked(flags: Compare) -> list["Example"]:
 
 def json_text(flags: Compare, found: list["Compared"]) -> str:
     rows = [{**c._asdict(), "before": c.before._asdict(), "after": c.after._asdict(), "change": c.change} for c in found]
-    return json.dumps({"before": flags.before, "after": flags.after, "prompts": rows}, indent=1, ensure_ascii=False)
+    plain = (sys.stdout.encoding or "").lower() not in ("utf-8", "utf8")
+    return json.dumps({"before": flags.before, "after": flags.after, "prompts": rows}, indent=1, ensure_ascii=plain)
 
 
 def plain_text(flags: Compare, found: list["Compared"]) -> str:
