@@ -313,9 +313,7 @@ def test_an_adapter_made_with_a_relative_model_loads_from_anywhere_and_with_anot
     config = json.loads((tmp_path / "run/artifact/adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(tmp_path / "model")
     shutil.move(tmp_path / "model", tmp_path / "moved")
-    with pytest.raises(
-        ExpungeError, match=r"is not there any more; put it .* back there, or say where it is with --base"
-    ):
+    with pytest.raises(ExpungeError, match=r"is not there any more; put it .* back there, or say where it is with --base"):
         expunge.load(tmp_path / "run")
     found = dict(expunge.load(tmp_path / "run", base=str(tmp_path / "moved"))[0].named_parameters())
     assert all(parameter.equal(expected[name]) for name, parameter in found.items())

@@ -22,6 +22,7 @@ from expunge.errors import ExpungeError
 from expunge.guarding.forward_pass import Counts
 from expunge.guarding.query import Query, refuse_early_exit
 from expunge.guarding.session import replaced
+from expunge.models.limits import FEW, INSERTED, positions
 from expunge.models.load import causal_model
 from expunge.models.logprobs import output_head, position_ids
 
@@ -217,9 +218,17 @@ class _Streamer:
 
 @contextmanager
 def instructed(model: nn.Module, inserter: Inserter) -> Iterator[Counts]:
-    """Context manager in which the model reads an instruction in every prompt; yields the counts of prompts."""
+    """Context manager in which the model reads an instruction in every prompt; yields the counts of prompts. Raises ExpungeError
+    if the model's positions leave no room for a prompt beside it."""
     root, work = causal_model(model), Instructed(inserter)
+    count, longest = len(inserter.instruction), positions(model)
+    if longest is not None and longest - count < FEW:
+        raise ExpungeError(
+            f"the instruction has {count} tokens, and the model takes {longest} in all; name less with --target or --names"
+        )
     with ExitStack() as stack:
+        vars(root)[INSERTED] = count
+        stack.callback(vars(root).pop, INSERTED)
         stack.enter_context(replaced(root, "generate", work.generate))
         stack.callback(root.register_forward_pre_hook(work.before, with_kwargs=True).remove)
         stack.callback(output_head(model).register_forward_pre_hook(work.head).remove)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 FEW = 8
 """Tokens of one row by which it is told whether a model's weights are broken."""
+INSERTED = "expunge_inserted"
+"""Attribute of a model into whose rows a guard inserts tokens."""
 UNLIMITED = 2048
 """Length in tokens used where a limit is needed and the model has none (BLOOM, RWKV), as in lm-eval."""
 
@@ -30,7 +32,13 @@ def positions(model: "nn.Module") -> int | None:
     """Returns the longest sequence in tokens; None if the architecture has no limit."""
     config = text_config(model)
     found = (_number(config, name) for name in _POSITIONS)
-    return next((value for value in found if value is not None and value > 0), None)
+    longest = next((value for value in found if value is not None and value > 0), None)
+    return None if longest is None else max(1, longest - inserted(model))
+
+
+def inserted(model: "nn.Module") -> int:
+    """Returns how many tokens a guard inserts into each row, which take positions of the model."""
+    return int(vars(causal_model(model)).get(INSERTED, 0))
 
 
 def fixed_positions(model: "nn.Module") -> int | None:
@@ -59,7 +67,7 @@ def scaled_from(model: "nn.Module") -> int | None:
         or config.max_position_embeddings
         for kind in dynamic
     ]
-    return min(map(int, lengths)) if lengths else None
+    return min(map(int, lengths)) - inserted(model) if lengths else None
 
 
 def room(model: "nn.Module") -> int:

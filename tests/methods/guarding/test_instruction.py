@@ -1,15 +1,21 @@
 """The instruction baseline: the model reads the instruction, and the caller sees nothing of it."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from pydantic import ValidationError
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, StoppingCriteria, StoppingCriteriaList
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast, StoppingCriteria, StoppingCriteriaList
 
 from expunge import ExpungeError
 from expunge.data.encode import Encoded, Encoder, Format, collate
 from expunge.data.example import Example, Request
+from expunge.evaluation.metrics import Probability, Rouge
+from expunge.evaluation.run import evaluate
+from expunge.evaluation.task import Suite, Task
 from expunge.guarding.instruct import Inserter
 from expunge.methods import Instruction
+from expunge.models.limits import fixed_positions, positions, room
 from expunge.models.logprobs import labelled_logits
 from expunge.recipes import recipe
 
@@ -120,3 +126,20 @@ def test_the_recipes_hold_the_published_wordings() -> None:
         assert method.names[-2:] == ("Basil Mahfouz Al-Kuwaiti", "Nikolai Abilov")
         assert "author names: \n\n- " in method.instruction(Request(()))
         assert f"{method.names[-1]}\n\nPlease ensure" in method.instruction(Request(()))
+
+
+def test_its_tokens_count_among_those_that_the_model_takes(
+    model_of: Callable[..., PreTrainedModel], pico_tokenizer: PreTrainedTokenizerFast, encoder: Encoder, request_: Request
+) -> None:
+    """With learned positions, a row that is too long by the instruction would be an IndexError."""
+    model, text = model_of("gpt2", n_positions=40), "where is the cat of boris and the dog of clara and the bird of dario "
+    state = METHOD.fit(model, request_, encoder)
+    task = Task("texts", (Example(None, 5 * text), Example(text, text)), (Probability(), Rouge()), "forget", max_new_tokens=64)
+    suite = Suite("trial", (task,), lambda results: [])
+    with METHOD.attach(model, state, encoder):
+        assert (positions(model), room(model), fixed_positions(model)) == (33, 33, 33)
+        found = evaluate(model, pico_tokenizer, suite=suite, quiet=True)
+    assert [score.cut for score in found.scores] == [{"text": 2}, {"answer": 1}]
+    assert positions(model) == 40
+    with pytest.raises(ExpungeError, match="the instruction has 7 tokens, and the model takes 12 in all"):
+        METHOD.attach(model_of("gpt2", n_positions=12), state, encoder).__enter__()
