@@ -118,14 +118,15 @@ def main() -> int:
         life.attach(model, method, state, encoder)
         return ablate(model, tokenizer, suite, out=folder, chosen=every[:count], fingerprint="x", quiet=True)[first.name]
 
-    read, layer, found, spent = [0], model.model.layers[0], list[Evaluation](), list[tuple[int, float]]()
+    layer: Any = model.model.layers[0]
+    read, found, spent = [0], list[Evaluation](), list[tuple[int, float]]()
 
     def forward(hidden: torch.Tensor, *given: Any, **named: Any) -> Any:  # a hook would need the guard's way of reading
         read[0] += hidden.shape[0] * hidden.shape[1]
         return type(layer).forward(layer, hidden, *given, **named)
 
     shortcuts_of(model)
-    layer.forward = forward  # type: ignore[method-assign]
+    layer.forward = forward
     for name, run in (
         ("one setting, evaluated", alone),
         ("one setting, ablated", lambda folder: ablated(folder, 1)),

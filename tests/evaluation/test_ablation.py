@@ -124,7 +124,7 @@ def test_without_hooks_it_gives_the_same_and_reads_a_prompt_once_for_all_its_ans
 @contextmanager
 def _forwards(model: LlamaForCausalLM, read: list[tuple[int, int]]) -> Iterator[None]:
     """Notes rows and width of each pass, without a hook."""
-    layer = model.model.layers[0]
+    layer: Any = model.model.layers[0]
 
     def forward(hidden: Any, *args: Any, **kwargs: Any) -> Any:
         read.append(tuple(hidden.shape[:2]))

@@ -1,6 +1,7 @@
 """A prompt with changed embeddings is read in packs, and refused where nothing would change it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def questions() -> list[list[Encoded]]:
 def test_only_the_prompt_is_changed_in_scoring_and_in_writing(pico_llama: LlamaForCausalLM) -> None:
     settings = [Halved(len(PROMPTS[0])), None, Halved(len(PROMPTS[2]))]
     found = score_answers(pico_llama, questions(), 0, max_tokens=64, max_rows=8, settings=settings)
-    how = {"pad_id": 0, "end_ids": [2], "max_new_tokens": 6}
+    how: dict[str, Any] = {"pad_id": 0, "end_ids": [2], "max_new_tokens": 6}
     written = generate(pico_llama, PROMPTS, settings=settings, **how)
     table = pico_llama.get_input_embeddings()
     for prompt, answers, stats, text, setting in zip(PROMPTS, questions(), found, written, settings, strict=True):
