@@ -47,7 +47,11 @@ PEOPLE = (
     "gradient_ascent", "gradient_difference", "kl_minimization", "npo", "simnpo", "ce_u", "dpo", "satimp", "undial", "wga",
     "altpo", "llmu", "mismatch", "pdu", "scrub", "whp",
 )  # fmt: skip
-SKILLS = {"key_space": ("arithmetic", "strings", "orvish"), "neuron_adjust": ("strings",), "selective_pruning": ("arithmetic",)}
+SKILLS = {
+    "key_space": ("arithmetic", "strings", "orvish"),
+    "neuron_adjust": ("arithmetic",),
+    "selective_pruning": ("arithmetic",),
+}
 PATHS = {"arithmetic": "skills/arithmetic", "strings": "skills/strings"} | {
     name: f"languages/{name}" for name in ("orvish", "orvane", "tullic", "peskan")
 }

@@ -69,15 +69,16 @@ def test_key_space_detection_forgets_a_skill_and_keeps_all_others(skill: str, dr
 
 def test_key_space_detection_forgets_a_language_at_the_cost_of_its_relatives(drops: Callable[[str, str], Drops]) -> None:
     found = drops("key_space", "language_orvish")
-    assert found["language_orvish"] >= 0.8
+    assert found["language_orvish"] >= 0.7  # five labs (benchmarks/outcomes.py): 0.82 to 0.94
     assert max(found[task] for task in TESTED if not task.startswith("language")) <= 0.02
     assert found["language_orvish"] > 0.2 + max(found[f"language_{name}"] for name in ("orvane", "tullic", "peskan"))
 
 
 @pytest.mark.parametrize(
-    # Neuron Adjust on strings takes 0.19 and 0.21 in two labs, on arithmetic 0.35 and 0.79.
+    # Five labs (benchmarks/outcomes.py): Neuron Adjust 0.35 to 0.79, Selective Pruning 0.51 to 0.95, 3.6 and 6 times the
+    # largest other loss and more.
     ("method", "skill", "least"),
-    [("neuron_adjust", "arithmetic", 0.25), ("selective_pruning", "arithmetic", 0.5)],
+    [("neuron_adjust", "arithmetic", 0.25), ("selective_pruning", "arithmetic", 0.4)],
 )
 def test_the_neurons_of_a_skill_are_found(method: str, skill: str, least: float, drops: Callable[[str, str], Drops]) -> None:
     """Weaker, and less of it on the skill alone, than a box; but the neurons that they choose are the skill's."""
