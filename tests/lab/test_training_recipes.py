@@ -25,7 +25,7 @@ SHORTER = {"whp": 250}
 """Steps of a recipe that goes on until its result cannot be told from gold (docs/gold.md): these bounds are reached before."""
 
 LEAST_KEPT = {"scrub": 0.8}
-"""SCRUB stops in the middle of a swing: 0.88 to 0.92 in the labs of benchmarks/outcomes.py, and less with other rates and weights."""
+"""SCRUB stops in the middle of a swing: 0.88 to 0.92 in the labs of benchmarks/outcomes.py."""
 
 
 def test_every_method_that_forgets_answers_has_settings_for_the_lab() -> None:
