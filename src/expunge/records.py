@@ -171,7 +171,7 @@ class Inputs(Record):
 
 
 class Gain(Record):
-    """What an attack recovered beyond the same attack on its control, with a 95 % interval."""
+    """The recovery of an attack beyond the same attack on its control, with a 95 % interval."""
 
     value: float | None
     low: float | None = None
@@ -216,7 +216,7 @@ class LadderRow(Record):
 
 
 class SelfCheck(Record):
-    """What a run measured on a few fixed rows when it was done. It is not an evaluation: claims do not use it."""
+    """Measurements of a run on a few fixed rows when it was done. It is not an evaluation: claims do not use it."""
 
     rows: dict[str, int]
     """forget, retain, holdout -> number of measured rows."""

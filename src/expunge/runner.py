@@ -27,7 +27,7 @@ AnyRun = Run | FineTuneRun | AcquisitionRun
 
 
 class Made(NamedTuple):
-    """What a runner produced. Nothing of the artifact is on disk until `write` is called."""
+    """The result of a runner. Nothing of the artifact is on disk until `write` is called."""
 
     kind: Kind
     notes: str

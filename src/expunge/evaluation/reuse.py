@@ -27,7 +27,7 @@ class Compute(Protocol[Result]):
 
 
 class Change(NamedTuple):
-    """What a setting of the guard does to the prompts that it changes."""
+    """One setting of a guard: its effect, and how it reads each prompt that it changes."""
 
     effect: Hashable
     """Settings with the same effect share results."""

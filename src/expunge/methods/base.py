@@ -60,7 +60,7 @@ class Spec(Described):
 
 
 class State(Mapping[str, "Tensor"]):
-    """What a fitted guard stores: small CPU tensors by name (guard.safetensors), and optional files (`assets/`).
+    """The data of a fitted guard: small CPU tensors by name (guard.safetensors), and optional files (`assets/`).
 
     Each file gets its checksum in the manifest, and is compared with it when the guard is loaded.
     """
@@ -89,7 +89,7 @@ gradients."""
 
 
 class Resources(NamedTuple):
-    """What `GuardingMethod.fit` receives besides the data."""
+    """Inputs of `GuardingMethod.fit` besides the data."""
 
     objective: Objective | None = None
     """Set if the method's `needs_objective` is true."""

@@ -6,8 +6,9 @@ beginning share a block, whose mask keeps them apart.
 
 In float32 a block is two plain matrix products with exp2 between them, without subtracting the maximum of each row first. The
 normalizer of the softmax is one more column of the second product, over values with a column of ones. It also tells whether that
-was right: while it is neither huge nor tiny, nothing overflowed and nothing that counts was rounded to zero. On a CPU this takes
-0.5 to 0.9 of the time of PyTorch's kernel for it, which computes the rest: other types, and layers with large scores.
+was right: while it is neither huge nor tiny, nothing overflowed and nothing that counts was rounded to zero. For packs of answers
+and heads of 8 numbers this took about two thirds of the time of PyTorch's kernel for CPUs (benchmarks/RESULTS.md), which computes
+the rest: other types, and layers with large scores.
 
 Shape suffixes: T tokens of the row, K heads of keys and values, D width of a head, Q queries (tokens times the heads that share
 their keys) and S keys of one block, C columns of values.

@@ -32,7 +32,7 @@ Sums = dict[Side, list[Tensor | None]]
 
 @dataclass
 class StepWork:
-    """What the gradient of one step is computed from."""
+    """The inputs of the gradient of one step."""
 
     method: TrainingMethod
     model: nn.Module

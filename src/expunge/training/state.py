@@ -14,7 +14,7 @@ from expunge.training.stopping import Watch
 
 @dataclass
 class State:
-    """What the loop carries from step to step."""
+    """The state of the training loop between steps."""
 
     model: PreTrainedModel
     trained: dict[str, nn.Parameter]
@@ -33,7 +33,7 @@ class State:
 
 @dataclass
 class Checks:
-    """What decides, every `stop_every` steps, whether a run ends."""
+    """The checks that decide, every `stop_every` steps, whether a run ends."""
 
     watch: Watch | None
     disruption: Disruption | None

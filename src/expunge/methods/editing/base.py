@@ -49,7 +49,7 @@ Weights = Annotated[tuple[float, ...], BeforeValidator(_listed)]
 
 
 class Band(NamedTuple):
-    """Which entries are kept, by magnitude: the `skip` largest are dropped, the next `keep` are kept."""
+    """A range of entries to keep, by magnitude: the `skip` largest are dropped, the next `keep` are kept."""
 
     skip: int
     keep: int
