@@ -20,13 +20,13 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, reason
 from expunge.folders import GUARD_FILE, unfinished
 from expunge.methods.base import Spec
 from expunge.models.checkpoint import Checkpoint
 from expunge.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, file_hash, folder_kind, read_model_folder
 from expunge.models.load import looks_local, model_fingerprint
-from expunge.records import Record, follow_umask, write_json, write_text
+from expunge.records import Record, folder_made, follow_umask, write_json, write_text
 
 Kind = Literal["weights", "adapter", "guard"]
 Claim = Literal["not yet shown", "L0"]
@@ -96,45 +96,57 @@ def save_artifact(
     write: Callable[[Path], None],
     *,
     notes: str | Callable[[Path], str] = "",
+    then: str = "go on with --resume, which trains no step again",
 ) -> Manifest:
     """Lets `write` fill a temporary folder, adds the card and expunge.json, and renames it into place.
 
     notes  Markdown for the card, e.g. what was trained on what; never text of the forget set. A function is given the filled
            folder, for what is only known then
+    then   what to do once there is room, after an error
 
     Raises ExpungeError if the artifact cannot be written; an earlier one is then unchanged.
     """
-    from expunge import __version__
-
     beside = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        write(beside)
-        if kind == "adapter":
-            _name_base(beside, base)
-        _check_written(beside, kind)
-        write_text(beside / "README.md", _card(kind, spec, base, notes if isinstance(notes, str) else notes(beside)))
-        follow_umask(beside)
-        files = {p.relative_to(beside).as_posix(): file_hash(p) for p in sorted(beside.rglob("*")) if p.is_file()}
-        manifest = Manifest(
-            expunge=__version__,
-            kind=kind,
-            family=spec.family,
-            method=spec.model_dump(mode="json"),
-            claim=claim_of(kind),
-            base=base,
-            files=files,
-        )
-        write_json(beside / "expunge.json", manifest)
-        _replace(beside, folder)
+        with folder_made(folder.parent):
+            try:
+                manifest = _filled(beside, kind, spec, base, write, notes)
+                _replace(beside, folder)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
         raise ExpungeError(
-            f"the artifact {folder} could not be written ({error}); what was there before is untouched: make room, then go "
-            "on with --resume, which trains no step again"
+            f"the artifact {folder} could not be written ({reason(error)}); what was there before is untouched: make room, then "
+            f"{then}"
         ) from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    return manifest
+
+
+def _filled(
+    beside: Path, kind: Kind, spec: Spec, base: Base, write: Callable[[Path], None], notes: str | Callable[[Path], str]
+) -> Manifest:
+    """Fills the temporary folder of an artifact, its manifest last."""
+    from expunge import __version__
+
+    beside.mkdir()
+    write(beside)
+    if kind == "adapter":
+        _name_base(beside, base)
+    _check_written(beside, kind)
+    write_text(beside / "README.md", _card(kind, spec, base, notes if isinstance(notes, str) else notes(beside)))
+    follow_umask(beside)
+    files = {p.relative_to(beside).as_posix(): file_hash(p) for p in sorted(beside.rglob("*")) if p.is_file()}
+    manifest = Manifest(
+        expunge=__version__,
+        kind=kind,
+        family=spec.family,
+        method=spec.model_dump(mode="json"),
+        claim=claim_of(kind),
+        base=base,
+        files=files,
+    )
+    write_json(beside / "expunge.json", manifest)
     return manifest
 
 
@@ -265,7 +277,12 @@ def _replace(beside: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.replace(folder, old)
-    os.replace(beside, folder)
+    try:
+        os.replace(beside, folder)
+    except OSError:
+        if old.exists():
+            os.replace(old, folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

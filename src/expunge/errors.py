@@ -1,6 +1,7 @@
 """Defines ExpungeError, the exception for errors that a user can correct."""
 
 import difflib
+import shutil
 from collections.abc import Iterable
 
 
@@ -18,6 +19,16 @@ class Interrupted(KeyboardInterrupt):
 
 class MissingData(ExpungeError):
     """A data file is missing. Callers add which files are needed, and in which layout."""
+
+
+def reason(error: OSError) -> str:
+    """Describes an error of a file or a disk: `FILE: No space left on device`. Of a folder that could not be copied, its first
+    file is named."""
+    if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
+        _, target, why = error.args[0][0]
+        return f"{target}: {str(why).partition('] ')[2].partition(': ')[0] or why}"
+    where = f"{error.filename}: " if error.filename is not None else ""
+    return f"{where}{error.strerror or error}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

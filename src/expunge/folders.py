@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from shlex import quote
+from typing import IO
 
-from expunge.errors import ExpungeError
-from expunge.records import write_json
+from expunge.errors import ExpungeError, reason
+from expunge.records import folder_made, write_json
 
 LOCK = ".lock"
 RESERVED = ".reserved"
@@ -80,9 +81,8 @@ def check_writable(out: Path) -> None:
         where = "is a file" if there == out.absolute() else f"lies below {there}, which is a file"
         raise ExpungeError(f"--out {out} {where}; give a folder")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ExpungeError(
-            f"{there} cannot be written to (read-only, or of another user), so {out} cannot be made; give another --out"
-        )
+        made = "" if there == out.absolute() else f", so {out} cannot be made"
+        raise ExpungeError(f"{there} cannot be written to (read-only, or of another user){made}; give another --out")
     longest = os.pathconf(there, "PC_NAME_MAX")
     if any(len(os.fsencode(part)) > longest for part in out.parts):
         raise ExpungeError(f"--out {_short(out)} has a name of more than {longest} bytes; give a shorter one")
@@ -132,20 +132,17 @@ def _real(path: Path) -> Path:
 @contextmanager
 def filled(out: Path) -> Iterator[None]:
     """Context manager that makes a folder to be filled; what the block wrote into it is removed if the block fails."""
-    was_there = out.is_dir()
-    out.mkdir(parents=True, exist_ok=True)
-    before = set(out.iterdir())
-    try:
-        yield
-    except BaseException:
-        for entry in set(out.iterdir()) - before:
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
-        if not was_there:
-            out.rmdir()
-        raise
+    with folder_made(out):
+        before = set(out.iterdir())
+        try:
+            yield
+        except BaseException:
+            for entry in set(out.iterdir()) - before:
+                if entry.is_dir():
+                    shutil.rmtree(entry)
+                else:
+                    entry.unlink()
+            raise
 
 
 def check_room(folder: Path, needed: int, what: str, advice: str = "give another --out") -> None:
@@ -176,12 +173,21 @@ def locked(folder: Path) -> Iterator[None]:
 def lock_file(path: Path, folder: Path) -> Iterator[None]:
     """Does the same with a lock file elsewhere, for a folder that is itself replaced. Raises ExpungeError if another command
     holds the lock, or the file cannot be written."""
+    with folder_made(path.parent):
+        file = _lock(path, folder)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            file.close()
+
+
+def _lock(path: Path, folder: Path) -> IO[str]:
     while True:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             file = open(path, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
-            raise ExpungeError(f"{folder} cannot be written to ({error}); make room, or give another --out") from error
+            raise ExpungeError(f"{folder} cannot be written to ({reason(error)}); make room, or give another --out") from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -190,13 +196,8 @@ def lock_file(path: Path, folder: Path) -> Iterator[None]:
                 f"another command of expunge is writing into {folder}; wait until it has ended, or give another --out"
             ) from None
         if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-            break
+            return file
         file.close()  # the one before removed its file between the two lines above
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        file.close()
 
 
 def beside_of(folder: Path, what: str) -> Path:
@@ -293,10 +294,15 @@ def unfinished(path: str | Path) -> str | None:
         return f"{folder} is an unfinished merge; go on with: expunge merge --resume --out {quote(str(folder))}"
     for place in (folder, folder / "evaluation"):
         for partial in sorted(place.glob("*.partial")):
-            if (partial / COMMAND).is_file() and not (place / f"{partial.stem}.json").exists():
+            if (partial / COMMAND).is_file() and not _outlived(place / f"{partial.stem}.json", partial):
                 command = f"expunge evaluate --resume --out {quote(str(place))}"
                 return f"the evaluation {partial.stem} in {place} is unfinished; go on with: {command}"
     return None
+
+
+def _outlived(scores: Path, partial: Path) -> bool:
+    """Returns whether there are scores that the unfinished evaluation was not begun to replace."""
+    return scores.exists() and "--overwrite" not in (partial / COMMAND).read_text(encoding="utf-8")
 
 
 def _progress(folder: Path) -> str:
@@ -331,7 +337,6 @@ def resume_command(folder: Path) -> str:
 def keep_command(folder: Path, words: Iterable[str]) -> None:
     """Writes into the folder of an unfinished evaluation or merge the words with which it was begun, and the working
     directory."""
-    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / COMMAND, {"words": list(words), "folder": os.getcwd()})
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -271,6 +272,19 @@ def follow_umask(path: Path) -> None:
         file.chmod(0o666 & ~mask | (file.stat().st_mode & 0o111 & ~mask))
 
 
+@contextmanager
+def folder_made(folder: Path) -> Iterator[None]:
+    """Context manager that makes a folder and those above it; of these, the ones that are empty at the end are removed again."""
+    made = [place for place in (folder, *folder.parents) if not os.path.lexists(place)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for place in made:
+            if place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a temporary file and renames it, so that no reader sees half a file. Raises OSError that names the file."""
     write_together({path: text})
@@ -283,25 +297,23 @@ def write_together(texts: Mapping[Path, str]) -> None:
     are missing and never mixed with earlier ones. Raises OSError that names the file.
     """
     temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.partial") for path in texts}
-    made = [folder for folder in dict.fromkeys(path.parent for path in texts) if not folder.exists()]
-    try:
-        for path, text in texts.items():
-            _write_synced(path, temporary[path], text)
-        for path in list(texts)[1:]:
-            path.unlink(missing_ok=True)
+    with ExitStack() as folders:
         for path in texts:
-            os.replace(temporary[path], path)
-    finally:
-        for file in temporary.values():
-            file.unlink(missing_ok=True)
-        for folder in made:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+            folders.enter_context(folder_made(path.parent))
+        try:
+            for path, text in texts.items():
+                _write_synced(path, temporary[path], text)
+            for path in list(texts)[1:]:
+                path.unlink(missing_ok=True)
+            for path in texts:
+                os.replace(temporary[path], path)
+        finally:
+            for file in temporary.values():
+                file.unlink(missing_ok=True)
 
 
 def _write_synced(path: Path, temporary: Path, text: str) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.data.example import Request, fingerprint
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, reason
 from expunge.folders import holds_something, locked, remove_made, resume_command
 from expunge.processes import is_main
 from expunge.records import Inputs, write_json, write_text
@@ -82,7 +82,7 @@ class RunFolder:
         except OSError as error:
             if not self._was_there:  # the same command works again once there is room
                 (self.out / "run.yaml").unlink(missing_ok=True)
-            raise ExpungeError(f"{self.out} cannot be written to ({error}); make room, or give another --out") from error
+            raise ExpungeError(f"{self.out} cannot be written to ({reason(error)}); make room, or give another --out") from error
 
     def note_choices(self, settings: Mapping[str, object]) -> None:
         """Writes what the stages of the run chose for `auto` below its fields in run.yaml, as comments."""

@@ -64,7 +64,6 @@ def attack(
     done: list[Attack] = []
     for label, spec in attacks.items():
         _check(folder / f"{_stem(label)}.json", field.key(label, spec), overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder), Progress("attack", len(attacks), quiet=quiet) as progress:
         for label, spec in attacks.items():
             file = folder / f"{_stem(label)}.json"

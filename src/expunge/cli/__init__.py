@@ -9,9 +9,10 @@ import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
-from expunge.errors import ExpungeError, nearest
+from expunge.errors import ExpungeError, nearest, reason
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "quickstart": (
@@ -35,7 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """name -> (class of flags in expunge.cli.NAME, one line for the list)."""
 
-GO_ON = (["quickstart"], ["lab"])
+GO_ON = (["quickstart"], ["lab"], ["attack"])
 """Commands that detect finished work by themselves."""
 
 
@@ -61,22 +62,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:  # of a file or a disk: a sentence names it, where a traceback would bury it
-        where = f"{error.filename}: " if error.filename is not None else ""
-        print(
-            f"expunge: {where}{error.strerror or error}; check the path, its permissions and the room on its disk",
-            file=sys.stderr,
-        )
+        again = "; the same command goes on after what is done" if words[:1] in GO_ON else ""
+        print(f"expunge: {reason(error)}; check the path, its permissions and the room on its disk{again}", file=sys.stderr)
         return 2
 
 
 def _open_streams() -> None:
-    """Lets stdout and stderr take any text: characters that their encoding lacks are escaped, and a closed one takes nothing."""
+    """Lets stdout and stderr take any text: characters that their encoding lacks are escaped, and a closed one takes nothing;
+    stderr, which only tells how the work goes, loses what does not fit on its disk."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if isinstance(stderr := sys.stderr, io.TextIOWrapper) and stderr is sys.__stderr__:
+        sys.stderr = _Log(stderr.buffer, encoding=stderr.encoding, errors=stderr.errors, line_buffering=True)
+
+
+class _Log(io.TextIOWrapper):
+    """A stream whose text is lost where it cannot be written (a full disk, a pipe that nobody reads), since work goes on without
+    its log."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
 
 
 def _command(words: Sequence[str]) -> None:

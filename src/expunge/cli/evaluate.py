@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 from tyro.conf import Positional
 
 from expunge.described import Described
-from expunge.errors import ExpungeError, Interrupted, nearest
+from expunge.errors import ExpungeError, Interrupted, nearest, reason
 from expunge.folders import COMMAND, check_apart, check_place, kept_command, results_folder, unfinished
 from expunge.models.load import DeviceMap, DType
 from expunge.records import Evaluation, Score
@@ -127,7 +127,7 @@ def run(flags: Evaluate, words: Sequence[str] = ()) -> None:
     except OSError as error:
         if (said := unfinished(out)) is None:
             raise
-        raise ExpungeError(f"{error.filename or out}: {error.strerror or error}; make room; {said}") from error
+        raise ExpungeError(f"{reason(error)}; make room; {said}") from error
 
 
 def _suites(flags: Evaluate) -> "list[Suite]":

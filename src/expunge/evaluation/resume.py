@@ -55,7 +55,6 @@ class Finished:
     def put(self, task: str, settings: Sequence[Any], samples: Sequence[Sample]) -> None:
         """Saves the samples of a task."""
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
             rows = [sample.model_dump(mode="json") for sample in samples]
             write_json(self._file(task), {"key": self._key(settings), "samples": rows})
 

@@ -137,8 +137,8 @@ def import_guard(
         )
     base = base_of(model, Path(out), model_fingerprint(model, revision=revision), revision)
     notes = f"Imported from {Path(path).name}. {method.summary(state)}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return save_artifact(folder, "guard", method, base, partial(life.save, state=state, encoder=encoder), notes=notes)
+    write = partial(life.save, state=state, encoder=encoder)
+    return save_artifact(folder, "guard", method, base, write, notes=notes, then="repeat the command")
 
 
 def neuron_adjust_state(layers: Layers, places: Blocks) -> State:

@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 from transformers import LlamaForCausalLM
 
-from expunge.errors import ExpungeError, nearest
+from expunge.errors import ExpungeError, nearest, reason
 from expunge.folders import check_room, check_writable
 from expunge.lab.figures import level_fault
 from expunge.lab.layout import lab_fingerprint, write_data
@@ -137,7 +137,7 @@ def _whole(folder: Path, fill: Callable[[Path], object]) -> None:
     except OSError as error:
         shutil.rmtree(beside, ignore_errors=True)
         raise ExpungeError(
-            f"{folder} could not be written ({error.strerror or error}); make room, and the same command goes on after the last "
+            f"{folder} could not be written ({reason(error)}); make room, and the same command goes on after the last "
             "model that is complete"
         ) from error
 

@@ -32,7 +32,7 @@ from expunge.merging.positions import Files, whole
 from expunge.methods.editing.factors import AdapterMethod, Factors, no_change, norms, recompress
 from expunge.models.checkpoint import save_arrays
 from expunge.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from expunge.records import write_json, write_text
+from expunge.records import folder_made, write_json, write_text
 
 Tensors = dict[str, NDArray[np.float32]]
 """What is written, by PEFT's keys."""
@@ -84,8 +84,9 @@ def merge_adapters(
             copy_tokenizer(place.folder, folder)
         remap_pad(folder, place, expert.label)
 
-    _write_run(work, method, place.record(out), result, rows, write, command)
-    put_in_place(work, out)
+    with folder_made(work.parent):
+        _write_run(work, method, place.record(out), result, rows, write, command)
+        put_in_place(work, out)
     return result
 
 
@@ -104,7 +105,7 @@ def _write_run(
             keep_command(work, command)
         names = " and ".join(f"`{Path(label).name}`" for label in result.models)
         notes = f"From {names}.\n\n```\n{result.sentences()}\n```"
-        save_artifact(work / "artifact", "adapter", method, base, write, notes=notes)
+        save_artifact(work / "artifact", "adapter", method, base, write, notes=notes, then="repeat the command")
         write_text(work / "modules.jsonl", "".join(row.model_dump_json() + "\n" for row in rows))
         write_json(work / "merge.json", result)
     except (OSError, ExpungeError):

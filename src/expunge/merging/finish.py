@@ -95,7 +95,15 @@ def write_run(
     else:
         writer: Callable[[Plan, Output, Path, Path], None] = write_weights if plan.request.write == "weights" else write_adapter
         kind = plan.request.write
-        save_artifact(work / "artifact", kind, plan.request.method, base, lambda to: writer(plan, output, done, to), notes=notes)
+        save_artifact(
+            work / "artifact",
+            kind,
+            plan.request.method,
+            base,
+            lambda to: writer(plan, output, done, to),
+            notes=notes,
+            then="go on with --resume, which computes no tensor again",
+        )
     write_text(work / "tensors.jsonl", "".join(row.model_dump_json() + "\n" for row in rows))
     write_json(work / "merge.json", result)
     write_json(work / "provenance.json", _provenance(plan, base, cost))

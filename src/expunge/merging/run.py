@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, reason
 from expunge.folders import beside_of, lock_file
 from expunge.memory import Cost, PeakMemory
 from expunge.merging.finish import beside_bytes, write_run
@@ -216,7 +216,7 @@ def _fill(stream: Stream, output: Output, work: Path, journal: Journal) -> None:
 
 
 def _stopped(error: OSError, work: Path) -> ExpungeError:
-    return ExpungeError(f"the merge stopped ({error}); make room and go on with --resume, {work} holds what is done")
+    return ExpungeError(f"the merge stopped ({reason(error)}); make room and go on with --resume, {work} holds what is done")
 
 
 class _Counter:

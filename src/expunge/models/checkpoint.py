@@ -208,6 +208,12 @@ def save_arrays(path: str | Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     _put(Path(path), lambda temporary: save_file(plain, temporary, metadata={"format": "pt"}))
 
 
+def os_error(error: Exception, file: Path) -> OSError:
+    """Converts what safetensors and tokenizers raise on a full disk, an error of their own with the number of the system's."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(file)) if number else OSError(f"{file}: {error}")
+
+
 def _put(file: Path, write: Callable[[Path], None]) -> None:
     temporary = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
@@ -217,6 +223,6 @@ def _put(file: Path, write: Callable[[Path], None]) -> None:
             os.fsync(stream.fileno())
         os.replace(temporary, file)
     except SafetensorError as error:
-        raise OSError(f"{file}: {error}") from error
+        raise os_error(error, file) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from expunge.data.format import Format, save_format
 from expunge.errors import ExpungeError
-from expunge.models.checkpoint import Checkpoint
+from expunge.models.checkpoint import Checkpoint, os_error
 from expunge.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_model_folder
 from expunge.records import follow_umask
 
@@ -34,7 +34,7 @@ def save_model(
     missing in them.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with os_errors():
+    with os_errors(folder):
         model.save_pretrained(folder, state_dict=None if weights is None else dict(weights))
     (folder / "README.md").unlink(missing_ok=True)  # PEFT writes an empty card
     save_tokenizer(folder, tokenizer)
@@ -46,19 +46,19 @@ def save_model(
 
 def save_tokenizer(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
     """Writes a tokenizer's files. Raises OSError if they cannot be written."""
-    with os_errors():
+    with os_errors(folder):
         tokenizer.save_pretrained(folder)
 
 
 @contextmanager
-def os_errors() -> Iterator[None]:
+def os_errors(folder: Path) -> Iterator[None]:
     """Context manager that turns what safetensors and tokenizers raise on a full disk into OSError: an error of its own, and a
     plain Exception."""
     try:
         yield
     except Exception as error:
         if isinstance(error, SafetensorError) or type(error) is Exception:
-            raise OSError(str(error)) from error
+            raise os_error(error, folder) from error
         raise
 
 

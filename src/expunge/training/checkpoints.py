@@ -14,7 +14,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, reason
 from expunge.folders import RESERVED, size_text
 from expunge.models.checkpoint import save_tensors
 from expunge.models.folder import file_hash
@@ -73,7 +73,8 @@ def save_checkpoint(
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         raise ExpungeError(
-            f"the checkpoint {target} could not be written ({error}); make room, then go on with --resume from the one before"
+            f"the checkpoint {target} could not be written ({reason(error)}); make room, then go on with --resume from the one "
+            "before"
         ) from error
     shutil.rmtree(target, ignore_errors=True)
     os.replace(partial, target)

@@ -38,7 +38,7 @@ class ClassifierGate:
 
     def save(self, folder: Path) -> None:
         """Saves the classifier as files of its own."""
-        with os_errors():
+        with os_errors(folder):
             self._model.save_pretrained(folder)
         save_tokenizer(folder, self._tokenizer)
 
@@ -83,7 +83,7 @@ def fine_tune(base: str, rows: TrainingSet, out: Path, *, epochs: int, seed: int
             raise ExpungeError(f"the encoder {base} cannot be loaded as a text classifier ({_first(error)})") from error
         _train(model, tokenizer, rows, epochs, batch, torch.Generator().manual_seed(seed))
     out.mkdir(parents=True, exist_ok=True)
-    with os_errors():
+    with os_errors(out):
         model.eval().save_pretrained(out)
     save_tokenizer(out, tokenizer)
 

@@ -106,7 +106,7 @@ class TokenRecognizer:
         return sorted(set(found))
 
     def save(self, folder: Path) -> None:
-        with os_errors():
+        with os_errors(folder):
             self._model.save_pretrained(folder)
         save_tokenizer(folder, self._tokenizer)
 
