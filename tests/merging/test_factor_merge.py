@@ -435,4 +435,4 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path: Path, pico_folde
     monkeypatch.setattr("safetensors.numpy.save_file", full)
     with pytest.raises(ExpungeError, match="No space left on device"):
         merge_adapters(AdapterAddition(), models=two, out=tmp_path / "new/out", command=["adapter_addition"])
-        assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "new").exists()
