@@ -21,6 +21,13 @@ def states(pairs: int, shared: int, size: float = 1.0) -> tuple[Tensor, Tensor, 
     return query_KQD, key_KTD, value_KTD
 
 
+def attended(layer: nn.Module, layout: Packed, given: tuple[Tensor, Tensor, Tensor], shared: int) -> Tensor:
+    """Returns what `attend` computes, [K, Q, D]; queries of heads that share their keys stand next to each other."""
+    query_KQD, key_KTD, value_KTD = given
+    query_KGTD = query_KQD.unflatten(1, (-1, shared)).transpose(1, 2)
+    return attend(layer, layout, query_KGTD, key_KTD, value_KTD, 0.3).transpose(0, 1).flatten(1, 2)
+
+
 def plain(query_KQD: Tensor, key_KTD: Tensor, value_KTD: Tensor, shared: int) -> Tensor:
     """Computes the same by one dense product in float64, whose mask says what every token sees."""
     tokens = key_KTD.shape[1]
@@ -42,11 +49,15 @@ def plain(query_KQD: Tensor, key_KTD: Tensor, value_KTD: Tensor, shared: int) ->
 
 @pytest.mark.parametrize(("pairs", "shared"), [(1, 1), (2, 1), (2, 3)])
 @pytest.mark.parametrize("most", [8, 128])
-def test_every_token_attends_to_its_own_sequence(pairs: int, shared: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("copied", [1, 2**14])
+def test_every_token_attends_to_its_own_sequence(
+    pairs: int, shared: int, most: int, copied: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attention_blocks, "BLOCK", most)
+    monkeypatch.setattr(attention_blocks, "COPIED", copied)
     monkeypatch.setattr(attention_blocks, "SHORT", min(most, attention_blocks.SHORT))
     given = states(pairs, shared)
-    found = attend(nn.Identity(), Packed(FIRSTS, BEGUN, ENDS), *given, 0.3)
+    found = attended(nn.Identity(), Packed(FIRSTS, BEGUN, ENDS), given, shared)
     torch.testing.assert_close(found.double(), plain(*given, shared), atol=2e-6, rtol=2e-6)
 
 
@@ -56,7 +67,7 @@ def test_large_scores_are_left_to_the_kernel(sign: float, monkeypatch: pytest.Mo
     key, query = key.abs() * sign, query.abs()  # scores of about +-800: without the maximum, infinite or all zero
     layer, layout = nn.Identity(), Packed(FIRSTS, BEGUN, ENDS)
     for _ in range(2):
-        found = attend(layer, layout, query, key, value, 0.3)
+        found = attended(layer, layout, (query, key, value), 1)
         torch.testing.assert_close(found.double(), plain(query, key, value, 1), atol=2e-4, rtol=2e-4)
         monkeypatch.setattr(attention_blocks, "_by_products", None)  # not tried again for this layer
 
@@ -65,7 +76,7 @@ def test_large_scores_are_left_to_the_kernel(sign: float, monkeypatch: pytest.Mo
 def test_other_types_are_left_to_the_kernel(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_blocks, "_by_products", None)
     given = [values.to(dtype) for values in states(2, 3)]
-    found = attend(nn.Identity(), Packed(FIRSTS, BEGUN, ENDS), *given, 0.3)
+    found = attended(nn.Identity(), Packed(FIRSTS, BEGUN, ENDS), given, 3)
     assert found.dtype == dtype
     bound = 1e-12 if dtype == torch.float64 else 2e-2
     torch.testing.assert_close(found.double(), plain(*given, 3), atol=bound, rtol=bound)
@@ -74,7 +85,7 @@ def test_other_types_are_left_to_the_kernel(dtype: torch.dtype, monkeypatch: pyt
 def test_what_is_not_a_number_stays_so() -> None:
     query, key, value = states(1, 1)
     value[0, 2, 0] = float("nan")
-    found = attend(nn.Identity(), Packed(FIRSTS, BEGUN, ENDS), query, key, value, 0.3)
+    found = attended(nn.Identity(), Packed(FIRSTS, BEGUN, ENDS), (query, key, value), 1)
     assert found[0, 2:5].isnan().any(-1).all()
     assert found[0, 5:52].isfinite().all()
 
@@ -83,5 +94,5 @@ def test_layers_may_share_keys_in_other_numbers() -> None:
     layout = Packed(FIRSTS, BEGUN, ENDS)
     for pairs, shared in ((1, 3), (3, 1)):
         given = states(pairs, shared)
-        found = attend(nn.Identity(), layout, *given, 0.3)
+        found = attended(nn.Identity(), layout, given, shared)
         torch.testing.assert_close(found.double(), plain(*given, shared), atol=2e-6, rtol=2e-6)

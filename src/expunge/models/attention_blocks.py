@@ -14,9 +14,9 @@ Shape suffixes: T tokens of the row, K heads of keys and values, D width of a he
 their keys) and S keys of one block, C columns of values.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import chain, pairwise
 from math import e, log2
 from typing import NamedTuple
 from weakref import WeakSet
@@ -29,6 +29,8 @@ SHORT = 32
 """Most tokens of several ends in one block: what they see of each other is computed and hidden."""
 BLOCK = 128
 """Most tokens of a block."""
+COPIED = 2**14
+"""Most keys that are copied next to each other at once."""
 COLUMNS = 16
 """Fewest columns of values: a product with fewer takes longer."""
 LARGE = 2.0**100
@@ -39,15 +41,21 @@ _LARGE: WeakSet[nn.Module] = WeakSet()
 
 
 class Block(NamedTuple):
-    """Some tokens of one sequence, or some ends of one beginning, and the keys that they may see."""
+    """Some tokens of one sequence, or some ends of one beginning, and the number of keys that they may see."""
 
     tokens: int
     """Number of tokens; the blocks of a row have them in order."""
-    beginning: slice
-    own: slice
-    """Tokens of the keys: those of a beginning, then these."""
+    keys: int
     mask_QT: Tensor
     """Added to the scores with the last keys, which are the tokens themselves. Every query sees all keys before them."""
+
+
+class Run(NamedTuple):
+    """Blocks whose keys are copied next to each other at once."""
+
+    blocks: list[Block]
+    index_S: Tensor
+    """For each key of each block, its token in the row."""
 
 
 @dataclass
@@ -60,49 +68,63 @@ class Packed:
     """For each group, the length of its beginning."""
     ends: Sequence[Sequence[int]]
     """For each group, the lengths of further ends, which see its beginning and themselves; each at least 1."""
-    _blocks: dict[int, list[Block]] = field(default_factory=dict)
+    _runs: dict[int, list[Run]] = field(default_factory=dict)
 
-    def blocks(self, like: Tensor, shared: int) -> list[Block]:
+    def runs(self, like: Tensor, shared: int) -> list[Run]:
         """Returns the blocks of all sequences, with masks of this type and device; made once for all layers.
 
         shared: heads that share their keys, which are further queries
         """
-        if shared not in self._blocks:
-            self._blocks[shared] = self._cut(like, shared)
-        return self._blocks[shared]
+        if shared not in self._runs:
+            self._runs[shared] = list(self._cut(like, shared))
+        return self._runs[shared]
 
-    def _cut(self, like: Tensor, shared: int) -> list[Block]:
+    def _cut(self, like: Tensor, shared: int) -> Iterator[Run]:
         causal_QT = like.new_full((BLOCK, BLOCK), float("-inf")).triu_(1).repeat_interleave(shared, 0)
-        firsts, others, start, end = list[Block](), list[Block](), 0, sum(self.firsts)
+        blocks, spans, copied = list[Block](), list[range](), 0
 
-        def alone(first: int, length: int, beginning: slice) -> list[Block]:
-            """Returns the blocks of one sequence."""
-            cuts = [*range(0, length, BLOCK), length]
-            return [
-                Block(stop - at, beginning, slice(first, first + stop), causal_QT[: (stop - at) * shared, : stop - at])
-                for at, stop in pairwise(cuts)
-            ]
+        def run() -> Run:
+            return Run(blocks, torch.tensor([*chain.from_iterable(spans)], device=like.device))
 
+        for block, mine in self._blocks(causal_QT, shared):
+            if blocks and copied + block.keys > COPIED:
+                yield run()
+                blocks, spans, copied = [], [], 0
+            blocks, spans, copied = [*blocks, block], [*spans, *mine], copied + block.keys
+        yield run()
+
+    def _blocks(self, causal_QT: Tensor, shared: int) -> Iterator[tuple[Block, list[range]]]:
+        """Yields the blocks in the order of their tokens, each with its keys: tokens of a beginning, then its own."""
+
+        def alone(first: int, length: int, beginning: range) -> Iterator[tuple[Block, list[range]]]:
+            """Yields the blocks of one sequence."""
+            for at, stop in pairwise([*range(0, length, BLOCK), length]):
+                mask_QT = causal_QT[: (stop - at) * shared, : stop - at]
+                yield Block(stop - at, len(beginning) + stop, mask_QT), [beginning, range(first, first + stop)]
+
+        start, end = 0, sum(self.firsts)
+        for length in self.firsts:
+            yield from alone(start, length, range(0))
+            start += length
+        start = 0
         for length, begun, ends in zip(self.firsts, self.shared, self.ends, strict=True):
-            firsts += alone(start, length, slice(start, start))
-            beginning = slice(start, start + begun)
-            for run in _runs(ends):
-                count = sum(run)
-                if len(run) == 1:
-                    others += alone(end, count, beginning)
+            beginning = range(start, start + begun)
+            for several in _together(ends):
+                count = sum(several)
+                if len(several) == 1:
+                    yield from alone(end, count, beginning)
                 else:
                     mask_QT, done = causal_QT[: count * shared, :count].clone(), 0
-                    for more in run:
+                    for more in several:
                         mask_QT[done * shared : (done + more) * shared, :done] = float("-inf")
                         done += more
-                    others.append(Block(count, beginning, slice(end, end + count), mask_QT))
+                    yield Block(count, begun + count, mask_QT), [beginning, range(end, end + count)]
                 end += count
             start += length
-        return firsts + others
 
 
-def _runs(ends: Sequence[int]) -> list[list[int]]:
-    """Cuts the ends of a beginning into runs of at most `SHORT` tokens; a longer end is a run of its own."""
+def _together(ends: Sequence[int]) -> list[list[int]]:
+    """Groups the ends of a beginning that share a block: at most `SHORT` tokens together; a longer end is alone."""
     found, total = list[list[int]](), SHORT
     for length in ends:
         if total + length > SHORT:
@@ -112,71 +134,72 @@ def _runs(ends: Sequence[int]) -> list[list[int]]:
     return found
 
 
-def attend(layer: nn.Module, layout: Packed, query_KQD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scale: float) -> Tensor:
-    """Computes softmax(scale q k^T) v within each sequence of the layout, [K, Q, D].
+def attend(layer: nn.Module, layout: Packed, query_KGTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scale: float) -> Tensor:
+    """Computes softmax(scale q k^T) v within each sequence of the layout, [T, K, G, D].
 
-    query_KQD   queries of all tokens, those of the heads that share their keys next to each other
-    layer       what the states are of; for large scores the second way is taken at once from then on
+    query_KGTD   queries; G heads share their keys
+    layer        what the states are of; for large scores the second way is taken at once from then on
     """
-    if query_KQD.dtype == torch.float32 and layer not in _LARGE:
-        out_KQD = _by_products(layout, query_KQD, key_KTD, value_KTD, scale)
-        if out_KQD is not None:
-            return out_KQD
+    if query_KGTD.dtype == torch.float32 and layer not in _LARGE:
+        out_TKGD = _by_products(layout, query_KGTD, key_KTD, value_KTD, scale)
+        if out_TKGD is not None:
+            return out_TKGD
         _LARGE.add(layer)
-    return _by_kernel(layout, query_KQD, key_KTD, value_KTD, scale)
+    return _by_kernel(layout, query_KGTD, key_KTD, value_KTD, scale)
 
 
-def _by_products(layout: Packed, query_KQD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scale: float) -> Tensor | None:
-    """Computes every block as two matrix products, [K, Q, D]; None where scores are too large for it."""
-    pairs, tokens, width = value_KTD.shape
-    query_KQD = query_KQD * (scale * log2(e))
-    value_KTC = value_KTD.new_zeros((pairs, tokens, max(COLUMNS, width + 1)))
-    value_KTC[..., :width], value_KTC[..., width] = value_KTD, 1.0
+def _by_products(layout: Packed, query_KGTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scale: float) -> Tensor | None:
+    """Computes every block as two matrix products, [T, K, G, D]; None where scores are too large for it."""
+    pairs, shared, tokens, width = query_KGTD.shape
+    value_TKC = value_KTD.new_zeros((tokens, pairs, max(COLUMNS, width + 1)))
+    value_TKC[..., :width], value_TKC[..., width] = value_KTD.transpose(0, 1), 1.0
 
-    def product(query_KQD: Tensor, key_KSD: Tensor, value_KSC: Tensor, mask_QT: Tensor) -> Tensor:
-        score_KQS = torch.bmm(query_KQD, key_KSD.transpose(1, 2))
-        last = mask_QT.shape[1]
-        score_KQS.narrow(2, score_KQS.shape[2] - last, last).add_(mask_QT)
+    def product(query_KQD: Tensor, key_KDS: Tensor, value_KSC: Tensor, mask_QT: Tensor) -> Tensor:
+        score_KQS = torch.bmm(query_KQD, key_KDS)
+        before = score_KQS.shape[2] - mask_QT.shape[1]
+        (score_KQS[..., before:] if before else score_KQS).add_(mask_QT)
         return torch.bmm(score_KQS.exp2_(), value_KSC)
 
-    out_KQC = _each(layout, query_KQD, key_KTD, value_KTC, product)
+    query_KTGD = query_KGTD.new_empty((pairs, tokens, shared, width))
+    torch.mul(query_KGTD.transpose(1, 2), scale * log2(e), out=query_KTGD)
+    out_KQC = _each(layout, query_KTGD, key_KTD, value_TKC, product)
     total_KQ1 = out_KQC[..., width : width + 1]
     least, most = (float(bound) for bound in total_KQ1.aminmax())
-    return out_KQC[..., :width] / total_KQ1 if least >= 1 / LARGE and most <= LARGE else None
+    if not (least >= 1 / LARGE and most <= LARGE):
+        return None
+    out_TKGD = query_KGTD.new_empty((tokens, pairs, shared, width))
+    out_KTGC = out_KQC.unflatten(1, (tokens, shared))
+    torch.div(out_KTGC[..., :width], out_KTGC[..., width : width + 1], out=out_TKGD.transpose(0, 1))
+    return out_TKGD
 
 
-def _by_kernel(layout: Packed, query_KQD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scale: float) -> Tensor:
-    """Computes every block by PyTorch's kernel, [K, Q, D]."""
+def _by_kernel(layout: Packed, query_KGTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scale: float) -> Tensor:
+    """Computes every block by PyTorch's kernel, [T, K, G, D]."""
 
-    def product(query_KQD: Tensor, key_KSD: Tensor, value_KSD: Tensor, mask_QT: Tensor) -> Tensor:
-        mask_QS = nn.functional.pad(mask_QT, (key_KSD.shape[1] - mask_QT.shape[1], 0))
-        out_KQD: Tensor = KERNEL(query_KQD[None], key_KSD[None], value_KSD[None], 0.0, False, attn_mask=mask_QS, scale=scale)[0][
-            0
-        ]
+    def product(query_KQD: Tensor, key_KDS: Tensor, value_KSD: Tensor, mask_QT: Tensor) -> Tensor:
+        mask_QS = nn.functional.pad(mask_QT, (key_KDS.shape[2] - mask_QT.shape[1], 0))
+        states = (query_KQD[None], key_KDS.transpose(1, 2)[None], value_KSD[None])
+        out_KQD: Tensor = KERNEL(*states, 0.0, False, attn_mask=mask_QS, scale=scale)[0][0]
         return out_KQD
 
-    return _each(layout, query_KQD, key_KTD, value_KTD, product)
+    shared, tokens = query_KGTD.shape[1:3]
+    out_KQD = _each(layout, query_KGTD.transpose(1, 2).contiguous(), key_KTD, value_KTD.transpose(0, 1), product)
+    out_TKGD: Tensor = out_KQD.unflatten(1, (tokens, shared)).transpose(0, 1)
+    return out_TKGD
 
 
-def _each(layout: Packed, query_KQD: Tensor, key_KTD: Tensor, value_KTC: Tensor, product: Callable[..., Tensor]) -> Tensor:
+def _each(layout: Packed, query_KTGD: Tensor, key_KTD: Tensor, value_TKC: Tensor, product: Callable[..., Tensor]) -> Tensor:
     """Returns the products of all blocks, [K, Q, C]."""
-    pairs, tokens, width = key_KTD.shape
-    columns, shared = value_KTC.shape[-1], query_KQD.shape[1] // tokens
-    blocks = layout.blocks(query_KQD, shared)
-    lengths = [(beginning.stop - beginning.start, own.stop - own.start) for _, beginning, own, _ in blocks]
-    widest = max(map(sum, lengths))
-    keys_KSD, values_KSC = key_KTD.new_empty((pairs, widest, width)), value_KTC.new_empty((pairs, widest, columns))
-    found, filled = list[Tensor](), None
-    queries = query_KQD.split([block.tokens * shared for block in blocks], dim=1)
-    for block_KQD, (_, beginning, own, mask_QT), (before, more) in zip(queries, blocks, lengths, strict=True):
-        block_KSD, block_KSC = key_KTD.narrow(1, own.start, more), value_KTC.narrow(1, own.start, more)
-        if before:
-            if filled != beginning:
-                keys_KSD.narrow(1, 0, before).copy_(key_KTD.narrow(1, beginning.start, before))
-                values_KSC.narrow(1, 0, before).copy_(value_KTC.narrow(1, beginning.start, before))
-                filled = beginning
-            keys_KSD.narrow(1, before, more).copy_(block_KSD)
-            values_KSC.narrow(1, before, more).copy_(block_KSC)
-            block_KSD, block_KSC = keys_KSD.narrow(1, 0, before + more), values_KSC.narrow(1, 0, before + more)
-        found.append(product(block_KQD, block_KSD, block_KSC, mask_QT))
+    pairs, tokens, shared, width = query_KTGD.shape
+    query_KQD = query_KTGD.view(pairs, tokens * shared, width)
+    key_TE, value_TE = key_KTD.transpose(0, 1).reshape(tokens, -1), value_TKC.reshape(tokens, -1)
+    runs = layout.runs(query_KQD, shared)
+    queries = iter(query_KQD.split([block.tokens * shared for run in runs for block in run.blocks], dim=1))
+    found = list[Tensor]()
+    for blocks, index_S in runs:
+        key_KDS = key_TE.index_select(0, index_S).view(-1, pairs, width).permute(1, 2, 0)
+        value_KSC = value_TE.index_select(0, index_S).view(len(index_S), pairs, -1).transpose(0, 1)
+        counts = [block.keys for block in blocks]
+        states = zip(key_KDS.split(counts, dim=2), value_KSC.split(counts, dim=1), blocks, strict=True)
+        found += [product(next(queries), keys, values, block.mask_QT) for keys, values, block in states]
     return torch.cat(found, dim=1)

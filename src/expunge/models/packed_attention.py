@@ -10,7 +10,7 @@ Shape suffixes: T tokens of the row, H heads, K heads of keys and values, D widt
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from expunge.models.attention_blocks import KERNEL, Packed, attend
 from expunge.models.limits import text_config
+from expunge.models.rotation import rotated_in_line
 
 NAME = "expunge_packed"
 UNKNOWN = ("softcap", "s_aux", "position_bias", "sliding_window", "cache")
@@ -85,7 +86,9 @@ def packed(model: nn.Module, layout: Packed | Steps) -> Iterator[None]:
     before, token = config._attn_implementation, _LAYOUT.set(layout)
     config._attn_implementation = NAME
     try:
-        yield
+        # The few tokens of a decoding pass are not worth the tables.
+        with rotated_in_line(model, attention) if isinstance(layout, Packed) else nullcontext():
+            yield
     finally:
         config._attn_implementation = before
         _LAYOUT.reset(token)
@@ -113,9 +116,9 @@ def attention(
     pairs = key_1KTD.shape[1]
     heads, tokens, width = query_1HTD.shape[1:]
     scale = width**-0.5 if scaling is None else scaling
-    query_KQD = query_1HTD.view(pairs, heads // pairs, tokens, width).transpose(1, 2).reshape(pairs, -1, width)
-    out_KQD = attend(module, layout, query_KQD, key_1KTD[0], value_1KTD[0], scale)
-    return out_KQD.view(pairs, tokens, -1, width).transpose(0, 1).reshape(1, tokens, heads, width), None
+    query_KGTD = query_1HTD[0].unflatten(0, (pairs, heads // pairs))
+    out_TKGD = attend(module, layout, query_KGTD, key_1KTD[0], value_1KTD[0], scale)
+    return out_TKGD.reshape(1, tokens, heads, width), None
 
 
 def _steps(layout: Steps, query_1HND: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, scaling: float | None) -> Tensor:

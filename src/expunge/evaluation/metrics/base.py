@@ -173,11 +173,11 @@ def unscorable(*answers: TokenStats) -> Unscored | None:
     """
     if not all(len(answer.logp) for answer in answers):
         return Unscored("the response has no tokens besides the end token")
+    if np.isfinite(np.concatenate([answer.logp for answer in answers])).all():
+        return None
     if any(np.isnan(answer.logp).any() for answer in answers):
         return Unscored("the model's log-probabilities are not numbers")
-    if not all(np.isfinite(answer.logp).all() for answer in answers):
-        return Unscored("the model gives a token of the response no probability at all (its log-probability is minus infinity)")
-    return None
+    return Unscored("the model gives a token of the response no probability at all (its log-probability is minus infinity)")
 
 
 def finite(value: float | Unscored) -> float | Unscored:
