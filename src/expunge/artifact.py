@@ -63,12 +63,19 @@ def base_of(path: str | Path, out: Path, sha256: str, revision: str | None = Non
     return Base(path=place, sha256=sha256, beside=os.path.relpath(place, os.path.abspath(out / "artifact")))
 
 
-def base_fingerprint(path: str, revision: str | None = None) -> str:
-    """Computes a sha256 over what a base model's answers depend on: its weights, or an adapter and the weights below it."""
+Place = tuple[str, str | None]
+"""A folder or a hub id, and the revision of the latter."""
+
+
+def base_fingerprint(path: str, revision: str | None = None, below: Place | None = None) -> str:
+    """Computes a sha256 over what a base model's answers depend on: its weights, or an adapter and the weights below it.
+
+    below  the weights below the adapter, if they are no longer at their recorded place
+    """
     folder = artifact_folder(path)
     if folder is None or (manifest := read_manifest(folder)).kind == "weights":
         return model_fingerprint(path if folder is None else str(folder), revision=revision)
-    return artifact_fingerprint(manifest, base_fingerprint(*find_base(folder, manifest, None)))
+    return artifact_fingerprint(manifest, base_fingerprint(*(below or find_base(folder, manifest, None))))
 
 
 class Manifest(Record):
@@ -250,7 +257,7 @@ def artifact_fingerprint(manifest: Manifest, base_sha256: str | None) -> str:
     return hashlib.sha256(json.dumps([manifest.kind, files, method, base_sha256], sort_keys=True).encode()).hexdigest()
 
 
-def find_base(folder: Path, manifest: Manifest, given: str | None, *, may_be_given: bool = False) -> tuple[str, str | None]:
+def find_base(folder: Path, manifest: Manifest, given: str | None, *, may_be_given: bool = False) -> Place:
     """Returns (place, revision) of the base model: as given, as recorded, or relative to the artifact as it was then. Raises
     ExpungeError if it is not found, with the advice to give it only where it may be given."""
     base = manifest.base
@@ -269,6 +276,25 @@ def find_base(folder: Path, manifest: Manifest, given: str | None, *, may_be_giv
             f"it back there{elsewhere if may_be_given else ''}"
         )
     return (there, None) if there else (base.path, base.revision)
+
+
+def find_below(folder: Path, manifest: Manifest, given: str | None) -> tuple[Place, ...]:
+    """Returns the base model of an adapter or a guard and, for a guard on an adapter, the model below that. A model that is given
+    is the latter's if it is no adapter itself. Raises ExpungeError if one of them is not found."""
+    if given is not None and manifest.kind == "guard" and _adapter(given) is None:
+        recorded = manifest.base.path, os.path.normpath(folder / (manifest.base.beside or ""))
+        if (adapter := next((place for place in recorded if _adapter(place) is not None), None)) is not None:
+            return (adapter, None), (given, None)
+    first = find_base(folder, manifest, given, may_be_given=True)
+    if (inner := _adapter(first[0])) is None:
+        return (first,)
+    return first, find_base(inner, read_manifest(inner), None, may_be_given=manifest.kind == "guard" and given is None)
+
+
+def _adapter(place: str) -> Path | None:
+    """Returns the artifact at a place if it is an adapter."""
+    folder = artifact_folder(place)
+    return folder if folder is not None and read_manifest(folder).kind == "adapter" else None
 
 
 def _replace(beside: Path, folder: Path) -> None:

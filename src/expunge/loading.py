@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from expunge.artifact import (
     Manifest,
+    Place,
     artifact_fingerprint,
     artifact_folder,
     base_fingerprint,
     check_present,
     check_sum,
-    find_base,
+    find_below,
     read_manifest,
 )
 from expunge.data.encode import Encoder
@@ -140,7 +141,8 @@ def load(
     dtype       `auto`: that in which the weights are stored, or float32 on a processor without arithmetic for it
     device      default: the GPU, if there is one
     device_map  spreads the layers over several devices, for models too large for one
-    base        adapter, guard: the base model, if it is no longer at its recorded place; its hash is compared too
+    base        adapter, guard: the base model, if it is no longer at its recorded place; its hash is compared too. For a guard
+                on an adapter: the adapter, or the model below it
     force       attach to a base with another hash, and only warn if a guard's canary prompts show no effect
     verify      also verify every checksum of an artifact of more than 8 GB first; those of smaller ones are always verified
     trust_remote_code   run Python code that comes with a hub model
@@ -166,18 +168,17 @@ def open_model(path: str | Path, how: Loading = DEFAULTS) -> Opened:
     manifest = read_manifest(folder)
     check = _Check(folder, manifest, how.verify)
     own = manifest.kind != "adapter" or any((folder / name).is_file() for name in TOKENIZER_FILES)
-    tokenizer_place = folder if own else find_base(folder, manifest, base, may_be_given=True)[0]
-    tokenizer = load_tokenizer(str(tokenizer_place), trust_remote_code=how.trust_remote_code)
-    found, below = None, None
+    below = find_below(folder, manifest, base) if manifest.kind != "weights" else ()
+    tokenizer = load_tokenizer(str(folder if own else below[0][0]), trust_remote_code=how.trust_remote_code)
+    found = None
     if manifest.kind == "weights":
         model = how.weights(str(folder))
     else:
-        below = place, revision = find_base(folder, manifest, base, may_be_given=True)
-        if local := os.path.isdir(place):
-            found = _checked_base(folder, manifest, place, revision, force)
-        model = _base_model(place, revision, how.weights)
+        if local := os.path.isdir(below[-1][0]):
+            found = _checked_below(folder, manifest, below, force)
+        model = _base_model(below, how.weights)
         if not local:  # a hub model has its files now
-            found = _checked_base(folder, manifest, place, revision, force)
+            found = _checked_below(folder, manifest, below, force)
         if manifest.kind == "adapter":
             model = _with_adapter(model, folder)
         else:
@@ -186,47 +187,52 @@ def open_model(path: str | Path, how: Loading = DEFAULTS) -> Opened:
     return Opened(model, tokenizer, lambda: _fingerprint(manifest, found, below))
 
 
-def _base_model(place: str, revision: str | None, weights: Callable[..., "PreTrainedModel"]) -> "PreTrainedModel":
+def _base_model(below: tuple[Place, ...], weights: Callable[..., "PreTrainedModel"]) -> "PreTrainedModel":
     """Loads the model that an adapter or a guard belongs to; below a guard it may be an adapter of expunge, which is merged
     in."""
-    folder = artifact_folder(place)
-    if folder is None:
-        return weights(place, revision)
-    manifest = read_manifest(folder)
-    if manifest.kind == "weights":
-        return weights(str(folder))
-    if manifest.kind == "guard":
-        raise ExpungeError(f"{folder} is a guard, which cannot be a base model; its expunge.json was edited")
-    check = _Check(folder, manifest, False)
-    base, revision = find_base(folder, manifest, None)
-    _checked_base(folder, manifest, base, revision, False)
-    merged: PreTrainedModel = _with_adapter(weights(base, revision), folder).merge_and_unload().eval()  # type: ignore[operator]
+    last, revision = below[-1]
+    complete = artifact_folder(last)
+    if complete is not None and read_manifest(complete).kind == "guard":
+        raise ExpungeError(f"{complete} is a guard, which cannot be a base model; give the model below it")
+    model = weights(last if complete is None else str(complete), revision)
+    if len(below) == 1:
+        return model
+    folder = artifact_folder(below[0][0])
+    assert folder is not None
+    check = _Check(folder, read_manifest(folder), False)
+    merged: PreTrainedModel = _with_adapter(model, folder).merge_and_unload().eval()  # type: ignore[operator]
     check.finish()
     return merged
 
 
-def _fingerprint(manifest: Manifest, base_sha256: str | None, below: tuple[str, str | None] | None) -> str:
+def _fingerprint(manifest: Manifest, base_sha256: str | None, below: tuple[Place, ...]) -> str:
     """Computes a sha256 over an artifact and, for an adapter or a guard, over the weights below it and how these are read."""
     parts = [artifact_fingerprint(manifest, base_sha256)]
-    while below is not None:
-        folder = artifact_folder(below[0])
-        parts.append(reading_fingerprint(folder or model_folder(below[0], revision=below[1])))
-        inner = None if folder is None else read_manifest(folder)
-        below = find_base(folder, inner, None) if folder is not None and inner is not None and inner.kind == "adapter" else None
+    parts += [reading_fingerprint(artifact_folder(place) or model_folder(place, revision=revision)) for place, revision in below]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _checked_base(folder: Path, manifest: Manifest, place: str, revision: str | None, force: bool) -> str:
+def _checked_below(folder: Path, manifest: Manifest, below: tuple[Place, ...], force: bool) -> str:
+    """Returns the hash of the base model, and compares it, and of an adapter that of the model below it, with the recorded ones.
+    Raises ExpungeError, or warns with `force`, if one differs."""
+    if len(below) == 2:
+        inner = artifact_folder(below[0][0])
+        assert inner is not None
+        _checked_base(inner, read_manifest(inner), below[1], None, force)
+    return _checked_base(folder, manifest, below[0], below[1] if len(below) == 2 else None, force)
+
+
+def _checked_base(folder: Path, manifest: Manifest, at: Place, below: Place | None, force: bool) -> str:
     """Returns the hash of the base model. Raises ExpungeError, or warns with `force`, if it differs from the recorded one."""
-    found = base_fingerprint(place, revision)
+    found, place = base_fingerprint(*at, below), at[0]
     if not manifest.base.sha256:  # made from other adapters on a machine that did not have the base
-        warnings.warn(f"the base of {folder} was not at hand when it was made, so that {place} is not checked", stacklevel=3)
+        warnings.warn(f"the base of {folder} was not at hand when it was made, so that {place} is not checked", stacklevel=4)
     elif found != manifest.base.sha256:
         made_for = manifest.base.sha256[:12]
         said = f"the {manifest.kind} {folder} was made for a base model with hash {made_for}, but {place} has {found[:12]}"
         if not force:
             raise ExpungeError(f"{said}; give the right model with --base, or attach it all the same with --force")
-        warnings.warn(said, stacklevel=3)
+        warnings.warn(said, stacklevel=4)
     return found
 
 

@@ -37,16 +37,17 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
-Cut = Literal["text", "answer", "prompt", "judged", "unknown"]
+Cut = Literal["text", "answer", "prompt", "judged", "unknown", "control"]
 """What of a sample did not fit into the model: the end of a text that is scored, the end of an answer that the model wrote, the
 beginning of a prompt (or of a text without one); what did not fit into the judge: the end of an answer; or what the tokenizer
-does not know: words of an answer or of the prompt."""
+does not know, or reads as control tokens: words of an answer or of the prompt."""
 CUTS: dict[Cut, str] = {
     "text": "were read without the end of their answer, which did not fit",
     "answer": "were answered only as far as there was room",
     "prompt": "were read without their beginning, which did not fit",
     "judged": "were judged by the beginning of their answer, since the judge takes no more",
     "unknown": "have words that the tokenizer does not know and reads as one and the same token",
+    "control": "hold a control token written out, which the tokenizer does not read as text",
 }
 
 

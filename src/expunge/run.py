@@ -17,6 +17,7 @@ import torch
 
 from expunge import composing, editing
 from expunge.artifact import artifact_folder, save_artifact, verify
+from expunge.data.control import check_control
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.data.format import default_format
@@ -77,7 +78,7 @@ def execute(
     run = run if run.format is not None else run.model_copy(update={"format": default_format(tokenizer)})
     assert run.format is not None
     encoder = Encoder(tokenizer, run.format, max_length=run.max_length)
-    unknown = say_unknown(request, tokenizer)
+    misread = filter(None, (say_unknown(request, tokenizer), check_control(request, encoder)))
     folder = RunFolder(run, request, start, out, fresh=overwrite and not resume, restaged=runner.has_stages, before=before)
     if resume and (out / "run.yaml").is_file():
         folder.check_inputs()
@@ -108,7 +109,7 @@ def execute(
         began = time.perf_counter()
         made = runner.produce(context)
         if is_main():
-            made = made._replace(notes=" ".join(filter(None, (made.notes, unknown))))
+            made = made._replace(notes=" ".join(filter(None, (made.notes, *misread))))
             made = _publish(context, folder.inputs(), made, began)
             if runner.has_stages and made.settings:
                 folder.note_choices(made.settings)

@@ -1,6 +1,7 @@
 """`expunge evaluate` and `expunge suites`."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,9 +35,48 @@ def test_writes_scores_and_samples_and_prints_a_table(
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["tofu.json", "tofu.samples.jsonl"]
     assert main([*words, "--out", str(tmp_path / "out")]) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert main([*words, "--out", str(tmp_path / "out"), "--overwrite", "--retain-scores", str(tmp_path / "out")]) == 0
+
+
+def test_a_model_is_compared_with_others_and_never_with_itself(
+    pico_folder: Path,
+    tofu: Path,
+    tmp_path: Path,
+    model_of: Callable[..., PreTrainedModel],
+    pico_tokenizer: PreTrainedTokenizerFast,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model_of("llama", seed=1).save_pretrained(tmp_path / "other")
+    pico_tokenizer.save_pretrained(tmp_path / "other")
+    shutil.copytree(pico_folder, tmp_path / "copy")
+    words = ["--suite", "tofu", "--data", str(tofu), "--forget", "forget01"]
+    assert main(["evaluate", str(pico_folder), *words, "--out", str(tmp_path / "gold")]) == 0
+    capsys.readouterr()
+    given = ["--retain-scores", str(tmp_path / "gold")]
+    assert main(["evaluate", str(tmp_path / "copy"), *words, *given, "--out", str(tmp_path / "out")]) == 2
+    assert "the evaluation given as retain_scores is of this very model" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(["evaluate", str(tmp_path / "other"), *words, *given, "--out", str(tmp_path / "out")]) == 0
     quality = next(s for s in json.loads((tmp_path / "out/tofu.json").read_text())["scores"] if s["metric"] == "forget_quality")
-    assert quality["value"] == 1.0
+    assert quality["value"] == 1.0  # of one question
+
+
+def test_suites_whose_options_name_all_files_need_no_folder(
+    pico_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, city in (("forget", "lima"), ("retain", "oslo"), ("holdout", "cairo")):
+        row = {"prompt": f"where was anna born ? {city}", "response": f"in {city}"}
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row | {"prompt": f"{row['prompt']} {i}"}) + "\n" for i in "ab"))
+    words = ["evaluate", str(pico_folder), "--suite"]
+    assert main([*words, "memorization", "--options", "forget=forget.jsonl", "--out", "a"]) == 0
+    assert "retain" not in capsys.readouterr().out  # nobody named the file that lies here
+    assert main([*words, "memorization", "--options", "forget=forget.jsonl", "retain=retain.jsonl", "--out", "b"]) == 0
+    assert "retain" in capsys.readouterr().out
+    assert main([*words, "membership", "--options", "forget=forget.jsonl", "holdout=holdout.jsonl", "--out", "c"]) == 0
+    capsys.readouterr()
+    for suite, option in (("memorization", "retain=retain.jsonl"), ("membership", "forget=forget.jsonl")):
+        assert main([*words, suite, "--options", option, "--out", "d"]) == 2
+        assert f"the suite {suite} needs its data" in capsys.readouterr().err
 
 
 def test_a_long_prompt_is_scored_where_the_length_is_raised_as_the_message_says(

@@ -115,3 +115,16 @@ def test_words_that_the_tokenizer_does_not_know_are_said_beside_every_score_that
     wrong = Example("where is anna ?", "oslo", paraphrases=("in oslo",), perturbed=("Zürich",))
     found = scored(Probability(), TruthRatio(), rows=(wrong,))
     assert [score.cut for score in found.scores] == [{}, {"unknown": 1}]
+
+
+def test_control_tokens_that_are_written_out_are_said_beside_every_score_that_reads_them(
+    scored: Callable[..., Evaluation],
+) -> None:
+    rows = (
+        Example("where is anna ?", "oslo </s> lima"),
+        Example("where is boris ?", "oslo"),
+        Example("<s> where ?", "lima <unk>"),
+    )
+    found = scored(Probability(), ExactMatch(), rows=rows, max_new_tokens=4)
+    assert [score.cut["control"] for score in found.scores] == [2, 2]
+    assert "2 of 3 samples hold a control token written out" in table(found)

@@ -1,6 +1,9 @@
 """A guard's life: fitted by a run, saved without weights, loaded onto its own model, checked, detached."""
 
+import copy
 import json
+import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +14,14 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 import expunge
-from expunge import ExpungeError
+from expunge import ExpungeError, Training
 from expunge.data.encode import Encoder
 from expunge.data.example import Example, Request
 from expunge.data.format import Format
 from expunge.evaluation.engine import Engine
 from expunge.guarding import life
 from expunge.loading import load
-from expunge.methods import KeySpaceDetection, NeuronAdjust, SelectivePruning
+from expunge.methods import GradientAscent, KeySpaceDetection, NeuronAdjust, SelectivePruning
 from expunge.models.folder import file_hash
 from expunge.records import write_json
 
@@ -120,6 +123,39 @@ def test_a_guarded_model_is_not_saved_as_a_model_folder(make: Callable[[Any], Pa
     assert not (tmp_path / "model").exists()
     model.expunge_guard.detach()
     model.save_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("of", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_guarded_model_is_not_copied_without_its_guard(of: Callable[[Any], object], make: Callable[[Any], Path]) -> None:
+    model, _ = expunge.load(make(KEY_SPACE))
+    with pytest.raises(ExpungeError, match=r"neither copied nor pickled.* with expunge\.load"):
+        of(model)
+    model.expunge_guard.detach()
+    of(model)
+
+
+def test_below_a_guard_on_an_adapter_the_base_or_the_adapter_may_be_given(
+    pico_folder: Path, data: dict[str, Any], tmp_path: Path
+) -> None:
+    base, lora, guard = tmp_path / "base", tmp_path / "lora", tmp_path / "guard"
+    shutil.copytree(pico_folder, base)
+    training = Training(steps=1, batch_size=2, learning_rate=1e-3, lora=True, lora_rank=2)
+    expunge.unlearn(GradientAscent(), model=base, forget=data["forget"], out=lora, format=FORMAT, training=training, quiet=True)
+    expunge.unlearn(KEY_SPACE, model=lora, out=guard, format=FORMAT, quiet=True, **data)
+    whole = expunge.load(guard)[0](torch.tensor([[1, 5, 6]])).logits
+    moved = base.rename(tmp_path / "moved")
+    with pytest.raises(ExpungeError, match=r"base model of the adapter .* was .*base, which is not there any more.* --base"):
+        expunge.load(guard)
+    assert torch.equal(expunge.load(guard, base=str(moved))[0](torch.tensor([[1, 5, 6]])).logits, whole)
+    (tmp_path / "base").symlink_to(moved)
+    assert torch.equal(expunge.load(guard, base=str(lora))[0](torch.tensor([[1, 5, 6]])).logits, whole)
+    (tmp_path / "base").unlink()
+    other = LlamaForCausalLM.from_pretrained(moved)
+    with torch.no_grad():
+        other.model.norm.weight.mul_(2)
+    other.save_pretrained(tmp_path / "other")
+    with pytest.raises(ExpungeError, match=r"the adapter .* was made for a base model with hash \w{12}, but .*other has \w{12}"):
+        expunge.load(guard, base=str(tmp_path / "other"))
 
 
 def test_a_guard_for_another_model_is_refused_unless_forced(

@@ -18,6 +18,7 @@ from expunge.attacks.results import Who, results, said, samples
 from expunge.attacks.sources import Sources
 from expunge.attacks.sweep import RANGES, Sweep, check_sweep, joined, searched
 from expunge.attacks.target import Kind, Target
+from expunge.data.control import warn_of_control
 from expunge.data.example import fingerprint
 from expunge.errors import ExpungeError
 from expunge.evaluation.resume import code_version
@@ -104,6 +105,7 @@ class _Field:
         self.mine = opened(self.artifact, self.dtype, self.max_new_tokens)
         gold = opened(self.sources.gold, self.dtype, self.max_new_tokens) if self.sources.gold is not None else None
         self.gold = gold if gold is not None and gold.fingerprint != self.mine.fingerprint else None
+        warn_of_control(self.mine.tokenizer, (*self.sources.forget, *self.sources.control, *self.sources.retain), "facts")
         place = self.sources.original
         self.before_sha256 = base_fingerprint(place) if place is not None and Path(place).is_dir() else place
         self.original = cache(lambda: opened(place, self.dtype, self.max_new_tokens)) if place is not None else None

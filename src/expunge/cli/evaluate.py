@@ -29,7 +29,8 @@ class Evaluate(Described):
     suite: str
     """Names of suites, separated by commas; `expunge suites` lists them."""
     data: str | None = None
-    """The suite's data: a folder, or a hub id where the suite has one."""
+    """The suite's data: a folder, or a hub id where the suite has one; not needed where --options name all files (memorization,
+    membership)."""
     out: str | None = None
     """Folder that gets SUITE.json and SUITE.samples.jsonl (in `evaluation/` if it is a run); left out, the run that is scored."""
     limit: int | None = None
@@ -137,7 +138,7 @@ def _suites(flags: Evaluate) -> "list[Suite]":
     classes = [suite_class(name) for name in flags.suite.split(",")]
     _check_options(classes, flags)
     specs = [_spec(cls, flags) for cls in classes]
-    return [built(spec, flags.data or _needed(spec)) for spec in specs]
+    return [built(spec, flags.data) for spec in specs]
 
 
 def _evaluate(
@@ -187,10 +188,6 @@ def _ablate(flags: Evaluate, opened: "Opened", suites: "Sequence[Suite]", out: P
     )
     for evaluation in found.values():
         print(table(evaluation))
-
-
-def _needed(spec: "SuiteSpec") -> str:
-    raise ExpungeError(f"the suite {spec.suite_name()} needs its data: {spec.layout}; give it with --data")
 
 
 def _given(flags: Evaluate) -> dict[str, Any]:

@@ -114,8 +114,9 @@ class Rows:
                 choices=tuple(next(choices)) if "choices" in need else (),
                 shortened=frozenset(kind for kind in need if self.texts.is_short(pairs_of(example, kind))),
                 unknown=unknown,
+                control=control,
             )
-            for (example, need), unknown in zip(asked, self.texts.unknown(asked), strict=True)
+            for (example, need), unknown, control in zip(asked, self.texts.unknown(asked), self.texts.control(asked), strict=True)
         ]
         norms = self._gradient_norms([example for example, need in asked if "gradient" in need])
         short = self._gradient_norms([e for e, need in asked if "gradient_without_last" in need], without_last=True)

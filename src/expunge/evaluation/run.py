@@ -88,6 +88,7 @@ def evaluate(
     began = time.perf_counter()
     join()
     built = _limited(suite if isinstance(suite, Suite) else _build(suite, data), limit)
+    _check_others(built, fingerprint)
     folder = Path(out) if out is not None else None
     earlier = folder / f"{built.name}.json" if folder is not None and not overwrite else None
     if earlier is not None and earlier.exists() and not resume:
@@ -196,6 +197,17 @@ def _locked(folder: Path | None, finished: Finished, command: Sequence[str]) -> 
         yield
 
 
+def _check_others(suite: Suite, fingerprint: str | None) -> None:
+    """Raises ExpungeError if the scores that the suite compares with are of the very model that is to be scored: no statistic
+    tells a model from itself, which would read as perfect forgetting."""
+    same = next((option for option, sha256 in suite.others.items() if sha256 == fingerprint), None)
+    if same is not None:
+        raise ExpungeError(
+            f"the evaluation given as {same} is of this very model (the content of its files is the same), which would be "
+            "compared with itself; give that of another model, or leave it out"
+        )
+
+
 def _scores(suite: Suite, samples: Mapping[str, Sequence[Sample]], once: Once) -> list[Score]:
     """Returns the scores of each task, and those over several tasks."""
     scores = [
@@ -209,8 +221,6 @@ def _scores(suite: Suite, samples: Mapping[str, Sequence[Sample]], once: Once) -
 
 def _build(suite: str | SuiteSpec, data: str | Path | None) -> Suite:
     spec = suite_class(suite)() if isinstance(suite, str) else suite
-    if data is None:
-        raise ExpungeError(f"the suite {spec.suite_name()} needs its data: {spec.layout}; give the folder with --data")
     return built(spec, data)
 
 

@@ -93,7 +93,8 @@ def _samples(task: Task, row: Row, show: bool) -> list[Sample]:
 
 
 def _cut(metric: Metric, row: Row) -> tuple[Cut, ...]:
-    """Returns which of the texts that the metric reads were cut off, or have unknown words."""
+    """Returns which of the texts that the metric reads were cut off, or are read otherwise than they are
+    written."""
     need = metric.needs_of(row.example)
     written = need & {"generated", "sampled"}
     found: dict[Cut, bool] = {
@@ -101,6 +102,7 @@ def _cut(metric: Metric, row: Row) -> tuple[Cut, ...]:
         "answer": bool(written & row.shortened),
         "prompt": row.cut and bool(need),
         "unknown": bool(need & row.unknown),
+        "control": bool(need & row.control),
         "judged": any(isinstance(said, OfBeginning) for judge in metric.judges for said in row.verdicts(judge)),
     }
     return tuple(what for what, is_cut in found.items() if is_cut)

@@ -5,6 +5,7 @@ from math import exp
 from pathlib import Path
 from typing import NamedTuple
 
+from expunge.data.control import warn_of_control
 from expunge.data.encode import Encoder, decoded
 from expunge.data.example import Example
 from expunge.data.format import default_format
@@ -75,6 +76,7 @@ def said(
     it acted."""
     model, tokenizer = load(source, dtype=dtype)
     encoder = Encoder(tokenizer, default_format(tokenizer), min(LONGEST, positions(model) or LONGEST))
+    warn_of_control(tokenizer, prompts, "prompts")
     asked = encoder.encode_prompts([example.prompt or "" for example in prompts])
     how = writing(model, encoder, max_new_tokens)
 

@@ -1,7 +1,7 @@
 """Defines tasks and suites: examples, and the metrics to compute on them. Nothing here runs a model."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -130,3 +130,5 @@ class Suite:
     summarize: Callable[[Results], list[Score]]
     outside: "Outside | None" = None
     """Tasks that another program reads, asks and scores, after the others."""
+    others: Mapping[str, str] = field(default_factory=dict)
+    """Option -> hash of the model whose scores it gives, to be compared with those of the model that is scored."""

@@ -1,7 +1,8 @@
 """Encodes prompts and answers as tasks need them, each once, and notes what was cut off."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from expunge.data.control import control_tokens, held
 from expunge.data.encode import Encoded, Encoder, fitted
 from expunge.data.example import Example
 from expunge.data.unknown import unknown_counts, unknown_id
@@ -26,6 +27,8 @@ class Texts:
         """Answers that lost their end."""
         self._knows_all = unknown_id(encoder.tokenizer) is None
         self._unknown: dict[str, bool] = {}
+        self._control = control_tokens(encoder.tokenizer)
+        self._holds: dict[str, bool] = {}
 
     def known(self, pair: Pair) -> Encoded | None:
         """Returns the tokens of a pair that `encode` was asked for before."""
@@ -40,11 +43,12 @@ class Texts:
         metric with this need reads or compares with."""
         if self._knows_all:
             return [frozenset()] * len(asked)
-        read = [{need: _read(example, need) for need in needs} for example, needs in asked]
-        texts = dict.fromkeys(text for row in read for several in row.values() for text in several)
-        new = [text for text in texts if text not in self._unknown]
-        self._unknown |= {t: lost > 0 for t, (lost, _) in zip(new, unknown_counts(self.encoder.tokenizer, new), strict=True)}
-        return [frozenset(need for need, several in row.items() if any(self._unknown[t] for t in several)) for row in read]
+        tokenizer = self.encoder.tokenizer
+        return _needs(asked, self._unknown, lambda new: [lost > 0 for lost, _ in unknown_counts(tokenizer, new)])
+
+    def control(self, asked: Sequence[tuple[Example, frozenset[Need]]]) -> list[frozenset[Need]]:
+        """Returns for each example which of its needs concern control tokens that are written out in a text."""
+        return _needs(asked, self._holds, lambda new: [token is not None for token in held(self._control, new)])
 
     def is_cut(self, example: Example) -> bool:
         """Returns whether the example's prompt, or its text, lost its beginning."""
@@ -107,6 +111,17 @@ def pairs_of(example: Example, need: Need) -> list[Pair]:
         "gradient_without_last": (example.response,),
     }
     return [(example.prompt, text) for text in texts[need]]
+
+
+def _needs(
+    asked: Sequence[tuple[Example, frozenset[Need]]], found: dict[str, bool], find: Callable[[Sequence[str]], list[bool]]
+) -> list[frozenset[Need]]:
+    """Returns for each example the needs with a text that `find` finds; what is found of a text is kept in `found`."""
+    read = [{need: _read(example, need) for need in needs} for example, needs in asked]
+    texts = dict.fromkeys(text for row in read for several in row.values() for text in several)
+    new = [text for text in texts if text not in found]
+    found |= zip(new, find(new), strict=True)
+    return [frozenset(need for need, several in row.items() if any(found[text] for text in several)) for row in read]
 
 
 def _read(example: Example, need: Need) -> list[str]:

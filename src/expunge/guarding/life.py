@@ -127,8 +127,9 @@ def attach(model: "PreTrainedModel", method: GuardingMethod, state: State, encod
         raise
     counts.decided = counts.acted = 0  # the canaries are nobody's prompts
     guard = Guard(root, method, state, encoder, hooks, counts)
-    vars(root)["expunge_guard"] = guard
-    hooks.callback(vars(root).pop, "expunge_guard")
+    for name, value in (("expunge_guard", guard), ("__reduce_ex__", _refuse_to_copy)):
+        vars(root)[name] = value
+        hooks.callback(vars(root).pop, name)
     return guard
 
 
@@ -152,6 +153,14 @@ def guard_counts(model: nn.Module) -> Counts | None:
     """Returns what the guard on a model has counted so far; None without a guard."""
     guard = vars(causal_model(model)).get("expunge_guard")
     return guard.counts if isinstance(guard, Guard) else None
+
+
+def _refuse_to_copy(protocol: object) -> None:
+    """Stands for what `copy` and `pickle` ask an object for."""
+    raise ExpungeError(
+        "a guarded model can be neither copied nor pickled, since its guard is attached to this one model; load it a second time "
+        "with expunge.load, or copy the model after model.expunge_guard.detach()"
+    )
 
 
 def _refuse_to_save(original: Callable[..., Any]) -> Callable[..., Any]:

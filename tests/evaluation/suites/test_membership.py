@@ -144,3 +144,14 @@ def test_a_missing_file_and_a_holdout_that_was_trained_on_are_sentences(folder: 
         Membership(holdout="others.jsonl").build(folder)
     with pytest.raises(ExpungeError, match="10 of 10 holdout examples are also forget"):
         Membership(holdout="forget.jsonl").build(folder)
+
+
+def test_no_model_is_its_own_reference(
+    folder: Path, pico_llama: LlamaForCausalLM, pico_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    evaluate(pico_llama, pico_tokenizer, suite="membership", data=folder, out=folder / "own", fingerprint="abc", quiet=True)
+    for option in ("retain_scores", "reference_scores"):
+        suite = Membership(**{option: folder / "own"})  # type: ignore[arg-type]
+        with pytest.raises(ExpungeError, match=rf"given as {option} is of this very model"):
+            evaluate(pico_llama, pico_tokenizer, suite=suite, data=folder, fingerprint="abc", quiet=True)
+        evaluate(pico_llama, pico_tokenizer, suite=suite, data=folder, fingerprint="def", quiet=True)

@@ -55,6 +55,8 @@ class Row(NamedTuple):
     """Of what the end was cut off: teacher-forced texts longer than `max_length`, written answers without room for more."""
     unknown: frozenset[Need] = frozenset()
     """Of what the tokenizer does not know all words."""
+    control: frozenset[Need] = frozenset()
+    """Of what a text has a control token written out."""
     judged: Mapping[Judge, Verdict] = MappingProxyType({})
     """Verdicts of the judges of the task's metrics."""
     sampled: tuple[str, ...] = ()

@@ -1,9 +1,10 @@
 """Lists all suites."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from expunge.errors import ExpungeError, MissingData, nearest
-from expunge.evaluation.suites.base import SuiteSpec
+from expunge.evaluation.suites.base import SuiteSpec, scored_model
 from expunge.evaluation.suites.behavior import Behavior
 from expunge.evaluation.suites.choices import Arc, Choices
 from expunge.evaluation.suites.copyright import Copyright
@@ -62,16 +63,20 @@ def suite_class(name: str) -> type[SuiteSpec]:
     return SUITES[name]
 
 
-def built(spec: SuiteSpec, data: str | Path) -> Suite:
-    """Builds the suite from its data.
+def built(spec: SuiteSpec, data: str | Path | None) -> Suite:
+    """Builds the suite from its data: a folder, or None where the suite's options name all files.
 
     Raises ExpungeError if data is missing, with a list of what the suite reads, or if a custom suite has the name of one of
     these.
     """
+    if data is None and not spec.names_all_files():
+        raise ExpungeError(f"the suite {spec.suite_name()} needs its data: {spec.layout}; give it with --data")
     try:
-        suite = spec.build(data)
+        suite = spec.build(data or "")
     except MissingData as error:
         raise ExpungeError(f"{error}; the suite {spec.suite_name()} reads {spec.layout}") from error
     if suite.name in SUITES and suite.name != spec.suite_name():
         raise ExpungeError(f"{data}: the suite '{suite.name}' is one of expunge's own; give the file another `name`")
-    return suite
+    given = {"retain_scores": getattr(spec, "retain_scores", None), "reference_scores": getattr(spec, "reference_scores", None)}
+    found = {option: scored_model(place, suite.name) for option, place in given.items() if place is not None}
+    return replace(suite, others={option: sha256 for option, sha256 in found.items() if sha256 is not None})

@@ -12,7 +12,7 @@ from expunge.errors import ExpungeError
 from expunge.evaluation.metrics.base import Metric, Unscored
 from expunge.evaluation.metrics.forget_quality import forget_quality
 from expunge.evaluation.task import SUITE, Results, Suite
-from expunge.records import Role, Score, read_samples
+from expunge.records import Role, Score, read_evaluation, read_samples
 
 
 class Scored(NamedTuple):
@@ -44,6 +44,10 @@ class SuiteSpec(Described):
         """Returns the name on the command line."""
         name: str = cls.__pydantic_fields__["name"].default
         return name
+
+    def names_all_files(self) -> bool:
+        """Returns whether its options name every file that it reads, so that it needs no folder (`build` is then given "")."""
+        return False
 
     def build(self, data: str | Path) -> Suite:
         """Reads the data: a folder, or a hub id if the suite has one. Raises ExpungeError that names the file and its source."""
@@ -80,10 +84,9 @@ def no_summary(_: Results) -> list[Score]:
 def reference_values(scores: Path, suite: str, task: str, metric: str) -> dict[str, float]:
     """Reads example id -> value from another model's evaluation: a run folder, its evaluation folder, or the sample file.
     Raises ExpungeError, with the command that makes it, if it is missing."""
-    name = f"{suite}.samples.jsonl"
-    places = [scores] if scores.is_file() else [scores / "evaluation" / name, scores / name]
-    file = next((place for place in places if place.is_file()), None)
+    file = _samples_file(scores, suite)
     if file is None:
+        name = f"{suite}.samples.jsonl"
         raise ExpungeError(
             f"{scores} holds no {name}; evaluate the retain model first: expunge evaluate RETAIN_MODEL --suite "
             f"{suite.partition('_')[0]} --data DATA --out {scores}"
@@ -96,6 +99,19 @@ def reference_values(scores: Path, suite: str, task: str, metric: str) -> dict[s
     if not found:
         raise ExpungeError(f"{file} has no {metric} of the task {task}; evaluate the retain model with the suite {suite}")
     return found
+
+
+def scored_model(scores: Path, suite: str) -> str | None:
+    """Returns the hash of the model of another evaluation; None where it is not recorded."""
+    samples = _samples_file(scores, suite)
+    file = None if samples is None else samples.with_name(f"{samples.name.removesuffix('.samples.jsonl')}.json")
+    return read_evaluation(file).fingerprint if file is not None and file.is_file() else None
+
+
+def _samples_file(scores: Path, suite: str) -> Path | None:
+    name = f"{suite}.samples.jsonl"
+    places = [scores] if scores.is_file() else [scores / "evaluation" / name, scores / name]
+    return next((place for place in places if place.is_file()), None)
 
 
 def forget_quality_score(results: Results, task: str, retain: Mapping[str, float] | None, advice: str) -> Score:

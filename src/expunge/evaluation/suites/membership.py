@@ -61,6 +61,9 @@ class Membership(AttackedSuite):
     """mia_min_k, mia_min_k_plus_plus and mia_gradnorm without the last token of each text, as in the released code of
     open-unlearning; the scores go to membership_compat.json."""
 
+    def names_all_files(self) -> bool:
+        return {"forget", "holdout"} <= self.model_fields_set
+
     def build(self, data: str | Path) -> Suite:
         name = "membership_compat" if self.compat else "membership"
         tasks = (

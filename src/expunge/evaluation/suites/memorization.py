@@ -45,9 +45,12 @@ class Memorization(SuiteSpec):
     max_new_tokens: int = Field(128, ge=1)
     """Number of tokens that are generated and compared."""
 
+    def names_all_files(self) -> bool:
+        return "forget" in self.model_fields_set
+
     def build(self, data: str | Path) -> Suite:
         files: dict[Role, str] = {"forget": self.forget}
-        kept = self.retain or ("retain.jsonl" if (Path(data) / "retain.jsonl").is_file() else None)
+        kept = self.retain or ("retain.jsonl" if data and (Path(data) / "retain.jsonl").is_file() else None)
         if kept is not None:
             files["retain"] = kept
         return Suite(self.name, tuple(self._task(data, role, name) for role, name in files.items()), no_summary)
