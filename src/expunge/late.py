@@ -1,6 +1,8 @@
 """Imports the public names of a package on first use, since torch alone takes seconds to import."""
 
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +13,20 @@ def late(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     def __getattr__(name: str) -> Any:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(homes[name]), name)
+        with garbage_kept():
+            return getattr(import_module(homes[name]), name)
 
     return __getattr__
+
+
+@contextmanager
+def garbage_kept() -> Iterator[None]:
+    """Context manager in which Python looks for no garbage: the half million objects of torch and transformers are all kept, and
+    looking through them again and again takes about a second of their import."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

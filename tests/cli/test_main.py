@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from expunge.cli import COMMANDS, main
+from expunge.cli import COLLECTED, COMMANDS, main
 from expunge.methods import METHODS, UNLEARNING
 
 
@@ -184,3 +184,13 @@ def test_a_terminal_that_lacks_characters_gets_them_escaped_and_a_closed_one_not
         patch.setattr(sys, "stderr", None)
         assert main(["--help"]) == 0
         assert main(["verify", "nowhere"]) == 2
+
+
+def test_only_a_process_of_its_own_looks_for_garbage_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[tuple[int, ...]] = []
+    monkeypatch.setattr("gc.set_threshold", lambda *counts: said.append(counts))
+    monkeypatch.setattr("sys.argv", ["expunge", "--version"])
+    assert main(["--version"]) == 0
+    assert said == []
+    assert main() == 0
+    assert [counts[0] for counts in said] == [COLLECTED]

@@ -3,6 +3,7 @@
 Heavy imports come after the command is known, so that `expunge --help` answers at once.
 """
 
+import gc
 import io
 import os
 import shlex
@@ -36,6 +37,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """name -> (class of flags in expunge.cli.NAME, one line for the list)."""
 
+COLLECTED = 50_000
+"""Objects made before Python looks for garbage among them; with its default, 700 or 2000, that takes up to a second of a short
+command. What is garbage in cycles here is small: no step of training and no evaluation leaves large tensors in one."""
 GO_ON = (["quickstart"], ["lab"], ["attack"])
 """Commands that detect finished work by themselves."""
 
@@ -43,6 +47,8 @@ GO_ON = (["quickstart"], ["lab"], ["attack"])
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Returns exit code 0, or 2 after one sentence on stderr."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:  # this process is ours: nearly all that it makes at first are modules, which stay
+        gc.set_threshold(COLLECTED, *gc.get_threshold()[1:])
     _open_streams()
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     if not sys.stderr.isatty():
