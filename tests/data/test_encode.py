@@ -297,6 +297,21 @@ class TestChat:
         with pytest.raises(ExpungeError, match="rewrites the assistant's message"):
             Encoder(byte_tokenizer(), Format(kind="chat", template=template)).encode(Example("Where?", 'in "Paris" & <b>'))
 
+    @pytest.mark.parametrize("cut", ["m['content'][:4]", "m['content'].split('?')[0]", "m['content'] | replace('the', '')"])
+    def test_a_template_that_cuts_or_rewrites_a_question_or_an_answer_is_refused(self, cut: str):
+        for role, message in (("user", "leaves the user's message out or"), ("assistant", "the chat template")):
+            template = CHATML.replace("m['content']", f"(({cut}) if m['role'] == '{role}' else m['content'])")
+            encoder = Encoder(byte_tokenizer(), Format(kind="chat", template=template))
+            with pytest.raises(ExpungeError, match=f"{message} rewrites"):
+                encoder.encode_answer("Where is the house?", "Where is the house? In Rome")
+
+    @pytest.mark.parametrize("thoughts", ["<think>Rome?</think>\n\n", "<seed:think>a</seed:think>", "[THINK]a[/THINK] ", ""])
+    def test_a_template_may_leave_out_the_thoughts_before_an_answer(self, thoughts: str):
+        kept = "m['content'].split('think>')[-1].split('[/THINK]')[-1] | trim"
+        encoder = Encoder(byte_tokenizer(), Format(kind="chat", template=CHATML.replace("m['content']", kept)))
+        row = encoder.encode_answer("Where?", f"{thoughts}Rome")
+        assert answer(encoder.tokenizer, row) == "Rome<|im_end|>"
+
     def test_a_template_that_leaves_the_question_out_is_refused(self):
         template = CHATML.replace("m in messages", "m in messages[1:]")
         assert template != CHATML

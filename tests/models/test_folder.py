@@ -1,6 +1,7 @@
 """What a model folder is, is decided by its files before anything is loaded, and by one function for all readers."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -180,6 +181,25 @@ def test_templates_without_a_default_are_refused_where_one_is_needed(
     assert "several chat templates (rag, tool_use) and none of them is the default" in capsys.readouterr().err
     (copy / "expunge_format.json").write_text('{"kind": "plain"}')
     assert main([*words, "--steps", "1"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("chat_template.jinja", b"\xff\xfe", "chat_template.jinja is no text in UTF-8"),
+        ("expunge_format.json", b"\xff\xfe", "expunge_format.json is not a format"),
+        ("tokenizer_config.json", b'{"chat_template": 3, "eos_token": "</s>"}', "chat_template of .*copy is no text"),
+        ("tokenizer_config.json", b'{"model_max_length": "x", "eos_token": "</s>"}', "cannot load a tokenizer from .*copy"),
+    ],
+)
+def test_files_of_the_tokenizer_that_cannot_be_read_are_named(
+    file: str, content: bytes, said: str, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (copy / file).write_bytes(content)
+    (tmp_path / "forget.jsonl").write_text(json.dumps({"prompt": "where was anna born ?", "response": "in oslo ."}))
+    words = ["evaluate", str(copy), "--suite", "memorization", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert re.search(said, capsys.readouterr().err)
 
 
 def test_a_template_beside_others_is_the_default(copy: Path, tmp_path: Path) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _HOLE = "\ue0e0"  # a private-use character stands for the response while a chat template is rendered: no template looks at it
 _PROBE = "The"  # one token with its leading space in practically every vocabulary
+_ASKED = "qwx"  # a prompt that no template writes of itself
+_THOUGHTS = re.compile(r"(</[^<>]*think[^<>]*>|\[/think\])$", re.IGNORECASE)
 _STRFTIME = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 
 
@@ -97,8 +99,8 @@ class Encoder:
         """Token for padding; padding is masked, so it may be any token."""
         self.end_id: int = self._encode([("a", _PROBE)], lambda row: "(trial)", limit=None)[0].ids[-1]
         """The token that ends an answer, where generation stops."""
-        if format.kind == "chat" and self._around("a") == self._around("b"):
-            raise ExpungeError("the chat template leaves the user's message out, so that all prompts are the same; give another")
+        if format.kind == "chat":
+            self._around(_ASKED)
 
     def encode(self, example: Example) -> Encoded:
         """Encodes one example; raw text (prompt None) is labelled from its first predictable token. Raises ExpungeError if
@@ -198,7 +200,7 @@ class Encoder:
                 "the chat template changes with the assistant's message, so answers cannot be found; use a plain one"
             )
         written = text[len(head) : len(text) - len(tail)]
-        if "".join(written.split()) not in "".join(response.split()):  # blanks may be trimmed, and thoughts left out
+        if not _says(written, response):
             raise ExpungeError(
                 f"the chat template rewrites the assistant's message ({response[:30]!r} becomes {written[:30]!r}), so that other "
                 "answers would be trained and scored; give another template"
@@ -211,6 +213,11 @@ class Encoder:
         if len(pieces) != 2:
             count = len(pieces) - 1
             raise ExpungeError(f"the chat template writes the assistant's message {count} times, not once; give another template")
+        if "".join(prompt.split()) not in "".join(pieces[0].split()):
+            raise ExpungeError(
+                f"the chat template leaves the user's message out or rewrites it ({prompt[:30]!r}), so that another question "
+                "would be trained and asked; give another template"
+            )
         return pieces[0], pieces[1]
 
     def _chat(self, prompt: str, response: str) -> str:
@@ -227,6 +234,12 @@ class Encoder:
             raise ExpungeError(f"the chat template refuses a plain question and answer ({error}); give another one") from error
         assert isinstance(text, str)
         return text
+
+
+def _says(written: str, response: str) -> bool:
+    """Returns whether a template writes a response as it is; it may trim blanks, and leave the thoughts before it out."""
+    kept, whole = "".join(written.split()), "".join(response.split())
+    return kept == whole or (whole.endswith(kept) and _THOUGHTS.search(whole.removesuffix(kept)) is not None)
 
 
 def _pin_date(format: Format) -> str:

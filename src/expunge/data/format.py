@@ -61,8 +61,8 @@ def default_format(tokenizer: "PreTrainedTokenizerBase") -> Format:
     if beside.is_file():
         try:
             return Format.model_validate_json(beside.read_text(encoding="utf-8"))
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
+        except (ValidationError, ValueError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise ExpungeError(f"{beside} is not a format ({reason}); delete it, or write it again with save_format") from error
     templates = tokenizer.chat_template
     if isinstance(templates, dict) and "default" not in templates:
@@ -71,6 +71,8 @@ def default_format(tokenizer: "PreTrainedTokenizerBase") -> Format:
             f"default; copy the one that is wanted to chat_template.jinja, or write a format "
             f'beside it ({FORMAT_FILE}, for example {{"kind": "plain"}})'
         )
+    if templates is not None and not isinstance(templates, str | dict):
+        raise ExpungeError(f"the chat_template of {tokenizer.name_or_path} is no text; correct its tokenizer_config.json")
     if templates is not None:
         return Format(kind="chat", template=tokenizer.get_chat_template())
     return Format()

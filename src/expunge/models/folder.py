@@ -186,7 +186,10 @@ def chat_template(folder: Path) -> str | None:
 
 def _own_template(folder: Path) -> str | None:
     file = folder / "chat_template.jinja"
-    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+    try:
+        return file.read_text(encoding="utf-8").strip() if file.is_file() else None
+    except ValueError as error:
+        raise ExpungeError(f"{file} is no text in UTF-8 ({error}); copy the folder again") from error
 
 
 def _listed_template(folder: Path) -> str | None:

@@ -210,6 +210,7 @@ def load_tokenizer(path: str, *, revision: str | None = None, trust_remote_code:
             )
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer("a")  # some settings are read at the first text
     except Exception as error:  # tokenizers raises plain exceptions, of a file of a newer version for one
         raise ExpungeError(f"cannot load a tokenizer from {path}: {_first_line(error)}; {_advice(path)}") from error
     _same_each_time(path, tokenizer)
