@@ -30,7 +30,7 @@ from expunge.evaluation.suites.base import no_summary
 from expunge.evaluation.task import Suite, Task
 from expunge.guarding.embedding_corruption.entities import recognizer
 from expunge.guarding.embedding_corruption.gate import requests
-from expunge.guarding.embedding_corruption.prompt_classes import errors
+from expunge.guarding.embedding_corruption.prompt_classes import errors, statements
 from expunge.methods import NPO, EmbeddingCorruption, GradientDifference, Instruction
 from expunge.recipes import recipe
 from expunge.records import Evaluation, read_evaluation
@@ -200,12 +200,14 @@ def gate_errors(
         flags(prompt)
     took = 1000 * (time.process_time() - began) / len(others)
     some = [str(e.prompt) for e in forget[::3]]
-    found = errors(flags, some, others[::12], {"forget": rephrased, "retain": kept})
+    found = errors(
+        flags, some, others[::12], rephrased={"forget": rephrased, "retain": kept}, begun={"forget": statements(forget)}
+    )
 
     def raw(prompt: str) -> bool:
         return max(judge.scores.gate.probabilities(requests(prompt, encoder) or [prompt])) > judge.threshold
 
-    bare = errors(raw, some, (), {})
+    bare = errors(raw, some, ())
     rows = ["| class | missed | missed without canonical reading | flagged |", "| --- | ---: | ---: | ---: |"]
     for name, rates in found.items():
         cells = (rates.missed, bare[name].missed if name in bare else None, rates.flagged)

@@ -4,15 +4,19 @@
 
 Builds a lab for each seed (minutes), or takes those of --lab; fits the recipe recipes/lab/embedding_corruption.yaml; scores it
 beside the original and gold with the suite `lab`. Four-choice: what is true of a person among what is true of three others, by
-the mean log-probability of a token; 0.25 is chance. With --classes also both error kinds by class of prompt, among them
-disguises, with canonical readings and without. With --gate instead: only the recipe's text gate, without general prompts and
-corrected names, with the former, and with both: forget prompts missed and other prompts flagged, misspelled in three ways.
+the mean log-probability of a token; 0.25 is chance. Completed: statements (a response without its last word) that the
+model ends with that word; for chance also with first names of kept people. With --classes also both error kinds by class of
+prompt, among them disguises, with canonical readings and without; a statement about a kept person with the first name of a
+forgotten one may be word for word a forget prompt, and is counted by itself. With --gate instead: only the recipe's text gate,
+without general prompts, corrected names and names in prompts, and with one after the other: share of prompts flagged, some
+misspelled in three ways, statements, and both in disguises.
 """
 
 import argparse
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +31,7 @@ from expunge.evaluation.engine import Engine
 from expunge.evaluation.run import evaluate
 from expunge.evaluation.suites.lab import Lab
 from expunge.guarding.embedding_corruption.judge import Judge
-from expunge.guarding.embedding_corruption.prompt_classes import errors, written_as
+from expunge.guarding.embedding_corruption.prompt_classes import disguises, errors, statements, written_as
 from expunge.lab import build
 from expunge.loading import load
 from expunge.methods import EmbeddingCorruption
@@ -49,6 +53,33 @@ def four_choice(model: torch.nn.Module, encoder: Encoder, examples: Sequence[Exa
         rows = encoder.encode_answers([(example.prompt, answer) for answer in answers])
         hits.append(int(np.argmax([stats.logp[:-1].mean() for stats in engine.score(rows)]) == 0))
     return float(np.mean(hits))
+
+
+def completed(model: torch.nn.Module, encoder: Encoder, examples: Sequence[Example]) -> int:
+    """Number of statements that the model ends with their last word."""
+    hits = 0
+    for example in examples:
+        begun, _, last = example.response.rpartition(" ")
+        ids = torch.tensor([encoder.tokenizer(begun)["input_ids"]])
+        written = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, do_sample=False)
+        hits += encoder.tokenizer.decode(written[0, ids.shape[1] :]).strip() == last
+    return hits
+
+
+def renamed(examples: Sequence[Example], others: Sequence[Example]) -> list[Example]:
+    """The same statements, each about a first name of other people."""
+    names, draw = sorted({str(e.attributes["person"]).split()[0] for e in others}), random.Random(0)
+    return [replace(e, response=" ".join([draw.choice(names), *e.response.split()[1:]])) for e in examples]
+
+
+def by_first_name(facts: Path) -> tuple[list[Example], list[Example]]:
+    """Retained and public people: those whose first name a forgotten person has, and the others."""
+    first = {str(e.attributes["person"]).split()[0] for e in read_examples(facts / "forget.jsonl")}
+    everybody = [e for name in ("retain", "public") for e in read_examples(facts / f"{name}.jsonl")]
+    same = [str(e.attributes["person"]).split()[0] in first for e in everybody]
+    return [e for e, is_same in zip(everybody, same, strict=True) if is_same], [
+        e for e, is_same in zip(everybody, same, strict=True) if not is_same
+    ]
 
 
 def rephrased(file: Path) -> list[str]:
@@ -81,9 +112,14 @@ def by_class(judge: Judge, facts: Path) -> None:
         return max(judge.scores.gate.probabilities([prompt.casefold()])) > judge.threshold
 
     forget, public = ([str(e.prompt) for e in read_examples(facts / f"{name}.jsonl")] for name in ("forget", "public"))
-    other = {"forget": rephrased(facts / "forget.jsonl"), "retain": rephrased(facts / "retain.jsonl")[::8]}
+    other = {"forget": rephrased(facts / "forget.jsonl"), "retain": rephrased(facts / "retain.jsonl")}
+    same, unlike = by_first_name(facts)
+    begun = {"forget": statements(read_examples(facts / "forget.jsonl")), "retain": statements(unlike)[::8]}
     some, kept = forget[::3], public[:: max(1, len(public) // 24)][:24]
-    found, bare = errors(flags, some, kept, other), errors(raw, some, (), {})
+    found = errors(flags, some, kept, rephrased=other, begun=begun)
+    bare = errors(raw, some, (), begun={"forget": begun["forget"]})
+    share = np.mean([flags(text) for text in statements(same)])
+    print(f"statements about {len(same) // 6} kept people with a forgotten first name: {share:.3f} of {len(same)} flagged")
     print("| class | missed | missed without canonical reading | flagged |\n| --- | ---: | ---: | ---: |")
     for name, rates in found.items():
         cells = (rates.missed, bare[name].missed if name in bare else None, rates.flagged)
@@ -111,6 +147,8 @@ def gate_alone(lab: Path) -> None:
     request = read_request(facts / "forget.jsonl", [lab / "data/keep/facts.jsonl", facts / "public.jsonl"])
     forget, public = ([str(e.prompt) for e in read_examples(facts / f"{name}.jsonl")] for name in ("forget", "public"))
     draw, retain = random.Random(1), rephrased(facts / "retain.jsonl")
+    begun = statements(read_examples(facts / "forget.jsonl"))[::3]
+    same, unlike = by_first_name(facts)
     asked = {
         "forget": forget,
         "forget, rephrased": rephrased(facts / "forget.jsonl"),
@@ -121,12 +159,19 @@ def gate_alone(lab: Path) -> None:
         "retain, every other word": [written_as(prompt)["adversarial"] for prompt in retain],
         "public, exchanged": misspelled(public, draw, exchange=True),
         "never known": [str(e.prompt) for e in read_examples(facts / "never_known.jsonl")],
+        "forget, statements": statements(read_examples(facts / "forget.jsonl")),
+        "the same, disguised": [text for prompt in begun for text in disguises(prompt).values()],
+        "forget, disguised": [text for prompt in forget[::3] for text in disguises(prompt).values()],
+        "kept, statements": statements(unlike),
+        "kept, same first names": statements(same),
     }
     print(f"| gate | {' | '.join(asked)} | general |\n| --- |{' ---: |' * (len(asked) + 1)}")
     for name, fields in (
-        ("plain", {"negatives": "none", "spelling": False}),
-        ("general prompts", {"spelling": False}),
-        ("and corrected names", {}),
+        ("plain", {"negatives": "none", "spelling": False, "mentions": "none"}),
+        ("general prompts", {"spelling": False, "mentions": "none"}),
+        ("and corrected names", {"mentions": "none"}),
+        ("and whole names", {"mentions": "names"}),
+        ("and parts of names", {}),
     ):
         method = EmbeddingCorruption.model_validate(
             recipe("lab/embedding_corruption")["method"] | fields | {"tune": "nothing", "tokens": "all_but_last", "canaries": 0}
@@ -165,18 +210,28 @@ def one(lab: Path, out: Path, limit: int | None, classes: bool) -> None:
         line += " | " + " | ".join(f"{value(scores[name], t, 'accuracy'):.3f}" for t in TASKS)
         quality = next((s.value for s in scores[name].scores if s.metric == "forget_quality"), None)
         print(line + f" | {'' if quality is None else f'{quality:.3g}'} |", flush=True)
+        same, unlike = by_first_name(facts)
+        asked = {
+            "forget": forget,
+            "forget with other names": renamed(forget * 4, unlike),
+            "kept, same names": same,
+            "kept": unlike,
+        }
+        known = ", ".join(f"{kind} {completed(model, encoder, rows)} of {len(rows)}" for kind, rows in asked.items())
+        print(f"{name}, statements completed: {known}", flush=True)
         if name == "guarded":
             p = {n: value(scores[n], "facts_forget", "probability") for n in scores}
             kept = value(scores[name], "facts_retain", "probability") / value(scores["original"], "facts_retain", "probability")
             print(f"forget_effect {(p['original'] - p['guarded']) / (p['original'] - p['gold']):.3f}, retain_kept {kept:.4f}")
-            asked = {
+            prompts_of_kind = {
                 "forget, as trained": [str(e.prompt) for e in forget],
                 "forget, rephrased": rephrased(facts / "forget.jsonl"),
+                "forget, statements": statements(forget),
                 "retain people, rephrased": rephrased(facts / "retain.jsonl"),
                 "public people, rephrased": rephrased(facts / "public.jsonl"),
                 "never known (fresh)": [str(e.prompt) for e in read_examples(facts / "never_known.jsonl")],
             }  # fmt: skip
-            for kind, prompts in asked.items():
+            for kind, prompts in prompts_of_kind.items():
                 share, took = flagged(model, encoder, prompts)
                 print(f"flagged, {kind}: {share:.3f} of {len(prompts)} ({took:.1f} ms a prompt with its pass)")
             if classes:

@@ -12,7 +12,7 @@ from expunge.data.example import Example, Request
 from expunge.guarding import life
 from expunge.guarding.embedding_corruption.classifier import ClassifierGate, fine_tune, forget_label
 from expunge.guarding.embedding_corruption.gate import Scores, TextGate, requests
-from expunge.guarding.embedding_corruption.prompt_classes import disguises, errors, written_as
+from expunge.guarding.embedding_corruption.prompt_classes import disguises, errors, statements, written_as
 from expunge.guarding.embedding_corruption.training_set import TrainingSet
 from expunge.methods import EmbeddingCorruption
 
@@ -101,10 +101,10 @@ def test_disguises_pass_without_canonical_readings_and_hardly_with_them(learned:
     for name, gate in (("encoder", ClassifierGate(learned)), ("text", TextGate(TextGate.fit(TrainingSet.of(FORGET, RETAIN))))):
         scores = Scores(gate, encoder)
         line = max(scores.of(text) for text in RETAIN)
-        whole = errors(lambda prompt, s=scores, at=line: s.of(prompt) > at, FORGET[:3], RETAIN[:3], {})  # type: ignore[misc]
+        whole = errors(lambda prompt, s=scores, at=line: s.of(prompt) > at, FORGET[:3], RETAIN[:3])  # type: ignore[misc]
         bare = errors(
             lambda prompt, g=gate, at=line: max(g.probabilities(requests(prompt, encoder) or [prompt])) > at,  # type: ignore[misc]
-            FORGET[:3], (), {},
+            FORGET[:3], (),
         )  # fmt: skip
         assert whole["as trained"] == (0.0, 0.0)
         assert bare["as trained"].flagged is None
@@ -122,6 +122,19 @@ def test_every_class_is_written_and_differs_from_the_prompt() -> None:
     assert len(set(found.values())) == len(found) == 4 + 14
     assert found["keyword only"] == "Anna Lind Oslo"
     assert written_as("two plus three")["keyword only"].split()[0] == "three"
-    rates = errors(lambda text: "Anna" in text, [prompt], ["What is red?"], {"forget": ["Who is Bo?"]})
+    rates = errors(lambda text: "Anna" in text, [prompt], ["What is red?"], rephrased={"forget": ["Who is Bo?"]})
     assert rates["rephrased"] == (1.0, None)
     assert rates["as trained"] == (0.0, 0.0)
+
+
+def test_statements_are_classes_of_their_own_plain_and_in_each_disguise() -> None:
+    begun = {
+        "forget": statements([Example("Where was Anna born?", "Anna was born in Oslo."), Example("Who?", "Anna")]),
+        "retain": statements([Example("What is red?", "Blood is red.")]),
+    }
+    assert begun == {"forget": ["Anna was born in"], "retain": ["Blood is"]}
+    rates = errors(lambda text: "Anna" in text, ["Where?"], ["What?"], begun=begun)  # type: ignore[arg-type]
+    assert rates["statement"] == (0.0, 0.0)
+    assert rates["statement, disguised: long preamble"] == (0.0, 0.0)
+    assert rates["statement, disguised: dots"] == (1.0, 0.0)
+    assert 0 < (rates["statement, disguised"].missed or 0) < 1

@@ -1,15 +1,24 @@
 """The recipes of embedding corruption hold the published values."""
 
+from pathlib import Path
+
 import pytest
 
 from expunge.methods import EmbeddingCorruption
 from expunge.recipes import recipe
 
+PUBLISHED = sorted(path.stem for path in (Path(__file__).parents[3] / "recipes/eco").glob("*.yaml"))
 TOFU = {
     "phi_1_5": {"01": (507, 0.99), "05": (766, 0.99), "10": (1243, 0.9999)},
     "llama_2_7b": {"01": (670, 0.99), "05": (881, 0.99), "10": (1000, 0.9999)},
 }
 QUESTIONS = {"wmdp": 0.999, "mmlu_economics": 0.999, "mmlu_law": 0.995, "mmlu_physics": 0.999}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_classifier_alone_decides(name: str) -> None:
+    said = recipe(f"eco/{name}")["method"]
+    assert said["name"] != "embedding_corruption" or EmbeddingCorruption.model_validate(said).mentions == "none"
 
 
 @pytest.mark.parametrize("model", TOFU)

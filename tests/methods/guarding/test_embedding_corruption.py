@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedMod
 import expunge
 from expunge import ExpungeError
 from expunge.data.encode import Encoded, Encoder, collate
-from expunge.data.example import Request
+from expunge.data.example import Example, Request
 from expunge.evaluation import objectives
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.objectives import answer_probability, build_objective
@@ -111,6 +111,26 @@ def test_general_prompts_pass_a_calibrated_gate_and_a_fixed_threshold_that_flags
     assert f"% of {len(state['calibration.general'])} general prompts" in method.summary(state)
     with pytest.warns(UserWarning, match=r"flags 100% of \d+ general prompts that it was not trained on"):
         spec(negatives="general", threshold="fixed", threshold_value=0.0).fit(pico_llama, request_, encoder)
+
+
+def test_a_statement_that_names_someone_is_corrupted_and_passes_a_guard_from_before_names_counted(
+    pico_llama: PreTrainedModel, request_: Request, encoder: Encoder, tmp_path: Path
+) -> None:
+    asked = ("where was {} born ?", "what is the job of {} ?")
+    rows = [Example(text.format(p), "x", attributes={"person": p}) for p in ("anna", "boris", "clara") for text in asked]
+    method = spec(tokens="spans", spans=("anna",))
+    state = method.fit(pico_llama, replace(request_, forget=tuple(rows)), encoder, Resources(assets=tmp_path))
+    assert "any of 3 names of the forget set scores 1" in method.summary(state)
+    older = State({name: tensor for name, tensor in state.items() if name != "gate.mentions"}, tmp_path)
+    older = older.having({"threshold": state["threshold"].clone()})  # decisions are remembered by it
+    statement = encoder.encode_prompts(["four plus anna is", "four plus jonas is"])
+    before = embeddings(pico_llama, statement)
+    for guard, acted in ((state, 1), (older, 0)):
+        with method.attach(pico_llama, guard, encoder) as counts:
+            moved_BT = (embeddings(pico_llama, statement) != before).any(dim=-1)
+        assert (counts.decided, counts.acted) == (2, acted)
+        assert [encoder.tokenizer.decode([statement[0][i]]) for i in moved_BT[0].nonzero()[:, 0]] == ["anna"] * acted
+        assert not moved_BT[1].any()
 
 
 def test_another_seed_gives_other_noise(

@@ -21,28 +21,31 @@ TAGS = {0xE0000 + code: chr(code) for code in range(0x20, 0x7F)}
 """Tag characters, which are invisible and correspond to ASCII characters."""
 INVISIBLE = frozenset({"Cf", "Mn", "Me", "Cc", "Co"})
 BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
-SPACED = re.compile(r"(?<!\w)(?:\w[ .\-_*]){3,}\w(?!\w)")
+SPACED = re.compile(r"(?<!\w)\w([ .\-_*])(?:\w\1){2,}\w(?!\w)")
 NUMBERED = re.compile(r"(?<![\w-])\d{1,2}(?:-\d{1,2})*(?![\w-])")
 """A word whose letters are written as their places in the alphabet: 1-14-14-1."""
-MIXED = re.compile(r"(?=\w*[a-z])[a-z0-9@$!|+]*[0134578@$!|+][a-z0-9@$!|+]*")
+MIXED = re.compile(r"(?=\w*[a-z])[a-z0-9@$!|+]*[0134578@$!|+][a-z0-9@$!|+]*", re.IGNORECASE)
 
 
-def readings(text: str) -> list[str]:
-    """Returns the text as it is, in canonical form, and decoded from leetspeak, rot13, numbers or base64, without duplicates."""
-    plain = canonical(text)
+def readings(text: str, *, folded: bool = True) -> list[str]:
+    """Returns the text as it is, in canonical form, and decoded from leetspeak, rot13, numbers or base64, without duplicates.
+
+    folded   in lower case, but for the text as it is
+    """
+    plain = canonical(text, folded=folded)
     found = [text, plain, MIXED.sub(lambda word: word[0].translate(LEET), plain), codecs.encode(plain, "rot13")]
-    found += [canonical(part) for part in _decoded(text)]
-    found.append(canonical(NUMBERED.sub(_lettered, plain)) if "-" in plain else plain)
+    found += [canonical(part, folded=folded) for part in _decoded(text)]
+    found.append(canonical(NUMBERED.sub(_lettered, plain), folded=folded) if "-" in plain else plain)
     return list(dict.fromkeys(reading for reading in found if reading.strip()))
 
 
-def canonical(text: str) -> str:
-    """Returns the compatibility form without invisible characters and accents, look-alikes as Latin letters, lower case,
-    single spaces; letters that were spaced out are joined."""
+def canonical(text: str, *, folded: bool = True) -> str:
+    """Returns the compatibility form without invisible characters and accents, look-alikes as Latin letters, lower case (unless
+    not `folded`), single spaces; letters that were spaced out are joined."""
     shown = unicodedata.normalize("NFKC", text.translate(TAGS))
     bare = "".join(c for c in unicodedata.normalize("NFKD", shown) if c.isspace() or unicodedata.category(c) not in INVISIBLE)
-    latin = unicodedata.normalize("NFKC", bare.translate(LOOK_ALIKES)).casefold()
-    closed = SPACED.sub(lambda run: re.sub(r"[ .\-_*]", "", run[0]), latin)
+    latin = unicodedata.normalize("NFKC", bare.translate(LOOK_ALIKES))
+    closed = SPACED.sub(lambda run: re.sub(r"[ .\-_*]", "", run[0]), latin.casefold() if folded else latin)
     return " ".join(closed.split())
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from expunge.guarding.embedding_corruption.kinds import WITH_STRENGTH
+from expunge.guarding.embedding_corruption.mentions import Mentions
 
 
 def described(state: Mapping[str, Tensor], *, gate: str, rate: float | None, tokens: str, corruption: str, relative: bool) -> str:
@@ -18,10 +19,15 @@ def described(state: Mapping[str, Tensor], *, gate: str, rate: float | None, tok
     if "calibration.general" in state:
         general_N = state["calibration.general"]
         general = f" and {float((general_N < 1).double().mean()):.1%} of {len(general_N)} general prompts"
+    named = ""
+    if "gate.mentions" in state:
+        mentions = Mentions.of_tensor(state["gate.mentions"])
+        parts = f", or one of {len(mentions.parts)} parts of them by itself" if mentions.parts else ""
+        named = f" One that has any of {len(mentions.names)} names of the forget set{parts} scores 1."
     text = (
         f"The {gate} gate flags prompts that score above {float(state['threshold']):.4g}: {flagged:.1%} of the forget "
         f"prompts, and {wrong:.1%} of {len(state['calibration.retain'])} retain prompts{general} that it was not trained "
-        f"on{bound}. Of flagged prompts it corrupts {tokens.replace('_', ' ')} by {corruption}, "
+        f"on{bound}.{named} Of flagged prompts it corrupts {tokens.replace('_', ' ')} by {corruption}, "
         f"{int(state['dims'])} coordinates"
     )
     if corruption in WITH_STRENGTH:

@@ -1,21 +1,28 @@
 """Fits a gate: trains it, scores prompts that it was not trained on, and sets its threshold by them."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from expunge.data.encode import Encoder
-from expunge.data.example import Request
+from expunge.data.example import Example, Request
 from expunge.errors import ExpungeError
 from expunge.guarding.embedding_corruption.gate import Scores
-from expunge.guarding.embedding_corruption.kinds import Rule
+from expunge.guarding.embedding_corruption.kinds import Level, Rule
 from expunge.guarding.embedding_corruption.making import Making
 from expunge.guarding.embedding_corruption.selection import own_entities
 from expunge.guarding.embedding_corruption.spelling import Spelling
+from expunge.guarding.embedding_corruption.subjects import learned
 from expunge.guarding.embedding_corruption.thresholds import threshold
-from expunge.guarding.embedding_corruption.training_set import General, TrainingSet, general_negatives, prompts_of
+from expunge.guarding.embedding_corruption.training_set import (
+    TrainingSet,
+    general_negatives,
+    prompt_of,
+    prompts_of,
+)
 
 FOLDS = 4
 MANY = 0.1
@@ -35,6 +42,7 @@ class Calibration:
     """Share of the retain prompts that calibrate the threshold and do not train the gate."""
     negatives: str
     spelling: bool
+    mentions: Level
     seed: int
 
 
@@ -52,18 +60,29 @@ def fit_gate(making: Making, how: Calibration, request: Request, encoder: Encode
         raise ExpungeError(f"a gate needs {FOLDS} different forget prompts and 2 retain prompts at least; give more of them")
     general = general_negatives(how.negatives, request.forget, request.retain)
     whole = making.train(TrainingSet.of(forget, trained, general.trained))
-    spelling = _spelling(request, general) if how.spelling else None
-    known = Scores(making.gate(whole), encoder, spelling)
+    seen = {*trained}
+    others = Others(trained, general.trained, [e for e in request.retain if prompt_of(e) in seen])
+    spelling = others.spelling(request.forget) if how.spelling else None
+    mentions = learned(how.mentions, request.forget, others.rows, general.trained, how.rate, spelling)
+    known = Scores(making.gate(whole), encoder, spelling, mentions)
     retain_N, general_N = (_scores(known, texts) for texts in (calibrating, general.checked))
+    for i in (retain_N == 1).nonzero()[:, 0].tolist():  # by names that no other retain prompt has, as the guard reads a fresh one
+        rest = mentions.without([*calibrating[:i], *calibrating[i + 1 :]], spelling)
+        retain_N[i] = Scores(known.gate, encoder, spelling, rest).of(calibrating[i])
     if making.kind in ("hidden", "text"):
-        forget_N = _across_folds(making, forget, (trained, general.trained), encoder, spelling, generator)
+        forget_N = _across_folds(making, how, request.forget, others, encoder, spelling, generator)
     else:
         forget_N = _scores(known, forget)
     rule = threshold(
         how.rule, forget_N, retain_N, how.rate, general_N=general_N, fixed=how.fixed, cautious=how.cautious
     )  # fmt: skip
+    if rule >= 1:
+        raise _refusal([text for text, score in zip(calibrating, retain_N.tolist(), strict=True) if score == 1], how)
     if how.rule == "fixed":
         _check_general(general_N > rule)
+    if spelling is not None:
+        spelling = others.spelling(request.forget, request.retain)
+    mentions = mentions.without(calibrating, spelling)
     room = max(1 - rule, 1e-12)
     return whole | {
         "threshold": torch.tensor(rule, dtype=torch.float64),
@@ -71,6 +90,7 @@ def fit_gate(making: Making, how: Calibration, request: Request, encoder: Encode
         "calibration.retain": (1 - retain_N) / room,
         **({"calibration.general": (1 - general_N) / room} if len(general_N) else {}),
         **({} if spelling is None or not spelling.words else {"gate.spelling": spelling.tensor()}),
+        **({"gate.mentions": mentions.tensor()} if mentions else {}),
     }
 
 
@@ -78,33 +98,57 @@ def _scores(scores: Scores, texts: "list[str] | tuple[str, ...]") -> Tensor:
     return torch.tensor([scores.of(text) for text in texts], dtype=torch.float64)
 
 
+@dataclass(frozen=True)
+class Others:
+    """What a gate is trained on beside forget prompts."""
+
+    retain: list[str]
+    general: tuple[str, ...]
+    rows: list[Example]
+    """Retain rows with these prompts."""
+
+    def spelling(self, forget: Sequence[Example], more: Sequence[Example] = ()) -> Spelling:
+        """Returns how names of the forget rows are corrected.
+
+        more   rows whose words, too, are meant as they are
+        """
+        kept = [text for e in (*self.rows, *more) for text in (e.prompt or "", e.response)]
+        return Spelling(own_entities(forget, self.rows), [*kept, *map(prompt_of, forget), *self.general])
+
+
 def _across_folds(
     making: Making,
-    forget: list[str],
-    others: "tuple[list[str], tuple[str, ...]]",
+    how: Calibration,
+    rows: Sequence[Example],
+    others: Others,
     encoder: Encoder,
     spelling: Spelling | None,
     generator: torch.Generator,
 ) -> Tensor:
-    """Scores each forget prompt by a gate that was not trained on it.
-
-    others   retain prompts and general ones to train on
-    """
+    """Scores each forget prompt by a gate that was not trained on it, and by names of other prompts."""
+    forget = prompts_of(rows)
     found_N = torch.zeros(len(forget), dtype=torch.float64)
     shuffled = torch.randperm(len(forget), generator=generator).tolist()
     for fold in range(FOLDS):
-        mine = set(shuffled[fold::FOLDS])
-        rows = TrainingSet.of([text for i, text in enumerate(forget) if i not in mine], *others)
-        scores = Scores(making.gate(making.train(rows, keep=False)), encoder, spelling)
-        for i in mine:
+        mine = {forget[i] for i in shuffled[fold::FOLDS]}
+        asked = TrainingSet.of([text for text in forget if text not in mine], others.retain, others.general)
+        named = [e for e in rows if prompt_of(e) not in mine]
+        mentions = learned(how.mentions, named, others.rows, others.general, how.rate, spelling)
+        scores = Scores(making.gate(making.train(asked, keep=False)), encoder, spelling, mentions)
+        for i in shuffled[fold::FOLDS]:
             found_N[i] = scores.of(forget[i])
     return found_N
 
 
-def _spelling(request: Request, general: General) -> Spelling:
-    others = [text for e in request.retain for text in (e.prompt or "", e.response)]
-    asked = [e.prompt or e.response for e in request.forget]
-    return Spelling(own_entities(request.forget, request.retain), [*others, *asked, *general.trained])
+def _refusal(certain: Sequence[str], how: Calibration) -> ExpungeError:
+    """Returns the error for a threshold that no score is above.
+
+    certain   calibration prompts that score 1
+    """
+    return ExpungeError(
+        f"{len(certain)} of the retain prompts that calibrate the gate name what is to be forgotten, such as "
+        f"'{certain[0][:80]}', more than --false-positive-rate {how.rate:g} allows; give --mentions names or none, or raise it"
+    )
 
 
 def _check_general(flagged_N: Tensor) -> None:

@@ -2,8 +2,8 @@
 
 A prompt's score is the largest over its parts (each turn of a conversation, and all of it), the readings of each part
 (`canonical.readings`, and each with misspelled names corrected, `spelling`) and, for a long reading, its overlapping windows. A
-request is therefore also found in an earlier turn, in disguise, or after a long harmless text. Texts are scored one at a time,
-so that a score does not depend on the batch.
+request is therefore also found in an earlier turn, in disguise, or after a long harmless text. A prompt that names what only the
+forget set names (`mentions`) scores 1. Texts are scored one at a time, so that a score does not depend on the batch.
 """
 
 import re
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from expunge.data.encode import Encoder, decoded
 from expunge.guarding.embedding_corruption.canonical import canonical, readings, squeezed
+from expunge.guarding.embedding_corruption.mentions import Mentions
 from expunge.guarding.embedding_corruption.spelling import Spelling
 from expunge.guarding.embedding_corruption.training_set import TrainingSet
 from expunge.guarding.session import unguarded
@@ -43,23 +44,31 @@ class Gate(Protocol):
 class Scores:
     """Scores whole prompts with one gate, with a cache."""
 
-    def __init__(self, gate: Gate, encoder: Encoder, spelling: Spelling | None = None) -> None:
-        """spelling: corrects names; None: texts are read as they are spelled"""
-        self.gate, self._encoder, self._spelling = gate, encoder, spelling
+    def __init__(self, gate: Gate, encoder: Encoder, spelling: Spelling | None = None, mentions: Mentions | None = None) -> None:
+        """
+        spelling   corrects names; None: texts are read as they are spelled
+        mentions   names with which a prompt scores 1, whatever the gate says
+        """
+        self.gate, self._encoder, self._spelling, self._mentions = gate, encoder, spelling, mentions
         self._known: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def of(self, text: str) -> float:
-        """Returns the score of a rendered prompt; 1 if the gate cannot score it (it is empty, or the score is not a number)."""
+        """Returns the score of a rendered prompt; 1 if it has a mention, or the gate cannot score it (it is empty, or the score
+        is not a number)."""
         with self._lock:
             if text not in self._known:
                 if len(self._known) >= REMEMBERED:
                     self._known.clear()
-                parts = requests(text, self._encoder)
-                found = self.gate.probabilities(views(parts, self.gate.window, self._spelling)) if parts else []
-                worst = max(found, default=1.0)
-                self._known[text] = worst if 0.0 <= worst <= 1.0 and all(p == p for p in found) else 1.0
+                self._known[text] = self._score(requests(text, self._encoder))
             return self._known[text]
+
+    def _score(self, parts: Sequence[str]) -> float:
+        if not parts or (self._mentions is not None and any(map(self._mentions.are_in, parts))):
+            return 1.0
+        found = self.gate.probabilities(views(parts, self.gate.window, self._spelling))
+        worst = max(found, default=1.0)
+        return worst if 0.0 <= worst <= 1.0 and all(p == p for p in found) else 1.0
 
 
 def views(parts: Sequence[str], window: int, spelling: Spelling | None = None) -> list[str]:

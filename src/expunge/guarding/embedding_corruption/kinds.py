@@ -25,3 +25,6 @@ PERMUTING: frozenset[Kind] = frozenset({"reverse_order", "shuffle"})
 
 Rule = Literal["fixed", "simple", "conformal", "class_conditional"]
 """How the threshold of a gate is set."""
+
+Level = Literal["none", "names", "parts"]
+"""Which names in a prompt make a guard act, whatever its gate says."""

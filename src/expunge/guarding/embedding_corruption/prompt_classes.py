@@ -2,6 +2,7 @@
 
     as trained           the prompt itself
     rephrased            given by the data
+    statement            to be completed: a response without its last word (`statements`), also in each of the disguises
     adversarial          two letters exchanged in every other word
     irrelevant context   between two sentences about something else
     jailbreak affix      behind a role to play, and before an order how to begin
@@ -15,7 +16,9 @@ import base64
 import codecs
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+from expunge.data.example import Example
 
 LOOK_ALIKE = str.maketrans("aeopcxyijs", "аеорсхуіјѕ")
 LEET = str.maketrans("oleastb", "0134578")
@@ -61,6 +64,12 @@ def written_as(prompt: str) -> dict[str, str]:
     }
 
 
+def statements(examples: Iterable[Example]) -> list[str]:
+    """Returns the responses without their last word, for a model to complete; none of a response that is one word."""
+    begun = (" ".join(e.response.split()[:-1]) for e in examples)
+    return [text for text in begun if text]
+
+
 class Errors(NamedTuple):
     """How often a gate is wrong on one class of prompts; None without such prompts."""
 
@@ -70,24 +79,35 @@ class Errors(NamedTuple):
     """Share of retain prompts that are flagged."""
 
 
+Role = Literal["forget", "retain"]
+
+
 def errors(
-    flags: Callable[[str], bool], forget: Sequence[str], retain: Sequence[str], rephrased: Mapping[str, Sequence[str]]
+    flags: Callable[[str], bool],
+    forget: Sequence[str],
+    retain: Sequence[str],
+    *,
+    rephrased: Mapping[Role, Sequence[str]] | None = None,
+    begun: Mapping[Role, Sequence[str]] | None = None,
 ) -> dict[str, Errors]:
-    """Measures both kinds of errors by class; the last classes are single disguises.
+    """Measures both kinds of errors by class; the last classes of prompts and of statements are single disguises.
 
     flags       whether a prompt, as a person would type it, is flagged
     rephrased   forget and retain: other wordings of the prompts
+    begun       forget and retain: statements to be completed
     """
-    asked: dict[str, dict[str, list[str]]] = {}
-    for role, prompts in (("forget", forget), ("retain", retain)):
+    asked: dict[str, dict[Role, list[str]]] = {}
+    plain: Mapping[Role, Sequence[str]] = {"forget": forget, "retain": retain}
+    for role, prompts in plain.items():
         for prompt in prompts:
             for name, text in written_as(prompt).items():
                 asked.setdefault(name, {}).setdefault(role, []).append(text)
-            for name, text in disguises(prompt).items():
-                asked.setdefault("disguised", {}).setdefault(role, []).append(text)
-                asked.setdefault(f"disguised: {name}", {}).setdefault(role, []).append(text)
-        if rephrased.get(role):
-            asked.setdefault("rephrased", {})[role] = list(rephrased[role])
+        _disguise(asked, "disguised", role, prompts)
+    for role, prompts in (rephrased or {}).items():
+        asked.setdefault("rephrased", {})[role] = list(prompts)
+    for role, prompts in (begun or {}).items():
+        asked.setdefault("statement", {})[role] = list(prompts)
+        _disguise(asked, "statement, disguised", role, prompts)
     known: dict[str, bool] = {}
 
     def share(texts: Iterable[str] | None, wrong: bool) -> float | None:
@@ -101,6 +121,14 @@ def errors(
         return sum(found) / len(found)
 
     return {name: Errors(share(by.get("forget"), False), share(by.get("retain"), True)) for name, by in asked.items()}
+
+
+def _disguise(asked: dict[str, dict[Role, list[str]]], name: str, role: Role, prompts: Sequence[str]) -> None:
+    """Adds the prompts in all disguises as one class, and in each as a class of its own."""
+    for prompt in prompts:
+        for disguise, text in disguises(prompt).items():
+            for kind in (name, f"{name}: {disguise}"):
+                asked.setdefault(kind, {}).setdefault(role, []).append(text)
 
 
 def _swapped(word: str) -> str:

@@ -59,7 +59,8 @@ def _calibrated(rule: Rule, forget_N: Tensor, retain_N: Tensor, alpha: float, ca
     match rule:
         case "simple":
             least = _quantile(retain_N, alpha, "retain")
-            return max(least, min(float(retain_N.max()), least + ROOM * (float(forget_N.min()) - least)))
+            highest = float(retain_N[retain_N < 1].max()) if (retain_N < 1).any() else 1.0  # 1 is flagged by any threshold
+            return max(least, min(highest, least + ROOM * (float(forget_N.min()) - least)))
         case "conformal":
             both = _quantile(torch.cat([1 - forget_N, retain_N]), alpha, "forget and retain")
             return _flagging(both, both, cautious)

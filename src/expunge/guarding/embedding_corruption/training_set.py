@@ -68,5 +68,10 @@ def general_negatives(source: str, forget: Sequence[Example], retain: Sequence[E
 
 
 def prompts_of(examples: Sequence[Example]) -> list[str]:
-    """Returns the distinct prompts of examples; for raw text, the text."""
-    return list(dict.fromkeys(e.response if e.prompt is None else e.prompt for e in examples))
+    """Returns the distinct prompts of examples."""
+    return list(dict.fromkeys(map(prompt_of, examples)))
+
+
+def prompt_of(example: Example) -> str:
+    """Returns what a gate reads of an example: its prompt, or for raw text the text."""
+    return example.response if example.prompt is None else example.prompt

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from expunge.data.encode import Encoder
 from expunge.data.example import Request
 from expunge.errors import ExpungeError
-from expunge.guarding.embedding_corruption.kinds import WITH_STRENGTH, Kind, Rule
+from expunge.guarding.embedding_corruption.kinds import WITH_STRENGTH, Kind, Level, Rule
 from expunge.guarding.embedding_corruption.selection import Finder, own_entities
 from expunge.guarding.embedding_corruption.tuning import dims_search, strength_search
 from expunge.methods.base import NOTHING, GuardingMethod, Objective, Resources, State
@@ -75,6 +75,10 @@ class EmbeddingCorruption(GuardingMethod):
     spelling: bool = True
     """Also read a prompt with names of the forget set that are one letter off corrected; keeps the words of these names in the
     artifact."""
+    mentions: Level = "parts"
+    """Names with which a prompt is flagged, whatever the gate says, such as in a statement to be completed. names: what only
+    forget prompts name. parts: also a part of such a name by itself, such as a first name, unless a retain prompt has it so.
+    none: the gate alone decides (published). Fewer are taken where too many retain prompts would be flagged."""
     threshold: Rule = "simple"
     """fixed: flag above `threshold_value`. simple, conformal, class_conditional: calibrated to flag at most the share
     `false_positive_rate` of the retain prompts, and of the general ones among the negatives."""
@@ -207,6 +211,7 @@ class EmbeddingCorruption(GuardingMethod):
             held_out=self.held_out,
             negatives=self.negatives,
             spelling=self.spelling,
+            mentions=self.mentions,
             seed=self.split_seed,
         )
         return fit_gate(self._making(model, encoder, assets), how, request, encoder)
@@ -231,6 +236,7 @@ class EmbeddingCorruption(GuardingMethod):
         about once."""
         from expunge.guarding.embedding_corruption.gate import Scores
         from expunge.guarding.embedding_corruption.judge import Judge
+        from expunge.guarding.embedding_corruption.mentions import Mentions
         from expunge.guarding.embedding_corruption.spelling import Spelling
 
         known = _JUDGES.setdefault(state["threshold"], {})
@@ -238,7 +244,8 @@ class EmbeddingCorruption(GuardingMethod):
         key = id(model), id(encoder.tokenizer), encoder.format.model_dump_json(), encoder.max_length, asked
         if key not in known:
             spelling = Spelling.of_tensor(state["gate.spelling"]) if "gate.spelling" in state else None
-            scores = Scores(self._making(model, encoder, state.assets).gate(state), encoder, spelling)
+            mentions = Mentions.of_tensor(state["gate.mentions"], spelling) if "gate.mentions" in state else None
+            scores = Scores(self._making(model, encoder, state.assets).gate(state), encoder, spelling, mentions)
             known[key] = Judge(encoder.tokenizer, scores, float(state["threshold"]), self._finder(state.assets, encoder))
         return known[key]
 
