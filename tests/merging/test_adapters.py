@@ -247,6 +247,9 @@ class TestRefusals:
             ({"init_lora_weights": "lora_ga"}, "changed its base"),
             ({"alora_invocation_tokens": [7, 8]}, "alora_invocation_tokens"),
             ({"trainable_token_indices": [5]}, "trainable_token_indices"),
+            ({"r": 16}, "have rank 4, and adapter_config.json says 16"),
+            ({"rank_pattern": {"q_proj": 2}}, r"self_attn\.q_proj have rank 4, and adapter_config.json says 2"),
+            ({"lora_alpha": None}, "lora_alpha None, which is no number"),
         ],
     )
     def test_adapters_that_are_no_plain_product(

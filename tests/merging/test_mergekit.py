@@ -135,6 +135,9 @@ class TestReading:
             ("normalize: true", "rescale: true", "rescale is not supported"),
             ("density: 0.5", "density: 1.5", "a density is the share"),
             ("weight: 1.0, ", "", "weight is missing"),
+            ("weight: 1.0, ", "weight: much, ", "weight is 'much', which is no number"),
+            ("weight: 1.0, ", "weight: [1.0, much], ", "which is no number and no list"),
+            ("weight: 1.0, ", 'weight: [{filter: "*"}], ', "which is no number and no list"),
             ("base_model: base", "", "needs base_model"),
         ],
     )

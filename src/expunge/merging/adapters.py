@@ -116,12 +116,20 @@ def _low_rank(
         raise ExpungeError(
             f"{label}: the adapter of {module} makes {shape}, but the base's weight is {target.shape}; wrong base model?"
         )
-    return LowRank(b, a, transposed, embedding, scaling_of(config, module, a.shape[0]))
+    return LowRank(b, a, transposed, embedding, scaling_of(label, config, module, a.shape[0]))
 
 
-def scaling_of(config: Mapping[str, Any], module: str, rank: int) -> float:
-    """Returns alpha / rank, or alpha / sqrt(rank) with rsLoRA; alpha may be the module's own."""
-    alpha = _of_module(config.get("alpha_pattern") or {}, module, config["lora_alpha"])
+def scaling_of(label: str, config: Mapping[str, Any], module: str, rank: int) -> float:
+    """Returns alpha / rank, or alpha / sqrt(rank) with rsLoRA; alpha may be the module's own.
+
+    Raises ExpungeError if the configuration gives another rank than the factors have, or no alpha: it is another adapter's.
+    """
+    said = _of_module(config.get("rank_pattern") or {}, module, config.get("r", rank))
+    if said != rank or not rank:
+        raise ExpungeError(f"{label}: the factors of {module} have rank {rank}, and {CONFIG} says {said}; copy the adapter again")
+    alpha = _of_module(config.get("alpha_pattern") or {}, module, config.get("lora_alpha"))
+    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise ExpungeError(f"{label}: {CONFIG} gives {module} the lora_alpha {alpha}, which is no number; copy the adapter again")
     return float(alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
@@ -140,7 +148,7 @@ def _part(files: Files, tensor: Stored, start: int, stop: int) -> NDArray[Any]:
     return widened(read_bytes(files, tensor, start, stop), tensor.code)
 
 
-def _of_module(pattern: Mapping[str, float], module: str, default: float) -> float:
+def _of_module(pattern: Mapping[str, float], module: str, default: float | None) -> float | None:
     """Looks a key up as PEFT does: it is a regular expression for the end of a module's name."""
     return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", module)), default)
 

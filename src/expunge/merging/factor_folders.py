@@ -120,7 +120,7 @@ def _products(label: str, config: Mapping[str, Any], stored: Mapping[str, Stored
 def _product(label: str, config: Mapping[str, Any], module: str, b: Stored, a: Stored, embedding: bool) -> Product:
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != b.shape[1]:
         raise ExpungeError(f"{label}: the factors of {module} are {b.shape} and {a.shape}, which make no product; copy it again")
-    return Product(b, a, scaling_of(config, module, a.shape[0]), embedding)
+    return Product(b, a, scaling_of(label, config, module, a.shape[0]), embedding)
 
 
 def factor_names(module: str, embedding: bool) -> tuple[str, str]:

@@ -44,7 +44,7 @@ class Parameters:
         self.asked: set[str] = set(WITHOUT_EFFECT)
 
     def one(self, parameter: str, default: float | None) -> float:
-        return float(self._find(parameter, self.recipe.shared, default))
+        return self._number(parameter, self.recipe.shared, default)
 
     def flag(self, parameter: str, default: bool) -> bool:
         found = self._find(parameter, self.recipe.shared, default)
@@ -52,7 +52,16 @@ class Parameters:
 
     def each(self, parameter: str, default: float | None) -> tuple[float, ...]:
         """Returns one value per model. Raises ExpungeError if there is neither a value nor a default."""
-        return tuple(float(self._find(parameter, entry.levels + self.recipe.shared, default)) for entry in self.recipe.entries)
+        return tuple(self._number(parameter, entry.levels + self.recipe.shared, default) for entry in self.recipe.entries)
+
+    def _number(self, parameter: str, levels: Sequence[Level], default: float | None) -> float:
+        try:
+            return float(self._find(parameter, levels, default))
+        except (TypeError, ValueError, KeyError) as error:
+            said = next((level[parameter] for level in levels if parameter in level), None)
+            raise ExpungeError(
+                f"{self.file}: the parameter {parameter} is {said!r}, which is no number and no list of them; correct it"
+            ) from error
 
     def _find(self, parameter: str, levels: Sequence[Level], default: Setting) -> Setting:
         self.asked.add(parameter)
