@@ -89,6 +89,20 @@ def test_other_layers_keep_their_own_computation() -> None:
         assert count == 1
 
 
+def test_layers_with_a_window_are_not_computed_in_packs() -> None:
+    model = MistralForCausalLM(MistralConfig(**SIZE, sliding_window=2)).eval()
+    with packed(model, Packed([3], [3], [()])), pytest.raises(NotImplementedError, match="MistralAttention"):
+        logits_at(model, torch.tensor([[3, 7, 1]]), None, torch.arange(3), torch.arange(3)[None])
+
+
+def test_layers_that_only_have_the_name_keep_their_own_computation() -> None:
+    model = made("llama")
+    for block in model.model.layers:
+        block.self_attn.__class__ = type("LlamaAttention", (type(block.self_attn),), {"__module__": "somewhere"})
+    with rotated_in_line(model, attention) as count:
+        assert count == 0
+
+
 def test_layers_are_given_back_after_an_error() -> None:
     model = made("llama")
     with pytest.raises(ValueError, match="on the way"), rotated_in_line(model, attention):

@@ -77,7 +77,8 @@ def rotated_in_line(model: nn.Module, attend: Attend) -> Iterator[int]:
         inner = causal_model(model)
         for block in getattr(inner.base_model, "layers", ()) if inner.dtype == torch.float32 else ():
             layer: Any = getattr(block, "self_attn", None)
-            if type(layer).__name__ not in ROTATING or layer.head_dim > NARROW:
+            known = type(layer).__name__ in ROTATING and type(layer).__module__.startswith("transformers.models.")
+            if not known or layer.head_dim > NARROW:
                 continue
             if "forward" not in vars(layer) and not layer._forward_hooks and not layer._forward_pre_hooks:
                 layer.forward = _forward(layer, attend, turns)
@@ -111,7 +112,7 @@ def _forward(layer: Any, attend: Attend, turns: dict[int, Turn]) -> Callable[...
         )
         if past_key_values is not None:
             key_1KTW, value_1KTW = past_key_values.update(key_1KTW, value_1KTW, layer.layer_idx)
-        window = {"sliding_window": getattr(layer, "sliding_window", None)}
+        window = {"sliding_window": getattr(layer, "sliding_window", getattr(layer.config, "sliding_window", None))}
         out_1THW, _ = attend(layer, query_1HTW, key_1KTW, value_1KTW, attention_mask, scaling=layer.scaling, **window, **more)
         return layer.o_proj(out_1THW.reshape(*hidden_states.shape[:-1], -1)), None
 
