@@ -211,6 +211,18 @@ def test_a_damaged_checkpoint_is_said(words: dict[str, Any], killed: Path) -> No
         expunge.unlearn(GradientAscent(), resume=True, **words)
 
 
+def test_a_checkpoint_under_the_name_of_another_step_is_said(words: dict[str, Any], killed: Path) -> None:
+    (killed / "checkpoint-3").rename(killed / "checkpoint-2")
+    with pytest.raises(ExpungeError, match=r"checkpoint-2 cannot be read .state.json is of step 3"):
+        expunge.unlearn(GradientAscent(), resume=True, **words)
+
+
+def test_steps_without_a_record_of_their_inputs_do_not_go_on(words: dict[str, Any], killed: Path) -> None:
+    (killed / "inputs.json").unlink()
+    with pytest.raises(ExpungeError, match=r"has lost its inputs.json.* --overwrite"):
+        expunge.unlearn(GradientAscent(), resume=True, **words)
+
+
 def test_going_on_with_another_version_of_expunge_is_said(words: dict[str, Any], killed: Path) -> None:
     inputs = killed / "inputs.json"
     inputs.write_text(json.dumps(json.loads(inputs.read_text()) | {"expunge": "0.0.9"}))

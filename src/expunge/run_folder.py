@@ -15,7 +15,7 @@ from typing import Any
 
 from expunge.data.example import Request, fingerprint
 from expunge.errors import ExpungeError, reason
-from expunge.folders import holds_something, locked, remove_made, resume_command
+from expunge.folders import ARTIFACT, MANIFEST, holds_something, locked, remove_made, resume_command
 from expunge.processes import is_main
 from expunge.records import Inputs, write_json, write_text
 from expunge.runner import AnyRun
@@ -121,7 +121,12 @@ class RunFolder:
 
         path = self.out / "inputs.json"
         if not path.is_file():
-            return
+            if any(self.out.glob("checkpoint-*")) or (self.out / ARTIFACT / MANIFEST).is_file():
+                raise ExpungeError(
+                    f"{self.out} has lost its inputs.json, so that nobody knows what it was begun with; start anew with "
+                    "--overwrite or another --out"
+                )
+            return  # nothing was made yet
         try:
             before = Inputs.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -23,7 +23,7 @@ SUMS = [{"prompt": f"{a} plus {b} is", "response": "nine ."} for a in NUMBERS fo
 
 COMMANDS: dict[str, Sequence[str]] = {
     "export": ["export", "guard", "--out", "new/out"],
-    "import": ["import", "box.pkl", "--model", "pico", "--out", "new/out"],
+    "import": ["import", "box.pkl", "--model", "pico", "--abstention", "i do not know that .", "--out", "new/out"],
     "report": ["report", "run", "--out", "new/out"],
     "report in place of another": ["report", "run", "--out", "page", "--overwrite"],
     "probe": ["probe", "pico", "--forget", "forget.jsonl", "--retain", "retain.jsonl", "--out", "new/out"],

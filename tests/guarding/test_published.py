@@ -31,9 +31,9 @@ def neuron_file(path: Path, **changes: Any) -> Path:
     return path
 
 
-def key_file(path: Path, width: int = 64, layer: int = 1) -> Path:
+def key_file(path: Path, width: int = 64, layer: int = 1, **changes: Any) -> Path:
     box = {"mean": np.zeros(width, dtype=np.float32), "std": np.full(width, 2.0, dtype=np.float32), "k": np.float64(3.0)}
-    path.write_bytes(pickle.dumps({f"model.layers.{layer}.mlp.down_proj": box}))
+    path.write_bytes(pickle.dumps({f"model.layers.{layer}.mlp.down_proj": box | changes}))
     return path
 
 
@@ -137,6 +137,35 @@ def test_a_file_for_another_model_is_refused_before_anything_is_written(pico_fol
     (tmp_path / "f.pkl").write_bytes(pickle.dumps({"model.layers.1.mlp.down_proj": {"sum": np.zeros(3)}}))
     with pytest.raises(ExpungeError, match="holds sum by layer"):
         import_guard(tmp_path / "f.pkl", model=str(pico_folder), out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"mean": np.full(64, np.nan, dtype=np.float32)}, "mean holds NaN or infinity"),
+        ({"std": np.full(64, np.inf, dtype=np.float32)}, "std holds NaN or infinity"),
+        ({"std": np.full(64, -1.0, dtype=np.float32)}, "negative deviations"),
+        ({"k": np.float64("nan")}, "k is .*no positive number"),
+        ({"k": 0}, "k is 0 and no positive number"),
+        ({"k": [1.0, 2.0]}, "k is .* and no positive number"),
+        ({"k": "3"}, "k is '3' and no positive number"),
+    ],
+)
+def test_a_box_that_closes_nothing_is_no_guard(changes: dict[str, Any], reason: str, pico_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExpungeError, match=reason):
+        import_guard(key_file(tmp_path / "a.pkl", **changes), model=str(pico_folder), out=tmp_path / "run", abstention=REPLY)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("", "is empty"), ("i do not know </s>", "holds </s>"), ("Zoe", "tokenizer does not know")]
+)
+def test_an_abstention_that_cannot_be_said_is_refused_at_the_import(
+    text: str, reason: str, pico_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ExpungeError, match=rf"the abstention .*{reason}"):
+        import_guard(key_file(tmp_path / "a.pkl"), model=str(pico_folder), out=tmp_path / "run", abstention=text)
     assert not (tmp_path / "run").exists()
 
 

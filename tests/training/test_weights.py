@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import MambaConfig, MambaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import expunge
 from expunge import ExpungeError, Training
@@ -135,3 +135,21 @@ def test_a_mixture_is_trained_and_loads_to_the_trained_logits(
         moved = model(input_ids=ids).logits - start(input_ids=ids).logits
     assert moved.abs().max() > 1e-3
     assert isinstance(model, nn.Module)
+
+
+def test_an_architecture_that_peft_takes_no_adapter_on_is_a_sentence(
+    tmp_path: Path, pico_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    size = {"vocab_size": len(pico_tokenizer), "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+    MambaForCausalLM(MambaConfig(**size)).save_pretrained(tmp_path / "model")
+    pico_tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "f.jsonl").write_text('{"prompt": "where was anna born ?", "response": "in oslo ."}')
+    with pytest.raises(ExpungeError, match=r"PEFT takes no adapter on .*out_proj.* without --lora"):
+        expunge.unlearn(
+            GradientAscent(),
+            model=tmp_path / "model",
+            forget=tmp_path / "f.jsonl",
+            out=tmp_path / "run",
+            training=LORA,
+            quiet=True,
+        )

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from expunge.data.control import control_tokens, held
 from expunge.data.encode import Encoder
 from expunge.errors import ExpungeError
 from expunge.guarding.forward_pass import NEVER, Counts, ForwardPass
@@ -34,7 +35,13 @@ class Abstention:
 
     @classmethod
     def of(cls, encoder: Encoder, text: str) -> "Abstention":
-        """Encodes a text. Raises ExpungeError if the tokenizer has no token for a part of it."""
+        """Encodes a text. Raises ExpungeError if it is empty, or the tokenizer has no token for a part of it, or one that is no
+        text."""
+        token = held(control_tokens(encoder.tokenizer), [text])[0]
+        if token is not None or not text.strip():
+            raise ExpungeError(
+                f"the abstention {text!r} {f'holds {token}, which is no text' if token else 'is empty'}; give another"
+            )
         row = encoder.encode_answer("?", text)
         ids, unknown = row.ids[row.answer_start :], encoder.tokenizer.unk_token_id
         words = ids[:-1] if row.has_end else ids  # the unknown token is the end token of some tokenizers

@@ -24,6 +24,7 @@ from expunge.data.format import default_format
 from expunge.errors import ExpungeError
 from expunge.folders import check_apart, check_place, holds_something
 from expunge.guarding import life
+from expunge.guarding.abstain import Abstention
 from expunge.methods.base import State
 from expunge.methods.guarding.key_space import KeySpaceDetection
 from expunge.methods.guarding.neuron_adjust import NeuronAdjust
@@ -121,6 +122,7 @@ def import_guard(
         method = NeuronAdjust.model_validate({"percent": percent, "compat": compat, "draw_seed": draw_seed, "canaries": 0})
     elif all(set(values) >= KEY_SPACE for values in layers.values()):
         state = key_space_state(layers, places, alpha)
+        Abstention.of(encoder, abstention)  # refused here, and not only when the guard is loaded
         fields = {
             "layers": tuple(state["layer"].tolist()),
             "alpha": alpha,
@@ -180,7 +182,9 @@ def key_space_state(layers: Layers, places: Blocks, alpha: float) -> State:
         raise ExpungeError(
             f"the file has {mean_LF.shape[-1]} dimensions, but the model's keys have {places.d_ff}; is it another model?"
         )
-    k_L = torch.tensor([float(layers[name]["k"]) for _, name in found], dtype=torch.float64)
+    if float(std_LF.min()) < 0:
+        raise ExpungeError("the file has negative deviations (std), which are none; it is damaged")
+    k_L = torch.tensor([_radius(layers[name]["k"], f"{name} k") for _, name in found], dtype=torch.float64)
     return State(
         {
             "layer": torch.tensor([layer for layer, _ in found]),
@@ -205,7 +209,16 @@ def _numbers(values: Any, where: str) -> np.ndarray[Any, Any]:
     array = np.asarray(values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "fiu"):
         raise ExpungeError(f"{where} is not a list of numbers; the file is not as published")
+    if not np.isfinite(array).all():
+        raise ExpungeError(f"{where} holds NaN or infinity, with which a guard decides nothing; the file is damaged")
     return array
+
+
+def _radius(value: Any, where: str) -> float:
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "fiu" or not 0 < float(array.reshape(())) < float("inf"):
+        raise ExpungeError(f"{where} is {value!r} and no positive number, so that no query would be closed; the file is damaged")
+    return float(array.reshape(()))
 
 
 def _skeleton(model: str, revision: str | None) -> PreTrainedModel:

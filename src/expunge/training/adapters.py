@@ -49,7 +49,13 @@ def attach(model: PreTrainedModel, modules: tuple[str, ...], parameters: tuple[s
             fan_in_fan_out=transposed,
             task_type="CAUSAL_LM",
         )
-    adapted = get_peft_model(model, config)
+    try:
+        adapted = get_peft_model(model, config)
+    except ValueError as error:
+        raise ExpungeError(
+            f"PEFT takes no adapter on {', '.join(sorted({name.rpartition('.')[2] for name in modules}))} ({error}); narrow "
+            "--parameters, or train whole weights without --lora"
+        ) from error
     last = "ia3_l.default" if training.adapter == "ia3" else "lora_B.default.weight"
     found = sum(name.endswith(last) for name, p in adapted.named_parameters() if p.requires_grad)
     asked = len(modules) + len(parameters)

@@ -128,6 +128,8 @@ def load_checkpoint(
         state = json.loads((path / "state.json").read_text())
         if "sha256" in state and state["sha256"] != file_hash(path / "state.safetensors"):
             raise ValueError("state.safetensors differs from its checksum")
+        if path.name != f"checkpoint-{state['step']}":
+            raise ValueError(f"state.json is of step {state['step']}")
         with safe_open(path / "state.safetensors", framework="pt") as file:
             names = set(file.keys())
             for name, parameter in trained.items():
