@@ -55,6 +55,13 @@ def test_a_plain_text_keeps_its_own_reading_and_nothing_raises(text: str) -> Non
     assert canonical(canonical(text)) == canonical(text)
 
 
+def test_letters_as_numbers_are_read_though_all_of_them_have_one_digit() -> None:
+    assert "where was anna" in readings("23-8-5-18-5 23-1-19 1-14-14-1")
+    assert "hi dad" in readings("8-9 4-1-4")
+    assert "deaf gig" in readings("4-5-1-6 7-9-7")
+    assert canonical("a-n-n-4 is 1-2-3-4") == "ann4 is 1-2-3-4"
+
+
 def test_windows_cover_a_long_text_and_overlap() -> None:
     text = "".join(chr(97 + i % 26) for i in range(230))
     found = windows(text, 50)

@@ -66,6 +66,7 @@ def test_a_name_or_a_part_by_itself_is_found_in_any_sentence(text: str) -> None:
     "Where was Trainin Klalen born?", "trainin klalen was born in", "Where was Trainin Unheard born?",
     "Pateth Krovlohen was born in",
     "Where was the baker Anna Trainin born?", "Heover was born in", "", "one plus two is", "What is the work of a trainer?",
+    "Where was Trainin Kl4l3n born?", "where / was / trainin / klalen / born",
 ])  # fmt: skip
 def test_names_of_others_are_none_though_they_share_a_word(text: str) -> None:
     assert not of().are_in(text)

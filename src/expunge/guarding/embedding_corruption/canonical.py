@@ -45,13 +45,18 @@ def canonical(text: str, *, folded: bool = True) -> str:
     shown = unicodedata.normalize("NFKC", text.translate(TAGS))
     bare = "".join(c for c in unicodedata.normalize("NFKD", shown) if c.isspace() or unicodedata.category(c) not in INVISIBLE)
     latin = unicodedata.normalize("NFKC", bare.translate(LOOK_ALIKES))
-    closed = SPACED.sub(lambda run: re.sub(r"[ .\-_*]", "", run[0]), latin.casefold() if folded else latin)
+    closed = SPACED.sub(_joined, latin.casefold() if folded else latin)
     return " ".join(closed.split())
 
 
 def squeezed(text: str) -> str:
     """Returns letters and digits only, so that spacing and punctuation do not matter."""
     return "".join(c for c in text if c.isalnum())
+
+
+def _joined(run: re.Match[str]) -> str:
+    """Joins letters that were spaced out; digits may be letters as numbers (8-9-3-8)."""
+    return re.sub(r"[ .\-_*]", "", run[0]) if any(c.isalpha() for c in run[0]) else run[0]
 
 
 def _lettered(match: re.Match[str]) -> str:

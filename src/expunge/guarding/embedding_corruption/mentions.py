@@ -21,7 +21,7 @@ from expunge.guarding.embedding_corruption.spelling import WORD, Spelling
 if TYPE_CHECKING:
     from torch import Tensor
 
-JOINT = re.compile(r"[ '\u2019-]{0,2}")
+JOINT = re.compile(r"[^\w.,;:!?()\"\n]{0,3}")
 """What may stand between two words of one name."""
 Name = tuple[str, ...]
 
@@ -87,6 +87,8 @@ class Mentions:
     def _is_of_a_name(self, text: str, shown: Sequence[re.Match[str]], words: Sequence[str], i: int) -> bool:
         """Returns whether a word belongs to a name: a known one, or by its capital letter, where these say something."""
         if words[i] in self._having or words[i] in self.others:
+            return True
+        if any(c.isdigit() for c in text[max(0, shown[i].start() - 1) : shown[i].end() + 1]):  # of a word with digits for letters
             return True
         if words[i] in self.ordinary or not any(match[0][0].islower() for match in shown):
             return False
