@@ -163,7 +163,7 @@ def main() -> None:
             guard = model.expunge_guard
             state = guard.state
             tuned[name] = {"strength": float(state["strength"]), "dims": int(state["dims"])}
-            encoder = Encoder(tokenizer, default_format(tokenizer))
+            encoder = Encoder(tokenizer, default_format(tokenizer), max_length=4096)  # a disguise may have ten times the tokens
             judge = method.judge(model, state, encoder)
             if reuse is None:
                 reuse = Reuse(lambda ids, j=judge: not j.decision(ids).flagged)
