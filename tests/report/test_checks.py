@@ -128,6 +128,17 @@ def test_runs_from_different_models_are_named(lab, tmp_path):
     assert said == ["The runs start from 2 different models (npo; simnpo), and one original cannot stand for all of them."]
 
 
+def test_a_run_that_is_its_own_reference_is_named(lab, tmp_path):
+    for name, source, sha256 in (("npo", lab.runs[3], "ab"), ("simnpo", lab.runs[4], "cd"), ("gold", lab.gold, "ab")):
+        shutil.copytree(source, tmp_path / name)
+        file = tmp_path / name / "evaluation/lab.json"
+        write_json(file, json.loads(file.read_text()) | {"fingerprint": sha256 * 32})
+    runs = [read_run(tmp_path / "npo"), read_run(tmp_path / "simnpo")]
+    said = notices(runs, read_run(lab.original), read_run(tmp_path / "gold"))
+    assert len(said) == 1
+    assert said[0].startswith("npo is the very model that was given as gold")
+
+
 def test_names_that_are_there_twice_are_told_apart_in_tables_and_files(lab, tmp_path):
     for place in ("a", "b"):
         shutil.copytree(lab.runs[3], tmp_path / place / "npo")

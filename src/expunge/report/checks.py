@@ -96,6 +96,7 @@ def notices(runs: Sequence[RunRecord], original: RunRecord | None, gold: RunReco
         *_unscored(runs, suites),
         *(text for suite in suites for text in _other_data(models, suite)),
         *_other_start(runs),
+        *_same_models(runs, original, gold),
     ]
 
 
@@ -162,6 +163,22 @@ def _other_start(runs: Sequence[RunRecord]) -> list[str]:
         return []
     groups = "; ".join(", ".join(names) for names in starts.values())
     return [f"The runs start from {len(starts)} different models ({groups}), and one original cannot stand for all of them."]
+
+
+def _same_models(runs: Sequence[RunRecord], original: RunRecord | None, gold: RunRecord | None) -> list[str]:
+    """Names models that are a reference themselves, by the content of their files."""
+    pairs = [(run, other) for run in runs for other in (original, gold) if other]
+    pairs += [(original, gold)] if original and gold else []
+    return [
+        f"{model.name} is the very model that was given as {other.name} (the content of its files is the same): what compares "
+        "the two says nothing."
+        for model, other in pairs
+        if _fingerprints(model) & _fingerprints(other)
+    ]
+
+
+def _fingerprints(model: RunRecord) -> set[str]:
+    return {found.fingerprint for found in model.evaluations if found.fingerprint is not None}
 
 
 def _tasks(model: RunRecord, suite: str) -> list[str]:
