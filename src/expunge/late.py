@@ -22,7 +22,7 @@ def late(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 @contextmanager
 def garbage_kept() -> Iterator[None]:
     """Context manager in which Python looks for no garbage: the half million objects of torch and transformers are all kept, and
-    looking through them again and again takes about a second of their import."""
+    looking through them again and again takes up to a second in all."""
     was = gc.isenabled()
     gc.disable()
     try:

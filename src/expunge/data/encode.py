@@ -166,19 +166,15 @@ class Encoder:
     def _answer(self, ids: list[int], offsets: list[tuple[int, int]], rendered: _Rendered) -> Encoded:
         # An added token may swallow the blanks beside it (Phi-3's <|assistant|>), and so reach into the response: one that begins
         # before it, or ends behind it, is the template's and no part of the answer.
-        added = self._added.intersection(ids)
-        first = 0
-        while first < len(ids):
-            begin, stop = offsets[first]
-            if stop > rendered.start and not (begin < rendered.start and ids[first] in added):
-                break
-            first += 1
-        after = first
-        while after < len(ids):
-            begin, stop = offsets[after]
-            if begin >= rendered.stop or (stop > rendered.stop and ids[after] in added):
-                break
-            after += 1
+        added = [token in self._added for token in ids]
+        first = next(
+            (i for i, (begin, stop) in enumerate(offsets) if stop > rendered.start and not (added[i] and begin < rendered.start)),
+            len(ids),
+        )
+        after = next(
+            (i for i in range(first, len(ids)) if offsets[i][0] >= rendered.stop or (added[i] and offsets[i][1] > rendered.stop)),
+            len(ids),
+        )
         end = next((i for i in range(after, len(ids)) if ids[i] in self._special), None)
         labelled = [*ids[:after], self.eos_id] if end is None else ids[: end + 1]
         # A chat template writes its own first token.

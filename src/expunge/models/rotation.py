@@ -1,7 +1,7 @@
 """Rotates queries and keys of narrow heads in three passes over the whole row, on a CPU in float32.
 
 transformers rotates them in slices of half a head: for heads of 8 numbers that is a loop over 4 of them for every token and head,
-which takes several times as long as the same products in one line (benchmarks/RESULTS.md).
+which takes about twice as long as the same products in one line (benchmarks/RESULTS.md).
 
 Values are those of the model's own layers up to rounding. Only the layers of one model are replaced, only inside the context, and
 only those without hooks.

@@ -100,7 +100,7 @@ def _scores(scores: Scores, texts: "list[str] | tuple[str, ...]") -> Tensor:
 
 @dataclass(frozen=True)
 class Others:
-    """What a gate is trained on beside forget prompts."""
+    """Prompts that a gate is trained to let pass."""
 
     retain: list[str]
     general: tuple[str, ...]
