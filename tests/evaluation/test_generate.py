@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from expunge.data.encode import Encoded
-from expunge.evaluation import decode_rows
+from expunge.evaluation import generate as generate_module
 from expunge.evaluation.engine import Engine
 from expunge.evaluation.generate import generate
 from expunge.evaluation.shortcuts import shortcuts_of
@@ -153,9 +153,24 @@ def test_answers_that_repeat_themselves_or_each_other_take_fewer_passes_than_tok
     passes = counted(pico_llama, monkeypatch)
     answers = generate(pico_llama, asked, pad_id=PAD, end_ids=[END], max_new_tokens=80)
     drafted = len(passes)
-    monkeypatch.setattr(decode_rows, "share", lambda model: 0.999)
+    monkeypatch.setattr(generate_module, "share", lambda model: 0.999)
     assert generate(pico_llama, asked, pad_id=PAD, end_ids=[END], max_new_tokens=80) == answers
     assert len(passes) - drafted == max(len(answer or ()) for answer in answers) == 80, "without guesses one pass a token"
     assert drafted < 64
     monkeypatch.undo()
     assert answers == [by_hand(pico_llama, prompt, 80) for prompt in asked]
+
+
+def test_answers_known_by_heart_are_guessed_for_others(pico_llama: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.no_grad():
+        pico_llama.lm_head.weight[40:] = pico_llama.lm_head.weight[:4] = 0
+    asked = prompts(6)
+    answers = [answer or () for answer in generate(pico_llama, asked, pad_id=PAD, end_ids=[END], max_new_tokens=40)]
+    passes = counted(pico_llama, monkeypatch)
+    alone = generate(pico_llama, asked[:1], pad_id=PAD, end_ids=[END], max_new_tokens=40)
+    unaided = len(passes)
+    other = (*asked[0], *answers[0])
+    known = [(), answers[0]]
+    both = generate(pico_llama, [asked[0], other[1:41]], pad_id=PAD, end_ids=[END], max_new_tokens=40, known=known)
+    assert (alone[0], both[0]) == (answers[0], answers[0])
+    assert len(passes) - unaided < unaided

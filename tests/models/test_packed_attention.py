@@ -5,7 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from expunge.models import packed_attention
-from expunge.models.packed_attention import Packed, Steps, attention
+from expunge.models.attention_blocks import Packed
+from expunge.models.attention_steps import Steps
+from expunge.models.packed_attention import attention
 
 
 def heads(tokens: int, count: int, seed: int) -> Tensor:
@@ -42,23 +44,17 @@ def test_ends_attend_to_their_beginning_and_themselves(pairs: int, monkeypatch: 
         start += length
 
 
-@pytest.mark.parametrize("pairs", [1, 2, 4])
-def test_new_tokens_attend_to_the_cache_of_their_row(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    counts, lengths = (2, 1, 3), (4, 9, 0)
-    keys, values = (torch.cat([heads(12, pairs, seed + b) for b in range(3)]) for seed in (10, 20))
-    query = heads(sum(counts), 4, 0)
-    row_N = torch.tensor([b for b, count in enumerate(counts) for _ in range(count)])
-    depth_N = torch.tensor([t for count in counts for t in range(count)])
+def test_new_tokens_attend_to_the_cache_of_their_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    counts, lengths = (2, 1), (4, 9)
+    keys, values = (torch.cat([heads(12, 2, seed + b) for b in range(2)]) for seed in (10, 20))
+    query = heads(3, 4, 0)
     monkeypatch.setattr(packed_attention, "_LAYOUT", token := packed_attention.ContextVar("layout", default=None))
-    monkeypatch.setattr(packed_attention, "RUN", 2)
-    token.set(Steps(row_N, depth_N, lengths, counts))
-    found_1NHD, _ = attention(nn.Identity(), query, keys, values, None)
-    start = 0
-    for b, (count, length) in enumerate(zip(counts, lengths, strict=True)):
-        seen, mine = length + count, slice(start, start + count)
+    token.set(Steps(torch.tensor([0, 0, 1]), torch.tensor([0, 1, 0]), lengths, counts))
+    found_1NHD, _ = attention(nn.Identity(), query, keys, nn.functional.pad(values, (0, 8)), None)
+    for b, mine in enumerate((slice(0, 2), slice(2, 3))):
+        seen = lengths[b] + counts[b]
         own = plain(query[:, :, mine], keys[b : b + 1, :, :seen], values[b : b + 1, :, :seen])
         torch.testing.assert_close(found_1NHD[0, mine], own)
-        start += count
 
 
 @pytest.mark.parametrize("name", packed_attention.UNKNOWN)

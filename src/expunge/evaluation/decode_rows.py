@@ -7,7 +7,7 @@ from torch import nn
 
 from expunge.data.encode import length_batches
 from expunge.evaluation.decode import Begun
-from expunge.evaluation.drafts import Drafts, Trust, share
+from expunge.evaluation.drafts import MOST, Drafts
 from expunge.evaluation.nucleus import Ids
 from expunge.evaluation.row_cache import RowCache
 
@@ -20,26 +20,27 @@ def decode_rows(
     model: nn.Module,
     begun: Sequence[Begun],
     *,
+    drafts: Drafts,
     end_ids: Collection[int],
     stopped: Callable[[Ids], bool] | None,
 ) -> None:
     """Completes every answer, in place, with the first of the most probable tokens. Tokens already in `answer` are read like the
-    prompt."""
+    prompt.
+
+    drafts  knows texts of the same model, these rows among them, and learns what is written
+    """
     rows = [row for row in begun if not row.done]
     if not rows:
         return
-    cost, drafts = share(model), Drafts()
-    cache = RowCache(model, len(rows), max(len(row.prompt) + len(row.answer) + row.room for row in rows))
     whole = [(*row.prompt, *row.answer) for row in rows]
+    cache = RowCache(model, len(rows), max(map(len, whole)))
     order, first = list[int](), list[tuple[int, bool]]()
     for batch in length_batches([len(ids) for ids in whole], READ, len(rows)):
         order += batch
         first += _best(cache.begin([whole[i] for i in batch], [rows[i].under for i in batch]))
     rows = [rows[i] for i in order]
     texts = [list(whole[i]) for i in order]
-    trusts = [Trust(cost) for _ in rows]
     for row, text, (token, finite) in zip(rows, texts, first, strict=True):
-        drafts.add(text)
         _take(row, text, token, finite, end_ids, stopped, drafts)
     while True:
         live = [b for b, row in enumerate(rows) if not row.done]
@@ -47,20 +48,15 @@ def decode_rows(
             return
         if len(live) < len(rows):
             kept = cache.only(live)
-            rows, texts, trusts = [rows[b] for b in kept], [texts[b] for b in kept], [trusts[b] for b in kept]
-        counts = [min(trust.count(), row.room - 1) for row, trust in zip(rows, trusts, strict=True)]
-        guesses = [drafts.guess(text, max(1, count)) for text, count in zip(texts, counts, strict=True)]
-        read = [guess[:count] for guess, count in zip(guesses, counts, strict=True)]
-        found = _best(cache.go_on([[text[-1], *some] for text, some in zip(texts, read, strict=True)]))
+            rows, texts = [rows[b] for b in kept], [texts[b] for b in kept]
+        guesses = [drafts.guess(text, min(MOST, row.room - 1)) for row, text in zip(rows, texts, strict=True)]
+        read = [[text[-1], *guess.tokens[: guess.worth]] for text, guess in zip(texts, guesses, strict=True)]
+        found = _best(cache.go_on(read))
         kept, start = [], 0
-        for row, text, trust, guess, some in zip(rows, texts, trusts, guesses, read, strict=True):
-            mine = found[start : start + 1 + len(some)]
+        for row, text, guess in zip(rows, texts, guesses, strict=True):
+            mine = found[start : start + 1 + guess.worth]
             start += len(mine)
-            right = 0
-            while right < len(some) and some[right] == mine[right][0]:
-                right += 1
-            if guess:
-                trust.learn(guess[0] == mine[0][0], right)
+            right = drafts.learn(guess, [token for token, _ in mine])
             for token, finite in mine[: right + 1]:
                 _take(row, text, token, finite, end_ids, stopped, drafts)
             kept.append(1 + right)

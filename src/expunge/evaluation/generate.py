@@ -31,6 +31,7 @@ from expunge.errors import ExpungeError
 from expunge.evaluation.changed_prompts import settings_of_rows
 from expunge.evaluation.decode import Begun, decode, logits_are_finite, tokens_of
 from expunge.evaluation.decode_rows import decode_rows
+from expunge.evaluation.drafts import Drafts, share
 from expunge.evaluation.drawing import drawn
 from expunge.evaluation.nucleus import Ids, Nucleus
 from expunge.evaluation.processes import dealt
@@ -207,12 +208,21 @@ def _write(
         longest = max(len(row.prompt) + len(row.answer) + row.room for row in left)
         most, tokens = usual_size(model, longest)
         batches = _batches(left, can, max_rows or most, max_tokens or tokens)
-        written = dealt(model, batches, partial(_batch, model, left, how, can))
+        drafts = _drafts(model, rows) if can.ragged and nucleus is None else None
+        written = dealt(model, batches, partial(_batch, model, left, how, can, drafts))
     finally:
         model.train(training)
     for batch, answers in zip(batches, written, strict=True):
         for i, (answer, broken) in zip(batch, answers, strict=True):
             left[i].answer, left[i].broken, left[i].done = answer, broken, True
+
+
+def _drafts(model: nn.Module, rows: Sequence[Begun]) -> Drafts:
+    """Returns guesses that know the prompts and all that is known of the answers, complete ones too."""
+    drafts = Drafts(share(model))
+    for row in rows:
+        drafts.add((*row.prompt, *row.answer))
+    return drafts
 
 
 def _stepwise(row: Begun, can: Shortcuts) -> bool:
@@ -241,11 +251,11 @@ def _batches(rows: Sequence[Begun], can: Shortcuts, max_rows: int, max_tokens: i
 
 
 def _batch(
-    model: nn.Module, rows: Sequence[Begun], how: Decoding, can: Shortcuts, batch: Sequence[int]
+    model: nn.Module, rows: Sequence[Begun], how: Decoding, can: Shortcuts, drafts: Drafts | None, batch: Sequence[int]
 ) -> list[tuple[list[int], bool]]:
     chosen = [rows[i] for i in batch]
-    if _stepwise(chosen[0], can) and can.ragged and how["nucleus"] is None:
-        decode_rows(model, chosen, end_ids=how["end_ids"], stopped=how["stopped"])
+    if _stepwise(chosen[0], can) and drafts is not None:
+        decode_rows(model, chosen, drafts=drafts, end_ids=how["end_ids"], stopped=how["stopped"])
     elif _stepwise(chosen[0], can):
         settings_of_rows([row.under for row in chosen])
         decode(model, chosen, **how)

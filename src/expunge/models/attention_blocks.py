@@ -27,7 +27,7 @@ from torch import Tensor, nn
 KERNEL = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 SHORT = 32
 """Most tokens of several ends in one block: what they see of each other is computed and hidden."""
-BLOCK = 128
+BLOCK = 64
 """Most tokens of a block."""
 COPIED = 2**14
 """Most keys that are copied next to each other at once."""
@@ -140,12 +140,28 @@ def attend(layer: nn.Module, layout: Packed, query_KGTD: Tensor, key_KTD: Tensor
     query_KGTD   queries; G heads share their keys
     layer        what the states are of; for large scores the second way is taken at once from then on
     """
-    if query_KGTD.dtype == torch.float32 and layer not in _LARGE:
+    if takes_products(layer, query_KGTD):
         out_TKGD = _by_products(layout, query_KGTD, key_KTD, value_KTD, scale)
         if out_TKGD is not None:
             return out_TKGD
-        _LARGE.add(layer)
+        mark_large(layer)
     return _by_kernel(layout, query_KGTD, key_KTD, value_KTD, scale)
+
+
+def takes_products(layer: nn.Module, query: Tensor) -> bool:
+    """Returns whether the attention of a layer is computed without subtracting the maximum of each row of scores."""
+    return query.dtype == torch.float32 and layer not in _LARGE
+
+
+def mark_large(layer: nn.Module) -> None:
+    """Notes that the scores of a layer are too large for that."""
+    _LARGE.add(layer)
+
+
+def is_moderate(total: Tensor) -> bool:
+    """Returns whether these normalizers of a softmax are within the bounds."""
+    least, most = (float(bound) for bound in total.aminmax())
+    return least >= 1 / LARGE and most <= LARGE
 
 
 def _by_products(layout: Packed, query_KGTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scale: float) -> Tensor | None:
@@ -164,8 +180,7 @@ def _by_products(layout: Packed, query_KGTD: Tensor, key_KTD: Tensor, value_KTD:
     torch.mul(query_KGTD.transpose(1, 2), scale * log2(e), out=query_KTGD)
     out_KQC = _each(layout, query_KTGD, key_KTD, value_TKC, product)
     total_KQ1 = out_KQC[..., width : width + 1]
-    least, most = (float(bound) for bound in total_KQ1.aminmax())
-    if not (least >= 1 / LARGE and most <= LARGE):
+    if not is_moderate(total_KQ1):
         return None
     out_TKGD = query_KGTD.new_empty((tokens, pairs, shared, width))
     out_KTGC = out_KQC.unflatten(1, (tokens, shared))

@@ -9,67 +9,21 @@ runs on a CPU.
 Shape suffixes: T tokens of the row, H heads, K heads of keys and values, D width of a head, Q queries (T times H / K).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from expunge.models.attention_blocks import KERNEL, Packed, attend
+from expunge.models.attention_blocks import Packed, attend
+from expunge.models.attention_steps import Steps, attend_steps, value_columns
 from expunge.models.limits import text_config
 from expunge.models.rotation import rotated_in_line
 
 NAME = "expunge_packed"
 UNKNOWN = ("softcap", "s_aux", "position_bias", "sliding_window", "cache")
 """Arguments of attention functions that change what is computed; models that give one are not computed this way."""
-
-
-RUN = 16
-"""Rows whose attention is computed at a time, padded to the most new tokens and the longest cache among them."""
-
-
-class Part(NamedTuple):
-    """Describes some rows of a pass: how many new tokens and columns of the cache they have at most."""
-
-    rows: slice
-    tokens: int
-    columns: int
-    mask_B1QS: Tensor
-    """Added to the scores."""
-
-
-@dataclass
-class Steps:
-    """New tokens of rows whose earlier ones are in a cache, in one row of N tokens."""
-
-    row_N: Tensor
-    depth_N: Tensor
-    """Index of each token among the new ones of its row."""
-    lengths: Sequence[int]
-    """For each row, its earlier tokens in the cache; the new ones were put behind them already."""
-    counts: Sequence[int]
-    """For each row, its new tokens."""
-    _parts: dict[int, list[Part]] = field(default_factory=dict)
-
-    def parts(self, like: Tensor, shared: int) -> list[Part]:
-        """Returns all rows in parts, with masks of this type and device for so many heads that share their keys; made once for
-        all layers."""
-        if shared not in self._parts:
-            self._parts[shared] = [
-                self._part(slice(first, first + RUN), like, shared) for first in range(0, len(self.counts), RUN)
-            ]
-        return self._parts[shared]
-
-    def _part(self, rows: slice, like: Tensor, shared: int) -> Part:
-        lengths, counts = self.lengths[rows], self.counts[rows]
-        tokens, columns = max(counts), max(map(sum, zip(lengths, counts, strict=True)))
-        lengths_B11 = torch.tensor(lengths, device=like.device)[:, None, None]
-        hidden_BTS = torch.arange(columns, device=like.device) > lengths_B11 + torch.arange(tokens, device=like.device)[:, None]
-        mask_BTS = like.new_zeros(hidden_BTS.shape).masked_fill_(hidden_BTS, float("-inf"))
-        return Part(rows, tokens, columns, mask_BTS.repeat(1, shared, 1)[:, None])
 
 
 _LAYOUT: ContextVar[Packed | Steps | None] = ContextVar("layout", default=None)
@@ -108,42 +62,20 @@ def attention(
     transformers. Raises NotImplementedError for attention of another kind."""
     layout = _LAYOUT.get()
     odd = [name for name in UNKNOWN if more.get(name) is not None]
-    odd += ["values of another width"] if value_1KTD.shape[-1] != query_1HTD.shape[-1] else []
+    odd += ["values of another width"] if value_1KTD.shape[-1] != _value_width(layout, query_1HTD.shape[-1]) else []
     if layout is None or attention_mask is not None or dropout or odd or not getattr(module, "is_causal", True):
         raise NotImplementedError(f"attention of {type(module).__name__} is not computed packed")
-    if isinstance(layout, Steps):
-        return _steps(layout, query_1HTD, key_1KTD, value_1KTD, scaling), None
     pairs = key_1KTD.shape[1]
     heads, tokens, width = query_1HTD.shape[1:]
     scale = width**-0.5 if scaling is None else scaling
     query_KGTD = query_1HTD[0].unflatten(0, (pairs, heads // pairs))
-    out_TKGD = attend(module, layout, query_KGTD, key_1KTD[0], value_1KTD[0], scale)
+    if isinstance(layout, Steps):
+        out_TKGD = attend_steps(module, layout, query_KGTD.permute(2, 0, 1, 3), key_1KTD, value_1KTD, scale)
+    else:
+        out_TKGD = attend(module, layout, query_KGTD, key_1KTD[0], value_1KTD[0], scale)
     return out_TKGD.reshape(1, tokens, heads, width), None
 
 
-def _steps(layout: Steps, query_1HND: Tensor, key_BKSD: Tensor, value_BKSD: Tensor, scaling: float | None) -> Tensor:
-    """Computes attention of new tokens to the cache of their row, [1, N, H, D].
-
-    Heads that share their keys count as further tokens: the kernel's time goes by heads where tokens are few.
-    """
-    rows, most = len(layout.counts), max(layout.counts)
-    _, heads, _, width = query_1HND.shape
-    pairs = key_BKSD.shape[1]
-    shared = heads // pairs
-    query_BTHD = query_1HND.new_zeros((rows, most, heads, width))
-    query_BTHD[layout.row_N, layout.depth_N] = query_1HND[0].transpose(0, 1)
-    out_BTHD = torch.empty_like(query_BTHD)
-    for some, tokens, columns, mask_B1QS in layout.parts(query_1HND, shared):
-        asked_BTKGD = query_BTHD[some, :tokens].unflatten(2, (pairs, shared))
-        out_BKQD, _ = KERNEL(
-            asked_BTKGD.permute(0, 2, 3, 1, 4).flatten(2, 3),
-            key_BKSD[some, :, :columns],
-            value_BKSD[some, :, :columns],
-            0.0,
-            False,
-            attn_mask=mask_B1QS,
-            scale=scaling,
-        )
-        out_BTHD[some, :tokens] = out_BKQD.unflatten(2, (shared, tokens)).permute(0, 3, 1, 2, 4).flatten(2, 3)
-    out_1NHD: Tensor = out_BTHD[layout.row_N, layout.depth_N][None]
-    return out_1NHD
+def _value_width(layout: Packed | Steps | None, width: int) -> int:
+    """Returns the columns of the values of heads of this width; those in the cache have empty ones."""
+    return value_columns(width) if isinstance(layout, Steps) else width
