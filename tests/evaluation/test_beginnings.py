@@ -6,7 +6,7 @@ from expunge.data.encode import Encoded
 from expunge.evaluation.beginnings import PART, beginnings, group_of
 from expunge.evaluation.shortcuts import Shortcuts
 
-SHARING = Shortcuts(padding=True, left_padding=True, tree=True, cache=True, stepwise=True, packed=True, ragged=True)
+SHARING = Shortcuts(padding=True, left_padding=True, tree=True, cache=True, stepwise=True, packed=False, ragged=True)
 PROMPT = (1, 2, 3)
 
 
@@ -49,3 +49,10 @@ def test_answers_that_read_the_same_tokens_are_never_apart() -> None:
     answers = [row._replace(ids=(*row.ids[:-1], 5 + i)) for i, row in enumerate(question((10,), (10,), (11,)))]
     parts = beginnings(answers, SHARING._replace(tree=False, cache=False))
     assert sorted(map(sorted, parts)) == [[0, 1], [2]]
+
+
+def test_in_packs_all_answers_are_together_up_to_rows_that_would_change_the_others() -> None:
+    answers = question((10, 30), (40, 41), (10, 30), (10, 31, 32))
+    packed = SHARING._replace(packed=True)
+    assert sorted(map(sorted, beginnings(answers, packed))) == [[0, 1, 2, 3]]
+    assert sorted(map(sorted, beginnings(answers, packed._replace(longest=5)))) == [[0, 1, 2], [3]]

@@ -98,7 +98,7 @@ def test_packs_give_the_distribution_too(pico_llama: LlamaForCausalLM, monkeypat
 
 
 def test_a_pack_leaves_the_model_its_attention_also_where_it_fails(pico_llama: LlamaForCausalLM) -> None:
-    with pytest.raises(NotImplementedError), packed(pico_llama, Packed([3], [3], [()])):
+    with pytest.raises(NotImplementedError), packed(pico_llama, Packed([3], [()])):
         pico_llama(torch.tensor([[1, 7, 8]]), attention_mask=torch.ones(1, 1, 3, 3, dtype=torch.bool))
     assert pico_llama.config._attn_implementation == "sdpa"
 

@@ -7,12 +7,15 @@ from torch import Tensor, nn
 from expunge.models import attention_blocks
 from expunge.models.attention_blocks import Packed, attend
 
-FIRSTS, BEGUN, ENDS = (5, 47, 3, 150), (5, 40, 1, 130), ((3, 7, 30), (), (2,), (140, 1, 9, 20, 33))
+LENGTHS = (5, 3, 7, 30, 47, 2, 3, 2, 150, 140, 1, 9, 20, 33, 6)
+A, B, C, D = (range(5),), (range(94, 95),), (range(99, 229),), (range(99, 129), range(249, 262))
+BEFORE = ((), A, A, A, (), (), (), B, (), C, C, C, C, C, D)
+"""What each segment sees besides itself: nothing, a beginning, or parts of two segments."""
 
 
 def states(pairs: int, shared: int, size: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
     """Returns queries, keys and values of all tokens of the layout."""
-    total = sum(FIRSTS) + sum(map(sum, ENDS))
+    total = sum(LENGTHS)
     draw = torch.Generator().manual_seed(0)
     query_KQD, key_KTD, value_KTD = (
         torch.randn(pairs, total * times, 8, generator=draw) * times_size
@@ -32,15 +35,12 @@ def plain(query_KQD: Tensor, key_KTD: Tensor, value_KTD: Tensor, shared: int) ->
     """Computes the same by one dense product in float64, whose mask says what every token sees."""
     tokens = key_KTD.shape[1]
     sees_TT = torch.zeros(tokens, tokens, dtype=torch.bool)
-    start, end = 0, sum(FIRSTS)
-    for length, begun, ends in zip(FIRSTS, BEGUN, ENDS, strict=True):
-        own, beginning = slice(start, start + length), slice(start, start + begun)
+    start = 0
+    for length, before in zip(LENGTHS, BEFORE, strict=True):
+        own = slice(start, start + length)
+        for part in before:
+            sees_TT[own, part.start : part.stop] = True
         sees_TT[own, own] = torch.ones(length, length, dtype=torch.bool).tril()
-        for more in ends:
-            tail = slice(end, end + more)
-            sees_TT[tail, beginning] = True
-            sees_TT[tail, tail] = torch.ones(more, more, dtype=torch.bool).tril()
-            end += more
         start += length
     scores_KQT = query_KQD.double() @ key_KTD.double().transpose(1, 2) * 0.3
     hidden_QT = ~sees_TT.repeat_interleave(shared, 0)
@@ -57,7 +57,7 @@ def test_every_token_attends_to_its_own_sequence(
     monkeypatch.setattr(attention_blocks, "COPIED", copied)
     monkeypatch.setattr(attention_blocks, "SHORT", min(most, attention_blocks.SHORT))
     given = states(pairs, shared)
-    found = attended(nn.Identity(), Packed(FIRSTS, BEGUN, ENDS), given, shared)
+    found = attended(nn.Identity(), Packed(LENGTHS, BEFORE), given, shared)
     torch.testing.assert_close(found.double(), plain(*given, shared), atol=2e-6, rtol=2e-6)
 
 
@@ -65,7 +65,7 @@ def test_every_token_attends_to_its_own_sequence(
 def test_large_scores_are_left_to_the_kernel(sign: float, monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = states(2, 1, 20.0)
     key, query = key.abs() * sign, query.abs()  # scores of about +-800: without the maximum, infinite or all zero
-    layer, layout = nn.Identity(), Packed(FIRSTS, BEGUN, ENDS)
+    layer, layout = nn.Identity(), Packed(LENGTHS, BEFORE)
     for _ in range(2):
         found = attended(layer, layout, (query, key, value), 1)
         torch.testing.assert_close(found.double(), plain(query, key, value, 1), atol=2e-4, rtol=2e-4)
@@ -76,7 +76,7 @@ def test_large_scores_are_left_to_the_kernel(sign: float, monkeypatch: pytest.Mo
 def test_other_types_are_left_to_the_kernel(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_blocks, "_by_products", None)
     given = [values.to(dtype) for values in states(2, 3)]
-    found = attended(nn.Identity(), Packed(FIRSTS, BEGUN, ENDS), given, 3)
+    found = attended(nn.Identity(), Packed(LENGTHS, BEFORE), given, 3)
     assert found.dtype == dtype
     bound = 1e-12 if dtype == torch.float64 else 2e-2
     torch.testing.assert_close(found.double(), plain(*given, 3), atol=bound, rtol=bound)
@@ -85,13 +85,13 @@ def test_other_types_are_left_to_the_kernel(dtype: torch.dtype, monkeypatch: pyt
 def test_what_is_not_a_number_stays_so() -> None:
     query, key, value = states(1, 1)
     value[0, 2, 0] = float("nan")
-    found = attended(nn.Identity(), Packed(FIRSTS, BEGUN, ENDS), (query, key, value), 1)
-    assert found[0, 2:5].isnan().any(-1).all()
-    assert found[0, 5:52].isfinite().all()
+    found = attended(nn.Identity(), Packed(LENGTHS, BEFORE), (query, key, value), 1)
+    assert found[0, 2:45].isnan().any(-1).all(), "its own segment and those that see it"
+    assert found[0, 45:].isfinite().all()
 
 
 def test_layers_may_share_keys_in_other_numbers() -> None:
-    layout = Packed(FIRSTS, BEGUN, ENDS)
+    layout = Packed(LENGTHS, BEFORE)
     for pairs, shared in ((1, 3), (3, 1)):
         given = states(pairs, shared)
         found = attended(nn.Identity(), layout, given, shared)

@@ -26,21 +26,17 @@ def plain(query_1HTD: Tensor, key_1KTD: Tensor, value_1KTD: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("pairs", [1, 2, 4])
 def test_ends_attend_to_their_beginning_and_themselves(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, ends = (5, 40, 1), ((3, 7), (), (2,))
-    total = sum(begun) + sum(map(sum, ends))
+    lengths, before = (5, 3, 7, 40), ((), (range(5),), (range(5),), ())
+    total = sum(lengths)
     query, key, value = heads(total, 4, 0), heads(total, pairs, 1), heads(total, pairs, 2)
     monkeypatch.setattr(packed_attention, "_LAYOUT", token := packed_attention.ContextVar("layout", default=None))
-    token.set(Packed(begun, begun, ends))
+    token.set(Packed(lengths, before))
     found_1THD, _ = attention(nn.Identity(), query, key, value, None)
-    start, end = 0, sum(begun)
-    for length, mine in zip(begun, ends, strict=True):
+    start = 0
+    for length, seen in zip(lengths, before, strict=True):
         own = slice(start, start + length)
-        torch.testing.assert_close(found_1THD[0, own], plain(query[:, :, own], key[:, :, own], value[:, :, own]))
-        for more in mine:
-            tail = slice(end, end + more)
-            keys, values = (torch.cat([states[:, :, own], states[:, :, tail]], dim=2) for states in (key, value))
-            torch.testing.assert_close(found_1THD[0, tail], plain(query[:, :, tail], keys, values))
-            end += more
+        places = [*(t for part in seen for t in part), *range(start, start + length)]
+        torch.testing.assert_close(found_1THD[0, own], plain(query[:, :, own], key[:, :, places], value[:, :, places]))
         start += length
 
 
@@ -61,6 +57,6 @@ def test_new_tokens_attend_to_the_cache_of_their_row(monkeypatch: pytest.MonkeyP
 def test_attention_of_another_kind_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     states = heads(3, 2, 0)
     monkeypatch.setattr(packed_attention, "_LAYOUT", token := packed_attention.ContextVar("layout", default=None))
-    token.set(Packed([3], [3], [()]))
+    token.set(Packed([3], [()]))
     with pytest.raises(NotImplementedError):
         attention(nn.Identity(), states, states, states, None, **{name: 2.0})

@@ -69,7 +69,7 @@ def test_a_pack_has_the_logits_of_its_rows(name: str) -> None:
     model, rows = made(name), [(3, 7, 1, 9, 4), (8, 2, 5)]
     with torch.no_grad():
         expected = torch.cat([model(torch.tensor([row])).logits[0] for row in rows])
-        with packed(model, Packed([5, 3], [5, 3], [(), ()])):
+        with packed(model, Packed([5, 3], [(), ()])):
             assert all("forward" in vars(block.self_attn) for block in model.model.layers)
             ids_1T, position_1T = torch.tensor([rows[0] + rows[1]]), torch.tensor([[0, 1, 2, 3, 4, 0, 1, 2]])
             found = logits_at(model, ids_1T, None, torch.arange(8), position_1T)
@@ -91,7 +91,7 @@ def test_other_layers_keep_their_own_computation() -> None:
 
 def test_layers_with_a_window_are_not_computed_in_packs() -> None:
     model = MistralForCausalLM(MistralConfig(**SIZE, sliding_window=2)).eval()
-    with packed(model, Packed([3], [3], [()])), pytest.raises(NotImplementedError, match="MistralAttention"):
+    with packed(model, Packed([3], [()])), pytest.raises(NotImplementedError, match="MistralAttention"):
         logits_at(model, torch.tensor([[3, 7, 1]]), None, torch.arange(3), torch.arange(3)[None])
 
 

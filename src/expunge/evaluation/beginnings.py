@@ -44,16 +44,22 @@ class Group(NamedTuple):
         """Returns the number of tokens of all ends together."""
         return sum(map(len, self.ends))
 
+    @property
+    def tokens(self) -> int:
+        """Returns the number of tokens that are read, each end for itself."""
+        return len(self.shared) + self.more
+
 
 def group_of(rows: Sequence[Encoded], under: object = None) -> Group:
     """Returns a group of answers with the longest beginning that all of them read."""
     read = [row.ids[:-1] for row in rows]
     first = min(read)
-    return Group(tuple(rows), first[: _common(first, max(read))], under)  # what the first and the last in order share, all share
+    return Group(tuple(rows), first[: common(first, max(read))], under)  # what the first and the last in order share, all share
 
 
 def beginnings(answers: Answers, can: Shortcuts) -> list[list[int]]:
-    """Returns the indices of answers that are computed together: those that read the same tokens, or share a beginning.
+    """Returns the indices of answers that are computed together: those that read the same tokens, or share a beginning; in packs
+    all of them, up to rows that would change the others.
 
     Five answers that begin with the same ten tokens, and one that does not, are two groups where ten tokens read four times less
     outweigh a prompt that is read twice: the partition with the fewest tokens.
@@ -61,9 +67,13 @@ def beginnings(answers: Answers, can: Shortcuts) -> list[list[int]]:
     same: dict[Ids, list[int]] = {}
     for index, answer in enumerate(answers):
         same.setdefault(answer.ids[:-1], []).append(index)
-    shares = can.tree or can.cache
+    shares = can.tree or can.cache or can.packed
     alone = [ids for ids in same if not shares or (can.longest is not None and len(ids) > can.longest)]
-    parts = _fewest_tokens(sorted(same.keys() - set(alone)))
+    sharing = same.keys() - set(alone)
+    if can.packed:
+        parts: list[Sequence[Ids]] = [sorted(sharing)] if sharing else []  # every token of a tree is read once
+    else:
+        parts = _fewest_tokens(sorted(sharing))
     return [[index for ids in part for index in same[ids]] for part in (*([ids] for ids in alone), *parts)]
 
 
@@ -72,13 +82,13 @@ def _fewest_tokens(rows: Sequence[Ids]) -> list[Sequence[Ids]]:
 
     Sorted rows with a common beginning follow one another, and what a run has in common is the least that two neighbours have.
     """
-    common = [_common(a, b) for a, b in pairwise(rows)]
+    alike = [common(a, b) for a, b in pairwise(rows)]
     total = list(accumulate(map(len, rows), initial=0))
     fewest, cut = [0], [0]
     for stop in range(1, len(rows) + 1):
         shared, best, where = len(rows[stop - 1]), fewest[-1] + len(rows[stop - 1]) + PART, stop - 1
         for start in range(stop - 2, -1, -1):
-            shared = min(shared, common[start])
+            shared = min(shared, alike[start])
             if not shared:
                 break
             cost = fewest[start] + total[stop] - total[start] - (stop - start - 1) * shared + PART
@@ -93,7 +103,7 @@ def _fewest_tokens(rows: Sequence[Ids]) -> list[Sequence[Ids]]:
     return found[::-1]
 
 
-def _common(a: Ids, b: Ids) -> int:
+def common(a: Ids, b: Ids) -> int:
     """Returns the length of the common beginning, by bisection: slices are compared much faster than tokens one by one."""
     most = min(len(a), len(b))
     return bisect_left(range(1, most + 1), True, key=lambda length: a[:length] != b[:length])

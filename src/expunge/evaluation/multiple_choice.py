@@ -1,7 +1,7 @@
 """Scores several answers to one question while computing their common beginning only once.
 
 Four answers to one question are four sequences with the same prompt. On a CPU, most models take many questions in one row without
-padding (`packs`): the fewest tokens, and no attention that a mask then hides. Elsewhere there are four cases:
+padding (`packs`), where every token of a question is read once (`trees`). Elsewhere there are four cases:
 
 * one token each (letters), or a single sequence: the model reads the same tokens for all of them, so that one row gives the
   logits of every answer;
@@ -40,6 +40,7 @@ from expunge.evaluation.packs import packs, read_pack, statistics_at
 from expunge.evaluation.processes import dealt
 from expunge.evaluation.shortcuts import Shortcuts, sees, shortcuts_of
 from expunge.evaluation.token_stats import TokenStats
+from expunge.evaluation.trees import Tree, tree_of
 from expunge.guarding.session import rows_under
 from expunge.models.limits import check_embedded, padding, text_config
 from expunge.models.load import causal_model
@@ -58,7 +59,7 @@ WIDTH = 8
 
 
 Way = Callable[..., list[TokenStats]]
-"""Model, groups and pad id -> statistics of every answer of every group, in order."""
+"""Model, groups or trees, and pad id -> statistics of every answer of every group, in order."""
 
 
 def score_answers(
@@ -85,16 +86,19 @@ def score_answers(
     """
     check_embedded(model, (answer.ids for answers in questions for answer in answers))
     pad_id, can = padding(model, pad_id), shortcuts_of(model)
-    groups, places = [], []
+    parts, places = list[tuple[list[Encoded], object]](), list[list[tuple[int, int]]]()
     for q, answers in enumerate(questions):
         for rows in beginnings(answers, can):
-            groups.append(group_of([answers[a] for a in rows], settings[q] if settings is not None else None))
+            parts.append(([answers[a] for a in rows], settings[q] if settings is not None else None))
             places.append([(q, a) for a in rows])
+    groups: Sequence[Group | Tree]
     if can.packed:
-        together = packs(groups, max_tokens, max_rows, max_logits or max_tokens, can.longest)
+        groups = trees = [tree_of(rows, under) for rows, under in parts]
+        together = packs(trees, max_tokens, max_rows, max_logits or max_tokens, can.longest)
         batches: list[tuple[Way, list[int]]] = [(read_pack, pack) for pack in together]
     else:
-        batches = _padded_batches(model, groups, can, max_tokens, max_rows, max_logits)
+        groups = plain = [group_of(rows, under) for rows, under in parts]
+        batches = _padded_batches(model, plain, can, max_tokens, max_rows, max_logits)
     training = model.training
     model.eval()
     try:
@@ -111,7 +115,7 @@ def _padded_batches(
     model: nn.Module, groups: Sequence[Group], can: Shortcuts, max_tokens: int, max_rows: int, max_logits: int | None
 ) -> list[tuple[Way, list[int]]]:
     """Returns the batches of padded rows, and how each is computed."""
-    costs = [len(group.shared) + group.more for group in groups]
+    costs = [group.tokens for group in groups]
     if can.padding:
         costs = [-(-cost // WIDTH) * WIDTH for cost in costs]
     wide = text_config(model).hidden_size
@@ -158,7 +162,7 @@ def _spans(chosen: Sequence[int], costs: Sequence[int], most: int) -> list[list[
 
 def _batch(
     model: nn.Module,
-    groups: Sequence[Group],
+    groups: Sequence[Group | Tree],
     pad_id: int,
     distribution: bool,
     batch: tuple[Way, Sequence[int]],
@@ -172,8 +176,7 @@ def _batch(
             return way(model, mine, pad_id, distribution)
     except torch.OutOfMemoryError as error:
         if len(chosen) == 1:
-            tokens = len(groups[chosen[0]].shared) + groups[chosen[0]].more
-            raise out_of_memory(f"with one row of {tokens} tokens", "take a smaller --max-length") from error
+            raise out_of_memory(f"with one row of {groups[chosen[0]].tokens} tokens", "take a smaller --max-length") from error
     torch.cuda.empty_cache()
     half = len(chosen) // 2
     return [

@@ -1,4 +1,4 @@
-"""Scores groups of answers in packs: one row of tokens without any padding (`models.packed_attention`).
+"""Scores trees of answers in packs: one row of tokens without any padding (`models.packed_attention`).
 
 Shape suffixes: T tokens of a pack, N positions where logits are computed, M labels.
 """
@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from expunge.evaluation.beginnings import Group, Ids
+from expunge.evaluation.beginnings import Ids
 from expunge.evaluation.changed_prompts import changed
 from expunge.evaluation.token_stats import TokenDistribution, TokenStats
+from expunge.evaluation.trees import Path, Tree
 from expunge.models.attention_blocks import Packed
 from expunge.models.load import causal_model
 from expunge.models.logprobs import logits_at
@@ -21,59 +22,49 @@ from expunge.models.packed_attention import packed
 from expunge.models.vocabulary import label_distribution, peaks
 
 
-def packs(groups: Sequence[Group], max_tokens: int, max_rows: int, max_logits: int, longest: int | None) -> list[list[int]]:
-    """Groups indices of groups into packs, the largest groups first, so that a lack of memory shows at once.
+def packs(trees: Sequence[Tree], max_tokens: int, max_rows: int, max_logits: int, longest: int | None) -> list[list[int]]:
+    """Groups indices of trees into packs, the largest first, so that a lack of memory shows at once.
 
-    max_tokens, max_rows, max_logits   upper bounds of a pack, in tokens, groups and labels; a larger group is a pack of its own
-    longest                            a group with a longer row is a pack of its own, since it would change the others' positions
+    max_tokens, max_rows, max_logits   upper bounds of a pack, in tokens, trees and labels; a larger tree is a pack of its own
+    longest                            a tree with a longer row is a pack of its own, since it would change the others' positions
     """
-    sizes = [len(group.shared) + sum(map(len, set(group.ends))) for group in groups]
-    labels = [group.begun + group.more for group in groups]
+    sizes = [tree.tokens for tree in trees]
     found, tokens, logits, whole = list[list[int]](), 0, 0, True
-    """`whole`: the last pack takes no more groups."""
-    for g in sorted(range(len(groups)), key=lambda g: (-sizes[g], g)):
-        long = longest is not None and max(len(row.ids) - 1 for row in groups[g].rows) > longest
-        tokens, logits = tokens + sizes[g], logits + labels[g]
+    """`whole`: the last pack takes no more trees."""
+    for g in sorted(range(len(trees)), key=lambda g: (-sizes[g], g)):
+        long = longest is not None and max(len(row.ids) - 1 for row in trees[g].rows) > longest
+        tokens, logits = tokens + sizes[g], logits + trees[g].labels
         if whole or long or tokens > max_tokens or logits > max_logits or len(found[-1]) >= max_rows:
             found.append([])
-            tokens, logits = sizes[g], labels[g]
+            tokens, logits = sizes[g], trees[g].labels
         found[-1].append(g)
         whole = long
     return found
 
 
-def read_pack(model: nn.Module, groups: Sequence[Group], pad_id: int, distribution: bool) -> list[TokenStats]:
-    """Computes one row that holds every group: the statistics of all their answers, in order."""
+def read_pack(model: nn.Module, trees: Sequence[Tree], pad_id: int, distribution: bool) -> list[TokenStats]:
+    """Computes one row that holds every tree: the statistics of all their answers, in order."""
     device = causal_model(model).device
-    # The longest end stands right behind its beginning, so that both are one sequence.
-    ends = [sorted(dict.fromkeys(end for end in group.ends if end), key=len, reverse=True) for group in groups]
-    firsts = [group.shared + some[0] if some else group.shared for group, some in zip(groups, ends, strict=True)]
-    further = [[len(end) for end in some[1:]] for some in ends]
-    layout = Packed([len(first) for first in firsts], [len(group.shared) for group in groups], further)
-    begun = sum(layout.firsts)
-    ids = [token for first in firsts for token in first]
-    positions = [np.arange(length) for length in layout.firsts]
-    start, where, labels = 0, list[NDArray[np.int64]](), list[Ids]()
-    prompts = list[tuple[int, object]]()
-    for group, first, some in zip(groups, firsts, ends, strict=True):
-        shared = len(group.shared)
-        prompts.append((start, group.under))
-        places: dict[Ids, int] = {(): 0, first[shared:]: start + shared}
-        for end in some[1:]:
-            places[end] = begun
-            ids.extend(end)
-            positions.append(np.arange(shared, shared + len(end)))
-            begun += len(end)
-        for row, end in zip(group.rows, group.ends, strict=True):
-            read = np.arange(row.answer_start - 1, len(row.ids) - 1)
-            where.append(np.where(read < shared, start + read, places[end] - shared + read))
+    ids, positions, lengths, before = list[int](), list[NDArray[np.int64]](), list[int](), list[Path]()
+    where, labels, prompts = list[NDArray[np.int64]](), list[Ids](), list[tuple[int, object]]()
+    for tree in trees:
+        start = len(ids)
+        for segment in tree.segments:
+            if not segment.before:
+                prompts.append((len(ids), tree.under))
+            ids += segment.ids
+            positions.append(np.arange(segment.depth, segment.depth + len(segment.ids)))
+            lengths.append(len(segment.ids))
+            before.append(tuple(range(start + part.start, start + part.stop) for part in segment.before))
+        for row, path in zip(tree.rows, tree.paths, strict=True):
+            read = np.concatenate([np.arange(start + part.start, start + part.stop) for part in path])
+            where.append(read[row.answer_start - 1 :])
             labels.append(row.ids[row.answer_start :])
-        start += len(first)
     where_M = np.concatenate(where)
     read_T = np.zeros(len(ids), dtype=bool)
     read_T[where_M] = True
     index_N = torch.from_numpy(np.flatnonzero(read_T)).to(device)
-    with packed(model, layout), changed(model, prompts):
+    with packed(model, Packed(lengths, before)), changed(model, prompts):
         logits_NV = logits_at(
             model,
             torch.tensor([ids], device=device),

@@ -106,9 +106,7 @@ class RowCache:
         ends = torch.tensor(list(accumulate(counts)), device=self.places.row_N.device) - 1
         starts = accumulate(counts[:-1], initial=0)
         with changed(self.model, zip(starts, under, strict=False)):
-            found = self._pass(
-                rows, [(first + b, 0) for b in range(len(rows))], ends, Packed(counts, counts, [()] * len(rows)), None
-            )
+            found = self._pass(rows, [(first + b, 0) for b in range(len(rows))], ends, Packed(counts, [()] * len(rows)), None)
         self.lengths += counts
         return found
 

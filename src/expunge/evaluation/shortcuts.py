@@ -188,23 +188,18 @@ def _in_one_row(model: nn.Module, shared: Ids, ends: Sequence[Ids]) -> list[Tens
 
 
 def _in_a_pack(model: nn.Module, rows: Sequence[Ids], shared: Ids, ends: Sequence[Ids]) -> list[Tensor]:
-    """Reads rows, and a beginning with one end behind it and the others further on."""
-    first, *others = ends
-    layout = Packed(
-        [*map(len, rows), len(shared) + len(first)],
-        [*map(len, rows), len(shared)],
-        [*[()] * len(rows), [len(end) for end in others]],
-    )
-    ids = [token for row in (*rows, shared, *ends) for token in row]
-    depths = [
-        *(t for row in (*rows, shared + first) for t in range(len(row))),
-        *(len(shared) + t for end in others for t in range(len(end))),
-    ]
-    ids_1T, position_1T = (torch.tensor([values]) for values in (ids, depths))
-    with packed(model, layout):
-        logits_TV = logits_at(model, ids_1T, None, torch.arange(len(ids)), position_1T)
-    found = logits_TV.split([len(row) for row in (*rows, shared, *ends)])
-    return [*found[: len(rows)], *found[len(rows) + 1 :]]
+    """Reads rows, and a beginning with ends that see it, not each other; the last of all stands behind the first of them."""
+    start = sum(map(len, rows))
+    begun, more = range(start, start + len(shared)), ends[0][:1]
+    first = range(begun.stop, begun.stop + 1)
+    parts = [*rows, shared, more, *ends[1:], ends[0][1:]]
+    before = [*[()] * len(rows), (), *[(begun,)] * len(ends), (begun, first)]
+    depths = [sum(map(len, seen)) + t for part, seen in zip(parts, before, strict=True) for t in range(len(part))]
+    ids_1T, position_1T = (torch.tensor([values]) for values in ([token for part in parts for token in part], depths))
+    with packed(model, Packed([*map(len, parts)], before)):
+        logits_TV = logits_at(model, ids_1T, None, torch.arange(len(depths)), position_1T)
+    *alone, _, begin, others, rest = logits_TV.split([*map(len, parts)])
+    return [*alone, torch.cat([begin, rest]), others]
 
 
 def _in_rows(model: nn.Module, rows: Sequence[Ids]) -> list[Tensor]:

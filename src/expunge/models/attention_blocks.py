@@ -1,8 +1,8 @@
 """Computes attention within many sequences that stand one after the other, as small dense products.
 
-Each sequence attends to its own tokens only: a beginning with an end to itself, and further ends of the same beginning to the
-beginning and to themselves. The work is cut into blocks of queries, each with the keys that it may see; short ends of one
-beginning share a block, whose mask keeps them apart.
+Each sequence attends to its own tokens only; where sequences begin alike, these tokens stand in the row once. The work is cut
+into blocks of queries, each with the keys that it may see; short ends of one beginning share a block, whose mask keeps them
+apart.
 
 In float32 a block is two plain matrix products with exp2 between them, without subtracting the maximum of each row first. The
 normalizer of the softmax is one more column of the second product, over values with a column of ones. It also tells whether that
@@ -16,8 +16,9 @@ their keys) and S keys of one block, C columns of values.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
+from itertools import chain, groupby, pairwise
 from math import e, log2
+from operator import itemgetter
 from typing import NamedTuple
 from weakref import WeakSet
 
@@ -60,14 +61,12 @@ class Run(NamedTuple):
 
 @dataclass
 class Packed:
-    """Lengths of the sequences in one row: first one of each group, then the other ends of all groups, in order."""
+    """Segments of tokens that stand one after the other in one row. Each sees some earlier tokens, and itself."""
 
-    firsts: Sequence[int]
-    """For each group, the length of its beginning together with the end that follows it, if any."""
-    shared: Sequence[int]
-    """For each group, the length of its beginning."""
-    ends: Sequence[Sequence[int]]
-    """For each group, the lengths of further ends, which see its beginning and themselves; each at least 1."""
+    lengths: Sequence[int]
+    """Number of tokens of each segment."""
+    before: Sequence[tuple[range, ...]]
+    """For each segment, the tokens of the row that stand before it in its sequence."""
     _runs: dict[int, list[Run]] = field(default_factory=dict)
 
     def runs(self, like: Tensor, shared: int) -> list[Run]:
@@ -94,44 +93,33 @@ class Packed:
         yield run()
 
     def _blocks(self, causal_QT: Tensor, shared: int) -> Iterator[tuple[Block, list[range]]]:
-        """Yields the blocks in the order of their tokens, each with its keys: tokens of a beginning, then its own."""
-
-        def alone(first: int, length: int, beginning: range) -> Iterator[tuple[Block, list[range]]]:
-            """Yields the blocks of one sequence."""
-            for at, stop in pairwise([*range(0, length, BLOCK), length]):
-                mask_QT = causal_QT[: (stop - at) * shared, : stop - at]
-                yield Block(stop - at, len(beginning) + stop, mask_QT), [beginning, range(first, first + stop)]
-
-        start, end = 0, sum(self.firsts)
-        for length in self.firsts:
-            yield from alone(start, length, range(0))
-            start += length
+        """Yields the blocks in the order of their tokens, each with its keys: those before it in its sequence, then its own."""
         start = 0
-        for length, begun, ends in zip(self.firsts, self.shared, self.ends, strict=True):
-            beginning = range(start, start + begun)
-            for several in _together(ends):
-                count = sum(several)
-                if len(several) == 1:
-                    yield from alone(end, count, beginning)
-                else:
-                    mask_QT, done = causal_QT[: count * shared, :count].clone(), 0
-                    for more in several:
-                        mask_QT[done * shared : (done + more) * shared, :done] = float("-inf")
-                        done += more
-                    yield Block(count, begun + count, mask_QT), [beginning, range(end, end + count)]
-                end += count
-            start += length
+        for before, several in self._together():
+            count, seen = sum(several), sum(map(len, before))
+            if len(several) == 1:
+                for at, stop in pairwise([*range(0, count, BLOCK), count]):
+                    mask_QT = causal_QT[: (stop - at) * shared, : stop - at]
+                    yield Block(stop - at, seen + stop, mask_QT), [*before, range(start, start + stop)]
+            else:
+                mask_QT, done = causal_QT[: count * shared, :count].clone(), 0
+                for more in several:
+                    mask_QT[done * shared : (done + more) * shared, :done] = float("-inf")
+                    done += more
+                yield Block(count, seen + count, mask_QT), [*before, range(start, start + count)]
+            start += count
 
-
-def _together(ends: Sequence[int]) -> list[list[int]]:
-    """Groups the ends of a beginning that share a block: at most `SHORT` tokens together; a longer end is alone."""
-    found, total = list[list[int]](), SHORT
-    for length in ends:
-        if total + length > SHORT:
-            found, total = [*found, []], 0
-        found[-1].append(length)
-        total += length
-    return found
+    def _together(self) -> Iterator[tuple[tuple[range, ...], list[int]]]:
+        """Yields the segments that share a block: neighbours that see the same tokens, at most `SHORT` tokens together; a longer
+        segment is alone."""
+        for before, lengths in groupby(zip(self.before, self.lengths, strict=True), key=itemgetter(0)):
+            several = list[int]()
+            for _, length in lengths:
+                if several and sum(several) + length > SHORT:
+                    yield before, several
+                    several = []
+                several.append(length)
+            yield before, several
 
 
 def attend(layer: nn.Module, layout: Packed, query_KGTD: Tensor, key_KTD: Tensor, value_KTD: Tensor, scale: float) -> Tensor:
