@@ -90,6 +90,16 @@ def test_what_is_not_a_number_stays_so() -> None:
     assert found[0, 45:].isfinite().all()
 
 
+def test_what_is_not_a_number_stays_in_its_sequence_however_short_it_is() -> None:
+    query, key, value = states(1, 1)
+    value[0, 2, 0] = float("nan")
+    layout = Packed([2, 2, 2, *LENGTHS[1:]], [(), (), (), *BEFORE[1:]])
+    query, key, value = (torch.cat([some[:, :1], some], dim=1) for some in (query, key, value))
+    found = attended(nn.Identity(), layout, (query, key, value), 1)
+    assert found[0, [0, 1, 4, 5]].isfinite().all()
+    assert found[0, 3].isnan().any()
+
+
 def test_layers_may_share_keys_in_other_numbers() -> None:
     layout = Packed(LENGTHS, BEFORE)
     for pairs, shared in ((1, 3), (3, 1)):

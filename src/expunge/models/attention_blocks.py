@@ -110,12 +110,14 @@ class Packed:
             start += count
 
     def _together(self) -> Iterator[tuple[tuple[range, ...], list[int]]]:
-        """Yields the segments that share a block: neighbours that see the same tokens, at most `SHORT` tokens together; a longer
-        segment is alone."""
+        """Yields the segments that share a block: neighbours that see the same tokens, at most `SHORT` tokens together.
+
+        A longer segment is alone, and one that sees no other: what is not a number in one sequence would be so in the others.
+        """
         for before, lengths in groupby(zip(self.before, self.lengths, strict=True), key=itemgetter(0)):
             several = list[int]()
             for _, length in lengths:
-                if several and sum(several) + length > SHORT:
+                if several and (not before or sum(several) + length > SHORT):
                     yield before, several
                     several = []
                 several.append(length)
