@@ -75,6 +75,26 @@ def test_a_killed_run_goes_on_with_the_answers_that_are_there(run: Run, tmp_path
     assert (tmp_path / "run" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
 
 
+@pytest.mark.parametrize("change", ['"alternates": ["', '"id": "', "{"])
+def test_answers_that_were_changed_while_the_run_was_interrupted_are_refused(
+    change: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alternates, "ROWS", 2)
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, out, quiet=True, draw_answers=Drawer(fails_after=2))
+    file = out / alternates.FILE
+    first, second = file.read_text().splitlines(keepends=True)
+    assert change in second
+    file.write_text(first + second.replace(change, change + "x", 1))
+    with pytest.raises(ExpungeError, match=r"alternates\.jsonl was changed since the run wrote it \(line 2\).*delete the file"):
+        execute(run, out, quiet=True, resume=True, draw_answers=Drawer())
+    file.unlink()
+    execute(run, out, quiet=True, resume=True, draw_answers=Drawer())
+    execute(run, tmp_path / "whole", quiet=True, draw_answers=Drawer())
+    assert file.read_bytes() == (tmp_path / "whole" / alternates.FILE).read_bytes()
+
+
 def test_without_somebody_who_draws_the_run_is_refused(run: Run, tmp_path: Path) -> None:
     with pytest.raises(ExpungeError, match="altpo asks the model for answers"):
         execute(run, tmp_path / "run", quiet=True)

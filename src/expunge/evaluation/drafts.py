@@ -19,7 +19,7 @@ MOST = 3
 BEGIN, DOUBT = 0.6, 4
 """Share of right guesses assumed at first, which counts as much as so many guesses."""
 REMEMBERED = 2**19
-"""Most places that are remembered (about 80 MB); then all are forgotten."""
+"""Most places that are remembered (about 50 MB); then all are forgotten."""
 PRODUCTS, HEAD = 3e10, 3e-6
 """Floating-point operations of a CPU core in a second, and its seconds for one head of attention of a row; both roughly."""
 

@@ -1,14 +1,15 @@
 """Generates alternative answers to the forget prompts with the start model before the loop, and saves them in the run's folder.
 
-    OUT/alternates.jsonl   one line per forget row: its id, and the answers in the order in which they were drawn
+    OUT/alternates.jsonl   one line per forget row: its id, the answers in the order in which they were drawn, and a hash of both
 
-A row's answers depend only on the model, the row and the seed, so that a run that was killed meanwhile reuses those in the file.
-The file holds generated answers, and no text of the forget set.
+A row's answers depend only on the model, the row and the seed, so that a run that was killed meanwhile reuses those in the file,
+unless a line does not fit its hash: somebody changed it. The file holds generated answers, and no text of the forget set.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from torch import nn
@@ -89,17 +90,26 @@ def _write(
 
 
 def _line(id: str, answers: Sequence[str]) -> str:
-    return json.dumps({"id": id, "alternates": list(answers)}, ensure_ascii=False) + "\n"
+    return json.dumps({"id": id, "alternates": list(answers), "sha256": _hash(id, answers)}, ensure_ascii=False) + "\n"
+
+
+def _hash(id: object, answers: object) -> str:
+    return sha256(json.dumps([id, answers]).encode()).hexdigest()
 
 
 def _written(path: Path, draws: int) -> dict[str, tuple[str, ...]]:
-    """Returns id -> answers, from the complete lines of the file."""
+    """Returns id -> answers, from the complete lines of the file. Raises ExpungeError if a line is not as it was written."""
     found: dict[str, tuple[str, ...]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last end of a line is the half line of a killed run
         try:
             row = json.loads(line)
         except ValueError:
-            continue  # the half line of a killed run
-        if isinstance(row, Mapping) and len(row.get("alternates", ())) == draws:
+            row = None
+        if not isinstance(row, Mapping) or row.get("sha256") != _hash(row.get("id"), row.get("alternates")):
+            raise ExpungeError(
+                f"{path} was changed since the run wrote it (line {number}); delete the file, so that the answers are drawn again"
+            )
+        if len(row["alternates"]) == draws:
             found[row["id"]] = tuple(row["alternates"])
     return found
