@@ -67,8 +67,7 @@ def beginnings(answers: Answers, can: Shortcuts) -> list[list[int]]:
     same: dict[Ids, list[int]] = {}
     for index, answer in enumerate(answers):
         same.setdefault(answer.ids[:-1], []).append(index)
-    shares = can.tree or can.cache or can.packed
-    alone = [ids for ids in same if not shares or (can.longest is not None and len(ids) > can.longest)]
+    alone = [ids for ids in same if not can.shares or (can.longest is not None and len(ids) > can.longest)]
     sharing = same.keys() - set(alone)
     if can.packed:
         parts: list[Sequence[Ids]] = [sorted(sharing)] if sharing else []  # every token of a tree is read once

@@ -80,7 +80,7 @@ class Engine:
         for sequence in wanted.values():
             questions.setdefault(sequence.ids[: sequence.answer_start], []).append(sequence)
         new = [[answer for answer in answers if not self._knows(answer, distribution)] for answers in questions.values()]
-        if (shortcuts := shortcuts_of(self.model)).packed or shortcuts.tree or shortcuts.cache:
+        if shortcuts_of(self.model).shares:
             # All answers to a question together or none: so values never depend on what was asked for before.
             new = [answers if some else [] for answers, some in zip(questions.values(), new, strict=True)]
         new = [answers for answers in new if answers]

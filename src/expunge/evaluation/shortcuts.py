@@ -51,6 +51,11 @@ class Shortcuts(NamedTuple):
     longest: int | None = None
     """Longer rows are computed alone, since their length changes how positions are scaled for the whole batch."""
 
+    @property
+    def shares(self) -> bool:
+        """Returns whether answers to one question may be computed together, so that their common beginning is read once."""
+        return self.packed or self.tree or self.cache
+
 
 _found: "WeakKeyDictionary[nn.Module, Shortcuts]" = WeakKeyDictionary()
 

@@ -1,8 +1,8 @@
 """Computes attention of a few new tokens of many rows, each to the cache of its row.
 
 In float32 it is two plain matrix products with exp2 between them, as in `attention_blocks`: heads of 8 numbers take about three
-quarters of the time of PyTorch's kernel for CPUs, wide heads the same (benchmarks/RESULTS.md). That kernel computes other types,
-and layers with large scores.
+quarters of the time of PyTorch's kernel for CPUs, wide heads the same within a tenth (benchmarks/RESULTS.md). That kernel
+computes other types, and layers with large scores.
 
 Shape suffixes: B rows, N new tokens of all rows, T new tokens of a row at most, H heads, K heads of keys and values, G heads that
 share them, D width of a head, C columns of values, S columns of the cache, Q queries of a row (T times G), P heads of keys of all
